@@ -1,0 +1,134 @@
+"""Executors: bring tokens to experts and the experts' outputs back.
+
+All compute `y[t] = sum over the kept assignments a of t of
+weight[a] * expert_{e(a)}(x[t])`; they differ in how the rows are laid out.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.dispatch.plan import Plan, grouped_plan, padded_plan
+from moe.ops import collect, spread
+from moe.types import Routing
+
+
+class Experts(Protocol):
+    """Rows in, rows out: [E, N, D] buffers, or sorted rows [A, D] + sizes."""
+
+    def __call__(
+        self, rows: Float[Array, '...'], sizes: Int[Array, 'E'] | None = None
+    ) -> Float[Array, '...']: ...
+
+
+def onehot(
+    x: Float[Array, 'G S D'],
+    routing: Routing,
+    experts: Experts,
+    slots: int | None,
+) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
+    """One-hot einsums over [G, S, E, C]: simple, dense, quadratic in S.
+
+    Source: Mesh-TensorFlow's dispatch, GShard, arXiv 2006.16668.
+
+    Args:
+      x: tokens, float.
+      routing: any routing of them.
+      experts: called once with the buffers [E, G*C, D].
+      slots: C; None gives every expert room for all tokens of a group.
+
+    Returns:
+      The combined outputs, in the dtype the experts return, and the
+      assignments that were kept.
+    """
+    num_groups, group_size, _ = x.shape
+    slots = slots or _most(routing)
+    plan = padded_plan(routing, slots)
+    # [G, S, E, C]: every row of the buffer as a one-hot over its tokens.
+    tokens = jnp.arange(num_groups * group_size, dtype=jnp.int32)
+    token = plan.token.reshape(-1, num_groups, slots)
+    tokens = tokens.reshape(num_groups, group_size)
+    hit = token.transpose(1, 0, 2)[:, None] == tokens[:, :, None, None]
+    dispatch = hit.astype(x.dtype)
+    weight = _row_weight(routing, plan).reshape(-1, num_groups, slots)
+    combine = hit * weight.transpose(1, 0, 2)[:, None]
+    buffers = jnp.einsum('gsec,gsd->egcd', dispatch, x)
+    out = experts(rearrange(buffers, 'e g c d -> e (g c) d'))
+    out = rearrange(out, 'e (g c) f -> e g c f', g=num_groups)
+    y = jnp.einsum('gsec,egcf->gsf', combine.astype(out.dtype), out)
+    return y, plan.kept
+
+
+def indexed(
+    x: Float[Array, 'G S D'],
+    routing: Routing,
+    experts: Experts,
+    slots: int | None,
+) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
+    """Rows gathered into buffers [E, G*C, D] and back: no [G, S, E, C].
+
+    Args, returns: as `onehot`. Source: Tutel's fast dispatch, arXiv
+    2206.03382.
+    """
+    slots = slots or _most(routing)
+    plan = padded_plan(routing, slots)
+
+    def run(rows):
+        shape = (routing.num_experts, -1, rows.shape[-1])
+        out = experts(rows.reshape(shape))
+        return out.reshape(rows.shape[0], -1)
+
+    return _through_rows(x, routing, plan, run)
+
+
+def grouped(
+    x: Float[Array, 'G S D'],
+    routing: Routing,
+    experts: Experts,
+    slots: int | None,
+) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
+    """Rows sorted by expert and multiplied in groups: no padding, any load.
+
+    Args, returns: as `onehot`, but the experts are called with the sorted rows
+    [A, D] and the group sizes [E]. Source: MegaBlocks, arXiv 2211.15841.
+    """
+    plan = grouped_plan(routing, slots)
+    return _through_rows(x, routing, plan, lambda r: experts(r, plan.sizes))
+
+
+def _through_rows(x, routing, plan: Plan, run: Callable):
+    num_groups, group_size, width = x.shape
+    flat = x.reshape(num_groups * group_size, width)
+    out = run(spread(flat, plan.token, plan.row))
+    weight = _row_weight(routing, plan)
+    y = collect(out, weight, plan.token, plan.row, flat.shape[0])
+    return y.reshape(num_groups, group_size, -1), plan.kept
+
+
+def _row_weight(routing: Routing, plan: Plan) -> Float[Array, 'R']:
+    """Weight of the assignment in each row, 0 where the row is empty."""
+    weight = routing.weight.reshape(-1)
+    return jnp.take(weight, plan.assignment, mode='fill', fill_value=0)
+
+
+def _most(routing: Routing) -> int:
+    """Slots that no expert can exceed in a group."""
+    if routing.token is None:
+        return routing.mask.shape[1]
+    return routing.expert.shape[-1]
+
+
+Executor = Callable[
+    [Float[Array, 'G S D'], Routing, Experts, int | None],
+    tuple[jax.Array, jax.Array],
+]
+
+EXECUTORS: dict[str, Executor] = {
+    'onehot': onehot,
+    'indexed': indexed,
+    'grouped': grouped,
+}

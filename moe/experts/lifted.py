@@ -1,0 +1,49 @@
+"""Any linen module as an expert."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+
+class Lifted(nn.Module):
+    """E copies of any linen module, each with its own parameters.
+
+    Attributes:
+      expert: the module; called with rows [N, D], returns rows [N, F].
+      num_experts: E.
+    """
+
+    expert: nn.Module
+    num_experts: int
+
+    @nn.compact
+    def __call__(
+        self,
+        rows: Float[Array, 'E N D'],
+        sizes: Int[Array, 'E'] | None = None,
+    ) -> Float[Array, 'E N F']:
+        """Applies expert e to `rows[e]`.
+
+        Args:
+          rows: padded buffers, float. Empty rows are zeros, and whatever the
+            module makes of them is not read.
+          sizes: not supported.
+
+        Returns:
+          The outputs.
+
+        Raises:
+          ValueError: if `sizes` is given: a module that is not written over
+            groups of rows needs a padded executor.
+        """
+        if sizes is not None:
+            raise ValueError(
+                'Lifted experts need padded buffers: executor must be '
+                "'indexed' or 'onehot', not 'grouped'"
+            )
+        apply = nn.vmap(
+            lambda module, x: module(x),
+            variable_axes={'params': 0, 'batch_stats': 0},
+            split_rngs={'params': True, 'dropout': True},
+            axis_size=self.num_experts,
+        )
+        return apply(self.expert, rows)

@@ -1,0 +1,101 @@
+"""Feed-forward experts, and their dense twin.
+
+E experts, N rows of a padded buffer, A sorted rows, D width, F hidden width.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from moe.ops import grouped_matmul
+
+Activation = Literal['relu', 'gelu', 'silu', 'swiglu', 'geglu']
+
+# name -> (pointwise function, whether a second matrix gates it)
+_ACTIVATIONS: dict[str, tuple[Callable, bool]] = {
+    'relu': (nn.relu, False),
+    'gelu': (nn.gelu, False),
+    'silu': (nn.silu, False),
+    'swiglu': (nn.silu, True),
+    'geglu': (nn.gelu, True),
+}
+
+
+class MLP(nn.Module):
+    """Two-layer networks, one dense or E of them in parallel.
+
+    `y = act(x W_up) W_down`, or gated, `y = (act(x W_gate) * x W_up) W_down`.
+    Source of the gated forms: arXiv 2002.05202.
+
+    Attributes:
+      hidden: F.
+      num_experts: E; None is one dense network.
+      activation: 'relu', 'gelu' or 'silu', or gated 'swiglu' or 'geglu'.
+      use_bias: whether each product has a bias.
+      dtype: of the computation; parameters are float32.
+      down_scale: factor on the initial W_down, for deep residual stacks.
+    """
+
+    hidden: int
+    num_experts: int | None = None
+    activation: Activation = 'swiglu'
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    down_scale: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, '... D'],
+        sizes: Int[Array, 'E'] | None = None,
+    ) -> Float[Array, '... D']:
+        """Applies the network to rows, each expert to its own.
+
+        Args:
+          x: any rows if dense; padded buffers [E, N, D]; or, with `sizes`,
+            rows [A, D] sorted by expert.
+          sizes: rows of each expert, int32.
+
+        Returns:
+          The outputs in `dtype`, in the shape of `x`.
+        """
+        act, gated = _ACTIVATIONS[self.activation]
+        product = functools.partial(self._product, sizes=sizes)
+        width = x.shape[-1]
+        x = x.astype(self.dtype)
+        h = product('up', x, self.hidden)
+        h = act(product('gate', x, self.hidden)) * h if gated else act(h)
+        return product('down', h, width, scale=self.down_scale)
+
+    def _product(self, name, x, features, *, sizes, scale=1.0):
+        """One product with its own parameters, in the layout of `x`."""
+        lead = () if self.num_experts is None else (self.num_experts,)
+        init = nn.initializers.variance_scaling(
+            scale**2,
+            'fan_in',
+            'truncated_normal',
+            batch_axis=tuple(range(len(lead))),
+        )
+        shape = (*lead, x.shape[-1], features)
+        w = self.param(name, init, shape).astype(self.dtype)
+        bias = None
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            bias = self.param(f'{name}_bias', zeros, (*lead, features))
+            bias = bias.astype(self.dtype)
+        if not lead:
+            y = x @ w
+        elif sizes is None:
+            y = jnp.einsum('end,edf->enf', x, w)
+            bias = None if bias is None else bias[:, None]
+        else:
+            y = grouped_matmul(x, w, sizes)
+            if bias is not None:
+                rows = jnp.arange(x.shape[0])
+                expert = jnp.searchsorted(jnp.cumsum(sizes), rows, 'right')
+                bias = jnp.take(bias, expert, 0, mode='fill', fill_value=0)
+        return y if bias is None else y + bias

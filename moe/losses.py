@@ -1,0 +1,104 @@
+"""Auxiliary losses of routing, one convention for all.
+
+G groups, S tokens a group, E experts. Every loss is unweighted, float32, and
+a mean over the live tokens only; `axis_name` names the mesh axes the tokens
+are split over, inside `shard_map` or `pmap`.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+AxisName = str | tuple[str, ...] | None
+Scope = Literal['group', 'device', 'global']
+
+
+def load_balance(
+    probs: Float[Array, 'G S E'],
+    counts: Float[Array, 'G E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    scope: Scope = 'global',
+    axis_name: AxisName = None,
+) -> Float[Array, '']:
+    """Load-balance loss, 1 at perfect balance whatever K.
+
+    `E * sum_e f_e * p_e`, with `f_e` the share of the assignments that chose
+    expert e, before any is dropped (no gradient), and `p_e` the mean router
+    probability of e over live tokens.
+    Source: Switch Transformers, arXiv 2101.03961, eq. 4-6.
+
+    Args:
+      probs: router probabilities, float32, rows sum to 1.
+      counts: live assignments of each expert, before capacity.
+      mask: True for live tokens.
+      scope: over what f and p are means: each 'group' (then the mean over
+        groups that have tokens), the local 'device', or 'global'.
+      axis_name: mesh axes of the tokens; only 'global' sums over them.
+
+    Returns:
+      The loss, a float32 scalar; 0 if no token is live.
+    """
+    live = mask[..., None].astype(jnp.float32)
+    prob_sum = jnp.sum(probs.astype(jnp.float32) * live, axis=1)
+    num_tokens = jnp.sum(live, axis=1)
+    counts = lax.stop_gradient(counts.astype(jnp.float32))
+    if scope != 'group':
+        prob_sum = jnp.sum(prob_sum, axis=0, keepdims=True)
+        num_tokens = jnp.sum(num_tokens, axis=0, keepdims=True)
+        counts = jnp.sum(counts, axis=0, keepdims=True)
+    if scope == 'global':
+        prob_sum, num_tokens, counts = sum_over(
+            (prob_sum, num_tokens, counts), axis_name
+        )
+    f = counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
+    p = prob_sum / jnp.maximum(num_tokens, 1.0)
+    per_group = probs.shape[-1] * jnp.sum(f * p, axis=-1)
+    filled = (num_tokens[:, 0] > 0).astype(jnp.float32)
+    total, groups = jnp.sum(per_group * filled), jnp.sum(filled)
+    if scope != 'global':
+        total, groups = sum_over((total, groups), axis_name)
+    return total / jnp.maximum(groups, 1.0)
+
+
+def router_z(
+    logits: Float[Array, 'G S E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, '']:
+    """Router z-loss: mean over live tokens of `logsumexp(logits)^2`.
+
+    Source: ST-MoE, arXiv 2202.08906, eq. 5.
+
+    Args:
+      logits: router logits without noise, float32.
+      mask: True for live tokens.
+      axis_name: mesh axes of the tokens.
+
+    Returns:
+      The loss, a float32 scalar; 0 if no token is live.
+    """
+    z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
+    return masked_mean(jnp.square(z), mask, axis_name=axis_name)
+
+
+def masked_mean(
+    values: Float[Array, 'G S'],
+    mask: Bool[Array, 'G S'],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, '']:
+    """Mean of `values` where `mask`, over all devices; 0 if nothing is live."""
+    total = jnp.sum(jnp.where(mask, values, 0.0))
+    count = jnp.sum(mask.astype(jnp.float32))
+    total, count = sum_over((total, count), axis_name)
+    return total / jnp.maximum(count, 1.0)
+
+
+def sum_over(tree, axis_name: AxisName):
+    """Sums a pytree over mesh axes; the identity if there are none."""
+    return tree if axis_name is None else lax.psum(tree, axis_name)

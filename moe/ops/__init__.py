@@ -1,0 +1,6 @@
+"""Primitives: grouped products and row movements, per platform."""
+
+from moe.ops.grouped_matmul import grouped_matmul
+from moe.ops.rows import collect, spread
+
+__all__ = ['collect', 'grouped_matmul', 'spread']

@@ -1,0 +1,96 @@
+"""Moving rows between tokens and expert buffers, by gathers both ways.
+
+T tokens, R buffer rows, K choices a token, D width. A plan is a partial
+injection of (choice, token) pairs into rows; `token` and `row` are its two
+directions. Knowing both, the gradient of either movement is again a gather:
+scatter-adds, slow on every platform, are only needed where a token may have
+any number of rows (`row is None`, expert choice).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def spread(
+    x: Float[Array, 'T D'],
+    token: Int[Array, 'R'],
+    row: Int[Array, 'K T'] | None,
+) -> Float[Array, 'R D']:
+    """Copies each row's token into the buffer: `out[r] = x[token[r]]`.
+
+    Args:
+      x: tokens, float.
+      token: token of each row, int32; T marks an empty row, which gets zeros.
+      row: row of each choice of each token, int32; R marks none. None if a
+        token can have any number of rows.
+
+    Returns:
+      The buffer, in the dtype of `x`.
+    """
+    if row is None:
+        return _take(x, token)
+    return _spread(x, token, row)
+
+
+def collect(
+    rows: Float[Array, 'R D'],
+    weight: Float[Array, 'R'],
+    token: Int[Array, 'R'],
+    row: Int[Array, 'K T'] | None,
+    num_tokens: int,
+) -> Float[Array, 'T D']:
+    """Weighted sum of each token's rows: `y[t] = sum_r weight[r] rows[r]`.
+
+    The sum is over the rows r with `token[r] = t`; the transpose of `spread`
+    when the weights are one.
+
+    Args:
+      rows: the buffer, float.
+      weight: weight of each row, float32.
+      token: as in `spread`.
+      row: as in `spread`.
+      num_tokens: T.
+
+    Returns:
+      The sums, in the dtype of `rows`.
+    """
+    scaled = rows * weight[:, None].astype(rows.dtype)
+    if row is None:
+        zeros = jnp.zeros((num_tokens, rows.shape[1]), rows.dtype)
+        return zeros.at[token].add(scaled, mode='drop')
+    return _collect(scaled, token, row)
+
+
+def _take(x, index):
+    return jnp.take(x, index, axis=0, mode='fill', fill_value=0)
+
+
+def _sum(rows, row):
+    """`sum_k rows[row[k]]`, one choice at a time: no [K, T, D] buffer."""
+    total = _take(rows, row[0])
+    for r in row[1:]:
+        total = total + _take(rows, r)
+    return total
+
+
+@jax.custom_vjp
+def _spread(x, token, row):
+    return _take(x, token)
+
+
+_spread.defvjp(
+    lambda x, token, row: (_take(x, token), row),
+    lambda row, d: (_sum(d, row), None, None),
+)
+
+
+@jax.custom_vjp
+def _collect(rows, token, row):
+    return _sum(rows, row)
+
+
+_collect.defvjp(
+    lambda rows, token, row: (_sum(rows, row), token),
+    lambda token, d: (_take(d, token), None, None),
+)

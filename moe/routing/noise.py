@@ -1,0 +1,32 @@
+"""Noise that belongs to a token, not to a device."""
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+
+def token_uniform(
+    key: Key[Array, ''],
+    position: Int[Array, 'G S'],
+    width: int,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Float[Array, 'G S {width}']:
+    """Uniform noise for each token, a function of its global position.
+
+    Args:
+      key: PRNG key of the layer and step.
+      position: position of each token in the global batch, int32.
+      width: numbers drawn a token.
+      low: least value.
+      high: upper bound.
+
+    Returns:
+      The noise, float32: the same for a token on any mesh.
+    """
+
+    def draw(p):
+        return jax.random.uniform(
+            jax.random.fold_in(key, p), (width,), minval=low, maxval=high
+        )
+
+    return jax.vmap(jax.vmap(draw))(position)

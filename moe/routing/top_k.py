@@ -1,0 +1,56 @@
+"""Top-k softmax routing."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from moe.config import PositiveInt
+from moe.types import Context, Routing
+
+
+def top_k(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 2,
+    renormalize: bool = True,
+) -> Routing:
+    """Sends each token to the K experts of greatest probability.
+
+    `p = softmax(logits)`; the gates are p of the chosen experts, divided by
+    their sum if `renormalize`. Renormalised gates are the softmax over the
+    chosen logits alone, so selecting before the softmax (Mixtral) is
+    `renormalize=True`, and selecting after it (OLMoE) is `False`. A single
+    gate is never renormalised: the constant 1 would leave the router without
+    gradient. Ties go to the lowest index.
+    Sources: Mixtral, arXiv 2401.04088; OLMoE, arXiv 2409.02060; at K = 1
+    Switch, arXiv 2101.03961.
+
+    Args:
+      logits: router logits, float32.
+      context: only its mask is read.
+      k: K, experts a token, at most E.
+      renormalize: whether a token's gates sum to 1 (K > 1).
+
+    Returns:
+      A token-choice Routing, first choices first.
+
+    Raises:
+      ValueError: if k is greater than the number of experts.
+    """
+    num_experts = logits.shape[-1]
+    if k > num_experts:
+        raise ValueError(f'top_k: k = {k} of {num_experts} experts')
+    probs = jax.nn.softmax(logits, axis=-1)
+    gates, expert = lax.top_k(probs, k)
+    if renormalize and k > 1:
+        gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
+    return Routing(
+        expert=jnp.moveaxis(expert, -1, 1).astype(jnp.int32),
+        weight=jnp.moveaxis(gates, -1, 1),
+        live=jnp.repeat(context.mask[:, None], k, axis=1),
+        probs=probs,
+        logits=logits,
+        mask=context.mask,
+    )

@@ -1,0 +1,75 @@
+"""Statistics of routing.
+
+G groups, S tokens a group, E experts, K choices a token.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.losses import AxisName, masked_mean, sum_over
+
+
+def expert_counts(
+    expert: Int[Array, 'G N M'],
+    live: Bool[Array, 'G N M'],
+    num_experts: int,
+) -> Float[Array, 'G E']:
+    """Number of live assignments to each expert, a group at a time.
+
+    Args:
+      expert: expert of each assignment, int32.
+      live: assignments that count.
+      num_experts: E.
+
+    Returns:
+      The counts, float32.
+    """
+    hit = expert[..., None] == jnp.arange(num_experts)
+    return jnp.sum((hit & live[..., None]).astype(jnp.float32), axis=(1, 2))
+
+
+def routing_stats(
+    probs: Float[Array, 'G S E'],
+    counts: Float[Array, 'G E'],
+    kept: Bool[Array, 'G N M'],
+    mask: Bool[Array, 'G S'],
+    *,
+    axis_name: AxisName = None,
+) -> dict[str, Array]:
+    """Statistics of one layer's routing, global over the mesh.
+
+    Args:
+      probs: router probabilities, float32.
+      counts: live assignments of each expert, before capacity.
+      kept: assignments that got a slot.
+      mask: True for live tokens.
+      axis_name: mesh axes the tokens are split over.
+
+    Returns:
+      `load` [E], the share of the assignments by expert times E (1 when
+      balanced); `load_max`, `load_min` and `load_cv` (standard deviation over
+      mean) of it; `max_violation`, its maximum minus 1 (arXiv 2408.15664);
+      `entropy` of the router's distribution in nats and `confidence`, its
+      largest probability, both means over live tokens; `dropped`, the share of
+      the assignments that got no slot; `dead_experts`, the number of experts
+      with no assignment.
+    """
+    num_experts = probs.shape[-1]
+    num_kept = jnp.sum(kept.astype(jnp.float32))
+    counts, num_kept = sum_over((jnp.sum(counts, axis=0), num_kept), axis_name)
+    assigned = jnp.sum(counts)
+    load = counts * num_experts / jnp.maximum(assigned, 1.0)
+    log_probs = jnp.log(jnp.maximum(probs, jnp.finfo(jnp.float32).tiny))
+    entropy = -jnp.sum(probs * log_probs, axis=-1)
+    confidence = jnp.max(probs, axis=-1)
+    return {
+        'load': load,
+        'load_max': jnp.max(load),
+        'load_min': jnp.min(load),
+        'load_cv': jnp.std(load) / jnp.maximum(jnp.mean(load), 1e-9),
+        'max_violation': jnp.max(load) - 1.0,
+        'entropy': masked_mean(entropy, mask, axis_name=axis_name),
+        'confidence': masked_mean(confidence, mask, axis_name=axis_name),
+        'dropped': (assigned - num_kept) / jnp.maximum(assigned, 1.0),
+        'dead_experts': jnp.sum((counts == 0).astype(jnp.float32)),
+    }

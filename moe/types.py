@@ -1,0 +1,76 @@
+"""The data that flows: Routing from routers to executors, Aux to the loop.
+
+G groups, S tokens a group, E experts. A group's assignments form a grid
+[N, M]: K choices x S tokens for token choice, E experts x C slots for expert
+choice; row-major order is priority order.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Routing(NamedTuple):
+    """Who goes where, with what weight: what every router returns.
+
+    Attributes:
+      expert: [G, N, M] int32, expert of each assignment.
+      weight: [G, N, M] float32, its combine weight; carries the gradient.
+      live: [G, N, M] bool, False for assignments that do not exist (padding).
+      probs: [G, S, E] float32, probabilities for the losses, rows sum to 1.
+      logits: [G, S, E] float32, without noise, for the z-loss.
+      mask: [G, S] bool, the live tokens.
+      token: [G, N, M] int32, token of each assignment within its group; None
+        for token choice, where assignment [g, k, s] is of token s.
+      priority: [G, S] float32; within a choice, tokens of greater priority
+        take slots first. None for token order.
+    """
+
+    expert: Any
+    weight: Any
+    live: Any
+    probs: Any
+    logits: Any
+    mask: Any
+    token: Any = None
+    priority: Any = None
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        return self.probs.shape[-1]
+
+
+class Context(NamedTuple):
+    """What a router may look at beside its logits.
+
+    Attributes:
+      mask: live tokens; padding is False.
+      position: position of each token in the global batch, int32: noise is a
+        function of it, so that every mesh draws the same.
+      key: PRNG key of this layer and step; None where nothing may be random.
+      train: whether this is training.
+    """
+
+    mask: Bool[Array, 'G S']
+    position: Int[Array, 'G S']
+    key: Any = None
+    train: bool = False
+
+
+Router = Callable[[Float[Array, 'G S E'], Context], Routing]
+
+
+class Aux(NamedTuple):
+    """What a mixture layer returns beside its output.
+
+    Attributes:
+      losses: name to unweighted float32 scalar, e.g. 'load_balance'.
+      stats: name to float32 statistic, scalars and `load` [E].
+      routing: the Routing itself if it was asked for, else None.
+    """
+
+    losses: dict[str, Any]
+    stats: dict[str, Any]
+    routing: Any = None
