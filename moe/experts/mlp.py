@@ -65,11 +65,14 @@ class MLP(nn.Module):
         """
         act, gated = _ACTIVATIONS[self.activation]
         product = functools.partial(self._product, sizes=sizes)
-        width = x.shape[-1]
+        shape, width = x.shape, x.shape[-1]
         x = x.astype(self.dtype)
+        if self.num_experts is None:
+            # As one matrix: XLA transposes the gradients of batched products.
+            x = x.reshape(-1, width)
         h = product('up', x, self.hidden)
         h = act(product('gate', x, self.hidden)) * h if gated else act(h)
-        return product('down', h, width, scale=self.down_scale)
+        return product('down', h, width, scale=self.down_scale).reshape(shape)
 
     def _product(self, name, x, features, *, sizes, scale=1.0):
         """One product with its own parameters, in the layout of `x`."""

@@ -59,6 +59,7 @@ class MoEConfig:
             use_bias=self.use_bias,
             dtype=dtype,
             down_scale=down_scale,
+            parent=None,  # adopted by the MoE, not by the caller
         )
         return MoE(
             experts=experts,

@@ -1,0 +1,115 @@
+"""A byte-level mixture-of-experts language model on real text.
+
+    python train.py --config=configs/lm.py:quickstart --workdir=runs/quickstart
+
+Variants:
+  quickstart  8 experts, top 2, dropless.
+  dense       no mixture; a feed-forward of the same active FLOPs a token.
+  switch      8 experts, top 1, capacity 1.25, input jitter.
+  top2        8 experts, top 2, capacity 1.25 in groups of one sequence.
+  dropless    the quickstart's layer with the grouped executor.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from moe.config import options
+from moe.routing import ROUTERS
+
+VARIANTS = ('quickstart', 'dense', 'switch', 'top2', 'dropless')
+
+
+def router(name: str, **changes) -> ml_collections.ConfigDict:
+    """The section of a router, with all of its options."""
+    chosen = {'name': name, **options(ROUTERS[name]), **changes}
+    return ml_collections.ConfigDict(chosen)
+
+
+def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
+    if variant not in VARIANTS:
+        names = ', '.join(VARIANTS)
+        raise ValueError(f'variant {variant!r}: must be one of {names}')
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of parameters, data order and routing noise
+    config.steps = 700  # optimizer steps
+
+    config.model = model = ml_collections.ConfigDict()
+    model.vocab_size = 256  # bytes
+    model.d_model = 128  # width of the residual stream
+    model.num_layers = 4  # blocks
+    model.num_heads = 2  # query heads
+    model.num_kv_heads = 2  # key and value heads; fewer is grouped-query
+    model.d_ff = 512  # hidden width of a dense feed-forward
+    model.activation = 'swiglu'  # relu, gelu, silu, swiglu, geglu
+    model.use_bias = False  # in the dense feed-forward
+    model.norm_epsilon = 1e-6  # of RMSNorm
+    model.rope_theta = 10_000.0  # base of the rotary wavelengths
+    model.tie_embeddings = True  # whether the head is the embedding
+    model.moe_every = 1  # every n-th layer is a mixture; 0 for none
+    model.dtype = 'float32'  # of the computation: float32 or bfloat16
+    model.remat = 'none'  # recompute in the backward pass: none, dots, full
+
+    model.moe = moe = ml_collections.ConfigDict()
+    moe.num_experts = 8  # E
+    moe.d_ff = 256  # hidden width of one expert
+    moe.activation = 'swiglu'  # as above, of the experts
+    moe.use_bias = False  # in the experts
+    moe.router = router('top_k', k=2)  # name and its options
+    moe.jitter = 0.0  # router sees x * U(1 - jitter, 1 + jitter) in training
+    moe.executor = 'grouped'  # onehot, indexed, grouped
+    moe.capacity_factor = config_dict.placeholder(float)  # None drops nothing
+    moe.eval_capacity_factor = config_dict.placeholder(float)  # in evaluation
+    moe.min_capacity = 4  # least slots of an expert in a group
+    moe.num_groups = config_dict.placeholder(int)  # None: one a sequence
+    moe.balance_scope = 'global'  # group, device, global
+
+    config.losses = losses = ml_collections.ConfigDict()
+    losses.load_balance = 0.01  # coefficient of the load-balance loss
+    losses.router_z = 0.001  # coefficient of the router z-loss
+
+    config.data = data = ml_collections.ConfigDict()
+    data.files = ''  # glob of text files; '' is Python's standard library
+    data.seq_len = 128  # bytes a sequence
+    data.batch_size = 32  # sequences a step, over all hosts
+    data.val_fraction = 0.04  # share of the files kept for validation
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = 'adamw'  # adamw, adafactor, lion, muon
+    optimizer.learning_rate = 3e-3  # peak
+    optimizer.schedule = 'cosine'  # constant, linear, cosine
+    optimizer.warmup_steps = 50  # linear warm-up
+    optimizer.final_fraction = 0.1  # last learning rate over the peak
+    optimizer.weight_decay = 0.1  # on matrices, not norms, biases, routers
+    optimizer.clip_norm = 1.0  # global gradient norm; None for no clipping
+    optimizer.b1 = 0.9  # first-moment decay
+    optimizer.b2 = 0.95  # second-moment decay
+    optimizer.accumulation = 1  # microbatches a step
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.replica = 1  # slices that hold whole copies
+    mesh.data = -1  # data parallel; -1 takes the devices that are left
+    mesh.fsdp = 1  # data parallel with sharded parameters
+    mesh.expert = 1  # experts spread over devices
+    mesh.tensor = 1  # hidden widths and heads spread over devices
+
+    config.log_every = 10  # steps between metrics
+    config.eval_every = 350  # steps between passes over the validation set
+    config.checkpoint_every = 350  # steps between checkpoints
+    config.keep_checkpoints = 2  # newest ones kept
+    config.sample_prompt = 'def '  # continued at the end of the run
+    config.sample_length = 400  # bytes of the continuation
+
+    if variant == 'dense':
+        model.moe_every = 0
+    elif variant == 'switch':
+        moe.router = router('top_k', k=1)
+        moe.d_ff = 512
+        moe.jitter = 0.01
+        moe.executor = 'indexed'
+        moe.capacity_factor = 1.25
+        moe.eval_capacity_factor = 2.0
+    elif variant == 'top2':
+        moe.executor = 'indexed'
+        moe.capacity_factor = 1.25
+        moe.eval_capacity_factor = 2.0
+    return config

@@ -1,0 +1,125 @@
+"""Self-attention with rotary positions and an explicit key-value cache.
+
+B batch, S positions of this call, M positions of the cache, D width, H query
+heads, N key-value heads (H a multiple of N), h head width.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+class Cache(NamedTuple):
+    """Keys and values of the positions seen so far."""
+
+    key: Float[Array, '*L B M N h']
+    value: Float[Array, '*L B M N h']
+
+
+def rotate(
+    x: Float[Array, 'B S H h'], position: Int[Array, 'S'], theta: float
+) -> Float[Array, 'B S H h']:
+    """Rotary position embedding.
+
+    The pair `(x[i], x[i + h/2])` turns by `position * theta^(-2i/h)`.
+    Source: RoFormer, arXiv 2104.09864.
+
+    Args:
+      x: queries or keys, float; h is even.
+      position: absolute positions, int32.
+      theta: base of the wavelengths.
+
+    Returns:
+      The rotated x, in its dtype.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position[:, None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention, grouped-query if there are fewer key heads.
+
+    Attributes:
+      num_heads: H.
+      num_kv_heads: N.
+      causal: whether a position sees only itself and those before it.
+      rope_theta: base of the rotary wavelengths; None for no rotation.
+      dtype: of the computation.
+      out_scale: factor on the initial output projection.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    causal: bool = True
+    rope_theta: float | None = 10_000.0
+    dtype: Any = jnp.float32
+    out_scale: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'B S D'],
+        cache: Cache | None = None,
+        start: int | Int[Array, ''] = 0,
+    ) -> tuple[Float[Array, 'B S D'], Cache | None]:
+        """Attends within `x`, or from `x` to the cache and itself.
+
+        Args:
+          x: inputs, float.
+          cache: keys and values of the positions before `start`.
+          start: absolute position of `x[:, 0]`.
+
+        Returns:
+          The outputs, and the cache with this call's positions written.
+        """
+        width = x.shape[-1]
+        head = width // self.num_heads
+        position = start + jnp.arange(x.shape[1])
+        query = self._project('query', x, self.num_heads, head)
+        key = self._project('key', x, self.num_kv_heads, head)
+        value = self._project('value', x, self.num_kv_heads, head)
+        if self.rope_theta is not None:
+            query = rotate(query, position, self.rope_theta)
+            key = rotate(key, position, self.rope_theta)
+        if cache is None:
+            out = jax.nn.dot_product_attention(
+                query, key, value, is_causal=self.causal
+            )
+        else:
+            write = lambda old, new: lax.dynamic_update_slice_in_dim(
+                old, new.astype(old.dtype), start, axis=1
+            )
+            cache = Cache(write(cache.key, key), write(cache.value, value))
+            seen = jnp.arange(cache.key.shape[1]) <= position[:, None]
+            out = jax.nn.dot_product_attention(
+                query,
+                cache.key.astype(self.dtype),
+                cache.value.astype(self.dtype),
+                mask=seen[None, None],
+            )
+        init = nn.initializers.variance_scaling(
+            self.out_scale**2, 'fan_in', 'truncated_normal', in_axis=(0, 1)
+        )
+        w = self.param('out', init, (self.num_heads, head, width))
+        out = out.reshape(-1, self.num_heads * head)
+        y = out @ w.astype(self.dtype).reshape(-1, width)
+        return y.reshape(x.shape), cache
+
+    def _project(self, name, x, heads, head):
+        init = nn.initializers.variance_scaling(
+            1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
+        )
+        w = self.param(name, init, (x.shape[-1], heads, head))
+        # As one matrix: XLA transposes the gradients of batched products.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = rows @ w.astype(self.dtype).reshape(x.shape[-1], -1)
+        return y.reshape(*x.shape[:-1], heads, head)

@@ -1,0 +1,104 @@
+"""The decoder language model.
+
+B batch, S positions, V vocabulary, D width.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.config import PositiveInt
+from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.types import Aux
+
+
+@dataclasses.dataclass(frozen=True)
+class LMConfig(TransformerConfig):
+    """A decoder language model, as a config describes it."""
+
+    vocab_size: PositiveInt
+    tie_embeddings: bool
+
+
+class LM(nn.Module):
+    """Embedding, causal stack of blocks, norm, logits.
+
+    Attributes:
+      config: of the model.
+    """
+
+    config: LMConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, 'B S'],
+        *,
+        cache: tuple | None = None,
+        mask: Bool[Array, 'B S'] | None = None,
+        start: int | Int[Array, ''] = 0,
+        train: bool = False,
+        record: bool = False,
+    ) -> tuple[Float[Array, 'B S V'], tuple | None, Aux | None]:
+        """Predicts, at every position, the token that follows.
+
+        Args:
+          tokens: token ids, int32.
+          cache: of the positions before `start` (`empty_cache`), if decoding.
+          mask: live tokens, for the mixtures; None if all are.
+          start: absolute position of `tokens[:, 0]`.
+          train: whether this is training.
+          record: whether the Aux shall hold the Routing.
+
+        Returns:
+          Logits in float32, the cache, and the Aux stacked over the mixture
+          layers (None for a dense model).
+        """
+        c = self.config
+        init = nn.initializers.normal(c.d_model**-0.5)
+        table = self.param('embedding', init, (c.vocab_size, c.d_model))
+        # Rows of unit scale into the stack, rows of unit norm out of it.
+        x = table[tokens].astype(c.dtype) * c.d_model**0.5
+        x, cache, aux = Stack(c, causal=True, name='stack')(
+            x,
+            cache=cache,
+            mask=mask,
+            start=start,
+            train=train,
+            record=record,
+        )
+        x = RMSNorm(c.norm_epsilon, name='norm')(x)
+        if c.tie_embeddings:
+            head = table.T
+        else:
+            head = self.param('head', init, (c.d_model, c.vocab_size))
+        logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
+        logits = logits.astype(jnp.float32)
+        return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
+
+
+def active_parameters(config: LMConfig, params: Any) -> tuple[int, int]:
+    """Counts parameters, and those one token's forward pass multiplies with.
+
+    Args:
+      config: of the model.
+      params: its parameters, arrays or shapes.
+
+    Returns:
+      Total and active. The embedding look-up multiplies nothing; a token uses
+      K of the E experts.
+    """
+    total = active = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        total += leaf.size
+        if 'experts' in name:
+            k = config.moe.router.keywords.get('k', 1)  # type: ignore
+            active += leaf.size * k // config.moe.num_experts
+        elif 'embedding' not in name or config.tie_embeddings:
+            active += leaf.size
+    return total, active

@@ -1,0 +1,247 @@
+"""Pre-norm transformer blocks with mixture layers at a cadence.
+
+B batch, S positions, D width.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.config import (
+    ConfigError,
+    NaturalInt,
+    PositiveFloat,
+    PositiveInt,
+)
+from moe.experts import MLP, Activation
+from moe.layers import MoEConfig
+from moe.models.attention import Attention, Cache
+from moe.types import Aux
+
+# What the backward pass keeps of a block; the rest it computes again.
+REMAT_POLICIES = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """A stack of blocks, as a config describes it."""
+
+    d_model: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    d_ff: PositiveInt
+    activation: Activation
+    use_bias: bool
+    norm_epsilon: PositiveFloat
+    rope_theta: PositiveFloat | None
+    moe_every: NaturalInt
+    moe: MoEConfig
+    dtype: Literal['float32', 'bfloat16']
+    remat: Literal['none', 'dots', 'full']
+
+    def __post_init__(self):
+        if self.d_model % (2 * self.num_heads):
+            allowed = f'a multiple of 2 * num_heads ({2 * self.num_heads})'
+            raise ConfigError('d_model', self.d_model, allowed)
+        if self.num_heads % self.num_kv_heads:
+            allowed = f'a divisor of num_heads ({self.num_heads})'
+            raise ConfigError('num_kv_heads', self.num_kv_heads, allowed)
+        if self.moe_every and self.num_layers % self.moe_every:
+            allowed = f'0 or a divisor of num_layers ({self.num_layers})'
+            raise ConfigError('moe_every', self.moe_every, allowed)
+
+    @property
+    def period(self) -> int:
+        """Layers in one repetition of the pattern; the last is a mixture."""
+        return self.moe_every or 1
+
+    @property
+    def moe_layers(self) -> list[int]:
+        """Indices of the mixture layers."""
+        if not self.moe_every:
+            return []
+        return list(range(self.period - 1, self.num_layers, self.period))
+
+
+class RMSNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32. arXiv 1910.07467."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+        """Normalises the last axis; returns the dtype of `x`."""
+        ones = nn.initializers.ones_init()
+        scale = self.param('scale', ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(square + self.epsilon)
+        return (normed * scale).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """Attention, then a dense or a mixture feed-forward; both residual."""
+
+    config: TransformerConfig
+    mixture: bool
+    causal: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'B S D'],
+        cache: Cache | None,
+        mask: Bool[Array, 'B S'] | None,
+        start: int | Int[Array, ''],
+        train: bool,
+        record: bool,
+    ) -> tuple[Float[Array, 'B S D'], Cache | None, Aux | None]:
+        """Returns the outputs, the cache, and the mixture's Aux if it is one.
+
+        Args:
+          x: inputs, float.
+          cache: this layer's keys and values, if decoding.
+          mask: live tokens, for the mixture.
+          start: absolute position of `x[:, 0]`.
+          train: whether this is training.
+          record: whether the Aux shall hold the Routing.
+        """
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        scale = (2 * c.num_layers) ** -0.5
+        h, cache = Attention(
+            num_heads=c.num_heads,
+            num_kv_heads=c.num_kv_heads,
+            causal=self.causal,
+            rope_theta=c.rope_theta,
+            dtype=dtype,
+            out_scale=scale,
+            name='attention',
+        )(RMSNorm(c.norm_epsilon, name='attention_norm')(x), cache, start)
+        x = x + h
+        h = RMSNorm(c.norm_epsilon, name='mlp_norm')(x)
+        if self.mixture:
+            layer = c.moe.build(dtype, scale, 'moe')
+            y, aux = layer(h, mask=mask, train=train, record=record)
+            return x + y, cache, aux
+        dense = MLP(
+            hidden=c.d_ff,
+            activation=c.activation,
+            use_bias=c.use_bias,
+            dtype=dtype,
+            down_scale=scale,
+            name='mlp',
+        )
+        return x + dense(h), cache, None
+
+
+class Stack(nn.Module):
+    """All the blocks, as one scan over repetitions of the layer pattern.
+
+    Parameters are stacked: the first axis of each is the repetition.
+
+    Attributes:
+      config: of the blocks.
+      causal: whether a position sees only itself and those before it.
+    """
+
+    config: TransformerConfig
+    causal: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'B S D'],
+        *,
+        cache: tuple[Cache, ...] | None = None,
+        mask: Bool[Array, 'B S'] | None = None,
+        start: int | Int[Array, ''] = 0,
+        train: bool = False,
+        record: bool = False,
+    ) -> tuple[Float[Array, 'B S D'], tuple | None, Aux | None]:
+        """Runs the stack.
+
+        Args:
+          x: inputs, float.
+          cache: one Cache for each layer of the pattern, each stacked over
+            repetitions (see `empty_cache`).
+          mask: live tokens, for the mixtures.
+          start: absolute position of `x[:, 0]`.
+          train: whether this is training.
+          record: whether the Aux shall hold the Routing.
+
+        Returns:
+          The outputs, the cache, and the mixtures' Aux stacked over the
+          mixture layers (None if there are none).
+        """
+        c = self.config
+        body = _Period
+        if c.remat != 'none':
+            body = nn.remat(
+                body,
+                prevent_cse=False,
+                static_argnums=(5, 6),
+                policy=REMAT_POLICIES[c.remat],
+            )
+        scan = nn.scan(
+            body,
+            variable_axes={'params': 0},
+            split_rngs={'params': True, 'router': True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            out_axes=0,
+            length=c.num_layers // c.period,
+        )
+        layers = scan(config=c, causal=self.causal, name='layers')
+        x, (cache, aux) = layers(x, cache, mask, start, train, record)
+        return x, cache, aux
+
+
+class _Period(nn.Module):
+    """One repetition: dense blocks, then the mixture block."""
+
+    config: TransformerConfig
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x, cache, mask, start, train, record):
+        new, aux = [], None
+        for i in range(self.config.period):
+            mixture = bool(self.config.moe_every) and (
+                i == self.config.period - 1
+            )
+            block = Block(
+                self.config, mixture, self.causal, name=f'block_{i}'
+            )
+            old = None if cache is None else cache[i]
+            x, kept, aux = block(x, old, mask, start, train, record)
+            new.append(kept)
+        return x, (None if cache is None else tuple(new), aux)
+
+
+def empty_cache(
+    config: TransformerConfig, batch: int, length: int
+) -> tuple[Cache, ...]:
+    """Room for the keys and values of `length` positions in every layer.
+
+    Args:
+      config: of the stack.
+      batch: B.
+      length: M, positions.
+
+    Returns:
+      What `Stack` takes as its cache, zeros in the compute dtype.
+    """
+    c = config
+    head = c.d_model // c.num_heads
+    shape = (c.num_layers // c.period, batch, length, c.num_kv_heads, head)
+    zeros = jnp.zeros(shape, c.dtype)
+    return tuple(Cache(zeros, zeros) for _ in range(c.period))

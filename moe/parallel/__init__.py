@@ -1,0 +1,10 @@
+"""Devices: the mesh and what is split over it."""
+
+from moe.parallel.mesh import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
+
+__all__ = ['MeshConfig', 'batch_sharding', 'make_mesh', 'parameter_shardings']

@@ -1,0 +1,114 @@
+"""The device mesh, and where parameters and batches live on it."""
+
+import dataclasses
+import math
+from typing import Annotated, Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moe.config import AtLeast, ConfigError, PositiveInt
+
+AXES = ('replica', 'data', 'fsdp', 'expert', 'tensor')
+BATCH_AXES = ('replica', 'data', 'fsdp', 'expert')
+
+# Parameter name -> logical axes of its last dimensions; leading ones (the
+# scan over layers) and unlisted parameters are not split.
+PARAMETER_AXES = {
+    'query': ('embed', 'heads', None),
+    'key': ('embed', 'heads', None),
+    'value': ('embed', 'heads', None),
+    'out': ('heads', None, 'embed'),
+    'up': ('expert', 'embed', 'hidden'),
+    'gate': ('expert', 'embed', 'hidden'),
+    'down': ('expert', 'hidden', 'embed'),
+    'embedding': (None, 'embed'),
+    'head': ('embed', None),
+}
+
+# Logical axis -> mesh axis.
+RULES = {
+    'embed': 'fsdp',
+    'heads': 'tensor',
+    'hidden': 'tensor',
+    'expert': 'expert',
+    None: None,
+}
+
+AxisSize = Annotated[int, AtLeast(-1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 for one axis takes what is left."""
+
+    replica: PositiveInt
+    data: AxisSize
+    fsdp: PositiveInt
+    expert: PositiveInt
+    tensor: PositiveInt
+
+    def __post_init__(self):
+        if self.data == 0:
+            raise ConfigError('data', self.data, '-1 or at least 1')
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Lays the devices out as the config says.
+
+    Args:
+      config: sizes of the axes.
+
+    Returns:
+      The mesh, all axes Auto.
+
+    Raises:
+      ConfigError: if the sizes do not fit the number of devices.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    fixed = math.prod(s for s in sizes if s != -1)
+    count = jax.device_count()
+    if count % fixed or (-1 not in sizes and fixed != count):
+        raise ConfigError(
+            'config.mesh',
+            dict(zip(AXES, sizes, strict=True)),
+            f'sizes that multiply to the {count} devices',
+        )
+    shape = tuple(count // fixed if s == -1 else s for s in sizes)
+    return jax.make_mesh(
+        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the leading axis of a batch over all data-parallel axes."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Where each leaf of a tree of parameters lives.
+
+    Works for optimizer states too: their leaves carry the same names.
+
+    Args:
+      mesh: the device mesh.
+      tree: arrays or shapes; the last string key on a leaf's path names it.
+
+    Returns:
+      The same tree of shardings. A dimension that its mesh axis does not
+      divide is not split.
+    """
+
+    def place(path, leaf):
+        keys = [k.key for k in path if isinstance(getattr(k, 'key', 0), str)]
+        logical = PARAMETER_AXES.get(keys[-1] if keys else '', ())
+        axes = [RULES[name] for name in logical]
+        if leaf.ndim < len(axes):
+            axes = axes[len(axes) - leaf.ndim :]
+        axes = [None] * (leaf.ndim - len(axes)) + axes
+        sized = zip(axes, leaf.shape, strict=True)
+        spec = [a if a and n % mesh.shape[a] == 0 else None for a, n in sized]
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,3 @@
+"""stub"""
+def summary(w): return ''
+def write(w): return ''

@@ -1,0 +1,79 @@
+"""The one place that writes and reads checkpoints."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from moe.training.step import TrainState
+
+
+class Checkpoints:
+    """Checkpoints of a run: the train state and the position in the data.
+
+    Args:
+      workdir: of the run; they live in its folder `checkpoints`.
+      keep: how many of the newest to keep.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(
+            (workdir / 'checkpoints').resolve(), options=options
+        )
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data: dict) -> None:
+        """Writes in the background; a step that exists is left as it is.
+
+        Args:
+          step: number of the step.
+          state: of the run, any sharding.
+          data: state of the data iterator, JSON.
+
+        Raises:
+          RuntimeError: if the checkpoint was not accepted.
+        """
+        if self.latest() == step:
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            data=ocp.args.JsonSave(data),
+        )
+        if not self._manager.save(step, args=args, force=True):
+            raise RuntimeError(f'checkpoint {step} was not saved')
+
+    def restore(self, step: int, like: Any) -> tuple[TrainState, dict]:
+        """Reads a checkpoint onto any mesh.
+
+        Args:
+          step: number of the step.
+          like: a TrainState of shapes with the shardings wanted.
+
+        Returns:
+          The state, and the state of the data iterator.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like._asdict()),
+            data=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=args)
+        return TrainState(**restored.state), restored.data
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def abstract_state(make: Any, shardings: Any) -> Any:
+    """The shapes of `make()` with shardings, for `Checkpoints.restore`."""
+    shapes = jax.eval_shape(make)
+    return jax.tree.map(
+        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
+        shapes,
+        shardings,
+    )

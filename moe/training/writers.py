@@ -1,0 +1,86 @@
+"""Where metrics go: JSON lines, TensorBoard, and the console."""
+
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+
+class Writer:
+    """Writes metrics to every sink; only the first process writes.
+
+    `metrics.jsonl` is the source of truth that reports read: one JSON object
+    a line, each with its `step`.
+
+    Args:
+      workdir: of the run.
+      start: the step the run goes on from; lines of later steps, left by a
+        run that was cut off, are dropped.
+      active: whether this process writes.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start: int, active: bool = True):
+        self._active = active
+        if not active:
+            return
+        path = workdir / 'metrics.jsonl'
+        if path.exists():
+            kept = [m for m in read_metrics(path) if m['step'] <= start]
+            text = ''.join(json.dumps(m) + '\n' for m in kept)
+            path.write_text(text)
+        self._lines = path.open('a', buffering=1)
+        # Event files are named by the second: two would overwrite each other.
+        suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / 'tensorboard'), filename_suffix=suffix
+        )
+
+    def write_scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes one step's metrics.
+
+        Args:
+          step: steps taken.
+          metrics: name to float, or to a list of floats (one an expert).
+        """
+        if not self._active:
+            return
+        self._lines.write(json.dumps({'step': step, **metrics}) + '\n')
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                self._events.add_histogram(name, np.asarray(value), step)
+            else:
+                self._events.add_scalar(name, value, step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes texts to TensorBoard, verbatim."""
+        if self._active:
+            for name, text in texts.items():
+                self._events.add_text(name, f'```\n{text}\n```', step)
+
+    def flush(self) -> None:
+        """Makes what was written visible to readers."""
+        if self._active:
+            self._lines.flush()
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._active:
+            self._lines.close()
+            self._events.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`; a last line cut off in writing is left out."""
+    metrics = []
+    for line in path.read_text().splitlines():
+        try:
+            metrics.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return metrics

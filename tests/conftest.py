@@ -1,0 +1,14 @@
+"""Eight CPU devices for every test, and reproducible property tests."""
+
+import os
+
+# Before jax is imported: it reads them once.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_NUM_CPU_DEVICES'] = '8'
+
+import hypothesis
+
+hypothesis.settings.register_profile(
+    'reproducible', deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile('reproducible')

@@ -1,0 +1,1 @@
+"""Slow, obvious NumPy oracles; they import nothing of what they check."""
