@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 from moe import training
 from moe.config import ConfigError, parse
+from moe.training.host import keep_freed_memory
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(variant), as FILE[:VARIANT].'
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     try:
         config, plain = read_config(argv)
         workdir = pathlib.Path(_WORKDIR.value)
+        keep_freed_memory()
         complete = training.run(config, plain, workdir)
     except ConfigError as error:
         print(f'train.py: {error}', file=sys.stderr)
@@ -52,7 +54,10 @@ def read_config(argv: list[str]) -> tuple[training.Config, dict]:
     if stray:
         allowed = 'absent (a flag starts with --)'
         raise ConfigError('arguments', ' '.join(stray), allowed)
-    for flag, value in (('--config', _CONFIG.value), ('--workdir', _WORKDIR.value)):
+    for flag, value in (
+        ('--config', _CONFIG.value),
+        ('--workdir', _WORKDIR.value),
+    ):
         if not value:
             raise ConfigError(flag, value, 'given')
     plain = _CONFIG.value.to_dict()

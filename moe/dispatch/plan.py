@@ -138,8 +138,10 @@ def _plan(routing, queue, kept, row, num_rows) -> Plan:
     total = routing.expert.size
     empty = jnp.full((num_rows,), total, jnp.int32)
     assignment = empty.at[row].set(queue.assignment, mode='drop')
-    row_of = jnp.zeros((total,), jnp.int32).at[queue.assignment].set(
-        row.astype(jnp.int32), unique_indices=True
+    row_of = (
+        jnp.zeros((total,), jnp.int32)
+        .at[queue.assignment]
+        .set(row.astype(jnp.int32), unique_indices=True)
     )
     row_of = row_of.reshape(num_groups, rows, columns)
     first = jnp.arange(num_groups, dtype=jnp.int32)[:, None, None]
@@ -155,9 +157,7 @@ def _plan(routing, queue, kept, row, num_rows) -> Plan:
     edges = jnp.arange(routing.num_experts)
     sizes = jnp.sum(expert[:, None] == edges, axis=0, dtype=jnp.int32)
     return Plan(
-        token=jnp.take(
-            token, assignment, mode='fill', fill_value=num_tokens
-        ),
+        token=jnp.take(token, assignment, mode='fill', fill_value=num_tokens),
         assignment=assignment,
         row=row_by_token,
         sizes=sizes,

@@ -155,9 +155,7 @@ class MoE(nn.Module):
             train=train,
         )
         routing = self.router(self._logits(tokens, context), context)
-        counts = stats.expert_counts(
-            routing.expert, routing.live, num_experts
-        )
+        counts = stats.expert_counts(routing.expert, routing.live, num_experts)
         factor = self.capacity_factor if train else self.eval_capacity_factor
         slots = None
         if factor is not None and routing.token is None:
@@ -168,9 +166,7 @@ class MoE(nn.Module):
                 factor,
                 self.min_capacity,
             )
-        y, kept = EXECUTORS[self.executor](
-            tokens, routing, self.experts, slots
-        )
+        y, kept = EXECUTORS[self.executor](tokens, routing, self.experts, slots)
         aux = Aux(
             losses={
                 'load_balance': losses.load_balance(

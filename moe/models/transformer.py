@@ -218,9 +218,7 @@ class _Period(nn.Module):
             mixture = bool(self.config.moe_every) and (
                 i == self.config.period - 1
             )
-            block = Block(
-                self.config, mixture, self.causal, name=f'block_{i}'
-            )
+            block = Block(self.config, mixture, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
             x, kept, aux = block(x, old, mask, start, train, record)
             new.append(kept)

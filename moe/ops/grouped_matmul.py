@@ -113,10 +113,14 @@ def _outer_ragged(x, dy, group_sizes):
     )
 
 
-def _block_rows(num_rows: int, num_groups: int, low: int, high: int) -> int:
-    """Rows a block: a power of two near 1/8 of a balanced group."""
-    wanted = max(1, num_rows // num_groups // 8)
-    return min(max(1 << (wanted.bit_length() - 1), low), high)
+def _block_rows(num_rows: int, num_groups: int) -> int:
+    """Rows a block: a power of two near half of a balanced group.
+
+    Fewer would multiply too little at a time, more would waste rows where a
+    group ends.
+    """
+    wanted = max(1, num_rows // num_groups // 2)
+    return min(max(1 << (wanted.bit_length() - 1), 32), 512)
 
 
 def _starts(group_sizes):
@@ -131,7 +135,7 @@ def _rows_times_blocks(x, w, group_sizes, *, transpose):
     """
     num_rows, num_groups = x.shape[0], w.shape[0]
     width = w.shape[1] if transpose else w.shape[2]
-    block = _block_rows(num_rows, num_groups, 32, 128)
+    block = _block_rows(num_rows, num_groups)
     padded = jnp.pad(x, ((0, block), (0, 0)))
     starts = _starts(group_sizes)
     numbers = (((1,), (1 if transpose else 0,)), ((), ()))
@@ -160,7 +164,7 @@ def _rows_times_blocks(x, w, group_sizes, *, transpose):
 def _outer_blocks(x, dy, group_sizes):
     """CPU: for each expert, the sum over its row blocks, written once."""
     num_rows, num_groups = x.shape[0], group_sizes.shape[0]
-    block = _block_rows(num_rows, num_groups, 64, 256)
+    block = _block_rows(num_rows, num_groups)
     x_padded = jnp.pad(x, ((0, block), (0, 0)))
     dy_padded = jnp.pad(dy, ((0, block), (0, 0)))
     starts = _starts(group_sizes)
@@ -187,6 +191,4 @@ def _outer_blocks(x, dy, group_sizes):
         return lax.dynamic_update_index_in_dim(out, total, e, 0)
 
     shape = (num_groups, x.shape[1], dy.shape[1])
-    return lax.fori_loop(
-        0, num_groups, expert, jnp.zeros(shape, jnp.float32)
-    )
+    return lax.fori_loop(0, num_groups, expert, jnp.zeros(shape, jnp.float32))

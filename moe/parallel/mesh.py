@@ -76,9 +76,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f'sizes that multiply to the {count} devices',
         )
     shape = tuple(count // fixed if s == -1 else s for s in sizes)
-    return jax.make_mesh(
-        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES)
-    )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,12 +1,15 @@
 """The one place that writes and reads checkpoints."""
 
+import contextlib
 import pathlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from moe.training.step import TrainState
+from moe.config import ConfigError
+from moe.training.config import Config
+from moe.training.step import TrainState, init_state
 
 
 class Checkpoints:
@@ -69,11 +72,35 @@ class Checkpoints:
         self._manager.close()
 
 
-def abstract_state(make: Any, shardings: Any) -> Any:
-    """The shapes of `make()` with shardings, for `Checkpoints.restore`."""
-    shapes = jax.eval_shape(make)
+def abstract_state(config: Config, shardings: Any) -> TrainState:
+    """The shapes of a run's state with shardings, for `Checkpoints.restore`."""
+    shapes = jax.eval_shape(lambda: init_state(config))
     return jax.tree.map(
         lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
         shapes,
         shardings,
     )
+
+
+def restore_run(config: Config, workdir: pathlib.Path) -> TrainState:
+    """The newest state of a run, on the first device, whatever its mesh was.
+
+    Args:
+      config: of the run.
+      workdir: the run's folder.
+
+    Returns:
+      The state.
+
+    Raises:
+      ConfigError: if there is no checkpoint yet.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: init_state(config))
+    like = abstract_state(config, jax.tree.map(lambda _: device, shapes))
+    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            allowed = 'the folder of a run with a checkpoint'
+            raise ConfigError('workdir', str(workdir), allowed)
+        return checkpoints.restore(step, like)[0]

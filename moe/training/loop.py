@@ -29,7 +29,7 @@ from moe.training.step import (
     make_train_step,
     recorded_routing,
 )
-from moe.training.writers import Writer
+from moe.metrics import Writer
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 
@@ -100,7 +100,7 @@ class _Run:
         )
         self.start = self._checkpoints.latest() or 0
         if self.start:
-            like = abstract_state(make, shardings)
+            like = abstract_state(config, shardings)
             self.state, data = self._checkpoints.restore(self.start, like)
             self._data.set_state(data)
         else:
@@ -181,9 +181,7 @@ class _Run:
         self._pending = []
 
     def _announce(self):
-        total, active = active_parameters(
-            self._config.model, self.state.params
-        )
+        total, active = active_parameters(self._config.model, self.state.params)
         corpus = self._corpus
         self._say(
             f'{total:,} parameters, {active:,} active a token; '
@@ -296,7 +294,9 @@ def _check_same(path: pathlib.Path, now: dict, what: str) -> None:
     if path.exists():
         lines = list(differences(json.loads(path.read_text()), now, what))
         if lines:
-            allowed = 'a new folder, or one of the same run: ' + '; '.join(lines)
+            allowed = 'a new folder, or one of the same run: ' + '; '.join(
+                lines
+            )
             raise ConfigError('workdir', str(path.parent), allowed)
 
 

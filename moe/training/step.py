@@ -64,9 +64,7 @@ def token_losses(
 
 def make_train_step(
     config: Config,
-) -> Callable[
-    [TrainState, UInt8[Array, 'B S+1']], tuple[TrainState, Metrics]
-]:
+) -> Callable[[TrainState, UInt8[Array, 'B S+1']], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
     The objective is the mean token loss plus the weighted sum of the auxiliary

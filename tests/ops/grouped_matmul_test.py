@@ -137,12 +137,23 @@ def test_bfloat16_gradients():
     assert_close(actual, expected(x, w, sizes, dy), 2**-8)
 
 
-def test_vmap():
-    # Three problems at once, each with its own rows, matrices and sizes.
+@pytest.mark.parametrize(
+    'batched',
+    ['x w sizes dy', 'x sizes dy', 'x dy', 'w', 'sizes', 'dy'],
+)
+def test_vmap(batched):
+    # Three problems at once, which share what is not batched.
     sizes = np.array([[20, 0, 30, 20], [0, 0, 5, 1], [70, 0, 0, 0]], np.int32)
-    problems = [(*draw(70, 4, seed), sizes[seed]) for seed in range(3)]
-    x, w, dy, _ = (jnp.stack(v) for v in zip(*problems, strict=True))
-    actual = jax.jit(jax.vmap(products))(x, w, sizes, dy)
+    problems = [[*draw(70, 4, seed), sizes[seed]] for seed in range(3)]
+    names, args, axes = ('x', 'w', 'dy', 'sizes'), {}, {}
+    for i, name in enumerate(names):
+        axes[name] = 0 if name in batched.split() else None
+        for problem in problems:
+            problem[i] = problem[i] if axes[name] == 0 else problems[0][i]
+        every = np.stack([problem[i] for problem in problems])
+        args[name] = every if axes[name] == 0 else every[0]
+    run = jax.vmap(products, [axes[n] for n in ('x', 'w', 'sizes', 'dy')])
+    actual = jax.jit(run)(args['x'], args['w'], args['sizes'], args['dy'])
     for i, (x, w, dy, sizes) in enumerate(problems):
         one = [v[i] for v in actual]
         assert_close(one, list(expected(x, w, sizes, dy)), 1e-7)

@@ -1,0 +1,269 @@
+"""Plans: capacity, slot order, and the injection both ways."""
+
+import fractions
+import functools
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.dispatch import capacity, grouped_plan, padded_plan
+from moe.types import Routing
+from tests.reference import routing as reference
+
+
+@pytest.mark.parametrize(
+    ('group_size', 'num_experts', 'k', 'factor', 'minimum', 'slots'),
+    [
+        (8, 4, 1, 1.0, 1, 2),  # 8*1*1/4
+        (8, 4, 2, 1.25, 1, 5),  # 8*2*1.25/4
+        (9, 4, 2, 1.0, 1, 5),  # 18/4 = 4.5
+        (8, 4, 2, 0.01, 1, 1),  # .04
+        (8, 4, 2, 0.01, 4, 4),  # at least the minimum
+        (3, 4, 2, 0.01, 4, 3),  # but never more than S
+        (8, 4, 2, 9.0, 1, 8),  # 36
+        (8, 4, 2, None, 1, 8),  # dropless
+        (8, 4, 2, 1, 1, 4),  # a whole number
+        (1000, 1, 1, 1e-05, 1, 1),  # prints with an exponent
+        # 51840*2*1.2/32 = 3888: float32, whose 1.2 is 1.2000000477, gives 3889
+        (51840, 32, 2, 1.2, 1, 3888),
+        # 100*1.1/5 = 22: float64, whose 100*1.1 is above 110, gives 23
+        (100, 5, 1, 1.1, 1, 22),
+    ],
+)
+def test_capacity(group_size, num_experts, k, factor, minimum, slots):
+    got = capacity(group_size, num_experts, k, factor, minimum)
+    assert got == slots
+    assert type(got) is int
+
+
+def test_capacity_cases_are_hard():
+    # The two above for which floating point is wrong: what it gives.
+    single = np.float32(51840) * np.float32(2) * np.float32(1.2)
+    assert math.ceil(single / np.float32(32)) == 3889
+    assert math.ceil(100 * 1.1 / 5) == 23
+
+
+@hypothesis.given(
+    group_size=st.integers(1, 100_000),
+    num_experts=st.integers(1, 512),
+    k=st.integers(1, 8),
+    hundredths=st.integers(1, 1000),
+    minimum=st.integers(1, 8),
+)
+def test_capacity_is_exact(group_size, num_experts, k, hundredths, minimum):
+    args = (group_size, num_experts, k)
+    factor = f'{hundredths // 100}.{hundredths % 100:02d}'
+    desired = reference.capacity(*args, factor, minimum)
+    assert capacity(*args, float(factor), minimum) == desired
+    # By the definition: room for the balanced share, and no slot to spare.
+    share = fractions.Fraction(hundredths * group_size * k, 100 * num_experts)
+    if minimum < desired < group_size:
+        assert desired - 1 < share <= desired
+
+
+def route(
+    expert, live=None, token=None, priority=None, experts=None, size=None
+):
+    """A Routing of the given assignments [G, N, M]."""
+    expert = jnp.asarray(expert, jnp.int32)
+    num_groups, _, size_of_rows = expert.shape
+    size = size or size_of_rows
+    num_experts = experts or int(jnp.max(expert)) + 1
+    probs = jnp.full((num_groups, size, num_experts), 1.0 / num_experts)
+    return Routing(
+        expert=expert,
+        weight=jnp.ones(expert.shape),
+        live=jnp.ones(expert.shape, bool) if live is None else live,
+        probs=probs,
+        logits=jnp.zeros_like(probs),
+        mask=jnp.ones((num_groups, size), bool),
+        token=token,
+        priority=priority,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def plan_of(routing, layout, slots):
+    make = {'padded': padded_plan, 'grouped': grouped_plan}[layout]
+    return make(routing, slots)
+
+
+# Gates of three tokens [[.4, 0, .2], [.5, .1, .4], [.3, .2, .6]], K = 2.
+FIRST, SECOND = [0, 0, 2], [2, 2, 0]
+GREATEST_GATE = [[0.4, 0.5, 0.6]]
+
+
+@pytest.mark.parametrize(
+    ('priority', 'places'),
+    [
+        # (expert, slot) of both choices of each token, by position,
+        (None, [[(0, 0), (2, 1)], [(0, 1), (2, 2)], [(2, 0), (0, 2)]]),
+        # and batch-prioritised.
+        (GREATEST_GATE, [[(0, 1), (2, 2)], [(0, 0), (2, 1)], [(2, 0), (0, 2)]]),
+    ],
+)
+def test_slot_order(priority, places):
+    if priority is not None:
+        priority = jnp.asarray(priority)
+    routing = route([[FIRST, SECOND]], priority=priority)
+    # Three slots show every place: one group, so the row is expert * 3 + slot.
+    plan = plan_of(routing, 'padded', 3)
+    got = [[divmod(r, 3) for r in token] for token in plan.row.T.tolist()]
+    assert got == places
+    # With two, whoever is in the third is dropped, in either plan.
+    kept = [[[slot < 2 for _, slot in token] for token in places]]
+    for layout in ('padded', 'grouped'):
+        plan = plan_of(routing, layout, 2)
+        assert plan.kept.transpose(0, 2, 1).tolist() == kept
+
+
+def test_equal_priorities_are_in_token_order():
+    # Tokens 1 and 3 before 0 and 2, each pair from left to right.
+    priority = jnp.array([[1.0, 2.0, 1.0, 2.0]])
+    routing = route([[[0, 0, 0, 0]]], priority=priority)
+    plan = plan_of(routing, 'padded', 4)
+    assert plan.row.tolist() == [[2, 0, 3, 1]]
+
+
+def test_padding_takes_no_slot():
+    # Tokens 0 and 2 are padding, though they come first and rank highest.
+    live = jnp.array([[[False, True, False, True]]])
+    for priority in (None, jnp.array([[9.0, 1.0, 9.0, 2.0]])):
+        routing = route([[[0, 0, 0, 0]]], live=live, priority=priority)
+        plan = plan_of(routing, 'padded', 2)
+        assert plan.kept.tolist() == live.tolist()
+        assert plan.sizes.tolist() == [2]
+
+
+# G, rows, columns, S, E: token choice of K = 2 and of K = 3, expert choice.
+SHAPES = {
+    'two choices': (2, 2, 6, 6, 5),
+    'all experts': (1, 3, 7, 7, 3),
+    'expert choice': (2, 4, 3, 6, 4),
+}
+
+
+def draw(kind, seed, with_priority):
+    """A random routing, most of it to a few experts, some of it not live."""
+    rng = np.random.default_rng(seed)
+    num_groups, rows, columns, size, num_experts = SHAPES[kind]
+    popularity = rng.normal(size=num_experts) * 2
+    noise = rng.gumbel(size=(num_groups, columns, num_experts))
+    order = np.argsort(-(popularity + noise), axis=-1)[..., :rows]
+    expert = order.transpose(0, 2, 1)
+    token = priority = None
+    if kind == 'expert choice':
+        expert = np.tile(np.arange(rows)[:, None], (num_groups, 1, columns))
+        token = rng.integers(0, size, expert.shape, np.int32)
+    if with_priority:
+        priority = rng.integers(0, 3, (num_groups, columns)).astype(np.float32)
+    live = rng.random(expert.shape) < rng.choice([0.0, 0.6, 1.0])
+    return route(expert, live, token, priority, num_experts, size)
+
+
+def rows_by_hand(routing, layout, slots):
+    """Row of each kept assignment, as a dictionary, and the row count."""
+    expert, live = np.asarray(routing.expert), np.asarray(routing.live)
+    place = np.stack(
+        [
+            reference.slots(
+                expert[g],
+                live[g],
+                None if routing.priority is None else routing.priority[g],
+            )
+            for g in range(len(expert))
+        ]
+    )
+    kept = (place >= 0) & (place < (slots or expert.size))
+    entries = sorted(
+        (expert[i], i[0], place[i], i)
+        for i in np.ndindex(kept.shape)
+        if kept[i]
+    )
+    if layout == 'grouped':
+        return {i: r for r, (*_, i) in enumerate(entries)}, expert.size
+    rows = {i: (e * len(expert) + g) * slots + c for e, g, c, i in entries}
+    return rows, routing.num_experts * len(expert) * slots
+
+
+@pytest.mark.parametrize('with_priority', [False, True])
+@pytest.mark.parametrize(
+    ('layout', 'slots'), [('padded', 2), ('grouped', 2), ('grouped', None)]
+)
+@pytest.mark.parametrize('kind', SHAPES)
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(seed=st.integers(0, 2**31))
+def test_plan(kind, layout, slots, with_priority, seed):
+    with_priority = with_priority and kind != 'expert choice'
+    routing = draw(kind, seed, with_priority)
+    plan = plan_of(routing, layout, slots)
+    rows, num_rows = rows_by_hand(routing, layout, slots)
+    num_groups, num_choices, _, size, num_experts = SHAPES[kind]
+    num_tokens, grid = num_groups * size, routing.expert.shape
+    # What is in each row, and where each choice of each token went.
+    token = np.full(num_rows, num_tokens)
+    assignment = np.full(num_rows, routing.expert.size)
+    row = np.full((num_choices, num_tokens), num_rows)
+    kept = np.zeros(grid, bool)
+    sizes = np.zeros(num_experts)
+    for (g, n, m), r in rows.items():
+        s = m if routing.token is None else routing.token[g, n, m]
+        token[r] = g * size + s
+        assignment[r] = np.ravel_multi_index((g, n, m), grid)
+        kept[g, n, m] = True
+        sizes[routing.expert[g, n, m]] += 1
+        if routing.token is None:
+            row[n, g * size + m] = r
+    np.testing.assert_array_equal(plan.token, token)
+    np.testing.assert_array_equal(plan.assignment, assignment)
+    np.testing.assert_array_equal(plan.kept, kept)
+    np.testing.assert_array_equal(plan.sizes, sizes)
+    if routing.token is None:
+        np.testing.assert_array_equal(plan.row, row)
+    else:
+        assert plan.row is None
+
+
+@pytest.mark.parametrize(
+    ('layout', 'slots'), [('padded', 2), ('grouped', 2), ('grouped', None)]
+)
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(seed=st.integers(0, 2**31))
+def test_invariants(layout, slots, seed):
+    # Whatever the order: each live assignment in one row of its own or none.
+    routing = draw('two choices', seed, False)
+    plan = jax.device_get(plan_of(routing, layout, slots))
+    live, expert = np.asarray(routing.live), np.asarray(routing.expert)
+    filled = plan.assignment[plan.assignment < live.size]
+    assert len(set(filled.tolist())) == len(filled) == plan.kept.sum()
+    assert plan.kept.ravel()[filled].all()
+    assert not (plan.kept & ~live).any()
+    # Kept + dropped = assigned, expert by expert and group by group.
+    for g in range(2):
+        for e in range(routing.num_experts):
+            mine = live[g] & (expert[g] == e)
+            kept, dropped = (plan.kept[g] & mine), (mine & ~plan.kept[g])
+            room = slots or live.size
+            assert kept.sum() == min(mine.sum(), room)
+            assert kept.sum() + dropped.sum() == mine.sum()
+    # Nothing drops without a limit: each live token has all its K experts.
+    if slots is None:
+        np.testing.assert_array_equal(plan.kept, live)
+    # Choice k of token t is in row[k, t], and that row is token t's.
+    for k, t in np.argwhere(plan.row < len(plan.token)):
+        assert plan.token[plan.row[k, t]] == t
+
+
+def test_grouped_rows_are_sorted_and_lie_close():
+    routing = draw('two choices', 3, False)
+    plan = plan_of(routing, 'grouped', 2)
+    number = int(plan.kept.sum())
+    experts = routing.expert.ravel()[plan.assignment[:number]]
+    assert np.all(np.diff(experts) >= 0)
+    assert np.all(plan.token[number:] == routing.mask.size)
+    assert plan.sizes.sum() == number > 0

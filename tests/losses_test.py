@@ -1,0 +1,238 @@
+"""Auxiliary losses against arithmetic, alone and over devices."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from jax.sharding import AxisType, PartitionSpec
+
+from moe import losses
+from moe.routing import top_k
+from moe.stats import expert_counts
+from moe.types import Context
+from tests.reference import layer as reference
+
+# Section 3's gates of four tokens: first choices 0, 2, 2, 0.
+GATES = [[[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]]]
+FIRST_CHOICES = [[2.0, 0.0, 2.0]]
+
+
+def all_live(probs):
+    return jnp.ones(probs.shape[:2], bool)
+
+
+class LoadBalanceTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_first_choices_of_known_gates(self):
+        # f = [.5, 0, .5], p = [1.7, 1.1, 1.2]/4 = [.425, .275, .3]:
+        # 3 * (.5*.425 + .5*.3) = 1.0875.
+        probs = jnp.array(GATES)
+        loss = self.variant(losses.load_balance)(
+            probs, jnp.array(FIRST_CHOICES), all_live(probs)
+        )
+        np.testing.assert_allclose(loss, 1.0875, rtol=1e-6)
+        self.assertEqual(loss.dtype, jnp.float32)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(1, 2, 3, 4)
+    def test_one_at_perfect_balance_for_every_k(self, k):
+        # Four tokens whose probabilities are the same four numbers, turned:
+        # every expert is each choice once, and has the mean probability 1/4.
+        row = np.log([0.55, 0.25, 0.15, 0.05])
+        logits = jnp.float32([[np.roll(row, s) for s in range(4)]])
+        context = Context(jnp.ones((1, 4), bool), jnp.arange(4)[None])
+
+        def loss(logits):
+            routing = top_k(logits, context, k=k)
+            counts = expert_counts(routing.expert, routing.live, 4)
+            return losses.load_balance(routing.probs, counts, routing.mask)
+
+        np.testing.assert_allclose(self.variant(loss)(logits), 1, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters('group', 'device', 'global')
+    def test_e_when_collapsed(self, scope):
+        # All six tokens on expert 2 of 5, whose probability is 1: 5 * 1 * 1.
+        probs = jax.nn.softmax(jnp.zeros((2, 3, 5)).at[..., 2].set(100.0))
+        counts = jnp.zeros((2, 5)).at[:, 2].set(3)
+        loss = self.variant(
+            functools.partial(losses.load_balance, scope=scope)
+        )(probs, counts, all_live(probs))
+        np.testing.assert_allclose(loss, 5, rtol=1e-6)
+
+
+# Two groups, each collapsed onto an expert of its own: 2 inside a group, and
+# perfect balance over both. A third group has no live token.
+SPLIT = jnp.array([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3, [[0.9, 0.1]] * 3])
+SPLIT_COUNTS = jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+SPLIT_MASK = jnp.array([[True] * 3] * 2 + [[False] * 3])
+
+
+@pytest.mark.parametrize(
+    ('scope', 'loss'), [('group', 2), ('device', 1), ('global', 1)]
+)
+def test_scope(scope, loss):
+    args = (SPLIT, SPLIT_COUNTS, SPLIT_MASK)
+    assert losses.load_balance(*args, scope=scope) == loss
+
+
+def test_padding_counts_in_neither_factor():
+    # The known gates, and two rows of padding that would shift the mean.
+    probs = jnp.array([GATES[0] + [[0.0, 1.0, 0.0]] * 2])
+    mask = jnp.array([[True] * 4 + [False] * 2])
+    for scope in ('group', 'device', 'global'):
+        args = (probs, jnp.array(FIRST_CHOICES), mask)
+        loss = losses.load_balance(*args, scope=scope)
+        np.testing.assert_allclose(loss, 1.0875, rtol=1e-6)
+
+
+def test_balance_gradient():
+    # d/dp of E sum_e f_e mean_t p_te: E f_e / T = 3 * [.5, 0, .5] / 4 for the
+    # four live tokens, nothing for the fifth; and none through the counts.
+    probs = jnp.array([GATES[0] + [[0.2, 0.2, 0.6]]])
+    mask = jnp.array([[True] * 4 + [False]])
+    gradient, of_counts = jax.grad(losses.load_balance, argnums=(0, 1))(
+        probs, jnp.array(FIRST_CHOICES), mask
+    )
+    desired = np.array([[[0.375, 0, 0.375]] * 4 + [[0, 0, 0]]])
+    np.testing.assert_allclose(gradient, desired, rtol=1e-6)
+    assert not np.any(of_counts)
+
+
+@pytest.mark.parametrize('scope', ['group', 'device', 'global'])
+def test_nothing_live_is_zero_and_not_nan(scope):
+    mask = jnp.zeros((1, 4), bool)
+    balance = functools.partial(losses.load_balance, scope=scope)
+    args = (jnp.array(GATES), jnp.zeros((1, 3)), mask)
+    value, gradient = jax.value_and_grad(balance)(*args)
+    assert value == 0
+    assert not np.any(gradient)
+    value, gradient = jax.value_and_grad(losses.router_z)(args[0], mask)
+    assert value == 0
+    assert not np.any(gradient)
+    assert losses.masked_mean(jnp.ones((1, 4)), mask) == 0
+
+
+def test_masked_mean():
+    # (1 + 2 + 6) / 3; the infinity is padding.
+    values = jnp.array([[1.0, 2.0], [jnp.inf, 6.0]])
+    mask = jnp.array([[True, True], [False, True]])
+    assert losses.masked_mean(values, mask) == 3
+
+
+def test_router_z():
+    # log(1 + 3) and log(4 * 1) squared, and padding with large logits; the
+    # gradient is 2 z softmax / 2 tokens, with softmax [.25, .75] and [.5, .5].
+    logits = jnp.array([[[0.0, np.log(3)], [np.log(2)] * 2, [90.0, 80.0]]])
+    mask = jnp.array([[True, True, False]])
+    value, gradient = jax.value_and_grad(losses.router_z)(logits, mask)
+    z = np.log(4)
+    np.testing.assert_allclose(value, z**2, rtol=1e-6)
+    desired = z * np.array([[[0.25, 0.75], [0.5, 0.5], [0, 0]]])
+    np.testing.assert_allclose(gradient, desired, rtol=1e-6)
+
+
+@pytest.mark.parametrize('shift', [1e4, -1e4])
+def test_router_z_does_not_overflow(shift):
+    # logsumexp of [c, c] is c + log 2.
+    logits = jnp.full((1, 1, 2), shift)
+    value, gradient = jax.value_and_grad(losses.router_z)(
+        logits, jnp.ones((1, 1), bool)
+    )
+    np.testing.assert_allclose(value, (shift + np.log(2)) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(gradient, shift, rtol=1e-3)
+
+
+def test_losses_are_float32_of_bfloat16():
+    probs = jnp.array(GATES, jnp.bfloat16)
+    args = (jnp.array(FIRST_CHOICES), all_live(probs))
+    assert losses.load_balance(probs, *args).dtype == jnp.float32
+    assert losses.router_z(probs, args[1]).dtype == jnp.float32
+
+
+# Eight devices with one group of 6 tokens each, of which device d has 6 - d
+# live ones, and devices 6 and 7 none.
+def eight_groups():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(8, 6, 3)).astype(np.float32)
+    mask = np.arange(6) < 6 - np.arange(8)[:, None]
+    chosen = np.argmax(logits, axis=-1)[:, None]
+    counts = reference.count(chosen, mask, 3).astype(np.float32)
+    return logits, counts, mask
+
+
+def over_shard_map(function, *args):
+    """Loss and gradient of tokens split over a mesh of eight devices."""
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec('data'), PartitionSpec()
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=(split,) * len(args), out_specs=whole
+    )
+    return jax.jit(jax.value_and_grad(mapped))(*args)
+
+
+def over_pmap(function, *args):
+    """The same, where every device has its own copy of the loss."""
+    mapped = jax.pmap(function, axis_name='data')
+    args = [arg[:, None] for arg in args]
+    value, gradient = jax.value_and_grad(
+        lambda first, *rest: jnp.mean(mapped(first, *rest))
+    )(*args)
+    return value, gradient[:, 0]
+
+
+OVER_DEVICES = {'shard_map': over_shard_map, 'pmap': over_pmap}
+
+
+@pytest.mark.parametrize('scope', ['group', 'global'])
+@pytest.mark.parametrize('how', OVER_DEVICES)
+def test_balance_over_devices_is_that_of_one(how, scope):
+    logits, counts, mask = eight_groups()
+    probs = np.float32(jax.nn.softmax(logits))
+
+    def balance(axis_name):
+        return functools.partial(
+            losses.load_balance, scope=scope, axis_name=axis_name
+        )
+
+    args = (probs, counts, mask)
+    value, gradient = OVER_DEVICES[how](balance('data'), *args)
+    alone, gradient_alone = jax.value_and_grad(balance(None))(*args)
+    desired = reference.load_balance(np.float64(probs), counts, mask, scope)
+    np.testing.assert_allclose(value, desired, rtol=1e-6)
+    np.testing.assert_allclose(alone, desired, rtol=1e-6)
+    assert np.any(gradient_alone)
+    np.testing.assert_allclose(gradient, gradient_alone, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize('how', OVER_DEVICES)
+def test_device_scope_is_the_mean_over_devices_with_tokens(how):
+    # One group a device: the same as a mean over groups, on a device alone it
+    # is the same as the whole.
+    logits, counts, mask = eight_groups()
+    probs = np.float32(jax.nn.softmax(logits))
+    balance = functools.partial(
+        losses.load_balance, scope='device', axis_name='data'
+    )
+    value, _ = OVER_DEVICES[how](balance, probs, counts, mask)
+    wide = np.float64(probs)
+    desired = reference.load_balance(wide, counts, mask, 'group')
+    whole = reference.load_balance(wide, counts, mask, 'global')
+    np.testing.assert_allclose(value, desired, rtol=1e-6)
+    assert abs(desired - whole) > 0.1
+
+
+@pytest.mark.parametrize('how', OVER_DEVICES)
+def test_router_z_over_devices_is_that_of_one(how):
+    logits, _, mask = eight_groups()
+    over = functools.partial(losses.router_z, axis_name='data')
+    value, gradient = OVER_DEVICES[how](over, logits, mask)
+    desired = reference.router_z(np.float64(logits), mask)
+    np.testing.assert_allclose(value, desired, rtol=1e-6)
+    alone = jax.grad(losses.router_z)(logits, mask)
+    assert np.any(alone)
+    np.testing.assert_allclose(gradient, alone, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,142 @@
+"""Top-k softmax against a loop over tokens, in values and gradients."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.routing import ROUTERS, top_k
+from moe.types import Context
+from tests.reference import routing as reference
+from tests.reference.compare import assert_close
+
+G, S, E = 2, 6, 5
+
+
+def context(mask=None):
+    mask = jnp.ones((G, S), bool) if mask is None else mask
+    position = jnp.arange(G * S, dtype=jnp.int32).reshape(G, S)
+    return Context(mask=mask, position=position)
+
+
+@functools.partial(jax.jit, static_argnames=('k', 'renormalize'))
+def route(logits, k, renormalize=True, mask=None):
+    return top_k(logits, context(mask), k=k, renormalize=renormalize)
+
+
+@functools.partial(jax.jit, static_argnames=('k', 'renormalize'))
+def weight_gradient(logits, d, k, renormalize):
+    def objective(logits):
+        routing = top_k(logits, context(), k=k, renormalize=renormalize)
+        return jnp.sum(routing.weight * d)
+
+    return jax.grad(objective)(logits)
+
+
+def draw(seed):
+    """Logits whose order float32 cannot change, and a cotangent [G, 5, S]."""
+    rng = np.random.default_rng(seed)
+    order = rng.permuted(np.tile(np.arange(E), (G, S, 1)), axis=-1)
+    logits = 0.5 * order + rng.uniform(-0.2, 0.2, order.shape) - 1
+    return np.float32(logits), np.float32(rng.normal(size=(G, E, S)))
+
+
+@pytest.mark.parametrize('renormalize', [True, False])
+@pytest.mark.parametrize('k', [1, 2, 5])
+@hypothesis.settings(max_examples=10)
+@hypothesis.given(seed=st.integers(0, 2**31))
+def test_equals_the_loop(k, renormalize, seed):
+    logits, d = draw(seed)
+    routing = route(logits, k, renormalize)
+    actual = weight_gradient(logits, d[:, :k], k, renormalize)
+    gates, gradient = np.zeros((G, k, S)), np.zeros((G, S, E))
+    probs = np.zeros((G, S, E))
+    for g, s in np.ndindex(G, S):
+        row = np.float64(logits[g, s])
+        chosen, gates[g, :, s] = reference.softmax_then_select(
+            row, k, renormalize
+        )
+        assert routing.expert[g, :, s].tolist() == chosen
+        probs[g, s] = reference.softmax(row)
+        # p_e / dl_j = p_e (1[e = j] - p_j), of whichever softmax it is.
+        p = probs[g, s]
+        if renormalize and k > 1:
+            p = np.zeros(E)
+            p[chosen] = gates[g, :, s]
+            np.testing.assert_allclose(
+                p[chosen], reference.select_then_softmax(row, k)[1]
+            )
+        for c, e in enumerate(chosen):
+            unit = np.arange(E) == e
+            gradient[g, s] += d[g, c, s] * p[e] * (unit - p)
+    assert_close(routing.weight, gates, 1e-6)
+    assert_close(routing.probs, probs, 1e-6)
+    assert_close(actual, gradient, 2e-6)
+    assert routing.logits is not None
+    np.testing.assert_array_equal(routing.logits, logits)
+    assert routing.token is None
+    assert routing.priority is None
+
+
+def test_ties_go_to_the_lowest_index():
+    logits = jnp.zeros((G, S, E)).at[..., 3].set(1.0)
+    routing = route(logits, 3)
+    # Expert 3 leads, the other four tie.
+    for k, expert in enumerate([3, 0, 1]):
+        assert np.all(routing.expert[:, k] == expert)
+
+
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_a_single_gate_is_a_probability_and_trains_the_router(renormalize):
+    # Two experts of probabilities p and 1 - p with p = 1/(1 + e^-1) = .7311:
+    # the gate is p, its gradient p (1 - p) = .1966; it would be 1 and 0.
+    logits = jnp.broadcast_to(jnp.array([1.0, 0.0]), (G, S, 2))
+    weight = route(logits, 1, renormalize).weight
+    np.testing.assert_allclose(weight, 0.7310586, rtol=1e-6)
+    d = jnp.ones((G, 1, S))
+    gradient = weight_gradient(logits, d, 1, renormalize)
+    np.testing.assert_allclose(gradient[..., 0], 0.1966119, rtol=1e-5)
+    np.testing.assert_allclose(gradient[..., 1], -0.1966119, rtol=1e-5)
+
+
+def test_by_default_two_experts_whose_gates_sum_to_one():
+    routing = top_k(jnp.float32(draw(0)[0]), context())
+    assert routing.expert.shape == (G, 2, S)
+    np.testing.assert_allclose(jnp.sum(routing.weight, axis=1), 1, rtol=1e-6)
+
+
+def test_padding_is_not_live():
+    mask = jnp.arange(G * S).reshape(G, S) % 3 > 0
+    routing = route(draw(0)[0], 2, mask=mask)
+    for k in range(2):
+        np.testing.assert_array_equal(routing.live[:, k], mask)
+    np.testing.assert_array_equal(routing.mask, mask)
+
+
+def test_dtypes_and_size():
+    routing = jax.eval_shape(top_k, jnp.zeros((G, S, E)), context())
+    dtypes = {
+        name: getattr(routing, name).dtype for name in routing._fields[:6]
+    }
+    assert dtypes == {
+        'expert': jnp.int32,
+        'weight': jnp.float32,
+        'live': jnp.bool_,
+        'probs': jnp.float32,
+        'logits': jnp.float32,
+        'mask': jnp.bool_,
+    }
+    assert routing.num_experts == E
+
+
+def test_more_choices_than_experts():
+    with pytest.raises(ValueError, match='top_k: k = 6 of 5 experts'):
+        top_k(jnp.zeros((G, S, E)), context(), k=6)
+
+
+def test_is_registered():
+    assert ROUTERS['top_k'] is top_k
