@@ -44,22 +44,21 @@ def read_config(argv: list[str]) -> tuple[training.Config, dict]:
     Raises:
       ConfigError: one line, for anything wrong with the flags or the config.
     """
+    given = ' '.join(argv[1:])
     try:
         stray = flags.FLAGS(argv)[1:]
+    except (OSError, ImportError) as error:
+        allowed = f'a config file ({error})'
+        raise ConfigError('--config', given, allowed) from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        message = ' '.join(str(e).split())
-        raise ConfigError('flags', ' '.join(argv[1:]), f'valid: {message}')
-    except (OSError, ImportError) as e:
-        raise ConfigError('--config', ' '.join(argv[1:]), f'a config file: {e}')
+        allowed = 'valid: ' + ' '.join(str(e).split())
+        raise ConfigError('flags', given, allowed) from None
     if stray:
         allowed = 'absent (a flag starts with --)'
         raise ConfigError('arguments', ' '.join(stray), allowed)
-    for flag, value in (
-        ('--config', _CONFIG.value),
-        ('--workdir', _WORKDIR.value),
-    ):
-        if not value:
-            raise ConfigError(flag, value, 'given')
+    for flag in (_CONFIG, _WORKDIR):
+        if not flag.value:
+            raise ConfigError(f'--{flag.name}', flag.value, 'given')
     plain = _CONFIG.value.to_dict()
     return parse(training.Config, plain), plain
 

@@ -1,0 +1,1 @@
+"""Mixture-of-experts research in JAX; see docs/architecture.md."""

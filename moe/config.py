@@ -42,6 +42,7 @@ class AtLeast:
     low: float
 
     def check(self, value: Any) -> str | None:
+        """What is allowed, if the value is not; else None."""
         return None if value >= self.low else f'at least {self.low}'
 
 
@@ -52,6 +53,7 @@ class Above:
     low: float
 
     def check(self, value: Any) -> str | None:
+        """What is allowed, if the value is not; else None."""
         return None if value > self.low else f'greater than {self.low}'
 
 
@@ -63,6 +65,7 @@ class Within:
     high: float
 
     def check(self, value: Any) -> str | None:
+        """What is allowed, if the value is not; else None."""
         inside = self.low <= value <= self.high
         return None if inside else f'between {self.low} and {self.high}'
 

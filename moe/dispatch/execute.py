@@ -22,7 +22,9 @@ class Experts(Protocol):
 
     def __call__(
         self, rows: Float[Array, '...'], sizes: Int[Array, 'E'] | None = None
-    ) -> Float[Array, '...']: ...
+    ) -> Float[Array, '...']:
+        """Applies each expert to its own rows."""
+        ...
 
 
 def onehot(

@@ -4,7 +4,7 @@ B batch, S positions, D width.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax

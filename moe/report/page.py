@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from moe.config import ConfigError
-from moe.report import plots
 from moe.metrics import read_metrics
+from moe.report import plots
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;

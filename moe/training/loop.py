@@ -15,6 +15,7 @@ import numpy as np
 
 from moe.config import ConfigError, differences
 from moe.data import load_text, train_batches, val_batches
+from moe.metrics import Writer
 from moe.models import generate
 from moe.models.lm import active_parameters
 from moe.parallel import batch_sharding, make_mesh, parameter_shardings
@@ -29,7 +30,6 @@ from moe.training.step import (
     make_train_step,
     recorded_routing,
 )
-from moe.metrics import Writer
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 

@@ -1,0 +1,44 @@
+# make train   set up, train the quickstart model, print where its report is
+# make test    set up, run linters and all tests
+# make lint    linters and types alone
+# make clean   remove the environment and the quickstart run
+
+# The first Python of 3.11 or later that runs; override with PYTHON=...
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+BIN := $(VENV)/bin
+
+.PHONY: train test lint clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/train.done
+	$(BIN)/python train.py --config=configs/lm.py:quickstart \
+		--workdir=$(WORKDIR)
+
+test: $(VENV)/test.done lint
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/train.done: requirements.txt $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt
+	touch $@
+
+$(VENV)/test.done: requirements-test.txt requirements.txt $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(WORKDIR)
