@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from moe import training
+from moe.command_line import read_config
 from moe.config import ConfigError, parse
 from moe.training.host import keep_freed_memory
 
@@ -17,9 +18,12 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for what the user can mend."""
+    """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
-        config, plain = read_config(argv)
+        plain = read_config(_CONFIG, argv)
+        config = parse(training.Config, plain)
+        if not _WORKDIR.value:
+            raise ConfigError('--workdir', _WORKDIR.value, 'given')
         workdir = pathlib.Path(_WORKDIR.value)
         keep_freed_memory()
         complete = training.run(config, plain, workdir)
@@ -36,31 +40,6 @@ def main(argv: list[str]) -> int:
     print(report.summary(workdir))
     print(f'report: {report.write(workdir)}')
     return 0
-
-
-def read_config(argv: list[str]) -> tuple[training.Config, dict]:
-    """Flags to a checked config, and the same as plain data.
-
-    Raises:
-      ConfigError: one line, for anything wrong with the flags or the config.
-    """
-    given = ' '.join(argv[1:])
-    try:
-        stray = flags.FLAGS(argv)[1:]
-    except (OSError, ImportError) as error:
-        allowed = f'a config file ({error})'
-        raise ConfigError('--config', given, allowed) from None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        allowed = 'valid: ' + ' '.join(str(e).split())
-        raise ConfigError('flags', given, allowed) from None
-    if stray:
-        allowed = 'absent (a flag starts with --)'
-        raise ConfigError('arguments', ' '.join(stray), allowed)
-    for flag in (_CONFIG, _WORKDIR):
-        if not flag.value:
-            raise ConfigError(f'--{flag.name}', flag.value, 'given')
-    plain = _CONFIG.value.to_dict()
-    return parse(training.Config, plain), plain
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ def router(name: str, **changes) -> ml_collections.ConfigDict:
 def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         names = ', '.join(VARIANTS)
-        raise ValueError(f'variant {variant!r}: must be one of {names}')
+        raise ValueError(f'a variant among {names}')
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, data order and routing noise
     config.steps = 700  # optimizer steps

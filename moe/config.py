@@ -32,7 +32,10 @@ class ConfigError(ValueError):
         super().__init__(field, value, allowed)
 
     def __str__(self) -> str:
-        return f'{self.field} = {self.value!r}: must be {self.allowed}'
+        value = repr(self.value)
+        value = value if len(value) <= 80 else value[:77] + '...'
+        line = f'{self.field} = {value}: must be {self.allowed}'
+        return ' '.join(line.split())
 
 
 @dataclasses.dataclass(frozen=True)

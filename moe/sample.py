@@ -7,6 +7,7 @@ import sys
 from absl import flags
 
 from moe import training
+from moe.command_line import read_flags
 from moe.config import ConfigError, parse
 from moe.training.checkpoint import restore_run
 
@@ -25,12 +26,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
 def main(argv: list[str]) -> int:
     """Prints the prompt and its continuation; returns the exit code."""
     try:
-        try:
-            stray = flags.FLAGS(argv)[1:]
-        except flags.Error as error:
-            raise ConfigError('flags', argv[1:], f'valid: {error}') from None
-        if stray:
-            raise ConfigError('arguments', stray, 'absent')
+        read_flags(argv)
         if not _PROMPT.value:
             raise ConfigError('--prompt', _PROMPT.value, 'at least one byte')
         path = pathlib.Path(_WORKDIR.value or '.')

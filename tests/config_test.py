@@ -180,9 +180,29 @@ def test_refused_in_one_line(change, message):
     assert '\n' not in str(error.value)
 
 
-def test_choice_that_is_no_section():
-    with pytest.raises(ConfigError, match=r'^config\.schedule = 3: must be a'):
-        parse(Outer, {**SECTION, 'schedule': 3})
+@pytest.mark.parametrize(
+    ('schedule', 'field'),
+    [
+        (3, 'config.schedule'),
+        (None, 'config.schedule'),
+        ('warm', 'config.schedule'),
+        ({'name': ['warm']}, 'config.schedule.name'),
+        ({'name': {}}, 'config.schedule.name'),
+        ({'name': None}, 'config.schedule.name'),
+    ],
+    ids=str,
+)
+def test_choice_that_is_none(schedule, field):
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, {**SECTION, 'schedule': schedule})
+    assert caught.value.field == field
+    assert '\n' not in str(caught.value)
+
+
+def test_number_too_large_for_a_float():
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, {**SECTION, 'rate': 10**400})
+    assert caught.value.field == 'config.rate'
 
 
 def test_error_names_its_parts_and_the_given_path():

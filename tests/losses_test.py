@@ -35,7 +35,7 @@ class LoadBalanceTest(chex.TestCase):
             probs, jnp.array(FIRST_CHOICES), all_live(probs)
         )
         np.testing.assert_allclose(loss, 1.0875, rtol=1e-6)
-        self.assertEqual(loss.dtype, jnp.float32)
+        assert loss.dtype == jnp.float32
 
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 2, 3, 4)

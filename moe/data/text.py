@@ -15,7 +15,7 @@ from typing import Annotated
 import grain
 import numpy as np
 
-from moe.config import ConfigError, PositiveInt, Within
+from moe.config import AtLeast, ConfigError, PositiveInt, Within
 
 VOCAB_SIZE = 256
 _SEPARATOR = b'\0'
@@ -36,7 +36,7 @@ class TextConfig:
     """A corpus of text files, as a config describes it."""
 
     files: str
-    seq_len: PositiveInt
+    seq_len: Annotated[int, AtLeast(2)]
     batch_size: PositiveInt
     val_fraction: Annotated[float, Within(0.0, 0.5)]
 

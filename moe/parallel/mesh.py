@@ -73,7 +73,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         raise ConfigError(
             'config.mesh',
             dict(zip(AXES, sizes, strict=True)),
-            f'sizes that multiply to the {count} devices',
+            f'sizes whose product is the number of devices ({count})',
         )
     shape = tuple(count // fixed if s == -1 else s for s in sizes)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))

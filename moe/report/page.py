@@ -14,13 +14,14 @@ from moe.metrics import read_metrics
 from moe.report import plots
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;
 padding:0 1rem;color:#222} img{max-width:100%;height:auto}
 pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:12.5px}
 table{border-collapse:collapse} td,th{padding:.2rem .8rem;text-align:right;
 border-bottom:1px solid #ddd} td:first-child,th:first-child{text-align:left}
-figure{margin:1rem 0} figcaption{color:#666;font-size:13px}
-.map span{white-space:pre-wrap}
+figure{display:inline-block;width:48%;margin:.5rem .5% 1rem;
+vertical-align:top} figcaption{color:#666;font-size:13px}
+.map{max-height:22rem} .map span{white-space:pre-wrap}
 """
 
 _LAYER_METRICS = {

@@ -203,16 +203,21 @@ class _Run:
         if config.sample_length and text:
             text += sample(config, state, text, config.sample_length)
         if config.model.moe_every:
-            piece = self._corpus.val[: config.data.seq_len * 4][:_MAP_BYTES]
-            tokens = jnp.asarray(piece, jnp.int32)
-            tokens = tokens[: len(piece) - len(piece) % config.data.seq_len]
-            tokens = tokens.reshape(-1, config.data.seq_len)
+            tokens = self._piece()
             aux = recorded_routing(config, state, tokens)
             if self._main:
                 _write_routing(self._workdir / 'routing.npz', tokens, aux)
         if self._main:
             path.write_text(text)
             self._writer.write_texts(config.steps, {'sample': text})
+
+    def _piece(self) -> jax.Array:
+        """Sequences from the middle of the validation text, [B, S]."""
+        span, text = self._config.data.seq_len, self._corpus.val
+        count = max(1, min(_MAP_BYTES, len(text)) // span)
+        start = (len(text) - count * span) // 2
+        piece = text[start : start + count * span]
+        return jnp.asarray(piece, jnp.int32).reshape(count, span)
 
     def _say(self, line):
         if self._main:
@@ -243,17 +248,25 @@ def sample(
     Returns:
       The continuation; bytes that are not UTF-8 are shown as marks.
     """
+    variables = {'params': state.params, **state.router_state}
     tokens = np.frombuffer(prompt.encode(), np.uint8).astype(np.int32)
-    out = generate(
-        config.model,
-        {'params': state.params, **state.router_state},
-        tokens[None],
-        jax.random.key(seed),
-        length=length,
-        temperature=temperature,
-        top=top,
-    )
-    raw = np.asarray(out[0]).astype(np.uint8).tobytes()
+    size, span = len(tokens), config.data.seq_len
+    key = jax.random.key(seed)
+    while len(tokens) < size + length:
+        # Positions past those trained on mean nothing: go on from the last
+        # half of the span.
+        window = tokens if len(tokens) < span else tokens[-(span // 2) :]
+        out = generate(
+            config.model,
+            variables,
+            window[None],
+            jax.random.fold_in(key, len(tokens)),
+            length=min(span - len(window), size + length - len(tokens)),
+            temperature=temperature,
+            top=top,
+        )
+        tokens = np.concatenate([tokens, np.asarray(out[0])])
+    raw = tokens[size:].astype(np.uint8).tobytes()
     return raw.replace(b'\0', b'\n').decode(errors='replace')
 
 

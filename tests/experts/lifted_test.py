@@ -113,4 +113,4 @@ def test_grouped_executor_is_refused():
     layer = MoE(Lifted(nn.Dense(F), num_experts=E), executor='grouped')
     message = "executor must be 'indexed' or 'onehot', not 'grouped'"
     with pytest.raises(ValueError, match=message):
-        layer.init(jax.random.key(0), jnp.ones((2, 6, 4)))
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((2, 6, 4)))

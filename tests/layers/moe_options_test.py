@@ -243,6 +243,11 @@ def test_config_builds_the_layer_it_describes():
             {'router': {'name': 'top_k', 'k': 5}},
             'config.router.k = 5: must be at most num_experts (4)',
         ),
+        (
+            # The router's own default, K = 2, is no less too many.
+            {'num_experts': 1, 'router': {'name': 'top_k'}},
+            'config.router.k = 2: must be at most num_experts (1)',
+        ),
         ({'jitter': 1.0}, 'config.jitter = 1.0: must be less than 1'),
         (
             {'executor': 'dense'},

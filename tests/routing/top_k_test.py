@@ -104,7 +104,7 @@ def test_a_single_gate_is_a_probability_and_trains_the_router(renormalize):
 
 
 def test_by_default_two_experts_whose_gates_sum_to_one():
-    routing = top_k(jnp.float32(draw(0)[0]), context())
+    routing = jax.jit(top_k)(draw(0)[0], context())
     assert routing.expert.shape == (G, 2, S)
     np.testing.assert_allclose(jnp.sum(routing.weight, axis=1), 1, rtol=1e-6)
 

@@ -1,0 +1,1 @@
+"""Measurements, as ratios to the dense limit."""

@@ -1,0 +1,116 @@
+"""Command lines in, plain configs out, every mistake told in one line."""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from moe.config import ConfigError
+
+_KINDS = {
+    'invalid literal for int': 'an int',
+    'could not convert string to float': 'a float',
+    'Non-boolean argument': 'true or false',
+    'as a ConfigDict': 'a section, as {name: value}',
+}
+
+
+def read_flags(argv: Sequence[str]) -> None:
+    """Parses the flags, and refuses what is none.
+
+    Args:
+      argv: the command line, the program's name first.
+
+    Raises:
+      ConfigError: for an unknown flag, a bad value, or a stray argument.
+    """
+    try:
+        stray = flags.FLAGS(list(argv))[1:]
+    except flags.Error as error:
+        raise _of_flag(str(error)) from None
+    if stray:
+        allowed = 'absent (a flag starts with --)'
+        raise ConfigError('arguments', ' '.join(stray), allowed)
+
+
+def read_config(
+    holder: flags.FlagHolder, argv: Sequence[str]
+) -> dict[str, Any]:
+    """Parses the flags, a config file with its overrides among them.
+
+    Args:
+      holder: of the flag that names the config file.
+      argv: the command line, the program's name first.
+
+    Returns:
+      The config as plain data.
+
+    Raises:
+      ConfigError: for a file that cannot be loaded, an override of a field it
+        does not have, or anything `read_flags` refuses.
+    """
+    try:
+        read_flags(argv)
+    except (AttributeError, KeyError) as error:
+        # The config library's word for an override of what is not there.
+        raise _unknown_field(holder.name, argv, str(error)) from None
+    try:
+        config = holder.value
+        if config is None:
+            raise ConfigError(f'--{holder.name}', None, 'given')
+        return config.to_dict()
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        name = config_flags.get_config_filename(flags.FLAGS[holder.name])
+        allowed = f'a config file ({reason})'
+        raise ConfigError(f'--{holder.name}', name, allowed) from None
+
+
+def _of_flag(message: str) -> ConfigError:
+    """Makes field, value and what is allowed of absl's message."""
+    found = re.match(r'flag --([\w.]+)=(.*?): (.*)', message, re.DOTALL)
+    if not found:
+        return ConfigError('flags', message, 'known (see --help)')
+    field, value, reason = found.groups()
+    for words, kind in _KINDS.items():
+        if words in reason:
+            return ConfigError(field, value, kind)
+    # Of a config file that raises, the last line of its traceback.
+    last = reason.strip().splitlines()[-1]
+    return ConfigError(field, value, last.removeprefix('ValueError: '))
+
+
+def _unknown_field(flag: str, argv: Sequence[str], message: str) -> ConfigError:
+    """Names the first override of a field that the config does not have."""
+    known = _load(flag, argv)
+    prefix = f'--{flag}.'
+    for argument in argv:
+        if not argument.startswith(prefix):
+            continue
+        path, _, value = argument[len(prefix) :].partition('=')
+        section: Any = known
+        for name in path.split('.'):
+            fields = list(section) if isinstance(section, Mapping) else []
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, 1, cutoff=0)
+                nearest = f' (nearest: {near[0]})' if near else ''
+                allowed = f'absent: no such field{nearest}'
+                return ConfigError(f'{flag}.{path}', value, allowed)
+            section = section[name]
+    return ConfigError(f'--{flag}', list(argv), message)
+
+
+def _load(flag: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The config without overrides, which the flag does not give back."""
+    file = next(a for a in argv if a.startswith(f'--{flag}='))
+    path, *variant = file.partition('=')[2].split(':', 1)
+    spec = importlib.util.spec_from_file_location('config', path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f'--{flag}', path, 'a Python file')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*variant).to_dict()

@@ -1,0 +1,135 @@
+"""Attention and rotary positions against loops, with a cache and without."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.models.attention import Attention, Cache, rotate
+from tests.reference import attention as reference
+from tests.reference.compare import assert_close
+
+WIDTH = 16
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@functools.lru_cache
+def initial(layer):
+    x = jnp.zeros((1, 1, WIDTH))
+    return jax.jit(layer.init)(jax.random.key(0), x)['params']
+
+
+@functools.lru_cache
+def compiled(layer):
+    return jax.jit(lambda p, x, *args: layer.apply({'params': p}, x, *args))
+
+
+def test_rotate():
+    # 1 row, positions 0, 3 and 40, 2 heads of width 6.
+    x, position = normal(0, 1, 3, 2, 6), [0, 3, 40]
+    desired = np.zeros(x.shape)
+    for s, h in np.ndindex(3, 2):
+        desired[0, s, h] = reference.rotate(x[0, s, h], position[s], 50.0)
+    actual = rotate(jnp.asarray(x), jnp.array(position), 50.0)
+    assert_close(actual, desired, 2e-6)
+    # A single pair turns by one radian a position, whatever theta.
+    one = rotate(jnp.array([[[[1.0, 0.0]]]]), jnp.array([1]), 7.0)
+    np.testing.assert_allclose(one[0, 0, 0], [np.cos(1), np.sin(1)], rtol=1e-6)
+
+
+def test_only_distances_count():
+    query, key = normal(1, 1, 1, 2, 8), normal(2, 1, 1, 2, 8)
+
+    def product(at, other):
+        a = rotate(jnp.asarray(query), jnp.array([at]), 100.0)
+        b = rotate(jnp.asarray(key), jnp.array([other]), 100.0)
+        return jnp.sum(a * b, axis=-1)
+
+    near = product(9, 4)
+    np.testing.assert_allclose(product(22, 17), near, atol=1e-5)
+    np.testing.assert_allclose(product(5, 0), near, atol=1e-5)
+    assert np.max(np.abs(product(9, 5) - near)) > 0.1
+    assert np.max(np.abs(product(4, 9) - near)) > 0.1
+
+
+def test_rotate_keeps_lengths_and_the_dtype():
+    x = normal(3, 2, 5, 3, 4)
+    turned = rotate(jnp.asarray(x), jnp.arange(5), 10_000.0)
+    norm = functools.partial(np.linalg.norm, axis=-1)
+    np.testing.assert_allclose(norm(turned), norm(x), rtol=1e-6)
+    np.testing.assert_array_equal(turned[:, 0], x[:, 0])
+    small = rotate(jnp.asarray(x, jnp.bfloat16), jnp.arange(5), 10_000.0)
+    assert small.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize(
+    ('num_heads', 'num_kv_heads', 'theta'),
+    [(2, 2, 10_000.0), (4, 2, 30.0), (4, 1, None)],
+)
+def test_equals_the_loop(num_heads, num_kv_heads, theta, causal):
+    layer = Attention(num_heads, num_kv_heads, causal, theta)
+    params, x = initial(layer), normal(4, 2, 5, WIDTH)
+    head = WIDTH // num_heads
+    assert {name: p.shape for name, p in params.items()} == {
+        'query': (WIDTH, num_heads, head),
+        'key': (WIDTH, num_kv_heads, head),
+        'value': (WIDTH, num_kv_heads, head),
+        'out': (num_heads, head, WIDTH),
+    }
+    actual, cache = compiled(layer)(params, x)
+    assert cache is None
+    double = {name: np.float64(p) for name, p in params.items()}
+    desired = reference.attention(
+        np.float64(x), double, causal=causal, theta=theta
+    )
+    assert_close(actual, desired, 5e-6)
+
+
+@pytest.mark.parametrize('chunks', [(3, 1, 4), (8,), (1,) * 8], ids=str)
+def test_cached_equals_uncached(chunks):
+    # Eight positions in chunks, into a cache with room for ten.
+    layer = Attention(num_heads=4, num_kv_heads=2)
+    params, x = initial(layer), normal(5, 2, 8, WIDTH)
+    desired, _ = compiled(layer)(params, x)
+    empty = jnp.zeros((2, 10, 2, 4))
+    cache, start, parts = Cache(empty, empty), 0, []
+    for size in chunks:
+        y, cache = compiled(layer)(
+            params, x[:, start : start + size], cache, jnp.int32(start)
+        )
+        parts.append(y)
+        start += size
+    assert_close(np.concatenate(parts, axis=1), np.asarray(desired), 2e-6)
+    assert np.all(np.asarray(cache.key[:, 8:]) == 0)
+    # What was kept are the rotated keys and the values, of two heads.
+    value = np.einsum('bsd,dnh->bsnh', x, params['value'])
+    assert_close(cache.value[:, :8], value, 2e-6)
+    key = np.einsum('bsd,dnh->bsnh', x, params['key'])
+    key = rotate(jnp.asarray(key), jnp.arange(8), 10_000.0)
+    assert_close(cache.key[:, :8], np.asarray(key), 2e-6)
+
+
+def test_dtype_of_the_computation():
+    layer = Attention(num_heads=2, num_kv_heads=2, dtype=jnp.bfloat16)
+    params, x = initial(layer), normal(6, 1, 4, WIDTH)
+    assert {p.dtype for p in params.values()} == {jnp.dtype('float32')}
+    y, _ = compiled(layer)(params, x)
+    assert y.dtype == jnp.bfloat16
+    wide, _ = compiled(Attention(num_heads=2, num_kv_heads=2))(params, x)
+    # A bfloat16 has 8 bits: a few roundings of 2^-9 each.
+    assert_close(y, np.asarray(wide), 2e-2)
+
+
+def test_scale_of_the_output_projection():
+    whole = initial(Attention(num_heads=2, num_kv_heads=1))
+    part = initial(Attention(num_heads=2, num_kv_heads=1, out_scale=0.25))
+    np.testing.assert_allclose(part['out'], 0.25 * whole['out'], rtol=1e-6)
+    np.testing.assert_array_equal(part['query'], whole['query'])
+    # 256 entries of variance 1 / fan-in, of H * h = D = 16: .25 +- 5%.
+    np.testing.assert_allclose(np.std(whole['out']), 0.25, rtol=0.15)
