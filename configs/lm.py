@@ -3,10 +3,10 @@
     python train.py --config=configs/lm.py:quickstart --workdir=runs/quickstart
 
 Variants:
-  quickstart  8 experts, top 2, dropless.
+  quickstart  16 experts, top 2, dropless.
   dense       no mixture; a feed-forward of the same active FLOPs a token.
-  switch      8 experts, top 1, capacity 1.25, input jitter.
-  top2        8 experts, top 2, capacity 1.25 in groups of one sequence.
+  switch      16 experts, top 1, capacity 1.25, input jitter.
+  top2        16 experts, top 2, capacity 1.25 in groups of one sequence.
   dropless    the quickstart's layer with the grouped executor.
 """
 
@@ -31,7 +31,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
         raise ValueError(f'a variant among {names}')
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, data order and routing noise
-    config.steps = 700  # optimizer steps
+    config.steps = 500  # optimizer steps
 
     config.model = model = ml_collections.ConfigDict()
     model.vocab_size = 256  # bytes
@@ -50,7 +50,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     model.remat = 'none'  # recompute in the backward pass: none, dots, full
 
     model.moe = moe = ml_collections.ConfigDict()
-    moe.num_experts = 8  # E
+    moe.num_experts = 16  # E
     moe.d_ff = 256  # hidden width of one expert
     moe.activation = 'swiglu'  # as above, of the experts
     moe.use_bias = False  # in the experts
@@ -93,14 +93,15 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     mesh.tensor = 1  # hidden widths and heads spread over devices
 
     config.log_every = 10  # steps between metrics
-    config.eval_every = 350  # steps between passes over the validation set
-    config.checkpoint_every = 350  # steps between checkpoints
+    config.eval_every = 250  # steps between passes over the validation set
+    config.checkpoint_every = 250  # steps between checkpoints
     config.keep_checkpoints = 2  # newest ones kept
     config.sample_prompt = 'def '  # continued at the end of the run
     config.sample_length = 400  # bytes of the continuation
 
     if variant == 'dense':
         model.moe_every = 0
+        model.d_ff = 518  # 2 experts of 256, and what the router multiplies
     elif variant == 'switch':
         moe.router = router('top_k', k=1)
         moe.d_ff = 512

@@ -205,6 +205,16 @@ def test_number_too_large_for_a_float():
     assert caught.value.field == 'config.rate'
 
 
+def test_long_values_of_many_lines_are_cut_to_one():
+    # 77 characters of the value, and dots.
+    line = str(ConfigError('field', 'x' * 100, 'short'))
+    assert line == "field = '" + 'x' * 76 + '...: must be short'
+    line = str(ConfigError('field', np.zeros((2, 3)), 'a number'))
+    assert (
+        line == 'field = array([[0., 0., 0.], [0., 0., 0.]]): must be a number'
+    )
+
+
 def test_error_names_its_parts_and_the_given_path():
     with pytest.raises(ConfigError) as caught:
         parse(Inner, {**INNER, 'low': 9.0}, path='model.inner')

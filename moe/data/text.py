@@ -100,8 +100,8 @@ def load_text(config: TextConfig) -> Corpus:
                 f'of {name} text (there are {len(text)})'
             )
             raise ConfigError('config.data.files', config.files, allowed)
-    digest = hashlib.sha256(train)
-    digest.update(val)
+    digest = hashlib.sha256(train.tobytes())
+    digest.update(val.tobytes())
     return Corpus(
         train=train,
         val=val,

@@ -104,7 +104,7 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
         axes = [RULES[name] for name in logical]
         if leaf.ndim < len(axes):
             axes = axes[len(axes) - leaf.ndim :]
-        axes = [None] * (leaf.ndim - len(axes)) + axes
+        axes = [*(leaf.ndim - len(axes)) * [None], *axes]
         sized = zip(axes, leaf.shape, strict=True)
         spec = [a if a and n % mesh.shape[a] == 0 else None for a, n in sized]
         return NamedSharding(mesh, P(*spec))

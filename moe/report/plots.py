@@ -81,11 +81,10 @@ def load_map(metrics: _Metrics, layers: Sequence[int]) -> bytes | None:
         squeeze=False,
         sharex=True,
     )
-    image = None
     for layer, (steps, load), axes in zip(
         layers, loads, grid[:, 0], strict=True
     ):
-        image = axes.imshow(
+        axes.imshow(
             load.T,
             aspect='auto',
             interpolation='nearest',
@@ -96,6 +95,7 @@ def load_map(metrics: _Metrics, layers: Sequence[int]) -> bytes | None:
         axes.set_ylabel(f'layer {layer}\nexpert', fontsize=8)
         axes.tick_params(labelsize=7)
     grid[-1, 0].set_xlabel('step')
+    image = grid[0, 0].images[0]
     bar = figure.colorbar(image, ax=grid[:, 0].tolist())
     bar.set_label('load / uniform share', fontsize=8)
     return _png(figure)
