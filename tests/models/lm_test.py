@@ -13,7 +13,7 @@ from moe.models.lm import active_parameters
 from tests import tiny
 from tests.reference.compare import assert_close
 
-TOKENS = np.random.default_rng(0).integers(0, 256, (2, 8), np.int32)
+TOKENS = np.random.default_rng(0).integers(0, 256, (6, 5), np.int32)
 
 
 @functools.lru_cache
@@ -41,22 +41,22 @@ def test_no_position_sees_a_later_token():
     # Dropless. Row i of the batch has another token at position i: the logits
     # before it stay as they are, those from it on change.
     config = tiny.model()
-    rows = np.repeat(TOKENS[:1], 9, axis=0)
-    for i in range(8):
+    rows = np.repeat(TOKENS[:1], 6, axis=0)
+    for i in range(5):
         rows[i, i] = (rows[i, i] + 1) % 256
     logits = np.asarray(run(config, rows)[0])
     assert logits.dtype == np.float32
-    changed = np.max(np.abs(logits[:8] - logits[8]), axis=-1)
-    for i in range(8):
+    changed = np.max(np.abs(logits[:5] - logits[5]), axis=-1)
+    for i in range(5):
         np.testing.assert_allclose(changed[i, :i], 0, atol=1e-6)
         assert np.all(changed[i, i:] > 1e-4), i
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
-def test_auxiliary_losses_reach_the_objective(remat):
-    # Two mixture layers inside a scan: a coefficient adds that multiple of the
-    # loss's own gradient to the router of every layer.
-    config = tiny.model({'remat': remat})
+def test_auxiliary_losses_reach_the_objective():
+    # Two mixture layers inside a scan, computed again in the backward pass: a
+    # coefficient adds that multiple of the loss's own gradient to the router
+    # of every layer.
+    config = tiny.model({'remat': 'full'})
 
     @jax.jit
     @jax.grad
@@ -84,12 +84,14 @@ def test_auxiliary_losses_reach_the_objective(remat):
 
 def test_tied_embeddings_are_the_head():
     tied, untied = tiny.model({'tie_embeddings': True}), tiny.model()
-    params = initial(tied)
-    assert 'head' not in params
-    assert initial(untied)['head'].shape == (16, 256)
+    made = jax.eval_shape(LM(tied).init, jax.random.key(0), TOKENS)['params']
+    assert sorted(made) == ['embedding', 'norm', 'stack']
+    params = dict(initial(untied))
+    assert params.pop('head').shape == (16, 256)
     same = {**params, 'head': params['embedding'].T}
     desired = compiled(untied)(same, TOKENS)[0]
-    assert_close(run(tied)[0], np.asarray(desired), 1e-6)
+    actual = compiled(tied)(params, TOKENS)[0]
+    assert_close(actual, np.asarray(desired), 1e-6)
     other = compiled(untied)({**same, 'head': -same['head']}, TOKENS)[0]
     np.testing.assert_allclose(other, -desired, atol=1e-6)
 
@@ -126,10 +128,10 @@ def test_active_parameters(changes, total, active):
 
 
 def test_bfloat16():
-    config = tiny.model({'dtype': 'bfloat16', 'moe.executor': 'grouped'})
-    params = initial(config)
-    chex.assert_trees_all_equal_dtypes(params, initial(tiny.model()))
-    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype('float32')}
+    config = tiny.model({'dtype': 'bfloat16'})
+    made = jax.eval_shape(LM(config).init, jax.random.key(0), TOKENS)['params']
+    assert {x.dtype for x in jax.tree.leaves(made)} == {np.dtype('float32')}
+    params = initial(tiny.model())
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -144,7 +146,7 @@ def test_bfloat16():
     # What is decided and reported is float32; [L, G, S, E] of the routers.
     floats = (logits, aux.losses, aux.stats, aux.routing.logits)
     assert {x.dtype for x in jax.tree.leaves(floats)} == {np.dtype('float32')}
-    chex.assert_shape(aux.routing.logits, (2, 2, 8, 4))
+    chex.assert_shape(aux.routing.logits, (2, 6, 5, 4))
     chex.assert_tree_all_finite(grads)
     chex.assert_trees_all_equal_dtypes(grads, params)
     # A bfloat16 has 8 bits, and the logits are of order 1.
@@ -154,17 +156,16 @@ def test_bfloat16():
 
 
 def test_mask_reaches_the_mixtures():
-    # Three of sixteen tokens are padding: the routers do not count them.
-    mask = np.ones((2, 8), bool)
-    mask[0, 5:] = False
+    # Three of thirty tokens are padding: the routers do not count them.
+    mask = np.ones((6, 5), bool)
+    mask[0, 2:] = False
     config = tiny.model()
-    apply = functools.partial(LM(config).apply, record=True)
-    variables = {'params': initial(config)}
-    aux = jax.jit(lambda m: apply(variables, TOKENS, mask=m)[2])(mask)
+    aux = compiled(config, record=True)(initial(config), TOKENS, mask=mask)[2]
     np.testing.assert_array_equal(aux.routing.mask, np.stack([mask, mask]))
-    load = np.asarray(aux.stats['load'])  # share of 13 tokens' 26 choices, * 4
-    np.testing.assert_allclose(np.sum(load, axis=1), 4, rtol=1e-6)
-    np.testing.assert_allclose(load * 26 / 4, np.round(load * 26 / 4), 1e-5)
+    # A load is the share of 27 tokens' 54 choices, times 4 experts.
+    choices = np.asarray(aux.stats['load']) * 54 / 4
+    np.testing.assert_allclose(choices, np.round(choices), atol=1e-5)
+    np.testing.assert_allclose(np.sum(choices, axis=1), 54, rtol=1e-6)
 
 
 def test_routing_is_recorded_on_demand():
@@ -173,17 +174,17 @@ def test_routing_is_recorded_on_demand():
         model = functools.partial(LM(config).init_with_output, record=record)
         made = jax.eval_shape(model, jax.random.key(0), TOKENS)
         (logits, cache, aux), _ = made
-        chex.assert_shape(logits, (2, 8, 256))
+        chex.assert_shape(logits, (6, 5, 256))
         assert cache is None
         chex.assert_shape(aux.stats['load'], (2, 4))  # layers 1 and 3
         assert (aux.routing is not None) == record
         if record:
-            chex.assert_shape(aux.routing.expert, (2, 2, 2, 8))  # [L,G,K,S]
+            chex.assert_shape(aux.routing.expert, (2, 6, 2, 5))  # [L,G,K,S]
 
 
 def test_jitter_follows_the_key_and_the_layer():
-    # The same layer twice: without noise both routers would see nearly the
-    # same, as the first layer's output projections are zero.
+    # The first layer adds nothing and the routers are equal: without noise
+    # both layers route alike.
     config = tiny.model({'moe.jitter': 0.5})
     params = jax.tree.map(lambda x: x.copy(), initial(tiny.model()))
     block = params['stack']['layers']['block_0']
@@ -200,6 +201,7 @@ def test_jitter_follows_the_key_and_the_layer():
     np.testing.assert_array_equal(first, again)
     assert np.max(np.abs(first - other)) > 0.1
     assert np.max(np.abs(first[0] - first[1])) > 0.1
-    still = compiled(tiny.model(), record=True)(params, TOKENS)[2]
+    mask = np.ones((6, 5), bool)
+    still = compiled(tiny.model(), record=True)(params, TOKENS, mask=mask)[2]
     layers = still.routing.logits
     np.testing.assert_allclose(layers[0], layers[1], atol=1e-6)

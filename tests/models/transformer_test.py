@@ -179,7 +179,12 @@ def test_norm():
 
 def test_empty_cache():
     config = tiny.model(
-        {'num_layers': 4, 'moe_every': 2, 'num_kv_heads': 1, 'dtype': 'bfloat16'}
+        {
+            'num_layers': 4,
+            'moe_every': 2,
+            'num_kv_heads': 1,
+            'dtype': 'bfloat16',
+        }
     )
     cache = empty_cache(config, batch=3, length=7)
     assert len(cache) == 2  # one for each block of the pattern

@@ -128,6 +128,16 @@ def test_bfloat16_accumulates_in_float32():
     assert y.tolist() == [[2112], [2112], [2112], [0]]
 
 
+def test_bfloat16_sums_blocks_in_float32():
+    # Over 2048 rows in blocks of 2048/2/8 = 128: 2048 + 2047/16 = 2175.9, as a
+    # bfloat16 2176. A sum kept in bfloat16 would stay at 2048, block after
+    # block of 128/16 = 8, half of the distance to the next number.
+    x = jnp.full((2048, 1), 1 / 16, jnp.bfloat16).at[0].set(2048)
+    w, dy = jnp.ones((2, 1, 1), x.dtype), jnp.ones_like(x)
+    dw = products(x, w, jnp.array([2048, 0]), dy)[2]
+    assert dw.tolist() == [[[2176]], [[0]]]
+
+
 def test_bfloat16_gradients():
     # Inputs are exact and small, so the results only round once, by 2^-8.
     sizes = np.array([20, 0, 29, 0], np.int32)
