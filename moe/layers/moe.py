@@ -4,6 +4,7 @@ B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from moe.config import (
     OneOf,
     PositiveFloat,
     PositiveInt,
+    options,
 )
 from moe.dispatch import EXECUTORS, capacity
 from moe.experts import MLP, Activation
@@ -43,7 +45,7 @@ class MoEConfig:
     balance_scope: Literal['group', 'device', 'global']
 
     def __post_init__(self):
-        k = self.router.keywords.get('k', 1)  # type: ignore[attr-defined]
+        k = choices(self.router)
         if k > self.num_experts:
             allowed = f'at most num_experts ({self.num_experts})'
             raise ConfigError('router.k', k, allowed)
@@ -73,6 +75,13 @@ class MoEConfig:
             balance_scope=self.balance_scope,
             name=name,
         )
+
+
+def choices(router: Router) -> int:
+    """K, the experts a token uses: the router's option `k`, 1 without."""
+    if isinstance(router, functools.partial):
+        return router.keywords.get('k', choices(router.func))
+    return options(router).get('k', 1)
 
 
 class MoE(nn.Module):
@@ -147,6 +156,8 @@ class MoE(nn.Module):
         grid = (num_groups, num_tokens // num_groups)
         tokens = x.reshape(*grid, x.shape[-1])
         live = jnp.ones(grid, bool) if mask is None else mask.reshape(grid)
+        if mask is not None:  # padding may hold anything, NaN included
+            tokens = jnp.where(live[..., None], tokens, 0)
         random = train and self.has_rng('router')
         context = Context(
             mask=live,
