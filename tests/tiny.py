@@ -1,7 +1,9 @@
 """The smallest runs that have every part: plain configs and corpora."""
 
 import contextlib
+import logging
 import random
+import re
 
 import jax
 
@@ -79,3 +81,22 @@ def quick_compilation():
         yield
     finally:
         jax.config.update('jax_disable_most_optimizations', False)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Collects the names of the functions compiled meanwhile."""
+    names: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            done = r'Finished XLA compilation of jit\((\w+)\)'
+            names.extend(re.findall(done, record.getMessage()))
+
+    listener = Listener()
+    logging.getLogger('jax').addHandler(listener)
+    try:
+        with jax.log_compiles():
+            yield names
+    finally:
+        logging.getLogger('jax').removeHandler(listener)

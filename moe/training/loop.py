@@ -286,12 +286,12 @@ class _Progress:
         if last and step > last:
             self._rate = (step - last) / (now - then)
         values['train/tokens_per_second'] = self._rate * self._tokens
-        left = (self._steps - step) / self._rate if self._rate else 0
+        left = round((self._steps - step) / self._rate) if self._rate else 0
         parts = [
             f'step {step:>{len(str(self._steps))}}/{self._steps}',
             f'loss {values["train/loss"]:.4f}',
             f'{self._rate * self._tokens:,.0f} tokens/s',
-            f'{left // 60:.0f}m{left % 60:02.0f}s left',
+            f'{left // 60}m{left % 60:02}s left',
         ]
         loads = [v for k, v in values.items() if k.endswith('/load_max')]
         if loads:

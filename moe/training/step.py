@@ -1,6 +1,7 @@
 """One training step and one evaluation step, as pure functions.
 
-B sequences a batch, S targets a sequence, L mixture layers, E experts.
+B sequences a batch, S targets a sequence, W = S + 1 bytes of it, V vocabulary,
+L mixture layers, E experts.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def token_losses(
 
 def make_train_step(
     config: Config,
-) -> Callable[[TrainState, UInt8[Array, 'B S+1']], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, UInt8[Array, 'B W']], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
     The objective is the mean token loss plus the weighted sum of the auxiliary
@@ -157,14 +158,14 @@ def make_eval_step(
       config: of the run.
 
     Returns:
-      A pure function of the state, bytes [B, S + 1] and the mask [B, S] of
+      A pure function of the state, bytes [B, W] and the mask [B, S] of
       live targets: the summed loss in nats, and the number of live targets.
     """
     model = LM(config.model)
 
     def eval_step(
         state: TrainState,
-        tokens: UInt8[Array, 'B S+1'],
+        tokens: UInt8[Array, 'B W'],
         mask: Bool[Array, 'B S'],
     ):
         tokens = tokens.astype(jnp.int32)

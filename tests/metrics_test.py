@@ -1,0 +1,96 @@
+"""Where metrics go: lines of JSON and TensorBoard's events."""
+
+import json
+import struct
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from moe.metrics import Writer, read_metrics
+
+
+def events(workdir):
+    """What TensorBoard reads: (step, tag, scalar or None) of every value."""
+    found = []
+    for path in sorted((workdir / 'tensorboard').iterdir()):
+        data = path.read_bytes()
+        while data:  # length, checksum, event, checksum
+            (size,) = struct.unpack('<Q', data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            for value in event.summary.value:
+                scalar = value.simple_value
+                kind = value.WhichOneof('value')
+                found.append(
+                    (
+                        event.step,
+                        value.tag,
+                        scalar if kind == 'simple_value' else kind,
+                    )
+                )
+    return found
+
+
+def write(workdir, steps, start=0):
+    writer = Writer(workdir, start)
+    for step in steps:
+        writer.write_scalars(step, {'train/loss': step / 4})
+    writer.close()
+
+
+def steps(workdir):
+    return [m['step'] for m in read_metrics(workdir / 'metrics.jsonl')]
+
+
+def test_every_sink(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write_scalars(3, {'train/loss': 0.5, 'moe/load': [1.0, 3.0]})
+    # A line is whole as soon as it is written: a reader need not wait.
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {'step': 3, 'train/loss': 0.5, 'moe/load': [1.0, 3.0]}
+    ]
+    writer.write_texts(4, {'sample': 'def x'})
+    writer.close()
+    found = events(tmp_path)
+    assert (3, 'train/loss', 0.5) in found
+    assert (3, 'moe/load', 'histo') in found
+    assert [(s, t) for s, t, _ in found if 'sample' in t] == [
+        (4, 'sample/text_summary')
+    ]
+
+
+def test_a_continued_run_drops_what_it_will_write_again(tmp_path):
+    # Cut off after step 5, its newest checkpoint of step 3.
+    write(tmp_path, [1, 2, 3, 4, 5])
+    write(tmp_path, [4, 5, 6], start=3)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    # Each process has its own file of events.
+    assert len(list((tmp_path / 'tensorboard').iterdir())) == 2
+
+
+@pytest.mark.parametrize('rest', ['{"step": 3, "tr', '{', '{"step": 3}\n{"st'])
+def test_a_last_line_cut_off_is_left_out(tmp_path, rest):
+    write(tmp_path, [1, 2])
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(path.read_text() + rest)
+    assert steps(tmp_path)[:2] == [1, 2]
+    write(tmp_path, [3, 4], start=2)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_only_one_process_writes(tmp_path):
+    writer = Writer(tmp_path, 0, active=False)
+    writer.write_scalars(1, {'train/loss': 1.0})
+    writer.write_texts(1, {'sample': 'x'})
+    writer.flush()
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flushed_events_are_there(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write_scalars(7, {'a': 2.0})
+    writer.flush()
+    assert (7, 'a', 2.0) in events(tmp_path)
+    writer.close()

@@ -1,0 +1,169 @@
+"""The mesh: sizes, errors, and where everything lives on it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from moe.config import ConfigError
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
+from moe.training.step import init_state
+from tests import tiny
+
+ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
+
+
+def sizes(**changes):
+    return dataclasses.replace(ONE, **changes)
+
+
+# Eight devices.
+@pytest.mark.parametrize(
+    ('changes', 'shape'),
+    [
+        ({'data': -1}, (1, 8, 1, 1, 1)),
+        ({'data': 8}, (1, 8, 1, 1, 1)),
+        ({'data': -1, 'fsdp': 2, 'expert': 2}, (1, 2, 2, 2, 1)),
+        ({'data': -1, 'tensor': 8}, (1, 1, 1, 1, 8)),
+        ({'replica': 2, 'data': 2, 'tensor': 2}, (2, 2, 1, 1, 2)),
+    ],
+    ids=str,
+)
+def test_sizes(changes, shape):
+    mesh = make_mesh(sizes(**changes))
+    axes = ('replica', 'data', 'fsdp', 'expert', 'tensor')
+    assert tuple(mesh.shape.items()) == tuple(zip(axes, shape, strict=True))
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    devices = {d.id for d in mesh.devices.flatten()}
+    assert devices == {d.id for d in jax.devices()}
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'data': 1},
+        {'data': 4},
+        {'data': 16},
+        {'data': -1, 'fsdp': 3},
+        {'data': -1, 'tensor': 16},
+        {'data': 8, 'expert': 2},
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_the_devices(changes):
+    with pytest.raises(ConfigError) as caught:
+        make_mesh(sizes(**changes))
+    message = str(caught.value)
+    assert message.startswith('config.mesh = ')
+    assert 'number of devices (8)' in message
+    assert '\n' not in message
+
+
+def test_no_devices_along_an_axis():
+    with pytest.raises(ConfigError, match='^data = 0: must be -1 or at least'):
+        sizes(data=0)
+
+
+def test_rows_of_a_batch_are_split_over_all_but_tensor():
+    mesh = make_mesh(sizes(data=2, expert=2, tensor=2))
+    rows = np.arange(8, dtype=np.uint8)[:, None]
+    batch = jax.device_put(rows, batch_sharding(mesh))
+    found = {}
+    for shard in batch.addressable_shards:
+        part = tuple(np.asarray(shard.data)[:, 0].tolist())
+        found[part] = found.get(part, 0) + 1
+    # Four shares of two rows, each on the two devices along `tensor`.
+    assert found == {(0, 1): 2, (2, 3): 2, (4, 5): 2, (6, 7): 2}
+
+
+def specs(config, mesh):
+    """Spec of every leaf of a train state: of its parameters, of the rest."""
+    state = jax.eval_shape(lambda: init_state(config))
+    found = jax.tree_util.tree_leaves_with_path(
+        parameter_shardings(mesh, state)
+    )
+    trees = ('.params', '.opt_state')
+    return [
+        {
+            '/'.join(str(k.key) for k in path if hasattr(k, 'key')): s.spec
+            for path, s in found
+            if jax.tree_util.keystr(path).startswith(tree)
+        }
+        for tree in trees
+    ]
+
+
+STACK = 'stack/layers'
+PLACES = {
+    'embedding': P(None, 'fsdp'),
+    'head': P('fsdp', None),
+    'norm/scale': P(None),
+    f'{STACK}/block_0/attention/query': P(None, 'fsdp', 'tensor', None),
+    f'{STACK}/block_0/attention/key': P(None, 'fsdp', 'tensor', None),
+    f'{STACK}/block_0/attention/value': P(None, 'fsdp', 'tensor', None),
+    f'{STACK}/block_0/attention/out': P(None, 'tensor', None, 'fsdp'),
+    f'{STACK}/block_0/attention_norm/scale': P(None, None),
+    f'{STACK}/block_1/moe/router': P(None, None, None),
+    f'{STACK}/block_1/moe/experts/up': P(None, 'expert', 'fsdp', 'tensor'),
+    f'{STACK}/block_1/moe/experts/gate': P(None, 'expert', 'fsdp', 'tensor'),
+    f'{STACK}/block_1/moe/experts/down': P(None, 'expert', 'tensor', 'fsdp'),
+    f'{STACK}/block_1/moe/experts/up_bias': P(None, None, None),
+}
+MIXED = tiny.parsed(
+    {'model.num_layers': 4, 'model.moe_every': 2, 'model.moe.use_bias': True}
+)
+
+
+def test_places_of_the_parameters():
+    # Two repetitions of a dense and a mixture block: the repetitions, the
+    # first axis of everything in the stack, are never split.
+    mesh = make_mesh(sizes(fsdp=2, expert=2, tensor=2))
+    params, moments = specs(MIXED, mesh)
+    for name, spec in PLACES.items():
+        assert params[name] == spec, name
+        # The optimizer's moments live with their parameters.
+        assert moments[name] == spec, name
+
+
+@pytest.mark.parametrize(
+    ('name', 'spec'),
+    [
+        ('up', P(None, 'fsdp', 'tensor')),
+        ('gate', P(None, 'fsdp', 'tensor')),
+        ('down', P(None, 'tensor', 'fsdp')),
+    ],
+)
+def test_places_of_a_dense_layer(name, spec):
+    # It has no experts to spread: its repetitions are not split either.
+    mesh = make_mesh(sizes(fsdp=2, expert=2, tensor=2))
+    params, _ = specs(MIXED, mesh)
+    assert params[f'{STACK}/block_0/mlp/{name}'] == spec
+
+
+def test_what_an_axis_does_not_divide_is_not_split():
+    # Two heads over four devices, six experts over four, widths of 16.
+    mesh = make_mesh(sizes(expert=4, tensor=2))
+    config = tiny.parsed({'model.moe.num_experts': 8})
+    params, _ = specs(config, mesh)
+    up = f'{STACK}/block_0/moe/experts/up'
+    # An axis of size 1 may be named: it splits nothing.
+    assert params[up] == P(None, 'expert', 'fsdp', 'tensor')
+    wide = make_mesh(sizes(tensor=8))
+    params, _ = specs(config, wide)
+    assert params[f'{STACK}/block_0/attention/query'][2] is None
+    assert params[up][3] == 'tensor'
+    tree = {'up': jax.ShapeDtypeStruct((6, 16, 12), np.float32)}
+    assert parameter_shardings(wide, tree)['up'].spec == P(
+        'expert', 'fsdp', None
+    )
+    assert parameter_shardings(mesh, tree)['up'].spec == P(
+        None, 'fsdp', 'tensor'
+    )
