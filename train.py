@@ -11,20 +11,24 @@ from moe.command_line import read_config
 from moe.config import ConfigError, parse
 from moe.training.host import keep_freed_memory
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'File with get_config(variant), as FILE[:VARIANT].'
+_FLAGS = flags.FlagValues()
+config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'File with get_config(variant), as FILE[:VARIANT].',
+    flag_values=_FLAGS,
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
 
 
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
-        plain = read_config(_CONFIG, argv)
+        plain = read_config(_FLAGS, argv)
         config = parse(training.Config, plain)
-        if not _WORKDIR.value:
-            raise ConfigError('--workdir', _WORKDIR.value, 'given')
-        workdir = pathlib.Path(_WORKDIR.value)
+        if not _FLAGS.workdir:
+            raise ConfigError('--workdir', _FLAGS.workdir, 'given')
+        workdir = pathlib.Path(_FLAGS.workdir)
         keep_freed_memory()
         complete = training.run(config, plain, workdir)
     except ConfigError as error:

@@ -5,30 +5,37 @@ import sys
 from absl import flags
 
 from benchmarks import layer
+from moe.command_line import read_flags
+from moe.config import ConfigError
 from moe.training.host import keep_freed_memory
 
-_ROWS = flags.DEFINE_integer('rows', 8192, '(token, choice) pairs.', 64)
-_WIDTH = flags.DEFINE_integer('width', 512, 'D.', 1)
-_HIDDEN = flags.DEFINE_integer('hidden', 2048, 'F of an expert.', 1)
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Times each is measured.', 1)
+_FLAGS = flags.FlagValues()
+for _name, _value, _help in (
+    ('rows', 8192, '(token, choice) pairs.'),
+    ('width', 512, 'D.'),
+    ('hidden', 2048, 'F of an expert.'),
+    ('rounds', 7, 'Times each is measured.'),
+):
+    flags.DEFINE_integer(_name, _value, _help, 1, flag_values=_FLAGS)
 
 _SUITES = {'layer': layer.run}
 
 
 def main(argv: list[str]) -> int:
     """Runs the named suite; returns the exit code."""
+    names = [a for a in argv[1:] if not a.startswith('--')]
     try:
-        names = flags.FLAGS(argv)[1:]
-    except flags.Error as error:
+        read_flags(_FLAGS, [a for a in argv if a not in names])
+        if len(names) != 1 or names[0] not in _SUITES:
+            allowed = 'one of ' + ', '.join(_SUITES)
+            raise ConfigError('suite', ' '.join(names), allowed)
+    except ConfigError as error:
         print(f'benchmarks: {error}', file=sys.stderr)
-        return 2
-    if len(names) != 1 or names[0] not in _SUITES:
-        known = ', '.join(_SUITES)
-        print(f'benchmarks: name one suite of {known}', file=sys.stderr)
         return 2
     keep_freed_memory()
     suite = _SUITES[names[0]]
-    lines = suite(_ROWS.value, _WIDTH.value, _HIDDEN.value, _ROUNDS.value)
+    f = _FLAGS
+    lines = suite(f.rows, f.width, f.hidden, f.rounds)
     print('\n'.join(lines))
     return 0
 

@@ -19,17 +19,27 @@ _KINDS = {
 }
 
 
-def read_flags(argv: Sequence[str]) -> None:
-    """Parses the flags, and refuses what is none.
+def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Parses the flags, and refuses what is none; `--help` lists them.
 
     Args:
+      values: the flags of the program.
       argv: the command line, the program's name first.
 
     Raises:
       ConfigError: for an unknown flag, a bad value, or a stray argument.
+      SystemExit: after `--help`.
     """
+    if '--help' in argv:
+        print(f'usage: {argv[0]} [flags]\n{values.get_help()}')
+        raise SystemExit(0)
     try:
-        stray = flags.FLAGS(list(argv))[1:]
+        stray = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(values), 1, 0)
+        allowed = f'absent: no such flag (nearest: --{near[0]})'
+        value = error.flagvalue.partition('=')[2]
+        raise ConfigError(f'--{error.flagname}', value, allowed) from None
     except flags.Error as error:
         raise _of_flag(str(error)) from None
     if stray:
@@ -38,13 +48,14 @@ def read_flags(argv: Sequence[str]) -> None:
 
 
 def read_config(
-    holder: flags.FlagHolder, argv: Sequence[str]
+    values: flags.FlagValues, argv: Sequence[str], flag: str = 'config'
 ) -> dict[str, Any]:
     """Parses the flags, a config file with its overrides among them.
 
     Args:
-      holder: of the flag that names the config file.
+      values: the flags of the program.
       argv: the command line, the program's name first.
+      flag: the one that names the config file.
 
     Returns:
       The config as plain data.
@@ -54,27 +65,27 @@ def read_config(
         does not have, or anything `read_flags` refuses.
     """
     try:
-        read_flags(argv)
+        read_flags(values, argv)
     except (AttributeError, KeyError) as error:
         # The config library's word for an override of what is not there.
-        raise _unknown_field(holder.name, argv, str(error)) from None
+        raise _unknown_field(flag, argv, str(error)) from None
     try:
-        config = holder.value
+        config = values[flag].value
         if config is None:
-            raise ConfigError(f'--{holder.name}', None, 'given')
+            raise ConfigError(f'--{flag}', None, 'given')
         return config.to_dict()
     except OSError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        name = config_flags.get_config_filename(flags.FLAGS[holder.name])
+        name = config_flags.get_config_filename(values[flag])
         allowed = f'a config file ({reason})'
-        raise ConfigError(f'--{holder.name}', name, allowed) from None
+        raise ConfigError(f'--{flag}', name, allowed) from None
 
 
 def _of_flag(message: str) -> ConfigError:
     """Makes field, value and what is allowed of absl's message."""
     found = re.match(r'flag --([\w.]+)=(.*?): (.*)', message, re.DOTALL)
     if not found:
-        return ConfigError('flags', message, 'known (see --help)')
+        return ConfigError('flags', message, 'as --help says')
     field, value, reason = found.groups()
     for words, kind in _KINDS.items():
         if words in reason:

@@ -126,6 +126,9 @@ def options(function: Callable) -> dict[str, Any]:
 
     Returns:
       Name to default of every keyword-only parameter that has one.
+
+    >>> options(lambda x, *, k=2, renormalize=True: None)
+    {'k': 2, 'renormalize': True}
     """
     parameters = inspect.signature(function).parameters.values()
     return {

@@ -41,6 +41,11 @@ def load_balance(
 
     Returns:
       The loss, a float32 scalar; 0 if no token is live.
+
+    >>> half = jnp.full((1, 4, 2), 0.5)
+    >>> even, live = jnp.array([[2.0, 2.0]]), jnp.ones((1, 4), bool)
+    >>> float(load_balance(half, even, live))
+    1.0
     """
     live = mask[..., None].astype(jnp.float32)
     prob_sum = jnp.sum(probs.astype(jnp.float32) * live, axis=1)

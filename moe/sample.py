@@ -11,27 +11,37 @@ from moe.command_line import read_flags
 from moe.config import ConfigError, parse
 from moe.training.checkpoint import restore_run
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_PROMPT = flags.DEFINE_string('prompt', 'def ', 'Text to continue.')
-_LENGTH = flags.DEFINE_integer('length', 400, 'Bytes to generate.', 1)
-_TEMPERATURE = flags.DEFINE_float(
-    'temperature', 0.7, 'Divides the logits; 0 takes the likeliest byte.', 0.0
+_FLAGS = flags.FlagValues()
+flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
+flags.DEFINE_string('prompt', 'def ', 'Text to continue.', flag_values=_FLAGS)
+flags.DEFINE_integer('length', 400, 'Bytes to generate.', 1, flag_values=_FLAGS)
+flags.DEFINE_float(
+    'temperature',
+    0.7,
+    'Divides the logits; 0 takes the likeliest byte.',
+    0.0,
+    flag_values=_FLAGS,
 )
-_TOP = flags.DEFINE_integer(
-    'top', 0, 'Draws among the likeliest bytes only; 0 among all.', 0, 256
+flags.DEFINE_integer(
+    'top',
+    0,
+    'Draws among the likeliest bytes only; 0 among all.',
+    0,
+    256,
+    flag_values=_FLAGS,
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
+flags.DEFINE_integer('seed', 0, 'Of the draw.', flag_values=_FLAGS)
 
 
 def main(argv: list[str]) -> int:
     """Prints the prompt and its continuation; returns the exit code."""
     try:
-        read_flags(argv)
-        if not _PROMPT.value:
-            raise ConfigError('--prompt', _PROMPT.value, 'at least one byte')
-        path = pathlib.Path(_WORKDIR.value or '.')
+        read_flags(_FLAGS, argv)
+        if not _FLAGS.prompt:
+            raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
+        path = pathlib.Path(_FLAGS.workdir or '.')
         if not (path / 'config.json').exists():
-            raise ConfigError('--workdir', _WORKDIR.value, "a run's folder")
+            raise ConfigError('--workdir', _FLAGS.workdir, "a run's folder")
         plain = json.loads((path / 'config.json').read_text())
         config = parse(training.Config, plain)
         state = restore_run(config, path)
@@ -41,13 +51,13 @@ def main(argv: list[str]) -> int:
     text = training.sample(
         config,
         state,
-        _PROMPT.value,
-        _LENGTH.value,
-        seed=_SEED.value,
-        temperature=_TEMPERATURE.value,
-        top=_TOP.value,
+        _FLAGS.prompt,
+        _FLAGS.length,
+        seed=_FLAGS.seed,
+        temperature=_FLAGS.temperature,
+        top=_FLAGS.top,
     )
-    print(_PROMPT.value + text)
+    print(_FLAGS.prompt + text)
     return 0
 
 

@@ -83,14 +83,5 @@ def test_only_one_process_writes(tmp_path):
     writer = Writer(tmp_path, 0, active=False)
     writer.write_scalars(1, {'train/loss': 1.0})
     writer.write_texts(1, {'sample': 'x'})
-    writer.flush()
     writer.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_flushed_events_are_there(tmp_path):
-    writer = Writer(tmp_path, 0)
-    writer.write_scalars(7, {'a': 2.0})
-    writer.flush()
-    assert (7, 'a', 2.0) in events(tmp_path)
-    writer.close()

@@ -1,11 +1,14 @@
 """The smallest runs that have every part: plain configs and corpora."""
 
 import contextlib
+import json
 import logging
+import os
 import random
 import re
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import lm
 from moe import training
@@ -54,7 +57,12 @@ def changed(config, changes):
 
 def parsed(changes=None, variant='quickstart'):
     """The same as `plain`, checked."""
-    return parse(training.Config, plain(changes, variant))
+    return check(plain(changes, variant))
+
+
+def check(plain):
+    """A plain config as the library takes it."""
+    return parse(training.Config, plain)
 
 
 def model(changes=None, variant='quickstart'):
@@ -73,6 +81,18 @@ def write_corpus(folder, files=4, size=400):
     return str(folder / '*.txt')
 
 
+def write_config(path, plain):
+    """Writes a config file that gives a plain config; returns its path."""
+    path.write_text(
+        'import json\n'
+        'import ml_collections\n\n'
+        f'PLAIN = {json.dumps(plain)!r}\n\n\n'
+        'def get_config():\n'
+        '    return ml_collections.ConfigDict(json.loads(PLAIN))\n'
+    )
+    return path
+
+
 @contextlib.contextmanager
 def quick_compilation():
     """Compiles with little effort, which what runs for moments repays."""
@@ -81,6 +101,36 @@ def quick_compilation():
         yield
     finally:
         jax.config.update('jax_disable_most_optimizations', False)
+
+
+@contextlib.contextmanager
+def kept_programs(folder):
+    """Compiles a program once for all the runs of it, by any process.
+
+    Yields the environment with which another process takes part.
+    """
+    settings = {
+        'jax_compilation_cache_dir': str(folder),
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_entry_size_bytes': -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+
+    def apply(values):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    apply(settings)
+    environment = {name.upper(): str(v) for name, v in settings.items()}
+    try:
+        yield {
+            **os.environ,
+            **environment,
+            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        }
+    finally:
+        apply(before)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,9 @@ def capacity(
 
     Returns:
       C, slots.
+
+    >>> capacity(group_size=100, num_experts=8, k=2, factor=1.25)
+    32
     """
     if factor is None:
         return group_size

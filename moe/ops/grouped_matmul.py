@@ -35,6 +35,11 @@ def grouped_matmul(
 
     Raises:
       ValueError: if the shapes do not fit each other.
+
+    >>> x = jnp.array([[1.0], [2.0], [3.0]])
+    >>> w = jnp.array([[[10.0]], [[100.0]]])
+    >>> grouped_matmul(x, w, jnp.array([1, 2])).ravel().tolist()
+    [10.0, 200.0, 300.0]
     """
     if x.shape[1] != w.shape[1] or group_sizes.shape[0] != w.shape[0]:
         raise ValueError(

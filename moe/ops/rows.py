@@ -27,6 +27,10 @@ def spread(
 
     Returns:
       The buffer, in the dtype of `x`.
+
+    >>> x = jnp.array([[1.0], [2.0]])
+    >>> spread(x, jnp.array([1, 2, 0]), jnp.array([[2, 0]])).ravel().tolist()
+    [2.0, 0.0, 1.0]
     """
     if row is None:
         return _take(x, token)

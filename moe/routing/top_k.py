@@ -38,6 +38,14 @@ def top_k(
 
     Raises:
       ValueError: if k is greater than the number of experts.
+
+    >>> logits = jnp.log(jnp.array([[[0.1, 0.6, 0.3]]]))
+    >>> live = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))
+    >>> routing = top_k(logits, live, k=2)
+    >>> routing.expert.ravel().tolist()
+    [1, 2]
+    >>> [round(float(w), 4) for w in routing.weight.ravel()]
+    [0.6667, 0.3333]
     """
     num_experts = logits.shape[-1]
     if k > num_experts:

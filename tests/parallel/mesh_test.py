@@ -68,7 +68,7 @@ def test_sizes_that_do_not_fit_the_devices(changes):
 
 
 def test_no_devices_along_an_axis():
-    with pytest.raises(ConfigError, match='^data = 0: must be -1 or at least'):
+    with pytest.raises(ConfigError, match=r'^data = 0: must be -1 or at '):
         sizes(data=0)
 
 

@@ -1,0 +1,164 @@
+"""The rules of the house: floors, file sizes, mirrored tests, no local paths.
+
+See `docs/architecture.md` for the floors.
+"""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Room -> floor. A room imports only from floors below; the ground floor, of
+# single modules, is one room.
+FLOORS = {
+    'moe.command_line': 0,
+    'moe.config': 0,
+    'moe.losses': 0,
+    'moe.metrics': 0,
+    'moe.ops': 0,
+    'moe.stats': 0,
+    'moe.types': 0,
+    'moe.dispatch': 1,
+    'moe.routing': 1,
+    'moe.experts': 2,
+    'moe.parallel': 2,
+    'moe.layers': 3,
+    'moe.data': 4,
+    'moe.interop': 4,
+    'moe.models': 4,
+    'moe.report': 5,
+    'moe.training': 5,
+    'benchmarks': 6,
+    'launch': 6,
+    'moe.sample': 6,
+    'train': 6,
+}
+OURS = ('moe', 'configs', 'benchmarks', 'launch', 'train', 'tests')
+
+
+def sources(*folders):
+    """Every Python file of folders or files of the repository."""
+    for folder in folders:
+        path = ROOT / folder
+        found = [path] if path.suffix else sorted(path.rglob('*.py'))
+        yield from (p for p in found if '__pycache__' not in p.parts)
+
+
+def module(path):
+    """Dotted name of a file."""
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(p for p in parts if p != '__init__')
+
+
+def room(name):
+    """The room a module is in, None if in none, such as `moe` itself."""
+    parts = name.split('.')
+    for size in (2, 1):
+        if '.'.join(parts[:size]) in FLOORS:
+            return '.'.join(parts[:size])
+    return None
+
+
+def imports(tree):
+    """Names of the modules that a file imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'line {node.lineno}: relative import'
+            # `from moe import losses` imports the module moe.losses.
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+            yield from (n if room(n) else node.module for n in names)
+
+
+def allowed(importer, imported):
+    """Whether a room may import from another."""
+    if importer == imported:
+        return True
+    low, high = FLOORS[imported], FLOORS[importer]
+    return low < high or low == high == 0
+
+
+def test_rule_of_the_floors():
+    # The rule itself, on imports that it must tell apart.
+    assert allowed('moe.layers', 'moe.routing')
+    assert allowed('moe.stats', 'moe.losses')
+    assert allowed('moe.training', 'moe.training')
+    assert not allowed('moe.routing', 'moe.layers')
+    assert not allowed('moe.routing', 'moe.dispatch')
+    assert not allowed('moe.report', 'moe.training')
+    assert not allowed('moe.training', 'moe.report')
+    tree = ast.parse('from moe import types, losses\nimport moe.config as c')
+    found = {room(name) for name in imports(tree)}
+    assert found == {'moe.types', 'moe.losses', 'moe.config'}
+
+
+@pytest.mark.parametrize(
+    'path',
+    list(sources('moe', 'benchmarks', 'launch', 'train.py')),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_imports_only_from_floors_below(path):
+    name = module(path)
+    if name == 'moe':
+        assert list(imports(ast.parse(path.read_text()))) == []
+        return
+    here = room(name)
+    assert here is not None, f'{name} is on no floor'
+    for imported in imports(ast.parse(path.read_text())):
+        if imported.split('.')[0] in OURS:
+            there = room(imported)
+            assert there is not None, f'{imported} is on no floor'
+            assert allowed(here, there), f'{name} imports {imported}'
+
+
+def test_files_are_under_400_lines():
+    lengths = {
+        str(p.relative_to(ROOT)): len(p.read_text().splitlines())
+        for p in sources(*(f for f in OURS if f != 'train'), 'train.py')
+    }
+    assert len(lengths) > 50
+    assert {p: n for p, n in lengths.items() if n >= 400} == {}
+
+
+def test_every_module_has_its_tests():
+    # moe/X/y.py is tested in tests/X/y_test.py.
+    missing = []
+    for path in sources('moe'):
+        if path.stem in ('__init__', '__main__'):
+            continue
+        inside = path.relative_to(ROOT / 'moe')
+        test = ROOT / 'tests' / inside.with_name(f'{inside.stem}_test.py')
+        if not test.exists():
+            missing.append(str(test.relative_to(ROOT)))
+    assert missing == []
+    assert (ROOT / 'tests' / 'train_test.py').exists()
+
+
+def test_every_oracle_stands_alone():
+    # What checks the library imports nothing of it.
+    for path in sources('tests/reference'):
+        if path.stem.endswith('_test'):
+            continue
+        for imported in imports(ast.parse(path.read_text())):
+            assert imported.split('.')[0] not in ('moe', 'jax', 'flax'), path
+
+
+def test_no_paths_of_one_machine():
+    # A path into somebody's home, or where only one machine has anything.
+    local = re.compile(r'[\s"\'=(`](/(home|root|tmp|work|Users|mnt|opt)/\w+)')
+    assert local.search('cd /home/' + 'someone')
+    texts = ['*.py', '*.md', '*.toml', '*.txt', '*.yaml', '*.yml', '*.sh']
+    folders = [*(f for f in OURS if f != 'train'), 'docs', '.ci', '.github']
+    files = [p for f in folders for t in texts for p in (ROOT / f).rglob(t)]
+    files += [p for t in [*texts, 'Makefile'] for p in ROOT.glob(t)]
+    found = {
+        str(path.relative_to(ROOT)): local.search(path.read_text()).group(1)
+        for path in files
+        if local.search(path.read_text())
+    }
+    assert len(files) > 60
+    assert found == {}

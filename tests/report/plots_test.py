@@ -1,0 +1,92 @@
+"""Pictures: real PNGs that show what was measured."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from moe.report import plots
+from tests.report import runs
+
+METRICS = list(runs.lines())
+
+
+def pixels(png):
+    """The picture as [height, width, RGBA] in 0 to 1; no figure is left."""
+    assert plt.get_fignums() == []
+    return plt.imread(io.BytesIO(png), format='png')
+
+
+def test_series():
+    steps, values = plots.series(METRICS, 'eval/loss')
+    np.testing.assert_array_equal(steps, [2, 4])
+    np.testing.assert_array_equal(values, [1.75, 1.5])
+    steps, values = plots.series(METRICS, 'moe/layer_3/load')
+    np.testing.assert_array_equal(steps, [1, 2, 3, 4])
+    np.testing.assert_array_equal(values, [[0.5, 1.5]] * 4)
+    steps, values = plots.series(METRICS, 'absent')
+    assert len(steps) == len(values) == 0
+
+
+def test_curves_show_every_line():
+    # The first line is blue, the second orange.
+    def coloured(runs):
+        image = pixels(plots.curves(runs, {'train/loss': 'train'}, 'loss'))
+        difference = image[..., 0] - image[..., 2]
+        return np.sum(difference < -0.5), np.sum(difference > 0.5)
+
+    other = [{**m, 'train/loss': 2 * m['train/loss']} for m in METRICS]
+    blue, orange = coloured({'': METRICS})
+    assert blue > 100
+    assert orange == 0
+    blue, orange = coloured({'a': METRICS, 'b': other})
+    assert blue > 100
+    assert orange > 100
+
+
+@pytest.mark.parametrize(
+    'values',
+    [[0.0], [0.0, 0.0, 0.0], [5.0, float('nan'), 4.0], [float('nan')]],
+    ids=str,
+)
+def test_curves_of_odd_values(values):
+    # One step, a line that never moves, and a run that diverged.
+    metrics = [{'step': i, 'x': v} for i, v in enumerate(values)]
+    image = pixels(plots.curves({'': metrics}, {'x': ''}, 'x'))
+    assert np.std(image) > 0.01
+
+
+def test_no_curves():
+    assert plots.curves({'a': METRICS}, {'absent': 'x'}, 'y') is None
+    assert plots.curves({}, {'train/loss': ''}, 'y') is None
+    assert plots.load_map(METRICS, []) is None
+    assert plots.load_map(METRICS[:0], [1]) is None
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize('steps', [1, 4])
+def test_load_map(steps):
+    # Three experts, from top to bottom: no load, the uniform share, twice as
+    # much: blue, white, red. The first picture column is the layer's.
+    metrics = [
+        {'step': i + 1, 'moe/layer_0/load': [0.0, 1.0, 2.0]}
+        for i in range(steps)
+    ]
+    image = pixels(plots.load_map(metrics, [0]))[..., :3]
+    column = image[:, image.shape[1] // 3]
+    red, blue = column[:, 0], column[:, 2]
+    is_blue, is_red = blue - red > 0.2, red - blue > 0.2
+    assert np.sum(is_blue) > 10
+    assert np.sum(is_red) > 10
+    # Blue above red, and white between, for a third of the map.
+    last, first = np.flatnonzero(is_blue)[-1], np.flatnonzero(is_red)[0]
+    between = column[last + 3 : first - 2]
+    assert len(between) > 10
+    np.testing.assert_allclose(between, 1, atol=0.05)
+
+
+def test_load_map_of_several_layers():
+    one = pixels(plots.load_map(METRICS, [1]))
+    two = pixels(plots.load_map(METRICS, list(runs.LAYERS)))
+    assert two.shape[0] > 1.3 * one.shape[0]

@@ -1,0 +1,47 @@
+"""Folders such as a run leaves, with numbers that are easy to tell."""
+
+import json
+
+import numpy as np
+
+LAYERS = (1, 3)
+
+
+def lines():
+    """Four logged steps of two mixture layers of two experts."""
+    for step in (1, 2, 3, 4):
+        line = {
+            'step': step,
+            'train/loss': 6.0 - step,
+            'train/load_balance': 1.0 + 1 / step,
+            'train/router_z': 3.25,
+            'train/tokens_per_second': 1234.4 * step,
+        }
+        for layer in LAYERS:
+            name = f'moe/layer_{layer}'
+            line[f'{name}/load'] = [0.5, 1.5]
+            line[f'{name}/load_max'] = 1.5 + 0.25 * layer
+            line[f'{name}/entropy'] = 0.5
+            line[f'{name}/dropped'] = 0.0
+            line[f'{name}/max_violation'] = 0.5
+        if step % 2 == 0:
+            line['eval/loss'] = 2.0 - step / 8
+            line['eval/bits_per_byte'] = 2.5 - step / 4
+        yield line
+
+
+def write(folder, metrics=None, *, sample='def <b>&', routing=True, **config):
+    """Writes a run's folder; returns it."""
+    folder.mkdir(parents=True)
+    plain = {'model': {'moe': {'num_experts': 2}}, 'note': 'x < y', **config}
+    (folder / 'config.json').write_text(json.dumps(plain))
+    metrics = list(lines()) if metrics is None else metrics
+    text = ''.join(json.dumps(line) + '\n' for line in metrics)
+    (folder / 'metrics.jsonl').write_text(text)
+    if sample:
+        (folder / 'sample.txt').write_text(sample)
+    if routing:
+        tokens = np.frombuffer(b'a<\n\xff', np.uint8)
+        first = np.array([[0, 1, 1, 0], [1, 1, 1, 1]])
+        np.savez(folder / 'routing.npz', tokens=tokens, first=first)
+    return folder

@@ -1,0 +1,377 @@
+"""Whole runs: what they leave, how they go on, and what they refuse."""
+
+import contextlib
+import io
+import json
+import math
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe import training
+from moe.config import ConfigError
+from moe.data import load_text
+from moe.metrics import read_metrics
+from moe.models import LM
+from moe.training import loop
+from moe.training.checkpoint import restore_run
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+STATISTICS = ('load', 'load_max', 'load_min', 'load_cv', 'max_violation')
+STATISTICS += ('entropy', 'confidence', 'dropped', 'dead_experts')
+
+
+class Finished(NamedTuple):
+    """A run from its start to its end, on eight devices."""
+
+    folder: pathlib.Path
+    plain: dict
+    compiled: list
+    printed: str
+    environment: dict
+
+
+def start(folder, plain):
+    """Runs, or goes on."""
+    return training.run(tiny.check(plain), plain, folder)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    base = tmp_path_factory.mktemp('runs')
+    plain = tiny.plain(
+        {
+            'data.files': tiny.write_corpus(base / 'corpus'),
+            'steps': 40,
+            'log_every': 8,
+            'eval_every': 20,
+            'checkpoint_every': 10,
+            'optimizer.learning_rate': 0.01,
+        }
+    )
+    printed, handlers = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with (
+        tiny.kept_programs(base / 'programs') as environment,
+        tiny.compilations() as compiled,
+        contextlib.redirect_stdout(printed),
+    ):
+        assert start(base / 'run', plain)
+        assert signal.getsignal(signal.SIGTERM) == handlers
+        yield Finished(
+            base / 'run', plain, [*compiled], printed.getvalue(), environment
+        )
+
+
+def params(folder, plain):
+    return restore_run(tiny.check(plain), folder).params
+
+
+def lines(folder):
+    """The metrics, but the speed, which no run repeats."""
+    metrics = read_metrics(folder / 'metrics.jsonl')
+    return [
+        {k: v for k, v in m.items() if k != 'train/tokens_per_second'}
+        for m in metrics
+    ]
+
+
+def contents(folder):
+    """Every file below a folder."""
+    files = (p for p in sorted(folder.rglob('*')) if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def checkpoints(folder):
+    return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
+
+
+def cut(finished, folder, step):
+    """A copy of the run as if it had been killed some time after a step."""
+    shutil.copytree(finished.folder, folder)
+    for later in checkpoints(folder):
+        if later > step:
+            shutil.rmtree(folder / 'checkpoints' / str(later))
+    for name in ('sample.txt', 'routing.npz'):
+        (folder / name).unlink()
+    return folder
+
+
+def test_files(finished):
+    assert {p.name for p in finished.folder.iterdir()} == {
+        'config.json',
+        'corpus.json',
+        'metrics.jsonl',
+        'tensorboard',
+        'checkpoints',
+        'sample.txt',
+        'routing.npz',
+    }
+    folder = finished.folder
+    assert json.loads((folder / 'config.json').read_text()) == finished.plain
+    corpus = json.loads((folder / 'corpus.json').read_text())
+    # Four files of 400 bytes, one of them for validation.
+    assert corpus.pop('fingerprint')
+    assert corpus == {
+        'train_files': 3,
+        'val_files': 1,
+        'train_bytes': 3 * 400 + 2,
+        'val_bytes': 400,
+    }
+    assert checkpoints(folder) == [10, 20, 30, 40]
+    sample = (folder / 'sample.txt').read_text()
+    assert sample.startswith('def ')
+    assert len(sample) == len('def ') + 4
+
+
+def test_metrics(finished):
+    # Every 8th step, the first, and every evaluation.
+    metrics = read_metrics(finished.folder / 'metrics.jsonl')
+    assert [m['step'] for m in metrics] == [1, 8, 16, 20, 24, 32, 40]
+    train = ('loss', 'objective', 'load_balance', 'router_z')
+    train += ('grad_norm', 'learning_rate', 'tokens_per_second')
+    names = {'step', *(f'train/{n}' for n in train)}
+    names |= {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}
+    evaluation = {'eval/loss', 'eval/bits_per_byte'}
+    for line in metrics:
+        extra = evaluation if line['step'] % 20 == 0 else set()
+        assert set(line) == names | extra
+        for layer in (0, 1):
+            load = line[f'moe/layer_{layer}/load']
+            assert len(load) == 4
+            np.testing.assert_allclose(sum(load), 4, rtol=1e-6)
+            assert line[f'moe/layer_{layer}/load_max'] == max(load)
+            assert line[f'moe/layer_{layer}/dropped'] == 0
+        extra = 0.01 * line['train/load_balance']
+        extra += 0.001 * line['train/router_z']
+        np.testing.assert_allclose(
+            line['train/objective'] - line['train/loss'], extra, atol=2e-6
+        )
+    first, last = metrics[0]['train/loss'], metrics[-1]['train/loss']
+    # Of 256 bytes at first any, log(256) = 5.5; then the corpus's twenty.
+    assert first > 5
+    assert last < 3.5
+    bits = metrics[-1]['eval/loss'] / math.log(2)
+    np.testing.assert_allclose(metrics[-1]['eval/bits_per_byte'], bits)
+
+
+def test_progress_is_printed(finished):
+    printed = finished.printed.splitlines()
+    assert '16,592 parameters, 9,424 active a token' in printed[0]
+    assert '8 cpu device(s)' in printed[0]
+    steps = [line for line in printed if line.startswith('step ')]
+    assert len(steps) == 7
+    assert steps[-1].startswith('step 40/40  loss ')
+    assert steps[-1].endswith('bits/byte')
+
+
+def test_nothing_is_compiled_after_the_first_step(finished):
+    for name in ('train_step', 'eval_step'):
+        assert finished.compiled.count(name) == 1
+
+
+def test_evaluation_is_the_mean_over_the_whole_text(finished):
+    # 400 bytes have 399 targets; 24 windows of 16 and one of 15.
+    config = tiny.check(finished.plain)
+    text = load_text(config.data).val
+    assert len(text) == 400
+    tokens = np.zeros((25, 17), np.int32)
+    for row in range(25):
+        window = text[16 * row : 16 * row + 17]
+        tokens[row, : len(window)] = window
+    variables = {'params': params(finished.folder, finished.plain)}
+    apply = jax.jit(lambda t: LM(config.model).apply(variables, t)[0])
+    logits = np.float64(apply(jnp.asarray(tokens[:, :-1])))
+    losses = []
+    for target in range(1, 400):
+        row, column = divmod(target - 1, 16)
+        powers = np.exp(logits[row, column] - np.max(logits[row, column]))
+        losses.append(-np.log(powers[text[target]] / np.sum(powers)))
+    last = read_metrics(finished.folder / 'metrics.jsonl')[-1]
+    np.testing.assert_allclose(last['eval/loss'], np.mean(losses), rtol=1e-6)
+
+
+def test_routing_of_a_piece_of_text(finished):
+    config = tiny.check(finished.plain)
+    with np.load(finished.folder / 'routing.npz') as saved:
+        tokens, first = saved['tokens'], saved['first']
+    # All whole sequences of 16 within the 400 bytes, of two layers.
+    assert first.shape == (2, len(tokens)) == (2, 400)
+    text = load_text(config.data).val.tobytes()
+    assert tokens.tobytes() in text
+    assert set(np.unique(first)) <= set(range(4))
+    assert len(np.unique(first)) > 1
+
+
+@pytest.mark.parametrize('step', [10, 30])
+def test_goes_on_bit_for_bit(finished, tmp_path, step):
+    # Killed after the last step but before its checkpoint was whole, while a
+    # line of metrics was being written.
+    folder = cut(finished, tmp_path / 'run', step)
+    metrics = folder / 'metrics.jsonl'
+    metrics.write_text(metrics.read_text() + '{"step": 41, "trai')
+    with tiny.compilations() as compiled:
+        assert start(folder, finished.plain)
+    assert compiled.count('train_step') == 1
+    chex.assert_trees_all_equal(
+        params(folder, finished.plain), params(finished.folder, finished.plain)
+    )
+    assert lines(folder) == lines(finished.folder)
+    assert checkpoints(folder) == checkpoints(finished.folder)
+    for name in ('sample.txt', 'config.json', 'corpus.json'):
+        desired = (finished.folder / name).read_bytes()
+        assert (folder / name).read_bytes() == desired
+
+
+def test_a_finished_run_has_nothing_to_do(finished, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished.folder, folder)
+    with tiny.compilations() as compiled:
+        assert start(folder, finished.plain)
+    assert 'train_step' not in compiled
+    strip = lambda files: {
+        k: v for k, v in files.items() if not k.startswith('tensorboard')
+    }
+    assert strip(contents(folder)) == strip(contents(finished.folder))
+
+
+def test_stops_at_a_signal_and_goes_on(finished, tmp_path):
+    # The real thing: a process, SIGTERM, and the same command again.
+    config = tiny.write_config(tmp_path / 'config.py', finished.plain)
+    folder = tmp_path / 'run'
+    command = [sys.executable, 'train.py', f'--config={config}']
+    command += [f'--workdir={folder}']
+    options = {'cwd': ROOT, 'env': finished.environment, 'text': True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
+        printed = []
+        for line in run.stdout:
+            printed.append(line)
+            if line.startswith('step  1/40'):
+                run.send_signal(signal.SIGTERM)
+    assert run.returncode == 0, printed
+    last = checkpoints(folder)[-1]
+    assert 1 < last < 40
+    assert printed[-1] == f'stopped at step {last}; the same command goes on\n'
+    assert not (folder / 'sample.txt').exists()
+    again = subprocess.run(command, capture_output=True, **options)
+    assert again.returncode == 0, again.stderr
+    assert f'going on from step {last}\n' in again.stdout
+    page = folder / 'report' / 'index.html'
+    assert again.stdout.splitlines()[-1] == f'report: {page}'
+    assert page.exists()
+    chex.assert_trees_all_equal(
+        params(folder, finished.plain), params(finished.folder, finished.plain)
+    )
+    assert lines(folder) == lines(finished.folder)
+
+
+def test_a_different_run_in_the_folder_is_refused(finished):
+    before = contents(finished.folder)
+    plain = json.loads(json.dumps(finished.plain))
+    plain['model']['moe']['d_ff'] = 32
+    plain['seed'] = 1
+    with pytest.raises(ConfigError) as caught:
+        start(finished.folder, plain)
+    message = str(caught.value)
+    assert message.startswith(f"workdir = '{finished.folder}'"[:60])
+    assert 'config.model.moe.d_ff: 16 there, 32 now' in message
+    assert 'config.seed: 0 there, 1 now' in message
+    assert 'd_model' not in message
+    assert '\n' not in message
+    assert contents(finished.folder) == before
+
+
+def test_other_text_is_refused(finished, tmp_path):
+    # The same files, of which one has changed since.
+    files = pathlib.Path(finished.plain['data']['files'])
+    original = files.parent / '0.txt'
+    text = original.read_text()
+    before = contents(finished.folder)
+    try:
+        original.write_text(text[::-1])
+        with pytest.raises(ConfigError, match=r'corpus\.fingerprint: '):
+            start(finished.folder, finished.plain)
+    finally:
+        original.write_text(text)
+    assert contents(finished.folder) == before
+
+
+@pytest.mark.parametrize(
+    ('changes', 'field', 'allowed'),
+    [
+        ({'data.batch_size': 12}, 'data.batch_size', 'a multiple of 8 devices'),
+        ({'optimizer.accumulation': 2}, 'data.batch_size', 'x accumulation'),
+        ({'mesh.data': 3}, 'mesh', 'number of devices (8)'),
+        ({'data.seq_len': 1000}, 'data.files', 'at least seq_len + 1 = 1001'),
+        ({'data.files': '/no/such/*'}, 'data.files', 'at least 2 text files'),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_leaves_no_folder(
+    finished, tmp_path, changes, field, allowed
+):
+    corpus = {'data.files': finished.plain['data']['files']}
+    with pytest.raises(ConfigError) as caught:
+        start(tmp_path / 'run', tiny.plain({**corpus, **changes}))
+    assert str(caught.value).startswith(f'config.{field} = ')
+    assert allowed in str(caught.value)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_divergence(finished, tmp_path, monkeypatch):
+    # A step whose third loss is no number; every step is logged.
+    def fake(config):
+        def step(state, tokens):
+            loss = jnp.where(state.step == 2, jnp.nan, 1.0 + jnp.sum(tokens))
+            return state._replace(step=state.step + 1), {'train/loss': loss}
+
+        return step
+
+    monkeypatch.setattr(loop, 'make_train_step', fake)
+    plain = {**finished.plain, 'log_every': 1}
+    with pytest.raises(training.Diverged) as caught:
+        start(tmp_path / 'run', plain)
+    assert 'train/loss is nan at step 3' in str(caught.value)
+    assert 'config.optimizer.learning_rate' in str(caught.value)
+    assert '\n' not in str(caught.value)
+    assert [m['step'] for m in lines(tmp_path / 'run')] == [1, 2, 3]
+    assert checkpoints(tmp_path / 'run') == []
+
+
+def test_sample_stays_within_the_positions_trained_on(finished, monkeypatch):
+    # 16 positions: 4 and 12 more, then 8 and 8 more, then 8 and 2 more.
+    windows = []
+
+    def fake(config, variables, prompt, key, *, length, temperature, top):
+        windows.append((bytes(np.asarray(prompt[0], np.uint8)), length))
+        assert (temperature, top) == (0.5, 3)
+        return jnp.arange(length)[None] + ord('a') + 12 * (len(windows) - 1)
+
+    monkeypatch.setattr(loop, 'generate', fake)
+    config = tiny.check(finished.plain)
+    state = training.TrainState(0, {}, None, {}, None)
+    text = loop.sample(config, state, 'def ', 22, temperature=0.5, top=3)
+    assert windows == [(b'def ', 12), (b'efghijkl', 8), (b'mnopqrst', 2)]
+    assert text == 'abcdefghijklmnopqrstyz'
+    # Of a long prompt only the end is read.
+    windows.clear()
+    loop.sample(config, state, 'x' * 30 + 'y' * 8, 3, temperature=0.5, top=3)
+    assert windows == [(b'y' * 8, 3)]
+
+
+def test_bytes_that_are_no_text_are_shown_as_marks(finished, monkeypatch):
+    # A zero byte ends a file; a byte above 127 alone is not UTF-8.
+    made = jnp.array([[104, 105, 0, 255]])
+    monkeypatch.setattr(loop, 'generate', lambda *args, **options: made)
+    config = tiny.check(finished.plain)
+    state = training.TrainState(0, {}, None, {}, None)
+    assert loop.sample(config, state, 'x', 4) == 'hi\n\ufffd'
