@@ -17,10 +17,10 @@ class Checkpoints:
 
     Args:
       workdir: of the run; they live in its folder `checkpoints`.
-      keep: how many of the newest to keep.
+      keep: how many of the newest to keep; None keeps all.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int):
+    def __init__(self, workdir: pathlib.Path, keep: int | None):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(
             (workdir / 'checkpoints').resolve(), options=options
@@ -98,7 +98,7 @@ def restore_run(config: Config, workdir: pathlib.Path) -> TrainState:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(lambda: init_state(config))
     like = abstract_state(config, jax.tree.map(lambda _: device, shapes))
-    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             allowed = 'the folder of a run with a checkpoint'
