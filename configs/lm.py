@@ -3,11 +3,11 @@
     python train.py --config=configs/lm.py:quickstart --workdir=runs/quickstart
 
 Variants:
-  quickstart  16 experts, top 2, dropless.
+  quickstart  32 experts, top 2, dropless.
   dense       no mixture; a feed-forward of the same active FLOPs a token.
-  switch      16 experts, top 1, capacity 1.25, input jitter.
-  top2        16 experts, top 2, capacity 1.25 in groups of one sequence.
-  dropless    64 narrow experts, top 8, dropless.
+  switch      32 experts, top 1, capacity 1.25, input jitter.
+  top2        32 experts, top 2, capacity 1.25 in groups of one sequence.
+  dropless    128 narrow experts, top 8, dropless.
 """
 
 import ml_collections
@@ -31,7 +31,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
         raise ValueError(f'a variant among {names}')
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, data order and routing noise
-    config.steps = 500  # optimizer steps
+    config.steps = 600  # optimizer steps
 
     config.model = model = ml_collections.ConfigDict()
     model.vocab_size = 256  # bytes
@@ -39,7 +39,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     model.num_layers = 4  # blocks
     model.num_heads = 2  # query heads
     model.num_kv_heads = 2  # key and value heads; fewer is grouped-query
-    model.d_ff = 512  # hidden width of a dense feed-forward
+    model.d_ff = 256  # hidden width of a dense feed-forward
     model.activation = 'swiglu'  # relu, gelu, silu, swiglu, geglu
     model.use_bias = False  # in the dense feed-forward
     model.norm_epsilon = 1e-6  # of RMSNorm
@@ -50,8 +50,8 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     model.remat = 'none'  # recompute in the backward pass: none, dots, full
 
     model.moe = moe = ml_collections.ConfigDict()
-    moe.num_experts = 16  # E
-    moe.d_ff = 256  # hidden width of one expert
+    moe.num_experts = 32  # E
+    moe.d_ff = 128  # hidden width of one expert
     moe.activation = 'swiglu'  # as above, of the experts
     moe.use_bias = False  # in the experts
     moe.router = router('top_k', k=2)  # name and its options
@@ -93,18 +93,18 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     mesh.tensor = 1  # hidden widths and heads spread over devices
 
     config.log_every = 10  # steps between metrics
-    config.eval_every = 250  # steps between passes over the validation set
-    config.checkpoint_every = 250  # steps between checkpoints
+    config.eval_every = 300  # steps between passes over the validation set
+    config.checkpoint_every = 300  # steps between checkpoints
     config.keep_checkpoints = 2  # newest ones kept
     config.sample_prompt = 'def '  # continued at the end of the run
     config.sample_length = 400  # bytes of the continuation
 
     if variant == 'dense':
         model.moe_every = 0
-        model.d_ff = 518  # 2 experts of 256, and what the router multiplies
+        model.d_ff = 267  # 2 experts of 128, and what the router multiplies
     elif variant == 'switch':
         moe.router = router('top_k', k=1)
-        moe.d_ff = 512
+        moe.d_ff = 256
         moe.jitter = 0.01
         moe.executor = 'indexed'
         moe.capacity_factor = 1.25
@@ -114,7 +114,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
         moe.capacity_factor = 1.25
         moe.eval_capacity_factor = 2.0
     elif variant == 'dropless':
-        moe.num_experts = 64
-        moe.d_ff = 64
+        moe.num_experts = 128
+        moe.d_ff = 32
         moe.router = router('top_k', k=8)
     return config
