@@ -3,31 +3,54 @@
 import dataclasses
 import functools
 
+import jax
+import numpy as np
 import pytest
 
 from configs import lm
 from moe.config import ConfigError, parse
+from moe.models import LM
+from moe.models.lm import active_parameters
 from moe.routing import top_k
 from moe.training import Config
 from tests import tiny
 
 
-def check(changes, variant='quickstart'):
-    return parse(Config, tiny.changed(lm.get_config(variant), changes))
+# What the messages below speak of, whatever the quickstart is.
+FIXED = {
+    'steps': 500,
+    'optimizer.warmup_steps': 50,
+    'model.d_model': 128,
+    'model.num_layers': 4,
+    'model.num_heads': 2,
+    'model.num_kv_heads': 2,
+    'model.moe.num_experts': 16,
+    'model.moe.router.k': 2,
+    'data.batch_size': 32,
+    'data.seq_len': 128,
+}
+
+
+def check(changes):
+    plain = tiny.changed(lm.get_config(), {**FIXED, **changes})
+    return parse(Config, plain)
+
+
+def variant_of(name):
+    return parse(Config, lm.get_config(name).to_dict())
 
 
 @pytest.mark.parametrize('variant', lm.VARIANTS)
 def test_variants_are_accepted(variant):
-    config = check({}, variant)
-    layers = [] if variant == 'dense' else [0, 1, 2, 3]
-    assert config.model.moe_layers == layers
+    model = variant_of(variant).model
+    assert bool(model.moe_layers) == (variant != 'dense')
 
 
 def test_variants_are_what_they_say():
     # Switch (arXiv 2101.03961) sends a token to one expert, GShard to two.
     found = {}
     for variant in lm.VARIANTS:
-        moe = check({}, variant).model.moe
+        moe = variant_of(variant).model.moe
         assert moe.router.func is top_k
         k = moe.router.keywords['k']
         found[variant] = (k, moe.capacity_factor, moe.jitter)
@@ -42,6 +65,19 @@ def test_variants_are_what_they_say():
         lm.get_config('quick')
 
 
+def test_dense_variant_multiplies_as_much():
+    # The same products a token as the quickstart, within a hundredth.
+    counts = {}
+    for variant in ('quickstart', 'dense'):
+        model = variant_of(variant).model
+        tokens = np.zeros((1, 2), np.int32)
+        made = jax.eval_shape(LM(model).init, jax.random.key(0), tokens)
+        counts[variant] = active_parameters(model, made['params'])
+    (total, active), (dense_total, dense_active) = counts.values()
+    assert abs(active / dense_active - 1) < 0.01
+    assert total > 2 * dense_total
+
+
 def test_values_arrive():
     config = check({'steps': 60, 'model.moe.capacity_factor': 2, 'losses': {}})
     assert isinstance(config.model.moe.router, functools.partial)
@@ -51,9 +87,8 @@ def test_values_arrive():
         config.steps = 3
 
 
-# Changes of the quickstart, the field that the message names, and the end of
-# the message: 16 experts of top 2, 2 heads of 2, 4 layers, 32 sequences of 128
-# bytes, 500 steps of which 50 warm up.
+# Changes of the config, the field that the message names, and the end of the
+# message.
 REFUSED = [
     # Cross-field checks.
     (

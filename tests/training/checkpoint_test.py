@@ -1,0 +1,132 @@
+"""Checkpoints: everything comes back, on any mesh."""
+
+import contextlib
+import functools
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from moe.config import ConfigError
+from moe.parallel import make_mesh, parameter_shardings
+from moe.training.checkpoint import Checkpoints, abstract_state, restore_run
+from moe.training.step import init_state
+from tests import tiny
+
+SPREAD = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.expert': 2, 'mesh.tensor': 2}
+DATA = {'next_index': 7}
+
+
+@functools.lru_cache
+def shardings(*changes):
+    config = tiny.parsed(dict(changes))
+    shapes = jax.eval_shape(lambda: init_state(config))
+    return parameter_shardings(make_mesh(config.mesh), shapes)
+
+
+@functools.lru_cache
+def spread_state():
+    """A state of step 7 over eight devices, split in all the ways."""
+    places = shardings(*SPREAD.items())
+    make = lambda: init_state(tiny.parsed())._replace(step=np.int32(7))
+    return jax.jit(make, out_shardings=places)()
+
+
+@contextlib.contextmanager
+def opened(folder, keep=2):
+    with contextlib.closing(Checkpoints(folder, keep)) as checkpoints:
+        yield checkpoints
+
+
+def plain(state):
+    """The same as NumPy arrays, the key's numbers too."""
+    return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A folder with a checkpoint of step 7; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp('saved')
+    with opened(folder) as checkpoints:
+        assert checkpoints.latest() is None
+        checkpoints.save(7, spread_state(), DATA)
+    return folder
+
+
+@pytest.mark.parametrize(
+    'changes', [SPREAD, {}, {'mesh.fsdp': 4, 'mesh.tensor': 2}], ids=str
+)
+def test_restores_onto_any_mesh(saved, changes):
+    # Saved split two ways over fsdp, expert and tensor; restored likewise, as
+    # copies on all devices, and split otherwise.
+    places = shardings(*changes.items())
+    with opened(saved) as checkpoints:
+        assert checkpoints.latest() == 7
+        like = abstract_state(tiny.parsed(), places)
+        state, data = checkpoints.restore(7, like)
+    assert data == DATA
+    chex.assert_trees_all_equal(plain(state), plain(spread_state()))
+    chex.assert_trees_all_equal_dtypes(state, spread_state())
+    for leaf, place in zip(
+        jax.tree.leaves(state), jax.tree.leaves(places), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    query = state.params['stack']['layers']['block_0']['attention']['query']
+    fsdp = changes.get('mesh.fsdp', 1)
+    tensor = changes.get('mesh.tensor', 1)
+    local = query.addressable_shards[0].data.shape
+    assert local == (2, 16 // fsdp, 2 // tensor, 8)
+
+
+def test_restores_a_run_on_one_device(saved):
+    state = restore_run(tiny.parsed(SPREAD), saved)
+    chex.assert_trees_all_equal(plain(state), plain(spread_state()))
+    devices = {d for leaf in jax.tree.leaves(state) for d in leaf.devices()}
+    assert devices == {jax.devices()[0]}
+    assert state.key.dtype == spread_state().key.dtype
+
+
+def test_keeps_the_newest(tmp_path):
+    with opened(tmp_path, keep=2) as checkpoints:
+        for step in (2, 4, 6):
+            checkpoints.save(step, spread_state(), {'next_index': step})
+        assert checkpoints.latest() == 6
+    # Closed, all of it is on the disk and nothing half-written is left.
+    folder = tmp_path / 'checkpoints'
+    assert sorted(p.name for p in folder.iterdir()) == ['4', '6']
+    # What was cut off in writing is no checkpoint.
+    (folder / '8.orbax-checkpoint-tmp').mkdir()
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 6
+        like = abstract_state(tiny.parsed(), shardings(*SPREAD.items()))
+        assert checkpoints.restore(4, like)[1] == {'next_index': 4}
+
+
+def test_a_step_that_is_there_is_left_as_it_is(saved):
+    def files():
+        found = (p for p in pathlib.Path(saved).rglob('*') if p.is_file())
+        return {p: p.read_bytes() for p in found}
+
+    before = files()
+    other = spread_state()._replace(step=np.int32(8))
+    with opened(saved) as checkpoints:
+        checkpoints.save(7, other, {'next_index': 8})
+        assert checkpoints.latest() == 7
+    assert files() == before
+
+
+def test_no_checkpoint_yet(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        restore_run(tiny.parsed(), tmp_path)
+    assert caught.value.field == 'workdir'
+    assert caught.value.value == str(tmp_path)
+    assert caught.value.allowed == 'the folder of a run with a checkpoint'
+
+
+def test_shapes_that_differ_are_refused(saved):
+    # Another width than was saved is never cut or filled up in silence.
+    config = tiny.parsed({'model.moe.d_ff': 32})
+    with pytest.raises(ValueError, match='shape'):
+        restore_run(config, saved)
