@@ -1,6 +1,7 @@
 """The smallest runs that have every part: plain configs and corpora."""
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -14,33 +15,62 @@ from configs import lm
 from moe import training
 from moe.config import parse
 
+# Everything that a test counts on, whatever the config's defaults are.
 SMALL = {
+    'seed': 0,
     'steps': 6,
     'model.d_model': 16,
     'model.num_layers': 2,
+    'model.num_heads': 2,
+    'model.num_kv_heads': 2,
     'model.d_ff': 32,
+    'model.activation': 'swiglu',
+    'model.use_bias': False,
+    'model.tie_embeddings': False,
+    'model.moe_every': 1,
+    'model.dtype': 'float32',
+    'model.remat': 'none',
     'model.moe.num_experts': 4,
     'model.moe.d_ff': 16,
+    'model.moe.activation': 'swiglu',
+    'model.moe.use_bias': False,
+    'model.moe.router.k': 2,
+    'model.moe.jitter': 0.0,
     'model.moe.executor': 'indexed',
+    'model.moe.capacity_factor': None,
+    'model.moe.eval_capacity_factor': None,
+    'model.moe.num_groups': None,
+    'model.moe.balance_scope': 'global',
+    'losses': {'load_balance': 0.01, 'router_z': 0.001},
     'data.seq_len': 16,
     'data.batch_size': 8,
     'data.val_fraction': 0.25,
+    'optimizer.name': 'adamw',
+    'optimizer.learning_rate': 3e-3,
+    'optimizer.schedule': 'cosine',
     'optimizer.warmup_steps': 2,
+    'optimizer.final_fraction': 0.1,
+    'optimizer.weight_decay': 0.1,
+    'optimizer.clip_norm': 1.0,
+    'optimizer.b1': 0.9,
+    'optimizer.b2': 0.95,
+    'optimizer.accumulation': 1,
     'log_every': 1,
     'eval_every': 3,
     'checkpoint_every': 2,
     'keep_checkpoints': 9,
+    'sample_prompt': 'def ',
     'sample_length': 4,
 }
 WORDS = ('the', 'quick', 'brown', 'fox', 'jumps', 'over', 'it', 'and', 'runs\n')
 
 
-def plain(changes=None, variant='quickstart'):
+def plain(changes=None):
     """A small plain config; changes are by dotted name.
 
     The name `a.b` replaces the field b of the section a, new fields included.
     """
-    return changed(lm.get_config(variant), {**SMALL, **(changes or {})})
+    return changed(lm.get_config(), {**SMALL, **(changes or {})})
 
 
 def changed(config, changes):
@@ -51,13 +81,13 @@ def changed(config, changes):
         section = config
         for part in sections:
             section = section[part]
-        section[field] = value
+        section[field] = copy.deepcopy(value)
     return config
 
 
-def parsed(changes=None, variant='quickstart'):
+def parsed(changes=None):
     """The same as `plain`, checked."""
-    return check(plain(changes, variant))
+    return check(plain(changes))
 
 
 def check(plain):
@@ -65,10 +95,24 @@ def check(plain):
     return parse(training.Config, plain)
 
 
-def model(changes=None, variant='quickstart'):
+def model(changes=None):
     """A small `LMConfig`; changes are by dotted name within it."""
     changes = {f'model.{k}': v for k, v in (changes or {}).items()}
-    return parsed(changes, variant).model
+    return parsed(changes).model
+
+
+def oracle_options(model):
+    """A dropless `LMConfig` as `tests.reference.model` takes it."""
+    assert model.activation == model.moe.activation
+    return {
+        'theta': model.rope_theta,
+        'epsilon': model.norm_epsilon,
+        'activation': model.activation,
+        'k': model.moe.router.keywords['k'],
+        'renormalize': model.moe.router.keywords['renormalize'],
+        'slots': None,
+        'scope': model.moe.balance_scope,
+    }
 
 
 def write_corpus(folder, files=4, size=400):

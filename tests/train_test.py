@@ -151,6 +151,8 @@ def test_divergence(tmp_path):
             'data.files': tiny.write_corpus(tmp_path / 'corpus'),
             'optimizer.learning_rate': 1e30,
             'model.moe_every': 0,
+            'eval_every': 6,
+            'checkpoint_every': 6,
         }
     )
     config = tiny.write_config(tmp_path / 'config.py', plain)

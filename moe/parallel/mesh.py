@@ -13,16 +13,17 @@ from moe.config import AtLeast, ConfigError, PositiveInt
 AXES = ('replica', 'data', 'fsdp', 'expert', 'tensor')
 BATCH_AXES = ('replica', 'data', 'fsdp', 'expert')
 
-# Parameter name -> logical axes of its last dimensions; leading ones (the
-# scan over layers) and unlisted parameters are not split.
+# Parameter name -> logical axes of its last dimensions; before them stands
+# 'expert' for a parameter of `experts`. Leading ones (the scan over layers)
+# and unlisted parameters are not split.
 PARAMETER_AXES = {
     'query': ('embed', 'heads', None),
     'key': ('embed', 'heads', None),
     'value': ('embed', 'heads', None),
     'out': ('heads', None, 'embed'),
-    'up': ('expert', 'embed', 'hidden'),
-    'gate': ('expert', 'embed', 'hidden'),
-    'down': ('expert', 'hidden', 'embed'),
+    'up': ('embed', 'hidden'),
+    'gate': ('embed', 'hidden'),
+    'down': ('hidden', 'embed'),
     'embedding': (None, 'embed'),
     'head': ('embed', None),
 }
@@ -101,9 +102,12 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
     def place(path, leaf):
         keys = [k.key for k in path if isinstance(getattr(k, 'key', 0), str)]
         logical = PARAMETER_AXES.get(keys[-1] if keys else '', ())
+        if logical and 'experts' in keys:
+            logical = ('expert', *logical)
+        # Factored moments have fewer dimensions than their parameter.
         axes = [RULES[name] for name in logical]
         if leaf.ndim < len(axes):
-            axes = axes[len(axes) - leaf.ndim :]
+            axes = []
         axes = [*(leaf.ndim - len(axes)) * [None], *axes]
         sized = zip(axes, leaf.shape, strict=True)
         spec = [a if a and n % mesh.shape[a] == 0 else None for a, n in sized]

@@ -49,6 +49,9 @@ class Run:
         self.workdir = workdir
         self.config = json.loads((workdir / 'config.json').read_text())
         self.metrics = read_metrics(workdir / 'metrics.jsonl')
+        if not self.metrics:
+            allowed = 'the folder of a run that has logged a step'
+            raise ConfigError('workdir', str(workdir), allowed)
         names = {name for line in self.metrics for name in line}
         self.layers = sorted(
             int(name.split('_')[1].split('/')[0])
@@ -65,8 +68,8 @@ class Run:
 def summary(workdir: pathlib.Path) -> str:
     """The result of a run in a few lines of text, its sample included."""
     run = Run(workdir)
-    loss, bits = run.last('eval/loss'), run.last('eval/bits_per_byte')
-    lines = [f'validation: {bits:.4f} bits/byte (loss {loss:.4f} nats)']
+    loss, bits = _number(run, 'eval/loss'), _number(run, 'eval/bits_per_byte')
+    lines = [f'validation: {bits} bits/byte (loss {loss} nats)']
     text = _sample(run)
     if text:
         lines += ['sample:', *('    ' + line for line in text.splitlines())]

@@ -137,7 +137,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params
         )
-        metrics['train/grad_norm'] = optax.global_norm(grads)
+        metrics['train/grad_norm'] = optax.tree.norm(grads)
         metrics['train/learning_rate'] = schedule(state.step)
         state = state._replace(
             step=state.step + 1,

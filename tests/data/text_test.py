@@ -1,6 +1,7 @@
 """The text corpus: its split, its batches, its errors."""
 
 import collections
+import hashlib
 import itertools
 
 import numpy as np
@@ -66,6 +67,20 @@ def test_depends_on_names_and_bytes_alone(tmp_path, monkeypatch):
     # One byte of one file, and the fingerprint is another.
     (tmp_path / '3.txt').write_text('d' * 19 + 'e')
     assert load_text(config(files)).fingerprint != first.fingerprint
+
+
+def test_validation_has_the_lowest_hashes(tmp_path, monkeypatch):
+    # Of the names as the glob gives them, so that no folder's order matters.
+    write_letters(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = sorted(
+        (f'{i}.txt' for i in range(8)),
+        key=lambda name: hashlib.sha256(name.encode()).hexdigest(),
+    )
+    assert names[:3] != [f'{i}.txt' for i in range(3)]
+    corpus = load_text(config('*.txt', val_fraction=3 / 8))
+    desired = {chr(ord('a') + int(name[0])) for name in names[:3]}
+    assert letters(corpus.val) == desired
 
 
 def test_a_new_file_moves_no_other(tmp_path):

@@ -15,7 +15,6 @@ from moe.routing import top_k
 from moe.training import Config
 from tests import tiny
 
-
 # What the messages below speak of, whatever the quickstart is.
 FIXED = {
     'steps': 500,

@@ -69,7 +69,6 @@ def on_one_device():
     [
         ((1, 8, 1, 1, 1), 'grouped'),
         ((1, 1, 2, 2, 2), 'indexed'),
-        ((2, 2, 1, 2, 1), 'onehot'),
     ],
     ids=str,
 )

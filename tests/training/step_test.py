@@ -23,13 +23,14 @@ COEFFICIENTS = {'load_balance': 0.5, 'router_z': 0.25}
 
 
 @functools.lru_cache
-def config(accumulation=1, variant='quickstart'):
+def config(accumulation=1, moe_every=1):
     changes = {
         'losses': COEFFICIENTS,
         'model.moe.balance_scope': 'group',
+        'model.moe_every': moe_every,
         'optimizer.accumulation': accumulation,
     }
-    return tiny.parsed(changes, variant)
+    return tiny.parsed(changes)
 
 
 @functools.lru_cache
@@ -187,7 +188,7 @@ def test_initial_state_is_a_function_of_the_seed():
 
 
 def test_metrics_of_a_dense_model():
-    dense = config(variant='dense')
+    dense = config(moe_every=0)
     shapes = jax.eval_shape(lambda: init_state(dense))
     _, metrics = jax.eval_shape(make_train_step(dense), shapes, TOKENS)
     assert sorted(metrics) == [
