@@ -1,6 +1,7 @@
 """Where metrics go: JSON lines, TensorBoard, and the console."""
 
 import json
+import math
 import os
 import pathlib
 import secrets
@@ -51,9 +52,11 @@ class Writer:
             return
         self._lines.write(json.dumps({'step': step, **metrics}) + '\n')
         for name, value in metrics.items():
-            if isinstance(value, list):
+            if isinstance(value, list) and np.all(np.isfinite(value)):
                 self._events.add_histogram(name, np.asarray(value), step)
-            else:
+            elif not isinstance(value, list) and math.isfinite(
+                value
+            ):  # TensorBoard shows no others
                 self._events.add_scalar(name, value, step)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:

@@ -160,10 +160,11 @@ def test_what_an_axis_does_not_divide_is_not_split():
     params, _ = specs(config, wide)
     assert params[f'{STACK}/block_0/attention/query'][2] is None
     assert params[up][3] == 'tensor'
-    tree = {'up': jax.ShapeDtypeStruct((6, 16, 12), np.float32)}
-    assert parameter_shardings(wide, tree)['up'].spec == P(
+    up = jax.ShapeDtypeStruct((6, 16, 12), np.float32)
+    tree = {'experts': {'up': up}}
+    assert parameter_shardings(wide, tree)['experts']['up'].spec == P(
         'expert', 'fsdp', None
     )
-    assert parameter_shardings(mesh, tree)['up'].spec == P(
+    assert parameter_shardings(mesh, tree)['experts']['up'].spec == P(
         None, 'fsdp', 'tensor'
     )
