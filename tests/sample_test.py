@@ -6,7 +6,6 @@ import jax
 import pytest
 
 from moe.training.checkpoint import Checkpoints
-from moe.training.step import init_state
 from tests import commands, tiny
 
 # Arguments beside the workdir, and what the one line must hold.
@@ -30,8 +29,7 @@ def folder(tmp_path_factory):
     folder.mkdir()
     plain = tiny.plain()
     (folder / 'config.json').write_text(json.dumps(plain))
-    with tiny.quick_compilation():
-        state = jax.jit(lambda: init_state(tiny.check(plain)))()
+    state = jax.device_put(tiny.state(tiny.check(plain)))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(1, state, {'next_index': 1})
     checkpoints.close()

@@ -9,11 +9,13 @@ import random
 import re
 
 import jax
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import lm
 from moe import training
 from moe.config import parse
+from moe.models import LM
 
 # Everything that a test counts on, whatever the config's defaults are.
 SMALL = {
@@ -99,6 +101,41 @@ def model(changes=None):
     """A small `LMConfig`; changes are by dotted name within it."""
     changes = {f'model.{k}': v for k, v in (changes or {}).items()}
     return parsed(changes).model
+
+
+def parameters(init, *args, scale=0.25):
+    """Random parameters, and random biases, without compiling `init`.
+
+    Args:
+      init: of a linen module.
+      *args: its inputs.
+      scale: standard deviation of the matrices.
+
+    Returns:
+      The tree of NumPy arrays that `init` would make the like of.
+    """
+    shapes = jax.eval_shape(init, jax.random.key(0), *args)['params']
+    draw = np.random.default_rng(0)
+
+    def make(path, leaf):
+        size = scale if leaf.ndim and 'scale' not in path[-1].key else 0.1
+        values = size * draw.standard_normal(leaf.shape, np.float32)
+        return values + np.float32('scale' in path[-1].key)
+
+    return jax.tree_util.tree_map_with_path(make, shapes)
+
+
+def state(config):
+    """A train state of random parameters and zero moments, in NumPy."""
+    shapes = jax.eval_shape(lambda: training.init_state(config))
+    tokens = np.zeros((1, 2), np.int32)
+    zeros = jax.tree.map(
+        lambda s: np.zeros(s.shape, s.dtype), shapes._replace(key=None)
+    )
+    return zeros._replace(
+        params=parameters(LM(config.model).init, tokens),
+        key=jax.random.key(config.seed),
+    )
 
 
 def oracle_options(model):

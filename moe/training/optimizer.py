@@ -85,11 +85,12 @@ def make_optimizer(
             optax.add_decayed_weights(decay, decayed),
             optax.scale_by_learning_rate(schedule),
         ),
-        'muon': lambda: optax.contrib.muon(
-            schedule,
-            weight_decay=decay,
-            weight_decay_mask=decayed,
-            muon_weight_dimension_numbers=_matrices,
+        # Its own decay knows no mask for what Adam has: decayed out here.
+        'muon': lambda: optax.chain(
+            optax.contrib.muon(1.0, muon_weight_dimension_numbers=_matrices),
+            optax.scale(-1.0),
+            optax.add_decayed_weights(decay, decayed),
+            optax.scale_by_learning_rate(schedule),
         ),
     }[config.name]()
     if config.clip_norm is None:

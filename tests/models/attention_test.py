@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moe.models.attention import Attention, Cache, rotate
+from tests import tiny
 from tests.reference import attention as reference
 from tests.reference.compare import assert_close
 
@@ -20,8 +21,7 @@ def normal(seed, *shape):
 
 @functools.lru_cache
 def initial(layer):
-    x = jnp.zeros((1, 1, WIDTH))
-    return jax.jit(layer.init)(jax.random.key(0), x)['params']
+    return tiny.parameters(layer.init, jnp.zeros((1, 1, WIDTH)))
 
 
 @functools.lru_cache
@@ -127,8 +127,12 @@ def test_dtype_of_the_computation():
 
 
 def test_scale_of_the_output_projection():
-    whole = initial(Attention(num_heads=2, num_kv_heads=1))
-    part = initial(Attention(num_heads=2, num_kv_heads=1, out_scale=0.25))
+    def start(**options):
+        layer = Attention(num_heads=2, num_kv_heads=1, **options)
+        init = jax.jit(layer.init)
+        return init(jax.random.key(0), jnp.zeros((1, 1, WIDTH)))['params']
+
+    whole, part = start(), start(out_scale=0.25)
     np.testing.assert_allclose(part['out'], 0.25 * whole['out'], rtol=1e-6)
     np.testing.assert_array_equal(part['query'], whole['query'])
     # 256 entries of variance 1 / fan-in, of H * h = D = 16: .25 +- 5%.

@@ -31,11 +31,8 @@ def config():
 
 @functools.lru_cache
 def variables():
-    init = jax.jit(LM(config()).init)
     # Larger logits than at the start, so that no two tokens nearly tie.
-    return jax.tree.map(
-        lambda p: 2 * p, init(jax.random.key(0), jnp.asarray(PROMPT))
-    )
+    return {'params': tiny.parameters(LM(config()).init, PROMPT, scale=0.5)}
 
 
 @functools.lru_cache
@@ -43,7 +40,8 @@ def forward(factor):
     """The uncached logits with a capacity factor, None to drop nothing."""
     layer = dataclasses.replace(config().moe, eval_capacity_factor=factor)
     model = LM(dataclasses.replace(config(), moe=layer))
-    return jax.jit(lambda tokens: model.apply(variables(), tokens)[0])
+    apply = jax.jit(lambda variables, tokens: model.apply(variables, tokens)[0])
+    return functools.partial(apply, variables())
 
 
 def continuation(key=KEY, top=0, temperature=1.0):

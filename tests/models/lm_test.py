@@ -19,8 +19,7 @@ TOKENS = np.random.default_rng(0).integers(0, 256, (6, 5), np.int32)
 
 @functools.lru_cache
 def initial(config):
-    init = jax.jit(LM(config).init)
-    return init(jax.random.key(0), TOKENS)['params']
+    return tiny.parameters(LM(config).init, TOKENS)
 
 
 @functools.lru_cache
@@ -40,7 +39,7 @@ def run(config, tokens=TOKENS, **given):
 
 def test_equals_the_loops():
     config = tiny.model()
-    double = jax.tree.map(np.float64, jax.device_get(initial(config)))
+    double = jax.tree.map(np.float64, initial(config))
     desired = reference.logits(TOKENS, double, tiny.oracle_options(config))
     logits, cache, _ = run(config)
     assert_close(logits, desired, 1e-5)
@@ -163,21 +162,22 @@ def test_routing_is_recorded_on_demand():
 
 
 def test_jitter_follows_the_key_and_the_layer():
-    # The first layer adds nothing and the routers are equal: without noise
-    # both layers route alike.
+    # Both layers are the same and add nothing: without noise they route alike.
     config = tiny.model({'moe.jitter': 0.5})
-    params = jax.tree.map(lambda x: x.copy(), initial(tiny.model()))
+    params = jax.tree.map(np.copy, initial(tiny.model()))
     block = params['stack']['layers']['block_0']
-    block['moe']['router'] = jnp.stack([block['moe']['router'][0]] * 2)
-    for part, name in ((block['attention'], 'out'), (block['moe'], 'experts')):
-        part[name] = jax.tree.map(jnp.zeros_like, part[name])
+    for leaf in jax.tree.leaves(block):
+        leaf[1] = leaf[0]
+    for leaf in (block['attention']['out'], block['moe']['experts']['down']):
+        leaf[:] = 0
     model = functools.partial(LM(config).apply, train=True, record=True)
-    draw = jax.jit(
-        lambda key: model({'params': params}, TOKENS, rngs={'router': key})[2]
+    apply = jax.jit(
+        lambda p, k: model({'params': p}, TOKENS, rngs={'router': k})
     )
-    first = np.asarray(draw(jax.random.key(1)).routing.logits)
-    again = np.asarray(draw(jax.random.key(1)).routing.logits)
-    other = np.asarray(draw(jax.random.key(2)).routing.logits)
+    draw = lambda seed: apply(params, jax.random.key(seed))[2].routing.logits
+    first = np.asarray(draw(1))
+    again = np.asarray(draw(1))
+    other = np.asarray(draw(2))
     np.testing.assert_array_equal(first, again)
     assert np.max(np.abs(first - other)) > 0.1
     assert np.max(np.abs(first[0] - first[1])) > 0.1

@@ -26,7 +26,7 @@ def inputs(*shape):
 
 @functools.lru_cache
 def initial(stack):
-    return jax.jit(stack.init)(jax.random.key(0), inputs())['params']
+    return tiny.parameters(stack.init, inputs())
 
 
 def shapes(stack):
@@ -71,7 +71,7 @@ def test_equals_the_loop_over_layers():
         params
     )
     assert cache is None
-    double = jax.tree.map(np.float64, jax.device_get(params))
+    double = jax.tree.map(np.float64, params)
     desired, mixtures = reference.stack(
         np.float64(x), double['layers'], tiny.oracle_options(config)
     )
@@ -86,7 +86,8 @@ def test_equals_the_loop_over_layers():
 
 def test_layers_and_experts_differ_at_the_start():
     config = tiny.model({'num_layers': 4, 'moe_every': 2})
-    params = jax.device_get(initial(Stack(config, causal=True)))
+    init = jax.jit(Stack(config, causal=True).init)
+    params = jax.device_get(init(jax.random.key(0), inputs())['params'])
     layers = params['layers']
     mixture, dense = layers['block_1']['moe'], layers['block_0']['mlp']
     weights = {'router': mixture['router'], **mixture['experts'], 'mlp': dense}

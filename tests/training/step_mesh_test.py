@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from moe.parallel import batch_sharding, parameter_shardings
 from moe.parallel.mesh import AXES
-from moe.training.step import init_state, make_train_step
+from moe.training.step import make_train_step
 from tests import tiny
 
 BATCHES = np.random.default_rng(0).integers(0, 9, (5, 8, 17), np.uint8)
@@ -18,8 +18,7 @@ BATCHES = np.random.default_rng(0).integers(0, 9, (5, 8, 17), np.uint8)
 
 @functools.lru_cache
 def initial():
-    config = tiny.parsed()
-    return jax.device_get(jax.jit(lambda: init_state(config))())
+    return tiny.state(tiny.parsed())
 
 
 def train(sizes, executor='indexed'):
