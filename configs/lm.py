@@ -2,6 +2,10 @@
 
     python train.py --config=configs/lm.py:quickstart --workdir=runs/quickstart
 
+Expected on two CPU cores after 600 steps, about 5 minutes: 1.74 to 1.77
+validation bits per byte on the standard library of Python 3.11, where `dense`
+comes to 1.82 to 1.84 in about 3.
+
 Variants:
   quickstart  32 experts, top 2, dropless.
   dense       no mixture; a feed-forward of the same active FLOPs a token.
