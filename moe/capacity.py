@@ -28,5 +28,7 @@ def capacity(
     """
     if factor is None:
         return group_size
-    exact = fractions.Fraction(repr(factor)) * group_size * k / num_experts
+    exact = (
+        fractions.Fraction(repr(float(factor))) * group_size * k / num_experts
+    )
     return min(max(math.ceil(exact), minimum), group_size)

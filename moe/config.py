@@ -42,7 +42,7 @@ class ConfigError(ValueError):
 class AtLeast:
     """Allows numbers `>= low`."""
 
-    low: float
+    low: int | float
 
     def check(self, value: Any) -> str | None:
         """What is allowed, if the value is not; else None."""
@@ -53,7 +53,7 @@ class AtLeast:
 class Above:
     """Allows numbers `> low`."""
 
-    low: float
+    low: int | float
 
     def check(self, value: Any) -> str | None:
         """What is allowed, if the value is not; else None."""
@@ -64,8 +64,8 @@ class Above:
 class Within:
     """Allows numbers in the closed interval `[low, high]`."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
 
     def check(self, value: Any) -> str | None:
         """What is allowed, if the value is not; else None."""
@@ -215,9 +215,13 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 def _scalar(kind: type, value: Any, path: str) -> Any:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and is_number:
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
             raise ConfigError(path, value, 'a finite number')
-        return float(value)
+        return number
     if type(value) is not kind:
         article = 'an' if kind is int else 'a'
         raise ConfigError(path, value, f'{article} {kind.__name__}')
@@ -226,9 +230,11 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
 
 def _choice(registry: Mapping[str, Callable], section: Any, path: str) -> Any:
     """Resolves `{name, **options}` to a partial of a registered function."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(path, section, 'a section with a name and options')
     _check_names(section, [*section], ['name'], path)
     name = section['name']
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         known = ', '.join(sorted(registry))
         raise ConfigError(f'{path}.name', name, f'one of {known}')
     function = registry[name]

@@ -1,8 +1,9 @@
 """The data that flows: Routing from routers to executors, Aux to the loop.
 
 G groups, S tokens a group, E experts. A group's assignments form a grid
-[N, M]: K choices x S tokens for token choice, E experts x C slots for expert
-choice; row-major order is priority order.
+[N, M]: K choices x S tokens for token choice, where a token names an expert
+once at most, or E experts x C slots for expert choice, where row e is of
+expert e. Row-major order is priority order.
 """
 
 import functools

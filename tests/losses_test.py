@@ -37,31 +37,30 @@ class LoadBalanceTest(chex.TestCase):
         np.testing.assert_allclose(loss, 1.0875, rtol=1e-6)
         assert loss.dtype == jnp.float32
 
-    @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(1, 2, 3, 4)
     def test_one_at_perfect_balance_for_every_k(self, k):
         # Four tokens whose probabilities are the same four numbers, turned:
         # every expert is each choice once, and has the mean probability 1/4.
         row = np.log([0.55, 0.25, 0.15, 0.05])
-        logits = jnp.float32([[np.roll(row, s) for s in range(4)]])
+        logits = np.float32([[np.roll(row, s) for s in range(4)]])
         context = Context(jnp.ones((1, 4), bool), jnp.arange(4)[None])
 
+        @jax.jit
         def loss(logits):
             routing = top_k(logits, context, k=k)
             counts = expert_counts(routing.expert, routing.live, 4)
             return losses.load_balance(routing.probs, counts, routing.mask)
 
-        np.testing.assert_allclose(self.variant(loss)(logits), 1, rtol=1e-6)
+        np.testing.assert_allclose(loss(logits), 1, rtol=1e-6)
 
-    @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters('group', 'device', 'global')
     def test_e_when_collapsed(self, scope):
         # All six tokens on expert 2 of 5, whose probability is 1: 5 * 1 * 1.
-        probs = jax.nn.softmax(jnp.zeros((2, 3, 5)).at[..., 2].set(100.0))
-        counts = jnp.zeros((2, 5)).at[:, 2].set(3)
-        loss = self.variant(
-            functools.partial(losses.load_balance, scope=scope)
-        )(probs, counts, all_live(probs))
+        probs = np.zeros((2, 3, 5), np.float32)
+        counts = np.zeros((2, 5), np.float32)
+        probs[..., 2], counts[:, 2] = 1, 3
+        balance = functools.partial(losses.load_balance, scope=scope)
+        loss = jax.jit(balance)(probs, counts, all_live(probs))
         np.testing.assert_allclose(loss, 5, rtol=1e-6)
 
 

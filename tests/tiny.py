@@ -27,7 +27,7 @@ SMALL = {
     'keep_checkpoints': 9,
     'sample_length': 4,
 }
-WORDS = 'the quick brown fox jumps over a lazy dog and runs off\n'.split(' ')
+WORDS = ('the', 'quick', 'brown', 'fox', 'jumps', 'over', 'it', 'and', 'runs\n')
 
 
 def plain(changes=None, variant='quickstart'):

@@ -5,7 +5,7 @@ weight[a] * expert_{e(a)}(x[t])`; they differ in how the rows are laid out.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from moe.ops import collect, spread
 from moe.types import Routing
 
 
+@runtime_checkable
 class Experts(Protocol):
     """Rows in, rows out: [E, N, D] buffers, or sorted rows [A, D] + sizes."""
 

@@ -1,5 +1,5 @@
 """Linen layers that mix experts."""
 
-from moe.layers.moe import MoE, MoEConfig
+from moe.layers.moe import MoE, MoEConfig, choices
 
-__all__ = ['MoE', 'MoEConfig']
+__all__ = ['MoE', 'MoEConfig', 'choices']

@@ -20,6 +20,7 @@ from moe.config import (
     OneOf,
     PositiveFloat,
     PositiveInt,
+    options,
 )
 from moe.dispatch import EXECUTORS
 from moe.experts import MLP, Activation
@@ -47,7 +48,7 @@ class MoEConfig:
     batch_prioritized: bool
 
     def __post_init__(self):
-        k = self.router.keywords.get('k', 1)  # type: ignore[attr-defined]
+        k = choices(self.router)
         if k > self.num_experts:
             allowed = f'at most num_experts ({self.num_experts})'
             raise ConfigError('router.k', k, allowed)
@@ -78,6 +79,13 @@ class MoEConfig:
             batch_prioritized=self.batch_prioritized,
             name=name,
         )
+
+
+def choices(router: Router) -> int:
+    """K, the experts a token uses: the router's option `k`, 1 without."""
+    if isinstance(router, functools.partial):
+        return router.keywords.get('k', choices(router.func))
+    return options(router).get('k', 1)
 
 
 class MoE(nn.Module):
@@ -157,9 +165,12 @@ class MoE(nn.Module):
             )
         grid = (num_groups, num_tokens // num_groups)
         tokens = x.reshape(*grid, x.shape[-1])
+        live = jnp.ones(grid, bool) if mask is None else mask.reshape(grid)
+        if mask is not None:  # padding may hold anything, NaN included
+            tokens = jnp.where(live[..., None], tokens, 0)
         random = train and self.has_rng('router')
         context = Context(
-            mask=jnp.ones(grid, bool) if mask is None else mask.reshape(grid),
+            mask=live,
             position=jnp.arange(num_tokens, dtype=jnp.int32).reshape(grid),
             key=self.make_rng('router') if random else None,
             train=train,
@@ -201,7 +212,8 @@ class MoE(nn.Module):
             num_experts = self.experts.num_experts  # type: ignore
             make = functools.partial(INITIAL_STATE[name], num_experts)
             state = self.variable('router_state', name, make)
-            context = context._replace(**{name: state.value})
+            given: dict[str, Any] = {name: state.value}
+            context = context._replace(**given)
         logits = self._project('router', inputs, self.router_init)
         routing = self.router(logits, context)
         if self.batch_prioritized:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import PositiveInt
+from moe.layers import choices
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
 from moe.types import Aux
 
@@ -97,8 +98,8 @@ def active_parameters(config: LMConfig, params: Any) -> tuple[int, int]:
         name = jax.tree_util.keystr(path)
         total += leaf.size
         if 'experts' in name:
-            k = config.moe.router.keywords.get('k', 1)  # type: ignore
-            active += leaf.size * k // config.moe.num_experts
+            share = leaf.size // config.moe.num_experts
+            active += share * choices(config.moe.router)
         elif 'embedding' not in name or config.tie_embeddings:
             active += leaf.size
     return total, active

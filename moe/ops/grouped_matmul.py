@@ -90,10 +90,7 @@ def _rows_times_ragged(x, w, group_sizes, *, transpose):
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[0],
     )
-    y = lax.ragged_dot_general(
-        x, w, group_sizes, numbers, preferred_element_type=jnp.float32
-    )
-    return y.astype(x.dtype)
+    return _ragged_dot(numbers, x, w, group_sizes).astype(x.dtype)
 
 
 def _outer_ragged(x, dy, group_sizes):
@@ -104,13 +101,20 @@ def _outer_ragged(x, dy, group_sizes):
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[],
     )
-    return lax.ragged_dot_general(
-        jnp.where(filled, x, 0),
-        jnp.where(filled, dy, 0),
-        group_sizes,
-        numbers,
-        preferred_element_type=jnp.float32,
-    )
+    x, dy = jnp.where(filled, x, 0), jnp.where(filled, dy, 0)
+    return _ragged_dot(numbers, x, dy, group_sizes)
+
+
+def _ragged_dot(numbers, x, y, group_sizes):
+    """The native product; under vmap one after another, for want of a rule."""
+
+    @jax.custom_batching.sequential_vmap
+    def product(x, y, group_sizes):
+        return lax.ragged_dot_general(
+            x, y, group_sizes, numbers, preferred_element_type=jnp.float32
+        )
+
+    return product(x, y, group_sizes)
 
 
 def _block_rows(num_rows: int, num_groups: int) -> int:

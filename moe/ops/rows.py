@@ -55,7 +55,9 @@ def collect(
     Returns:
       The sums, in the dtype of `rows`.
     """
-    scaled = rows * weight[:, None].astype(rows.dtype)
+    # In float32, so that the router's gradient is not rounded on the way.
+    scaled = rows.astype(jnp.float32) * weight[:, None]
+    scaled = scaled.astype(rows.dtype)
     if row is None:
         zeros = jnp.zeros((num_tokens, rows.shape[1]), rows.dtype)
         return zeros.at[token].add(scaled, mode='drop')

@@ -121,32 +121,6 @@ def test_equals_the_loop(executor, name, slots):
     assert np.all(kept_desired == routing.live) == (slots is None)
 
 
-# Every assignment is to expert 1: of a grid of 3 x 2 single tokens, and of
-# tokens that chose it twice.
-CROWDED = {
-    'irregular': make(
-        expert=np.ones((G, 3, 2)),
-        live=np.ones((G, 3, 2)),
-        token=[[[0, 1], [2, 3], [0, 1]], [[3, 2], [1, 0], [3, 3]]],
-    ),
-    'twice': make(expert=np.ones((G, 2, S)), live=np.ones((G, 2, S))),
-}
-
-
-@pytest.mark.parametrize('name', CROWDED)
-@pytest.mark.parametrize('executor', EXECUTORS)
-def test_without_slots_nothing_drops_however_crowded(executor, name):
-    routing = CROWDED[name]
-    x, w, dy = draw()
-    gradients, (y, kept) = compiled(executor, None)(
-        x, w, routing.weight, dy, routing
-    )
-    y_desired, _, desired = expected(x, w, dy, routing, None)
-    assert np.all(kept)
-    assert_close(y, y_desired, 2e-6)
-    assert_close(gradients, desired, 2e-6)
-
-
 @pytest.mark.parametrize('executor', EXECUTORS)
 def test_tokens_without_assignment_get_zero(executor):
     # Token 3 of group 0, tokens 0 to 2 of group 1.

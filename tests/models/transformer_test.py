@@ -69,18 +69,17 @@ def test_scan_equals_the_loop_over_blocks():
     actual, cache, aux = apply(params, x)
     assert cache is None
     desired, losses, loads = x, [], []
-    run = {
-        mixture: jax.jit(
-            lambda p, x, block=Block(config, mixture, causal=True): block.apply(
-                {'params': p}, x, None, None, 0, False, False
-            )
-        )
-        for mixture in (False, True)
-    }
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(mixture, params, x):
+        block = Block(config, mixture, causal=True)
+        variables = {'params': params}
+        return block.apply(variables, x, None, None, 0, False, False)
+
     for layer in range(4):
         block = params['layers'][f'block_{layer % 2}']
         mine = jax.tree.map(lambda p, i=layer // 2: p[i], block)
-        desired, _, part = run[layer % 2 == 1](mine, desired)
+        desired, _, part = run(layer % 2 == 1, mine, desired)
         if layer % 2:
             losses.append(part.losses)
             loads.append(part.stats['load'])
@@ -117,7 +116,8 @@ def test_remat_changes_no_number():
     x = inputs()
     found = {}
     for remat in ('none', 'dots', 'full'):
-        stack = Stack(tiny.model({'remat': remat}), causal=True)
+        changes = {'remat': remat, 'moe.activation': 'relu'}
+        stack = Stack(tiny.model(changes), causal=True)
         params = initial(Stack(tiny.model(), causal=True))
         gradient = jax.value_and_grad(functools.partial(objective, stack))
         value, gradients = jax.jit(gradient)(params, x)

@@ -1,0 +1,231 @@
+"""The description of a run: what cannot work is refused in one line."""
+
+import dataclasses
+import functools
+
+import pytest
+
+from configs import lm
+from moe.config import ConfigError, parse
+from moe.routing import top_k
+from moe.training import Config
+from tests import tiny
+
+
+def check(changes, variant='quickstart'):
+    return parse(Config, tiny.changed(lm.get_config(variant), changes))
+
+
+@pytest.mark.parametrize('variant', lm.VARIANTS)
+def test_variants_are_accepted(variant):
+    config = check({}, variant)
+    layers = [] if variant == 'dense' else [0, 1, 2, 3]
+    assert config.model.moe_layers == layers
+
+
+def test_variants_are_what_they_say():
+    # Switch (arXiv 2101.03961) sends a token to one expert, GShard to two.
+    found = {}
+    for variant in lm.VARIANTS:
+        moe = check({}, variant).model.moe
+        assert moe.router.func is top_k
+        k = moe.router.keywords['k']
+        found[variant] = (k, moe.capacity_factor, moe.jitter)
+    assert found == {
+        'quickstart': (2, None, 0.0),
+        'dense': (2, None, 0.0),
+        'switch': (1, 1.25, 0.01),
+        'top2': (2, 1.25, 0.0),
+        'dropless': (8, None, 0.0),
+    }
+    with pytest.raises(ValueError, match='quickstart, dense, switch'):
+        lm.get_config('quick')
+
+
+def test_values_arrive():
+    config = check({'steps': 60, 'model.moe.capacity_factor': 2, 'losses': {}})
+    assert isinstance(config.model.moe.router, functools.partial)
+    assert config.model.moe.capacity_factor == 2.0
+    assert (config.steps, config.losses) == (60, {})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 3
+
+
+# Changes of the quickstart, the field that the message names, and the end of
+# the message: 16 experts of top 2, 2 heads of 2, 4 layers, 32 sequences of 128
+# bytes, 500 steps of which 50 warm up.
+REFUSED = [
+    # Cross-field checks.
+    (
+        {'optimizer.warmup_steps': 500},
+        'optimizer.warmup_steps',
+        'less than steps (500)',
+    ),
+    ({'steps': 50}, 'optimizer.warmup_steps', 'less than steps (50)'),
+    (
+        {'optimizer.accumulation': 3},
+        'optimizer.accumulation',
+        'a divisor of data.batch_size (32)',
+    ),
+    ({'mesh.expert': 3}, 'mesh.expert', 'a divisor of num_experts (16)'),
+    ({'mesh.tensor': 4}, 'mesh.tensor', 'a divisor of num_kv_heads (2)'),
+    (
+        {'model.moe.num_groups': 3},
+        'model.moe.num_groups',
+        'a divisor of the 4096 tokens of a (micro)batch',
+    ),
+    (
+        {'model.moe.num_groups': 4096, 'optimizer.accumulation': 2},
+        'model.moe.num_groups',
+        'a divisor of the 2048 tokens of a (micro)batch',
+    ),
+    ({'model.vocab_size': 255}, 'model.vocab_size', 'at least 256'),
+    (
+        {'losses.balance': 0.1},
+        'losses.balance',
+        'absent: no such loss (there are load_balance, router_z)',
+    ),
+    (
+        {'model.moe.router.k': 17},
+        'model.moe.router.k',
+        'at most num_experts (16)',
+    ),
+    (
+        {'model.d_model': 130},
+        'model.d_model',
+        'a multiple of 2 * num_heads (4)',
+    ),
+    (
+        {'model.num_kv_heads': 4},
+        'model.num_kv_heads',
+        'a divisor of num_heads (2)',
+    ),
+    (
+        {'model.moe_every': 3},
+        'model.moe_every',
+        '0 or a divisor of num_layers (4)',
+    ),
+    ({'mesh.data': 0}, 'mesh.data', '-1 or at least 1'),
+    # Ranges.
+    ({'seed': -1}, 'seed', 'at least 0'),
+    ({'steps': 0}, 'steps', 'at least 1'),
+    ({'model.moe.num_experts': 0}, 'model.moe.num_experts', 'at least 1'),
+    ({'model.moe.router.k': 0}, 'model.moe.router.k', 'at least 1'),
+    (
+        {'model.moe.capacity_factor': -1.25},
+        'model.moe.capacity_factor',
+        'greater than 0.0, or None',
+    ),
+    (
+        {'model.moe.eval_capacity_factor': 0.0},
+        'model.moe.eval_capacity_factor',
+        'greater than 0.0, or None',
+    ),
+    ({'model.moe.jitter': 1.0}, 'model.moe.jitter', 'less than 1'),
+    ({'losses.router_z': -0.1}, 'losses.router_z', 'at least 0.0'),
+    ({'data.val_fraction': 0.6}, 'data.val_fraction', 'between 0.0 and 0.5'),
+    ({'optimizer.b1': 1.5}, 'optimizer.b1', 'between 0.0 and 1.0'),
+    (
+        {'optimizer.learning_rate': 0.0},
+        'optimizer.learning_rate',
+        'greater than 0.0',
+    ),
+    (
+        {'optimizer.learning_rate': float('nan')},
+        'optimizer.learning_rate',
+        'a finite number',
+    ),
+    (
+        {'optimizer.clip_norm': 0.0},
+        'optimizer.clip_norm',
+        'greater than 0.0, or None',
+    ),
+    ({'mesh.replica': -1}, 'mesh.replica', 'at least 1'),
+    ({'keep_checkpoints': 0}, 'keep_checkpoints', 'at least 1'),
+    # Types and names.
+    ({'steps': 10.0}, 'steps', 'an int'),
+    ({'steps': True}, 'steps', 'an int'),
+    ({'data.seq_len': '128'}, 'data.seq_len', 'an int'),
+    ({'model.tie_embeddings': 1}, 'model.tie_embeddings', 'a bool'),
+    ({'data.files': None}, 'data.files', 'a str'),
+    (
+        {'model.moe.executor': 'sorted'},
+        'model.moe.executor',
+        "one of 'onehot', 'indexed', 'grouped'",
+    ),
+    (
+        {'optimizer.name': 'sgd'},
+        'optimizer.name',
+        "one of 'adamw', 'adafactor', 'lion', 'muon'",
+    ),
+    (
+        {'optimizer.schedule': 'step'},
+        'optimizer.schedule',
+        "one of 'constant', 'linear', 'cosine'",
+    ),
+    ({'model.moe.router.name': 'best'}, 'model.moe.router.name', 'top_k'),
+    # Sections.
+    ({'mesh': None}, 'mesh', 'replica, data, fsdp, expert, tensor'),
+    ({'model.moe': 3}, 'model.moe', 'a section with the fields num_experts'),
+    ({'model': {}}, 'model', 'given the missing d_model, num_layers'),
+    ({'model.moe.router': {}}, 'model.moe.router', 'given the missing name'),
+    ({'losses': 0.01}, 'losses', 'a section of name: number'),
+    # Unknown fields and the nearest that exist.
+    ({'step': 3}, 'step', 'no such field (nearest: steps)'),
+    (
+        {'model.moe.num_expert': 3},
+        'model.moe.num_expert',
+        'no such field (nearest: num_experts)',
+    ),
+    (
+        {'model.moe.router.renormalise': True},
+        'model.moe.router.renormalise',
+        'no such field (nearest: renormalize)',
+    ),
+    (
+        {'optimizer.warmup': 9},
+        'optimizer.warmup',
+        'no such field (nearest: warmup_steps)',
+    ),
+]
+
+
+@pytest.mark.parametrize(('changes', 'field', 'allowed'), REFUSED, ids=str)
+def test_refused_in_one_line(changes, field, allowed):
+    with pytest.raises(ConfigError) as caught:
+        check(changes)
+    message = str(caught.value)
+    assert message.startswith(f'config.{field} = ')
+    assert ': must be ' in message
+    assert allowed in message.split(': must be ')[1]
+    assert '\n' not in message
+
+
+# What looks odd and works: batches of one group, k of all experts, and a mesh
+# that the experts and the heads divide.
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model.moe.num_groups': 4096},
+        {'model.moe.num_groups': 1, 'optimizer.accumulation': 32},
+        {'model.moe.router.k': 16},
+        {'mesh.expert': 16, 'mesh.tensor': 2},
+        {'optimizer.warmup_steps': 0},
+        {'steps': 51},
+        {'model.moe_every': 4, 'model.rope_theta': None},
+        {'losses.load_balance': 0, 'optimizer.clip_norm': None},
+        {'sample_prompt': '', 'sample_length': 0},
+    ],
+    ids=str,
+)
+def test_accepted(changes):
+    assert isinstance(check(changes), Config)
+
+
+def test_every_field_is_there_or_told():
+    # Without any one of its fields, a section names what is missing.
+    plain = lm.get_config().to_dict()
+    for field in dataclasses.fields(Config):
+        rest = {k: v for k, v in plain.items() if k != field.name}
+        with pytest.raises(ConfigError, match=f'missing {field.name}$'):
+            parse(Config, rest)

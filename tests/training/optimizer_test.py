@@ -1,0 +1,212 @@
+"""Schedules, the mask of the decay, and what each optimizer does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moe.models import LM
+from moe.training.config import OptimizerConfig
+from moe.training.optimizer import decayed, make_optimizer, make_schedule
+from tests import tiny
+
+OPTIMIZERS = ['adamw', 'adafactor', 'lion', 'muon']
+TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9), np.int32)
+# A dense and a mixture layer, both with biases: every kind of parameter.
+MODEL = tiny.model(
+    {'moe_every': 2, 'moe.d_ff': 32, 'use_bias': True, 'moe.use_bias': True}
+)
+
+
+def optimizer_config(**changes):
+    defaults = {
+        'name': 'adamw',
+        'learning_rate': 1.0,
+        'schedule': 'constant',
+        'warmup_steps': 0,
+        'final_fraction': 0.1,
+        'weight_decay': 0.0,
+        'clip_norm': None,
+        'b1': 0.9,
+        'b2': 0.95,
+        'accumulation': 1,
+    }
+    return OptimizerConfig(**{**defaults, **changes})
+
+
+@functools.lru_cache
+def parameters():
+    init = jax.jit(LM(MODEL).init)
+    params = init(jax.random.key(0), TOKENS[:, :-1])['params']
+    # Biases start at zero: away from there, so that a decay would show.
+    return jax.tree.map(lambda p: jnp.where(p == 0, 0.5, p), params)
+
+
+@functools.lru_cache
+def compiled(name, **changes):
+    optimizer = make_optimizer(optimizer_config(name=name, **changes), 100)
+    return jax.jit(optimizer.init), jax.jit(optimizer.update)
+
+
+def leaves(tree):
+    """Last name on the path to every leaf, and the leaf."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return [(path[-1].key, leaf) for path, leaf in found]
+
+
+# Peak 1 after 4 steps of warm-up, from a fourth of it: .25 + .75 * t / 4. Then
+# 8 steps to a tenth: cosine .1 + .9 * (1 + cos(pi * t / 8)) / 2, linear
+# 1 - .9 * t / 8; past the end the last value.
+WARMUP = {0: 0.25, 1: 0.4375, 3: 0.8125, 4: 1.0}
+HALF = np.cos(np.pi / 4)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'desired'),
+    [
+        ('constant', {5: 1.0, 11: 1.0, 12: 1.0, 99: 1.0}),
+        ('linear', {6: 0.775, 8: 0.55, 11: 0.2125, 12: 0.1, 99: 0.1}),
+        (
+            'cosine',
+            {6: 0.1 + 0.45 * (1 + HALF), 8: 0.55, 10: 0.1 + 0.45 * (1 - HALF)}
+            | {12: 0.1, 99: 0.1},
+        ),
+    ],
+)
+def test_schedules(schedule, desired):
+    value = make_schedule(
+        optimizer_config(schedule=schedule, warmup_steps=4), steps=12
+    )
+    for step, rate in (WARMUP | desired).items():
+        np.testing.assert_allclose(value(step), rate, rtol=2e-6, err_msg=step)
+    # A peak scales all of it.
+    value = make_schedule(
+        optimizer_config(schedule=schedule, warmup_steps=4, learning_rate=3e-3),
+        steps=12,
+    )
+    np.testing.assert_allclose(value(1), 3e-3 * 0.4375, rtol=2e-6)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'linear', 'cosine'])
+def test_schedules_without_warm_up_start_at_the_peak(schedule):
+    config = optimizer_config(schedule=schedule, learning_rate=0.5)
+    np.testing.assert_allclose(make_schedule(config, 10)(0), 0.5, rtol=1e-6)
+
+
+def test_decay_is_of_matrices_alone():
+    found = {}
+    for name, decay in leaves(decayed(parameters())):
+        found.setdefault(decay, set()).add(name)
+    matrices = {'query', 'key', 'value', 'out', 'up', 'gate', 'down'}
+    assert found == {
+        True: matrices | {'embedding', 'head'},
+        False: {'scale', 'router', 'up_bias', 'gate_bias', 'down_bias'},
+    }
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_decay_without_a_gradient(name):
+    # What is left of a step is -learning_rate * decay * p, of the matrices.
+    init, update = compiled(name, learning_rate=0.5, weight_decay=0.1)
+    params = parameters()
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = update(zero, init(params), params)
+    for (key, step), (_, p), (_, decay) in zip(
+        leaves(updates), leaves(params), leaves(decayed(params)), strict=True
+    ):
+        desired = -0.05 * p if decay else 0 * p
+        np.testing.assert_allclose(step, desired, atol=1e-7, err_msg=key)
+
+
+def test_clipping():
+    # The first moment after one step is (1 - b1) times the clipped gradient.
+    params = {'w': jnp.zeros((2, 2))}
+    gradient = {'w': jnp.array([[3.0, 0.0], [0.0, -4.0]])}  # of norm 5
+    for clip, norm in [(None, 5.0), (1.0, 1.0), (5.5, 5.0)]:
+        config = optimizer_config(b1=0.8, clip_norm=clip)
+        optimizer = make_optimizer(config, 10)
+        _, state = optimizer.update(gradient, optimizer.init(params), params)
+        moment = optax.tree.get(state, 'mu')['w']
+        desired = 0.2 * norm * gradient['w'] / 5
+        np.testing.assert_allclose(moment, desired, rtol=1e-5)
+
+
+def test_moments():
+    # Adam's first step is the sign of the gradient; the second, of the same
+    # gradient with the other sign, is (b1 * (1 - b1) - (1 - b1)) / (1 - b1^2)
+    # = -(1 - b1) / (1 + b1): with b1 = .6, a fourth of a step back.
+    config = optimizer_config(b1=0.6, learning_rate=0.5)
+    optimizer = make_optimizer(config, 10)
+    params, gradient = {'w': jnp.ones(2)}, {'w': jnp.array([1e-2, -30.0])}
+    first, state = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(first['w'], [-0.5, 0.5], rtol=1e-5)
+    second, _ = optimizer.update({'w': -gradient['w']}, state, params)
+    np.testing.assert_allclose(second['w'], [0.125, -0.125], rtol=1e-5)
+
+
+@functools.lru_cache
+def gradient():
+    def loss(params):
+        logits, _, aux = LM(MODEL).apply({'params': params}, TOKENS[:, :-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits, TOKENS[:, 1:]
+        )
+        return jnp.mean(losses) + 0.01 * jnp.mean(aux.losses['load_balance'])
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_learns_one_batch_by_heart(name):
+    # Sixteen targets among 256 bytes: at first about log(256) = 5.5.
+    init, update = compiled(name, learning_rate=0.01)
+    params = parameters()
+    state, losses = init(params), []
+    for _ in range(8):
+        loss, grads = gradient()(params)
+        losses.append(float(loss))
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert losses[0] > 5
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_muon_orthogonalises_each_matrix_of_the_stack():
+    # The singular values of an orthogonal matrix are 1; the Newton-Schulz
+    # iteration of Muon leaves them between .7 and 1.2, and its step is larger
+    # by sqrt(outputs / inputs) where a matrix has more outputs than inputs.
+    # Of a stack taken as one matrix they would be far less.
+    init, update = compiled('muon', learning_rate=1.0)
+    params = parameters()
+    draw = np.random.default_rng(2)
+    grads = jax.tree.map(
+        lambda p: jnp.asarray(draw.standard_normal(p.shape, np.float32)), params
+    )
+    updates, _ = update(grads, init(params), params)
+    layers = updates['stack']['layers']
+    experts = layers['block_1']['moe']['experts']
+    attention = layers['block_0']['attention']
+    cases = [
+        ('up', experts['up'], 2, 16, 32),
+        ('gate', experts['gate'], 2, 16, 32),
+        ('down', experts['down'], 2, 32, 16),
+        ('dense up', layers['block_0']['mlp']['up'], 1, 16, 32),
+        ('query', attention['query'], 1, 16, 16),  # all heads as one matrix
+        ('out', attention['out'], 1, 16, 16),
+    ]
+    for name, stacked, lead, inputs, outputs in cases:
+        count = int(np.prod(stacked.shape[:lead]))
+        scale = np.sqrt(max(1, outputs / inputs))
+        matrices = np.asarray(stacked).reshape(count, inputs, outputs)
+        for matrix in matrices:
+            values = np.linalg.svd(matrix, compute_uv=False) / scale
+            assert 0.6 < values.min() < values.max() < 1.3, (name, values)
+    # The rest, routers and biases too, takes the first step of Adam with
+    # Nesterov's momentum: b1 * (1 - b1) / (1 - b1^2) + 1, with b1 = .9.
+    rest = (updates['embedding'], layers['block_1']['moe']['router'])
+    for step in rest:
+        desired = 0.9 * 0.1 / 0.19 + 1
+        np.testing.assert_allclose(np.abs(step), desired, rtol=1e-3)

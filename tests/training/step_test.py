@@ -1,0 +1,235 @@
+"""The training step: objective, gradients, accumulation, purity."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe.models import LM
+from moe.training.step import (
+    init_state,
+    layer_metrics,
+    make_eval_step,
+    make_train_step,
+    token_losses,
+)
+from tests import tiny
+from tests.reference.compare import assert_close
+
+TOKENS = np.random.default_rng(0).integers(0, 256, (8, 17), np.uint8)
+COEFFICIENTS = {'load_balance': 0.5, 'router_z': 0.25}
+
+
+@functools.lru_cache
+def config(accumulation=1, variant='quickstart'):
+    changes = {
+        'losses': COEFFICIENTS,
+        'model.moe.balance_scope': 'group',
+        'optimizer.accumulation': accumulation,
+    }
+    return tiny.parsed(changes, variant)
+
+
+@functools.lru_cache
+def initial():
+    return jax.jit(lambda: init_state(config()))()
+
+
+@functools.lru_cache
+def train_step(accumulation=1):
+    """Compiled once, or the second trace fails."""
+    step = make_train_step(config(accumulation))
+    return jax.jit(chex.assert_max_traces(step, n=1))
+
+
+@functools.lru_cache
+def by_hand():
+    """Loss, auxiliary losses and gradients, written out."""
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def gradient(params):
+        tokens = jnp.asarray(TOKENS, jnp.int32)
+        model = LM(config().model)
+        logits, _, aux = model.apply({'params': params}, tokens[:, :-1])
+        logs = jax.nn.log_softmax(logits)
+        at = jnp.take_along_axis(logs, tokens[:, 1:, None], axis=-1)
+        # Two layers: the mean of each loss over them.
+        balance = (aux.losses['load_balance'] @ jnp.ones(2)) / 2
+        z = (aux.losses['router_z'] @ jnp.ones(2)) / 2
+        loss = -jnp.sum(at) / (8 * 16)
+        return loss + 0.5 * balance + 0.25 * z, (loss, balance, z)
+
+    (total, parts), grads = gradient(initial().params)
+    return (total, *parts), grads
+
+
+def test_token_losses():
+    # Three logits, of which the target has a share of 1/2, 1/4 and 1.
+    logits = jnp.log(jnp.array([[[2, 1, 1], [2, 1, 1], [1e-30, 1, 1e-30]]]))
+    found = token_losses(logits, jnp.array([[0, 2, 1]]))
+    desired = [[np.log(2), np.log(4), 0]]
+    np.testing.assert_allclose(found, desired, atol=1e-6)
+
+
+def test_objective_is_the_loss_plus_each_weighted_auxiliary_loss():
+    _, metrics = train_step()(initial(), TOKENS)
+    (total, loss, balance, z), _ = by_hand()
+    desired = {
+        'train/loss': loss,
+        'train/load_balance': balance,
+        'train/router_z': z,
+        'train/objective': total,
+    }
+    for name, value in desired.items():
+        np.testing.assert_allclose(metrics[name], value, 1e-6, err_msg=name)
+    extra = 0.5 * metrics['train/load_balance']
+    extra += 0.25 * metrics['train/router_z']
+    np.testing.assert_allclose(
+        metrics['train/objective'] - metrics['train/loss'], extra, 1e-6
+    )
+    assert extra > 0.5  # at least the balance loss's 1, halved
+
+
+def test_first_step_of_adam():
+    # lr * (g / (|g| + 1e-8) + decay * p), with clipping to a norm of 1, a
+    # learning rate of half of .003, and a decay of .1 of matrices.
+    state, metrics = train_step()(initial(), TOKENS)
+    _, grads = by_hand()
+    squares = [np.sum(np.float64(g) ** 2) for g in jax.tree.leaves(grads)]
+    norm = np.sqrt(np.sum(squares))
+    np.testing.assert_allclose(metrics['train/grad_norm'], norm, rtol=1e-5)
+    np.testing.assert_allclose(metrics['train/learning_rate'], 1.5e-3, 1e-6)
+    assert state.step == 1
+
+    def step(path, before, after, gradient):
+        name = path[-1].key
+        decay = 0 if name in ('router', 'scale') else 0.1
+        g = np.float64(gradient) / max(norm, 1)
+        desired = -1.5e-3 * (g / (np.abs(g) + 1e-8) + decay * before)
+        clear = np.abs(g) > 1e-5  # of smaller ones the rounding shows
+        np.testing.assert_allclose(
+            (after - before)[clear], desired[clear], atol=3e-6, err_msg=name
+        )
+        return np.sum(clear)
+
+    counts = jax.tree_util.tree_map_with_path(
+        step, initial().params, state.params, grads
+    )
+    assert np.all(np.array(jax.tree.leaves(counts)) > 0)
+
+
+def test_accumulation_equals_the_large_batch():
+    # With balance taken a group, every term is a mean over sequences. Of two
+    # roundings of a gradient near zero Adam may make two steps: there, of at
+    # most the learning rate.
+    whole, metrics = train_step()(initial(), TOKENS)
+    parts, found = train_step(2)(initial(), TOKENS)
+    assert sorted(found) == sorted(metrics)
+    for name, value in metrics.items():
+        if name != 'moe':
+            np.testing.assert_allclose(found[name], value, 1e-5, err_msg=name)
+    assert_close(found['moe']['load'], np.asarray(metrics['moe']['load']), 1e-6)
+    _, grads = by_hand()
+    for a, b, g in zip(
+        *map(jax.tree.leaves, (parts.params, whole.params, grads)), strict=True
+    ):
+        clear = np.abs(g) > 1e-5
+        np.testing.assert_allclose(a[clear], b[clear], atol=1e-5)
+        np.testing.assert_allclose(a, b, atol=1.6e-3)
+
+
+def test_pure():
+    state = initial()
+    before = jax.tree.map(np.array, (state.params, state.opt_state))
+    first = train_step()(state, TOKENS)
+    second = train_step()(state, TOKENS)
+    strip = lambda out: (out[0]._replace(key=None), out[1])
+    chex.assert_trees_all_equal(strip(first), strip(second))
+    chex.assert_trees_all_equal((state.params, state.opt_state), before)
+    # The run's key is never spent: the step's number is folded into it.
+    data = jax.random.key_data
+    np.testing.assert_array_equal(data(first[0].key), data(state.key))
+
+
+def test_learns_without_another_trace():
+    # Five steps on one batch, the step number and all counts moving.
+    state, losses = initial(), []
+    for _ in range(5):
+        state, metrics = train_step()(state, TOKENS)
+        losses.append(float(metrics['train/loss']))
+    assert state.step == 5
+    assert np.all(np.diff(losses) < 0)
+    assert train_step()._cache_size() == 1
+
+
+def test_initial_state_is_a_function_of_the_seed():
+    def kernel(seed):
+        changed = tiny.parsed({'seed': seed})
+        shapes = jax.eval_shape(lambda: init_state(changed))
+        assert shapes.step.dtype == np.int32
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        return shapes, LM(changed.model), key
+
+    shapes, model, key = kernel(0)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, initial())
+    assert shapes.router_state == {}
+    # The parameters come of the seed's first key, steps of the second.
+    init = jax.jit(model.init)
+    params = init(key, jnp.zeros((1, 16), jnp.int32))['params']
+    chex.assert_trees_all_close(params, initial().params, rtol=1e-6)
+    desired = jax.random.fold_in(jax.random.key(0), 1)
+    assert initial().key == desired
+    other = init(kernel(1)[2], jnp.zeros((1, 16), jnp.int32))['params']
+    assert np.max(np.abs(other['head'] - params['head'])) > 0.1
+
+
+def test_metrics_of_a_dense_model():
+    dense = config(variant='dense')
+    shapes = jax.eval_shape(lambda: init_state(dense))
+    _, metrics = jax.eval_shape(make_train_step(dense), shapes, TOKENS)
+    assert sorted(metrics) == [
+        'train/grad_norm',
+        'train/learning_rate',
+        'train/loss',
+        'train/objective',
+    ]
+    assert layer_metrics(dense, {}) == {}
+
+
+def test_layer_metrics():
+    four = tiny.parsed({'model.num_layers': 4, 'model.moe_every': 2})
+    stats = {
+        'entropy': np.array([0.25, 0.5], np.float32),
+        'load': np.array([[1, 1], [2, 0]], np.float32),
+    }
+    assert layer_metrics(four, stats) == {
+        'moe/layer_1/entropy': 0.25,
+        'moe/layer_1/load': [1.0, 1.0],
+        'moe/layer_3/entropy': 0.5,
+        'moe/layer_3/load': [2.0, 0.0],
+    }
+
+
+def test_evaluation_sums_over_live_targets():
+    eval_step = jax.jit(make_eval_step(config()))
+    mask = np.ones((8, 16), bool)
+    mask[5, 3:] = mask[6:] = False
+    total, count = eval_step(initial(), TOKENS, mask)
+    assert count == 5 * 16 + 3
+    model = LM(config().model)
+    logits, _, _ = jax.jit(model.apply)(
+        {'params': initial().params}, jnp.asarray(TOKENS[:, :-1], jnp.int32)
+    )
+    logits = np.float64(logits)
+    desired = 0.0
+    for b, s in np.argwhere(mask):
+        powers = np.exp(logits[b, s] - np.max(logits[b, s]))
+        desired -= np.log(powers[TOKENS[b, s + 1]] / np.sum(powers))
+    np.testing.assert_allclose(total, desired, rtol=1e-6)
+    # What stands in the padding changes nothing.
+    other = TOKENS.copy()
+    other[5, 4:] = other[6:] = 7
+    np.testing.assert_allclose(eval_step(initial(), other, mask)[0], total)
