@@ -66,6 +66,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     moe.min_capacity = 4  # least slots of an expert in a group
     moe.num_groups = config_dict.placeholder(int)  # None: one a sequence
     moe.balance_scope = 'global'  # group, device, global
+    moe.batch_prioritized = False  # slots by confidence, not by position
 
     config.losses = losses = ml_collections.ConfigDict()
     losses.load_balance = 0.01  # coefficient of the load-balance loss

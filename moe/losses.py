@@ -91,6 +91,86 @@ def router_z(
     return masked_mean(jnp.square(z), mask, axis_name=axis_name)
 
 
+def cv_squared(
+    amount: Float[Array, 'E'], *, unbiased: bool = True
+) -> Float[Array, '']:
+    """Squared coefficient of variation: `var / (mean^2 + 1e-10)`.
+
+    Source: arXiv 1701.06538, eq. 7.
+
+    Args:
+      amount: of each expert, float.
+      unbiased: whether the variance divides by E - 1, or by E.
+
+    Returns:
+      The ratio, float32; 0 for one expert.
+    """
+    if amount.shape[0] == 1:
+        return jnp.zeros((), jnp.float32)
+    amount = amount.astype(jnp.float32)
+    variance = jnp.var(amount, ddof=int(unbiased))
+    return variance / (jnp.square(jnp.mean(amount)) + 1e-10)
+
+
+def importance(
+    gates: Float[Array, 'G S E'], *, axis_name: AxisName = None
+) -> Float[Array, '']:
+    """CV^2 of the experts' summed gates, 0 at perfect balance.
+
+    Source: arXiv 1701.06538, eq. 6-7.
+
+    Args:
+      gates: dense gates, 0 where not chosen or not live, float32.
+      axis_name: mesh axes of the tokens.
+
+    Returns:
+      The loss, a float32 scalar.
+    """
+    return cv_squared(sum_over(jnp.sum(gates, axis=(0, 1)), axis_name))
+
+
+def load(
+    chance: Float[Array, 'G S E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, '']:
+    """CV^2 of the experts' expected loads, 0 at perfect balance.
+
+    Source: arXiv 1701.06538, appendix A.
+
+    Args:
+      chance: probability that a token is sent to e, were only e's noise
+        redrawn, float32; without noise, 1 where the gate is positive.
+      mask: True for live tokens.
+      axis_name: mesh axes of the tokens.
+
+    Returns:
+      The loss, a float32 scalar.
+    """
+    total = jnp.sum(jnp.where(mask[..., None], chance, 0.0), axis=(0, 1))
+    return cv_squared(sum_over(total, axis_name))
+
+
+def l1(
+    gates: Float[Array, 'G S E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, '']:
+    """Mean over live tokens of their summed gates. arXiv 2412.14711, eq. 6.
+
+    Args:
+      gates: dense gates, not negative, float32.
+      mask: True for live tokens.
+      axis_name: mesh axes of the tokens.
+
+    Returns:
+      The loss, a float32 scalar.
+    """
+    return masked_mean(jnp.sum(gates, axis=-1), mask, axis_name=axis_name)
+
+
 def masked_mean(
     values: Float[Array, 'G S'],
     mask: Bool[Array, 'G S'],

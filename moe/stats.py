@@ -4,28 +4,9 @@ G groups, S tokens a group, E experts, K choices a token.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from moe.losses import AxisName, masked_mean, sum_over
-
-
-def expert_counts(
-    expert: Int[Array, 'G N M'],
-    live: Bool[Array, 'G N M'],
-    num_experts: int,
-) -> Float[Array, 'G E']:
-    """Number of live assignments to each expert, a group at a time.
-
-    Args:
-      expert: expert of each assignment, int32.
-      live: assignments that count.
-      num_experts: E.
-
-    Returns:
-      The counts, float32.
-    """
-    hit = expert[..., None] == jnp.arange(num_experts)
-    return jnp.sum((hit & live[..., None]).astype(jnp.float32), axis=(1, 2))
 
 
 def routing_stats(
@@ -52,11 +33,14 @@ def routing_stats(
       `entropy` of the router's distribution in nats and `confidence`, its
       largest probability, both means over live tokens; `dropped`, the share of
       the assignments that got no slot; `dead_experts`, the number of experts
-      with no assignment.
+      with no assignment; `experts_per_token`, assignments of a live token.
     """
     num_experts = probs.shape[-1]
     num_kept = jnp.sum(kept.astype(jnp.float32))
-    counts, num_kept = sum_over((jnp.sum(counts, axis=0), num_kept), axis_name)
+    num_tokens = jnp.sum(mask.astype(jnp.float32))
+    counts, num_kept, num_tokens = sum_over(
+        (jnp.sum(counts, axis=0), num_kept, num_tokens), axis_name
+    )
     assigned = jnp.sum(counts)
     load = counts * num_experts / jnp.maximum(assigned, 1.0)
     log_probs = jnp.log(jnp.maximum(probs, jnp.finfo(jnp.float32).tiny))
@@ -71,5 +55,6 @@ def routing_stats(
         'entropy': masked_mean(entropy, mask, axis_name=axis_name),
         'confidence': masked_mean(confidence, mask, axis_name=axis_name),
         'dropped': (assigned - num_kept) / jnp.maximum(assigned, 1.0),
+        'experts_per_token': assigned / jnp.maximum(num_tokens, 1.0),
         'dead_experts': jnp.sum((counts == 0).astype(jnp.float32)),
     }

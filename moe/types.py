@@ -6,6 +6,7 @@ once at most, or E experts x C slots for expert choice, where row e is of
 expert e. Row-major order is priority order.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,11 @@ class Routing(NamedTuple):
         for token choice, where assignment [g, k, s] is of token s.
       priority: [G, S] float32; within a choice, tokens of greater priority
         take slots first. None for token order.
+      counted: [G, N, M] bool, the assignments that the balance loss counts;
+        None for all live ones.
+      chance: [G, S, E] float32, the probability that e is among the chosen if
+        only its noise were drawn again, for the smooth load loss; None for a
+        router without noise.
     """
 
     expert: Any
@@ -36,6 +42,8 @@ class Routing(NamedTuple):
     mask: Any
     token: Any = None
     priority: Any = None
+    counted: Any = None
+    chance: Any = None
 
     @property
     def num_experts(self) -> int:
@@ -52,15 +60,47 @@ class Context(NamedTuple):
         function of it, so that every mesh draws the same.
       key: PRNG key of this layer and step; None where nothing may be random.
       train: whether this is training.
+      axis_name: mesh axes the tokens are split over, inside `shard_map`.
+      noise_logits: a second learned projection of the tokens, float32, for
+        routers marked `uses('noise_logits')`.
+      bias: selection bias of each expert, float32, for routers marked
+        `uses('bias')`; moved by the train step, not by a gradient.
+      penalty: coefficient of the L1 loss, float32 scalar, for
+        `uses('penalty')`; moved like the bias.
+      token_id: ids of the tokens, int32, for `uses('token_id')`.
+      recorded: the Routing of an earlier run, for `uses('recorded')`.
     """
 
     mask: Bool[Array, 'G S']
     position: Int[Array, 'G S']
     key: Any = None
     train: bool = False
+    axis_name: Any = None
+    noise_logits: Any = None
+    bias: Any = None
+    penalty: Any = None
+    token_id: Any = None
+    recorded: Any = None
 
 
 Router = Callable[[Float[Array, 'G S E'], Context], Routing]
+
+
+def uses(*fields: str) -> Callable[[Router], Router]:
+    """Marks a router as a reader of optional fields of the Context."""
+
+    def mark(router: Router) -> Router:
+        router.uses = frozenset(fields)  # type: ignore[attr-defined]
+        return router
+
+    return mark
+
+
+def used_by(router: Any) -> frozenset[str]:
+    """The optional fields of the Context that a router reads."""
+    while isinstance(router, functools.partial):
+        router = router.func
+    return getattr(router, 'uses', frozenset())
 
 
 class Aux(NamedTuple):

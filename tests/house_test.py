@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Room -> floor. A room imports only from floors below; the ground floor, of
 # single modules, is one room.
 FLOORS = {
+    'moe.capacity': 0,
     'moe.command_line': 0,
     'moe.config': 0,
     'moe.losses': 0,

@@ -11,10 +11,11 @@ from absl.testing import parameterized
 from jax.sharding import AxisType, PartitionSpec
 
 from moe import losses
+from moe.layers.account import dense
 from moe.routing import top_k
-from moe.stats import expert_counts
 from moe.types import Context
 from tests.reference import layer as reference
+from tests.reference import losses as reference_losses
 
 # Section 3's gates of four tokens: first choices 0, 2, 2, 0.
 GATES = [[[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]]]
@@ -48,7 +49,8 @@ class LoadBalanceTest(chex.TestCase):
         @jax.jit
         def loss(logits):
             routing = top_k(logits, context, k=k)
-            counts = expert_counts(routing.expert, routing.live, 4)
+            chosen = dense(routing, jnp.ones(routing.expert.shape))
+            counts = jnp.sum(chosen, axis=1)
             return losses.load_balance(routing.probs, counts, routing.mask)
 
         np.testing.assert_allclose(loss(logits), 1, rtol=1e-6)
@@ -235,3 +237,100 @@ def test_router_z_over_devices_is_that_of_one(how):
     alone = jax.grad(losses.router_z)(logits, mask)
     assert np.any(alone)
     np.testing.assert_allclose(gradient, alone, rtol=1e-5, atol=1e-8)
+
+
+def gates_of(seed, shape=(8, 6, 3)):
+    """Gates of eight groups, of which group g has 6 - g live tokens."""
+    gates = np.random.default_rng(seed).random(shape).astype(np.float32)
+    mask = np.arange(shape[1]) < shape[1] - np.arange(shape[0])[:, None]
+    return gates, mask
+
+
+def test_known_importance():
+    # Sums [1.7, 1.1, 1.2], mean 4/3; squares .1344 + .0544 + .0178 = .2067:
+    # over 3 and 16/9 it is .03875, over 2 it is .058125.
+    amounts = jnp.sum(jnp.array(GATES), axis=(0, 1))
+    population = losses.cv_squared(amounts, unbiased=False)
+    np.testing.assert_allclose(population, 0.03875, rtol=1e-5)
+    np.testing.assert_allclose(losses.cv_squared(amounts), 0.058125, rtol=1e-5)
+    loss = losses.importance(jnp.array(GATES))
+    np.testing.assert_allclose(loss, 0.058125, rtol=1e-5)
+
+
+@pytest.mark.parametrize('unbiased', [True, False])
+def test_cv_squared_equals_the_loop(unbiased):
+    for seed, size in enumerate([2, 3, 7]):
+        amounts = np.random.default_rng(seed).random(size).astype(np.float32)
+        loss = losses.cv_squared(jnp.asarray(amounts), unbiased=unbiased)
+        desired = reference_losses.cv_squared(np.float64(amounts), unbiased)
+        np.testing.assert_allclose(loss, desired, rtol=1e-5)
+        assert loss.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('amounts', [[3.0], [2.0] * 4, [0.0] * 4])
+def test_cv_squared_is_zero_for_equal_amounts(amounts):
+    value, gradient = jax.value_and_grad(losses.cv_squared)(jnp.array(amounts))
+    assert value == 0
+    assert not np.any(gradient)
+
+
+def test_cv_squared_when_collapsed():
+    # One of E has all: unbiased variance 1/E, mean 1/E: the ratio is E.
+    amounts = jnp.array([1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(losses.cv_squared(amounts), 4, rtol=1e-6)
+    population = losses.cv_squared(amounts, unbiased=False)
+    np.testing.assert_allclose(population, 3, rtol=1e-6)
+
+
+def test_losses_of_gates_equal_the_loops():
+    for seed in range(3):
+        gates, mask = gates_of(seed)
+        wide = np.float64(gates)
+        live = np.where(mask[..., None], gates, 0)
+        np.testing.assert_allclose(
+            losses.importance(live),
+            reference_losses.importance(wide, mask),
+            rtol=1e-5,
+        )
+        np.testing.assert_allclose(
+            losses.load(gates, mask),
+            reference_losses.load(wide, mask),
+            rtol=1e-5,
+        )
+        np.testing.assert_allclose(
+            losses.l1(gates, mask), reference_losses.l1(wide, mask), rtol=1e-6
+        )
+
+
+def test_balanced_gates():
+    # Every expert's gates are the same four numbers.
+    row = [0.5, 0.3, 0.2, 0.0]
+    gates = jnp.array([[np.roll(row, s) for s in range(4)]])
+    mask = jnp.ones((1, 4), bool)
+    np.testing.assert_allclose(losses.importance(gates), 0, atol=1e-12)
+    np.testing.assert_allclose(losses.load(gates, mask), 0, atol=1e-12)
+    np.testing.assert_allclose(losses.l1(gates, mask), 1, rtol=1e-6)
+
+
+def test_padding_is_in_no_load_and_no_l1():
+    gates = jnp.array([[[1.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.inf]]])
+    mask = jnp.array([[True, True, False]])
+    assert losses.load(gates, mask) == 0
+    assert losses.l1(gates, mask) == 1
+
+
+@pytest.mark.parametrize('how', OVER_DEVICES)
+@pytest.mark.parametrize('name', ['importance', 'load', 'l1'])
+def test_gates_over_devices_are_those_of_one(name, how):
+    gates, mask = gates_of(0)
+    gates = np.where(mask[..., None], gates, 0)
+    args = (gates,) if name == 'importance' else (gates, mask)
+    function = getattr(losses, name)
+    over = functools.partial(function, axis_name='data')
+    value, gradient = OVER_DEVICES[how](over, *args)
+    alone, gradient_alone = jax.jit(jax.value_and_grad(function))(*args)
+    desired = getattr(reference_losses, name)(np.float64(gates), mask)
+    np.testing.assert_allclose(value, desired, rtol=1e-5)
+    np.testing.assert_allclose(alone, desired, rtol=1e-5)
+    assert np.any(gradient_alone)
+    np.testing.assert_allclose(gradient, gradient_alone, rtol=1e-4, atol=1e-7)

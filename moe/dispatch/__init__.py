@@ -1,12 +1,11 @@
 """Dispatch: plans of who goes where, and their execution."""
 
 from moe.dispatch.execute import EXECUTORS, grouped, indexed, onehot
-from moe.dispatch.plan import Plan, capacity, grouped_plan, padded_plan
+from moe.dispatch.plan import Plan, grouped_plan, padded_plan
 
 __all__ = [
     'EXECUTORS',
     'Plan',
-    'capacity',
     'grouped',
     'grouped_plan',
     'indexed',

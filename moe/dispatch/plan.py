@@ -4,8 +4,6 @@ G groups, S tokens a group, T = G*S tokens in all, E experts, K choices a
 token, C slots an expert and group, A assignments in all, R buffer rows.
 """
 
-import fractions
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -32,39 +30,6 @@ class Plan(NamedTuple):
     row: Int[Array, 'K T'] | None
     sizes: Int[Array, 'E']
     kept: Bool[Array, 'G N M']
-
-
-def capacity(
-    group_size: int,
-    num_experts: int,
-    k: int,
-    factor: float | None,
-    minimum: int = 1,
-) -> int:
-    """Slots of an expert in one group.
-
-    `C = clip(ceil(S * K * factor / E), minimum, S)`, in exact arithmetic on
-    the decimal that the factor prints as. Source: arXiv 2006.16668.
-
-    Args:
-      group_size: S, tokens.
-      num_experts: E.
-      k: K, assignments a token.
-      factor: capacity factor; None is dropless, C = S.
-      minimum: least number of slots.
-
-    Returns:
-      C, slots.
-
-    >>> capacity(group_size=100, num_experts=8, k=2, factor=1.25)
-    32
-    """
-    if factor is None:
-        return group_size
-    exact = (
-        fractions.Fraction(repr(float(factor))) * group_size * k / num_experts
-    )
-    return min(max(math.ceil(exact), minimum), group_size)
 
 
 def padded_plan(routing: Routing, slots: int) -> Plan:

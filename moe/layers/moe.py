@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from moe import losses, stats
+from moe import losses
+from moe.capacity import capacity
 from moe.config import (
     ConfigError,
     NaturalFloat,
@@ -21,10 +22,11 @@ from moe.config import (
     PositiveInt,
     options,
 )
-from moe.dispatch import EXECUTORS, capacity
+from moe.dispatch import EXECUTORS
 from moe.experts import MLP, Activation
-from moe.routing import ROUTERS, token_uniform, top_k
-from moe.types import Aux, Context, Router
+from moe.layers.account import account
+from moe.routing import INITIAL_STATE, ROUTERS, token_uniform, top_k
+from moe.types import Aux, Context, Router, Routing, used_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class MoEConfig:
     min_capacity: PositiveInt
     num_groups: PositiveInt | None
     balance_scope: Literal['group', 'device', 'global']
+    batch_prioritized: bool
 
     def __post_init__(self):
         k = choices(self.router)
@@ -73,6 +76,7 @@ class MoEConfig:
             min_capacity=self.min_capacity,
             num_groups=self.num_groups,
             balance_scope=self.balance_scope,
+            batch_prioritized=self.batch_prioritized,
             name=name,
         )
 
@@ -103,6 +107,8 @@ class MoE(nn.Module):
       num_groups: G; tokens compete for slots inside a group. None makes every
         leading row a group.
       balance_scope: over what the balance loss takes its means.
+      batch_prioritized: whether slots go by the router's confidence, and not
+        in token order (arXiv 2106.05974).
       router_init: initializer of the router's kernel [D, E].
     """
 
@@ -115,6 +121,7 @@ class MoE(nn.Module):
     min_capacity: int = 1
     num_groups: int | None = None
     balance_scope: losses.Scope = 'global'
+    batch_prioritized: bool = False
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
@@ -125,6 +132,8 @@ class MoE(nn.Module):
         x: Float[Array, '*B S D'],
         *,
         mask: Bool[Array, '*B S'] | None = None,
+        token_ids: Int[Array, '*B S'] | None = None,
+        recorded: Routing | None = None,
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, '*B S F'], Aux]:
@@ -134,20 +143,21 @@ class MoE(nn.Module):
           x: tokens, float.
           mask: True for live tokens; None if all are. Padding takes no slot,
             counts in nothing and gets output 0.
+          token_ids: ids of the tokens, int32, for routers that hash them.
+          recorded: a Routing to replay, for the router `replay`.
           train: training: jitter, and `capacity_factor`. Randomness comes
             from the 'router' rng stream.
           record: whether to return the Routing in the Aux.
 
         Returns:
-          The outputs, and the Aux with losses 'load_balance' and 'router_z'
-          and the statistics of `stats.routing_stats`.
+          The outputs, and the Aux of `account`.
 
         Raises:
           ValueError: if the tokens do not divide into the groups.
         """
-        num_experts: int = self.experts.num_experts  # type: ignore
         num_tokens = x.size // x.shape[-1]
-        num_groups = self.num_groups or num_tokens // x.shape[-2]
+        num_sequences = num_tokens // x.shape[-2]
+        num_groups = self.num_groups or num_sequences
         if num_tokens % num_groups:
             raise ValueError(
                 f'MoE: {num_tokens} tokens do not divide into num_groups = '
@@ -164,47 +174,67 @@ class MoE(nn.Module):
             position=jnp.arange(num_tokens, dtype=jnp.int32).reshape(grid),
             key=self.make_rng('router') if random else None,
             train=train,
+            token_id=None if token_ids is None else token_ids.reshape(grid),
+            recorded=recorded,
         )
-        routing = self.router(self._logits(tokens, context), context)
-        counts = stats.expert_counts(routing.expert, routing.live, num_experts)
+        routing, context = self._route(tokens, context)
         factor = self.capacity_factor if train else self.eval_capacity_factor
         slots = None
         if factor is not None and routing.token is None:
             slots = capacity(
                 grid[1],
-                num_experts,
+                routing.num_experts,
                 routing.expert.shape[1],
                 factor,
                 self.min_capacity,
             )
         y, kept = EXECUTORS[self.executor](tokens, routing, self.experts, slots)
-        aux = Aux(
-            losses={
-                'load_balance': losses.load_balance(
-                    routing.probs, counts, live, scope=self.balance_scope
-                ),
-                'router_z': losses.router_z(routing.logits, live),
-            },
-            stats=stats.routing_stats(routing.probs, counts, kept, live),
-            routing=routing if record else None,
+        aux = account(
+            routing,
+            kept,
+            scope=self.balance_scope,
+            num_sequences=num_sequences,
+            record=record,
         )
+        if context.penalty is not None:
+            aux.losses['l1'] *= context.penalty
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
 
-    def _logits(self, tokens, context: Context):
-        """Router logits in float32, of jittered inputs in training."""
-        num_experts = self.experts.num_experts  # type: ignore
-        width = tokens.shape[-1]
-        kernel = self.param('router', self.router_init, (width, num_experts))
-        inputs = tokens.astype(jnp.float32)
-        if self.jitter and context.train:
-            if context.key is None:
-                raise ValueError("MoE: jitter needs an rng named 'router'")
-            key = jax.random.fold_in(context.key, 0)
-            inputs = inputs * token_uniform(
-                key,
-                context.position,
-                width,
-                1.0 - self.jitter,
-                1.0 + self.jitter,
-            )
+    def _route(self, tokens, context: Context) -> tuple[Routing, Context]:
+        """Runs the router on float32 logits, with all that it asks for."""
+        inputs = self._jittered(tokens.astype(jnp.float32), context)
+        needed = used_by(self.router)
+        if 'noise_logits' in needed:
+            zeros = nn.initializers.zeros_init()
+            noise = self._project('router_noise', inputs, zeros)
+            context = context._replace(noise_logits=noise)
+        for name in INITIAL_STATE.keys() & needed:
+            num_experts = self.experts.num_experts  # type: ignore
+            make = functools.partial(INITIAL_STATE[name], num_experts)
+            state = self.variable('router_state', name, make)
+            given: dict[str, Any] = {name: state.value}
+            context = context._replace(**given)
+        logits = self._project('router', inputs, self.router_init)
+        routing = self.router(logits, context)
+        if self.batch_prioritized:
+            confidence = jnp.max(routing.probs, axis=-1)
+            routing = routing._replace(priority=confidence)
+        return routing, context
+
+    def _jittered(self, inputs, context: Context):
+        if not (self.jitter and context.train):
+            return inputs
+        if context.key is None:
+            raise ValueError("MoE: jitter needs an rng named 'router'")
+        return inputs * token_uniform(
+            jax.random.fold_in(context.key, 0),
+            context.position,
+            inputs.shape[-1],
+            1.0 - self.jitter,
+            1.0 + self.jitter,
+        )
+
+    def _project(self, name, inputs, init):
+        shape = (inputs.shape[-1], self.experts.num_experts)  # type: ignore
+        kernel = self.param(name, init, shape)
         return jnp.dot(inputs, kernel, precision=jax.lax.Precision.HIGHEST)

@@ -194,7 +194,7 @@ class Stack(nn.Module):
             )
         scan = nn.scan(
             body,
-            variable_axes={'params': 0},
+            variable_axes={'params': 0, 'router_state': 0},
             split_rngs={'params': True, 'router': True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,

@@ -1,5 +1,8 @@
 """Noise that belongs to a token, not to a device."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 from jaxtyping import Array, Float, Int, Key
 
@@ -23,10 +26,17 @@ def token_uniform(
     Returns:
       The noise, float32: the same for a token on any mesh.
     """
+    draw = functools.partial(jax.random.uniform, minval=low, maxval=high)
+    return _by_token(draw, key, position, width)
 
-    def draw(p):
-        return jax.random.uniform(
-            jax.random.fold_in(key, p), (width,), minval=low, maxval=high
-        )
 
-    return jax.vmap(jax.vmap(draw))(position)
+def token_normal(
+    key: Key[Array, ''], position: Int[Array, 'G S'], width: int
+) -> Float[Array, 'G S {width}']:
+    """Standard normal noise for each token; otherwise as `token_uniform`."""
+    return _by_token(jax.random.normal, key, position, width)
+
+
+def _by_token(draw: Callable, key, position, width):
+    one = lambda p: draw(jax.random.fold_in(key, p), (width,))
+    return jax.vmap(jax.vmap(one))(position)

@@ -1,11 +1,10 @@
 """Top-k softmax routing."""
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
+from moe.routing.choice import normalized, select, token_choice
 from moe.types import Context, Routing
 
 
@@ -47,18 +46,8 @@ def top_k(
     >>> [round(float(w), 4) for w in routing.weight.ravel()]
     [0.6667, 0.3333]
     """
-    num_experts = logits.shape[-1]
-    if k > num_experts:
-        raise ValueError(f'top_k: k = {k} of {num_experts} experts')
     probs = jax.nn.softmax(logits, axis=-1)
-    gates, expert = lax.top_k(probs, k)
-    if renormalize and k > 1:
-        gates = gates / jnp.sum(gates, axis=-1, keepdims=True)
-    return Routing(
-        expert=jnp.moveaxis(expert, -1, 1).astype(jnp.int32),
-        weight=jnp.moveaxis(gates, -1, 1),
-        live=jnp.repeat(context.mask[:, None], k, axis=1),
-        probs=probs,
-        logits=logits,
-        mask=context.mask,
-    )
+    gates, expert = select(probs, k)
+    if renormalize:
+        gates = normalized(gates)
+    return token_choice(expert, gates, probs, logits, context)

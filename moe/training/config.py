@@ -17,7 +17,14 @@ from moe.data.text import VOCAB_SIZE
 from moe.models import LMConfig
 from moe.parallel import MeshConfig
 
-LOSSES = ('load_balance', 'router_z')
+LOSSES = (
+    'importance',
+    'l1',
+    'load',
+    'load_balance',
+    'router_z',
+    'sequence_balance',
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,6 +219,7 @@ SECTION = {
     'min_capacity': 2,
     'num_groups': 3,
     'balance_scope': 'group',
+    'batch_prioritized': True,
 }
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.reference import experts as reference_experts
+from tests.reference import losses as reference_losses
 from tests.reference import routing as reference_routing
 
 
@@ -25,7 +26,7 @@ class Output(NamedTuple):
 
 
 def layer(x, router, experts, mask, options):
-    """The mixture of tokens x [G, S, D].
+    """The mixture of tokens x [G, S, D], whose groups are its sequences.
 
     Args:
       x: tokens.
@@ -35,6 +36,7 @@ def layer(x, router, experts, mask, options):
       options: a dictionary of `k`, `renormalize`, `slots` (or None),
         `activation` and `scope` ('global' or 'group').
     """
+    x = np.where(mask[..., None], x, 0.0)  # whatever padding holds
     num_groups, group_size, width = x.shape
     num_experts, k = router.shape[1], options['k']
     grid = (num_groups, k, group_size)
@@ -59,9 +61,19 @@ def layer(x, router, experts, mask, options):
             out = reference_experts.mlp(x[g, s], expert, options['activation'])
             y[g, s] += gates[g, c, s] * out
     counts = count(chosen, mask, num_experts)
+    dense, hits = np.zeros_like(probs), np.zeros_like(probs)
+    for g, c, s in np.ndindex(grid):
+        dense[g, s, chosen[g, c, s]] += gates[g, c, s]
+        hits[g, s, chosen[g, c, s]] += 1
     losses = {
         'load_balance': load_balance(probs, counts, mask, options['scope']),
+        'sequence_balance': reference_losses.sequence_balance(
+            probs, hits, mask
+        ),
         'router_z': router_z(logits, mask),
+        'importance': reference_losses.importance(dense, mask),
+        'load': reference_losses.load(hits, mask),
+        'l1': reference_losses.l1(dense, mask),
     }
     stats = statistics(probs, counts, kept, mask)
     return Output(y, chosen, gates, kept, probs, logits, losses, stats)
@@ -126,18 +138,22 @@ def statistics(probs, counts, kept, mask):
         'confidence': np.mean(confidence) if confidence else 0.0,
         'dropped': (assigned - np.sum(kept)) / max(assigned, 1),
         'dead_experts': np.sum(load == 0),
+        'experts_per_token': assigned / max(np.sum(mask), 1),
     }
 
 
 def objective(x, router, experts, mask, options, dy, coefficients):
     """`sum(y * dy)` plus the weighted losses: what `gradients` is of."""
     out = layer(x, router, experts, mask, options)
-    weighted = [coefficients[name] * out.losses[name] for name in out.losses]
+    weighted = [c * out.losses[name] for name, c in coefficients.items()]
     return np.sum(out.y * dy) + sum(weighted)
 
 
 def gradients(x, router, experts, mask, options, dy, coefficients):
-    """Gradients of `objective`, the routing decisions held fixed."""
+    """Gradients of `objective`, the routing decisions held fixed.
+
+    The weighted losses are load_balance and router_z.
+    """
     out = layer(x, router, experts, mask, options)
     num_experts, activation = router.shape[1], options['activation']
     d_x, d_router = np.zeros(x.shape), np.zeros(router.shape)

@@ -134,7 +134,7 @@ def test_dtypes_and_size():
 
 
 def test_more_choices_than_experts():
-    with pytest.raises(ValueError, match='top_k: k = 6 of 5 experts'):
+    with pytest.raises(ValueError, match='k = 6 of 5 experts'):
         top_k(jnp.zeros((G, S, E)), context(), k=6)
 
 

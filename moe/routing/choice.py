@@ -1,0 +1,77 @@
+"""From dense gates to a token-choice Routing: what routers share."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.types import Context, Routing
+
+
+def select(
+    scores: Float[Array, 'G S E'], k: int
+) -> tuple[Float[Array, 'G S K'], Int[Array, 'G S K']]:
+    """The K greatest scores of each token, ties to the lowest index.
+
+    Args:
+      scores: what to choose by, float32.
+      k: K, at most E.
+
+    Returns:
+      The chosen scores, greatest first, and their experts.
+
+    Raises:
+      ValueError: if k is greater than the number of experts.
+    """
+    num_experts = scores.shape[-1]
+    if k > num_experts:
+        raise ValueError(f'k = {k} of {num_experts} experts')
+    return lax.top_k(scores, k)
+
+
+def normalized(gates: Float[Array, 'G S K']) -> Float[Array, 'G S K']:
+    """Gates over their sum; a single one is left as it is.
+
+    Renormalised, a single gate would be the constant 1 and leave the router
+    without gradient.
+    """
+    if gates.shape[-1] == 1:
+        return gates
+    total = jnp.sum(gates, axis=-1, keepdims=True)
+    return gates / jnp.maximum(total, jnp.finfo(gates.dtype).tiny)
+
+
+def token_choice(
+    expert: Int[Array, 'G S K'],
+    gates: Float[Array, 'G S K'],
+    probs: Float[Array, 'G S E'],
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    live: Bool[Array, 'G S K'] | None = None,
+) -> Routing:
+    """A Routing in which every token chose K experts, first choices first.
+
+    Args:
+      expert: chosen experts.
+      gates: their weights, float32.
+      probs: probabilities for the losses, float32.
+      logits: for the z-loss, float32.
+      context: of the router; its mask is applied.
+      live: choices that exist; None for all.
+
+    Returns:
+      The Routing.
+    """
+    exists = context.mask[..., None]
+    exists = jnp.broadcast_to(exists, expert.shape)
+    if live is not None:
+        exists = exists & live
+    grid = lambda x: jnp.moveaxis(x, -1, 1)
+    return Routing(
+        expert=grid(expert).astype(jnp.int32),
+        weight=grid(gates.astype(jnp.float32)),
+        live=grid(exists),
+        probs=probs,
+        logits=logits,
+        mask=context.mask,
+    )

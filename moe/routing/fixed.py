@@ -1,0 +1,108 @@
+"""Routers that learn nothing: hash, random, and forced balance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from moe.config import NaturalInt, PositiveInt
+from moe.routing.choice import token_choice
+from moe.routing.noise import token_uniform
+from moe.types import Context, Routing, uses
+
+
+@uses('token_id')
+def hashed(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 1,
+    vocab_size: PositiveInt = 256,
+    seed: NaturalInt = 0,
+) -> Routing:
+    """Sends a token where a fixed random table of its id says.
+
+    The table gives every expert the same number of ids, give or take one; the
+    K experts of an id are neighbours of the first. Each weight is 1 / K.
+    Source: Hash layers, arXiv 2106.04426.
+
+    Args:
+      logits: only their shape is read.
+      context: mask and token_id are read.
+      k: K, experts a token.
+      vocab_size: ids there are.
+      seed: of the table.
+
+    Returns:
+      A token-choice Routing without gradient.
+
+    Raises:
+      ValueError: if there are no token ids.
+    """
+    if context.token_id is None:
+        raise ValueError('hash: the layer was called without token_ids')
+    num_experts = logits.shape[-1]
+    order = np.random.default_rng(seed).permutation(vocab_size)
+    table = jnp.asarray(order % num_experts, jnp.int32)
+    return _constant(table[context.token_id], logits, context, k)
+
+
+def random(
+    logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
+) -> Routing:
+    """Sends each token to K experts drawn at random: a baseline.
+
+    In training anew in every step; in evaluation a fixed draw by position.
+
+    Args:
+      logits: only their shape is read.
+      context: mask, position and key are read.
+      k: K, experts a token.
+
+    Returns:
+      A token-choice Routing without gradient, each weight 1 / K.
+    """
+    num_experts = logits.shape[-1]
+    key = context.key if context.train else None
+    key = jax.random.key(0) if key is None else key
+    draw = token_uniform(key, context.position, 1)[..., 0]
+    first = (draw * num_experts).astype(jnp.int32)
+    return _constant(first, logits, context, k)
+
+
+def uniform(
+    logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
+) -> Routing:
+    """Deals tokens out in turn: perfect balance, for benchmarks.
+
+    Args:
+      logits: only their shape is read.
+      context: mask and position are read.
+      k: K, experts a token.
+
+    Returns:
+      A token-choice Routing without gradient, each weight 1 / K.
+    """
+    return _constant(context.position * k, logits, context, k)
+
+
+def _constant(
+    first: Int[Array, 'G S'],
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    k: int,
+) -> Routing:
+    """K neighbouring experts from `first` on, with equal weights.
+
+    Its probabilities are the choice itself: uniform ones would report a
+    collapsed table as balanced.
+    """
+    num_experts = logits.shape[-1]
+    if k > num_experts:
+        raise ValueError(f'k = {k} of {num_experts} experts')
+    expert = (first[..., None] + jnp.arange(k)) % num_experts
+    gates = jnp.full(expert.shape, 1.0 / k, jnp.float32)
+    hit = jax.nn.one_hot(expert, num_experts, dtype=jnp.float32)
+    probs = jnp.mean(hit, axis=-2)
+    zeros = jnp.zeros(logits.shape, jnp.float32)
+    return token_choice(expert, gates, probs, zeros, context)

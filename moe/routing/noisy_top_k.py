@@ -1,0 +1,66 @@
+"""Noisy top-k gating with a learned noise scale."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from moe.config import PositiveFloat, PositiveInt
+from moe.routing.choice import select, token_choice
+from moe.routing.noise import token_normal
+from moe.types import Context, Routing, uses
+
+
+@uses('noise_logits')
+def noisy_top_k(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 2,
+    noise_epsilon: PositiveFloat = 1e-2,
+) -> Routing:
+    """Top-k of noisy logits; the gates are their softmax.
+
+    `H = logits + N(0, 1) * (softplus(noise_logits) + epsilon)` in training,
+    `H = logits` in evaluation; the gates are the softmax over the K greatest
+    of H. `chance[e] = Phi((logits[e] - threshold[e]) / std[e])`, with the
+    (K+1)-th greatest of H as threshold if e is chosen, else the K-th: the
+    probability that e is among the chosen if only its noise were redrawn, in
+    logit space. At K = 1 the gate is the softmax over all of H, so that the
+    router is trained. Source: arXiv 1701.06538, eq. 3-5 and appendix A.
+
+    Args:
+      logits: router logits, float32.
+      context: mask, position, key, train and noise_logits are read.
+      k: K, experts a token.
+      noise_epsilon: least standard deviation of the noise.
+
+    Returns:
+      A token-choice Routing; `chance` is set in training if K < E.
+
+    Raises:
+      ValueError: if k is greater than the number of experts, or there is no
+        key in training.
+    """
+    num_experts = logits.shape[-1]
+    noisy, std = logits, None
+    if context.train:
+        if context.key is None:
+            raise ValueError("noisy_top_k: needs an rng named 'router'")
+        std = jax.nn.softplus(context.noise_logits) + noise_epsilon
+        draw = token_normal(context.key, context.position, num_experts)
+        noisy = logits + draw * std
+    top, expert = select(noisy, k)
+    probs = jax.nn.softmax(noisy, axis=-1)
+    if k == 1:
+        gates = jnp.take_along_axis(probs, expert, axis=-1)
+    else:
+        gates = jax.nn.softmax(top, axis=-1)
+    routing = token_choice(expert, gates, probs, logits, context)
+    if std is None or k == num_experts:
+        return routing
+    edges = lax.top_k(noisy, k + 1)[0]
+    inside = noisy > edges[..., k:]
+    threshold = jnp.where(inside, edges[..., k:], edges[..., k - 1 : k])
+    chance = jax.scipy.stats.norm.cdf((logits - threshold) / std)
+    return routing._replace(chance=chance)

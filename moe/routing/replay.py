@@ -1,0 +1,69 @@
+"""Replay of a recorded routing."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moe.types import Context, Routing, uses
+
+
+@uses('recorded')
+def replay(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    fresh_gates: bool = False,
+) -> Routing:
+    """Sends tokens where they went in an earlier run.
+
+    Args:
+      logits: router logits, float32.
+      context: mask and recorded are read.
+      fresh_gates: whether the weights are the present softmax over the
+        recorded experts, which trains the router, or the recorded ones; of
+        token choice only.
+
+    Returns:
+      The recorded Routing, with the present logits and mask.
+
+    Raises:
+      ValueError: if nothing was recorded, or `fresh_gates` of expert choice.
+    """
+    recorded = context.recorded
+    if recorded is None:
+        raise ValueError('replay: the layer was called without recorded')
+    probs = jax.nn.softmax(logits, axis=-1)
+    by_token = recorded.token is None
+    if fresh_gates and not by_token:
+        raise ValueError('replay: fresh_gates needs a token-choice recording')
+    if by_token:
+        live = recorded.live & context.mask[:, None]
+    else:
+        group = jnp.arange(len(context.mask))[:, None, None]
+        live = recorded.live & context.mask[group, recorded.token]
+    counted = recorded.counted
+    weight = recorded.weight
+    if fresh_gates:
+        weight = _fresh(probs, logits, recorded.expert, live)
+    return recorded._replace(
+        weight=weight,
+        live=live,
+        probs=probs,
+        logits=logits,
+        mask=context.mask,
+        counted=None if counted is None else counted & live,
+    )
+
+
+def _fresh(probs, logits, expert, live):
+    """Present gates of recorded experts; a single one is its probability."""
+    chosen = jnp.moveaxis(expert, 1, -1)
+    if chosen.shape[-1] == 1:
+        gates = jnp.take_along_axis(probs, chosen, axis=-1)
+    else:
+        alive = jnp.moveaxis(live, 1, -1)
+        some = jnp.any(alive, axis=-1, keepdims=True)
+        gates = jnp.take_along_axis(logits, chosen, axis=-1)
+        gates = jnp.where(alive | ~some, gates, -jnp.inf)
+        gates = jnp.where(alive, jax.nn.softmax(gates, axis=-1), 0.0)
+    return jnp.moveaxis(gates, -1, 1)

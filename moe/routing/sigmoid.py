@@ -1,0 +1,117 @@
+"""Sigmoid scores with bias balancing, optionally limited to expert groups."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from moe.config import NaturalFloat, PositiveFloat, PositiveInt
+from moe.routing.choice import normalized, select, token_choice
+from moe.types import Context, Routing, uses
+
+
+@uses('bias')
+def sigmoid(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 2,
+    renormalize: bool = True,
+    scale: PositiveFloat = 1.0,
+    bias_rate: NaturalFloat = 1e-3,
+) -> Routing:
+    """Selects by score plus bias, weights by the score alone.
+
+    `s = sigmoid(logits)`; the K greatest of `s + bias` are chosen, with s (over
+    the chosen ones' sum, if `renormalize`) times `scale` as weight. No
+    gradient moves the bias: after each step the train step adds
+    `bias_rate * sign(mean load - load)`, centred (`updated_bias`), which
+    balances without an auxiliary loss. `probs` is s over its sum over E,
+    computed in log space: scores that are all small still sum to 1, so that a
+    collapsed router cannot hide.
+    Sources: arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437.
+
+    Args:
+      logits: router logits, float32.
+      context: mask and bias are read.
+      k: K, experts a token.
+      renormalize: whether a token's gates sum to `scale` (K > 1).
+      scale: factor on the gates.
+      bias_rate: step of the bias; 0 never moves it.
+
+    Returns:
+      A token-choice Routing.
+
+    Raises:
+      ValueError: if k is greater than the number of experts.
+    """
+    del bias_rate  # read by the train step
+    return _choose(logits, context, k, renormalize, scale)
+
+
+@uses('bias')
+def group_limited(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 4,
+    expert_groups: PositiveInt = 4,
+    chosen_groups: PositiveInt = 2,
+    renormalize: bool = True,
+    scale: PositiveFloat = 1.0,
+    bias_rate: NaturalFloat = 1e-3,
+) -> Routing:
+    """As `sigmoid`, but a token's experts come from a few groups of them.
+
+    The experts stand in `expert_groups` consecutive groups of equal size. A
+    group's score is the sum of its two greatest `s + bias`; the K experts come
+    from the `chosen_groups` groups of greatest score, so that a token is sent
+    to that many devices at most. Source: DeepSeek-V3, arXiv 2412.19437.
+
+    Args:
+      logits: router logits, float32.
+      context: mask and bias are read.
+      k: K, experts a token.
+      expert_groups: groups of experts, a divisor of E.
+      chosen_groups: groups a token may use.
+      renormalize: as in `sigmoid`.
+      scale: as in `sigmoid`.
+      bias_rate: as in `sigmoid`.
+
+    Returns:
+      A token-choice Routing.
+
+    Raises:
+      ValueError: if the groups do not divide E, or hold fewer than K experts.
+    """
+    del bias_rate  # read by the train step
+    num_experts = logits.shape[-1]
+    size, rest = divmod(num_experts, expert_groups)
+    if rest or chosen_groups > expert_groups or chosen_groups * size < k:
+        raise ValueError(
+            f'group_limited: {chosen_groups} of {expert_groups} groups of '
+            f'{num_experts} experts cannot give k = {k}'
+        )
+    biased = jax.nn.sigmoid(logits) + context.bias
+    grouped = biased.reshape(*logits.shape[:-1], expert_groups, size)
+    score = jnp.sum(lax.top_k(grouped, min(2, size))[0], axis=-1)
+    _, best = lax.top_k(score, chosen_groups)
+    allowed = jnp.any(best[..., None] == jnp.arange(expert_groups), axis=-2)
+    allowed = jnp.repeat(allowed, size, axis=-1)
+    return _choose(logits, context, k, renormalize, scale, allowed)
+
+
+def _choose(logits, context, k, renormalize, scale, allowed=None):
+    scores = jax.nn.sigmoid(logits)
+    biased = lax.stop_gradient(scores + context.bias)
+    if allowed is not None:
+        # -inf and not 0: a biased score may be negative.
+        biased = jnp.where(allowed, biased, -jnp.inf)
+    _, expert = select(biased, k)
+    probs = jax.nn.softmax(jax.nn.log_sigmoid(logits), axis=-1)
+    gates = jnp.take_along_axis(
+        probs if renormalize and k > 1 else scores, expert, axis=-1
+    )
+    if renormalize:
+        gates = normalized(gates)
+    return token_choice(expert, gates * scale, probs, logits, context)

@@ -1,0 +1,63 @@
+"""Balanced assignment by Sinkhorn iterations."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from moe.config import PositiveInt
+from moe.losses import sum_over
+from moe.routing.choice import select, token_choice
+from moe.types import Context, Routing
+
+
+def sinkhorn(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    k: PositiveInt = 1,
+    iterations: PositiveInt = 8,
+) -> Routing:
+    """Chooses by a balanced plan in training, by the logits in evaluation.
+
+    Sinkhorn iterations scale `exp(logits)` until every live token gives a mass
+    of 1 and every expert receives the same, over the whole batch; a token goes
+    to its K greatest entries of that plan. In evaluation the plan, which needs
+    the other tokens, is not used. The gate is `sigmoid(logit)` of the chosen.
+    Source: BASE layers, arXiv 2103.16716, with Sinkhorn for the auction
+    (arXiv 2202.01169, section 3.1).
+
+    Args:
+      logits: router logits, float32.
+      context: mask, train and axis_name are read.
+      k: K, experts a token.
+      iterations: of scaling the columns, then the rows.
+
+    Returns:
+      A token-choice Routing.
+
+    Raises:
+      ValueError: if k is greater than the number of experts.
+    """
+    score = logits
+    if context.train:
+        score = _balanced(lax.stop_gradient(logits), context, iterations)
+    _, expert = select(score, k)
+    gates = jnp.take_along_axis(jax.nn.sigmoid(logits), expert, axis=-1)
+    probs = jax.nn.softmax(logits, axis=-1)
+    return token_choice(expert, gates, probs, logits, context)
+
+
+def _balanced(logits, context: Context, iterations: int):
+    """Logarithm of the plan, up to a constant a token."""
+    live = context.mask[..., None]
+
+    def scale(_, column):
+        row = -jax.nn.logsumexp(logits + column, axis=-1, keepdims=True)
+        mass = jnp.where(live, jnp.exp(logits + column + row), 0.0)
+        mass = sum_over(jnp.sum(mass, axis=(0, 1)), context.axis_name)
+        mass = mass / jnp.maximum(jnp.mean(mass), jnp.finfo(mass.dtype).tiny)
+        return column - jnp.log(jnp.maximum(mass, 1e-20))
+
+    column = jnp.zeros((logits.shape[-1],), logits.dtype)
+    return logits + lax.fori_loop(0, iterations, scale, column)

@@ -1,0 +1,128 @@
+"""Top-2 gating with a policy for the second expert."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from moe.config import NaturalFloat
+from moe.routing.choice import token_choice
+from moe.routing.noise import token_uniform
+from moe.types import Context, Routing
+
+Policy = Literal['all', 'none', 'threshold', 'random']
+_EPSILON = 1e-9
+
+
+def top2(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    *,
+    policy: Policy = 'random',
+    eval_policy: Policy = 'all',
+    threshold: NaturalFloat = 0.2,
+    eval_threshold: NaturalFloat = 0.2,
+) -> Routing:
+    """Sends each token to its best expert, and maybe to its second.
+
+    `g1 = p[first] / (p[first] + p[second] + 1e-9)`, g2 likewise, before
+    anything is dropped and not renormalised after. The second choice is kept
+    by policy: 'all', 'none', 'threshold' (`g2 > t`), or 'random' (with
+    probability `min(1, g2 / t)`). The balance loss counts first choices.
+    'random' in evaluation needs a key too. Source: GShard, arXiv 2006.16668.
+
+    Args:
+      logits: router logits, float32.
+      context: mask, position, key and train are read.
+      policy: in training.
+      eval_policy: in evaluation.
+      threshold: t in training.
+      eval_threshold: t in evaluation.
+
+    Returns:
+      A token-choice Routing with K = 2.
+
+    Raises:
+      ValueError: if there is one expert only, or 'random' has no key.
+    """
+    return gate_two(
+        logits,
+        context,
+        jnp.ones(logits.shape[:-1], jnp.float32),
+        policy if context.train else eval_policy,
+        threshold if context.train else eval_threshold,
+    )
+
+
+def gate_two(
+    logits: Float[Array, 'G S E'],
+    context: Context,
+    importance: Float[Array, 'G S'],
+    policy: Policy,
+    threshold: float,
+) -> Routing:
+    """Top-2 gating of tokens that differ in importance.
+
+    Of importance 1 a token has both choices. Of 0.5 it has no first choice:
+    its gate is 0, it counts in no density, and its best expert is its
+    *second* choice. Of 0 it has none.
+
+    Args:
+      logits: router logits, float32.
+      context: mask, position and key are read.
+      importance: 1, 0.5 or 0 of each token, float32.
+      policy: for the second choice.
+      threshold: of the policy.
+
+    Returns:
+      A token-choice Routing with K = 2; its probabilities are 0 where the
+      importance is not 1.
+
+    Raises:
+      ValueError: if there is one expert only, or 'random' has no key.
+    """
+    num_experts = logits.shape[-1]
+    if num_experts < 2:
+        raise ValueError(f'top2: needs 2 experts, not {num_experts}')
+    probs = jax.nn.softmax(logits, axis=-1)
+    whole = importance == 1.0
+    experts = jnp.arange(num_experts)
+    first = jnp.argmax(probs, axis=-1)
+    chosen = (first[..., None] == experts) & whole[..., None]
+    rest = jnp.where(chosen, 0.0, probs)
+    second = jnp.argmax(rest, axis=-1)
+    take = lambda p, e: jnp.take_along_axis(p, e[..., None], -1)[..., 0]
+    gate_1 = take(probs, first) * whole
+    gate_2 = take(rest, second)
+    total = gate_1 + gate_2 + _EPSILON
+    gate_1, gate_2 = gate_1 / total, gate_2 / total
+    keep = _keep_second(gate_2, context, policy, threshold)
+    routing = token_choice(
+        jnp.stack([first, second], -1),
+        jnp.stack([gate_1, gate_2], -1),
+        probs * whole[..., None],
+        logits,
+        context,
+        live=jnp.stack([whole, keep & (importance > 0)], -1),
+    )
+    only_first = jnp.array([True, False])[:, None]
+    return routing._replace(counted=routing.live & only_first)
+
+
+def _keep_second(
+    gate: Float[Array, 'G S'],
+    context: Context,
+    policy: Policy,
+    threshold: float,
+) -> Bool[Array, 'G S']:
+    if policy == 'all':
+        return jnp.ones(gate.shape, bool)
+    if policy == 'none':
+        return jnp.zeros(gate.shape, bool)
+    if policy == 'threshold':
+        return gate > threshold
+    if context.key is None:
+        raise ValueError("top2: policy 'random' needs an rng named 'router'")
+    draw = token_uniform(context.key, context.position, 1)[..., 0]
+    return draw < gate / max(threshold, _EPSILON)

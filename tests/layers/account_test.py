@@ -1,0 +1,196 @@
+"""The account of a routing: every loss and statistic, by the loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.layers.account import account, dense
+from moe.types import Routing
+from tests.reference import layer as reference
+from tests.reference import losses as reference_losses
+from tests.reference.compare import assert_close
+
+G, S, E = 2, 6, 5
+
+
+def route(seed, rows=2, live=0.67, token=False, **fields):
+    """A random Routing; in a row of expert choice, an expert's tokens."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((G, S)) < 0.8
+    if token:
+        shape = (G, E, 3)
+        expert = np.broadcast_to(np.arange(E)[:, None], shape)
+        tokens = rng.permuted(np.tile(np.arange(S), (G, E, 1)), axis=-1)
+        tokens = tokens[..., :3].astype(np.int32)
+        alive = np.stack([mask[g][tokens[g]] for g in range(G)])
+    else:
+        expert = np.argsort(rng.random((G, S, E)), axis=-1)[..., :rows]
+        expert, tokens = expert.transpose(0, 2, 1), None
+        alive = np.repeat(mask[:, None], rows, axis=1)
+    routing = Routing(
+        expert=expert.astype(np.int32),
+        weight=rng.random(expert.shape).astype(np.float32),
+        live=alive & (rng.random(expert.shape) < live),
+        probs=rng.dirichlet(np.ones(E), (G, S)).astype(np.float32),
+        logits=rng.normal(size=(G, S, E)).astype(np.float32),
+        mask=mask,
+        token=tokens,
+    )
+    return routing._replace(**fields)
+
+
+def spread(routing, values, live=None):
+    """`dense` by a loop."""
+    total = np.zeros((G, S, E))
+    for g, n, m in np.argwhere(routing.live if live is None else live):
+        s = m if routing.token is None else routing.token[g, n, m]
+        total[g, s, routing.expert[g, n, m]] += values[g, n, m]
+    return total
+
+
+@pytest.mark.parametrize('token', [False, True])
+def test_dense_equals_the_loop(token):
+    for seed in range(3):
+        routing = route(seed, token=token)
+        got = jax.jit(dense)(routing, routing.weight)
+        assert got.dtype == jnp.float32
+        assert_close(got, spread(routing, routing.weight), 1e-6)
+
+
+@pytest.mark.parametrize('token', [False, True])
+def test_counts_of_experts(token):
+    # Ones sum to each expert's live assignments, group by group.
+    routing = route(1, token=token)
+    desired = np.zeros((G, E))
+    for index in np.argwhere(routing.live):
+        desired[index[0], routing.expert[tuple(index)]] += 1
+    chosen = dense(routing, jnp.ones(routing.expert.shape))
+    np.testing.assert_array_equal(jnp.sum(chosen, axis=1), desired)
+
+
+def test_dense_adds_up_and_carries_the_gradient():
+    # Token 0 names expert 2 twice; token 1's second choice is not live.
+    routing = route(0)._replace(
+        expert=np.int32([[[2, 0], [2, 1]]]),
+        live=np.array([[[True, True], [True, False]]]),
+        probs=np.zeros((1, 2, 3), np.float32),
+        mask=np.ones((1, 2), bool),
+    )
+    values = jnp.array([[[1.0, 2.0], [4.0, jnp.nan]]])
+    got = dense(routing, values)
+    np.testing.assert_array_equal(got, [[[0, 0, 5], [2, 0, 0]]])
+    gradient = jax.grad(lambda v: jnp.sum(3 * dense(routing, v)))(values)
+    np.testing.assert_array_equal(gradient, [[[3, 3], [3, 0]]])
+
+
+@functools.partial(jax.jit, static_argnames=('scope', 'num_sequences'))
+def run(routing, kept, scope='global', num_sequences=None):
+    return account(routing, kept, scope=scope, num_sequences=num_sequences)
+
+
+@pytest.mark.parametrize('scope', ['global', 'group'])
+@pytest.mark.parametrize('kind', ['choice', 'counted', 'chance', 'token'])
+def test_equals_the_loop(kind, scope):
+    for seed in range(3):
+        routing = route(seed, token=kind == 'token')
+        rng = np.random.default_rng(seed)
+        kept = routing.live & (rng.random(routing.live.shape) < 0.8)
+        ones = np.ones(routing.expert.shape)
+        chosen = spread(routing, ones)
+        counted, gates = chosen, spread(routing, routing.weight)
+        chance = gates > 0
+        if kind == 'counted':  # first choices
+            first = routing.live & (np.arange(2) == 0)[:, None]
+            routing = routing._replace(counted=first)
+            counted = spread(routing, ones, first)
+        if kind == 'chance':
+            chance = rng.random((G, S, E)).astype(np.float32)
+            routing = routing._replace(chance=chance)
+        aux = run(routing, kept, scope)
+        probs, mask = np.float64(routing.probs), routing.mask
+        logits = np.float64(routing.logits)
+        losses = {
+            'load_balance': reference.load_balance(
+                probs, counted.sum(1), mask, scope
+            ),
+            'sequence_balance': reference_losses.sequence_balance(
+                probs, counted, mask
+            ),
+            'router_z': reference.router_z(logits, mask),
+            'importance': reference_losses.importance(gates, mask),
+            'load': reference_losses.load(np.float64(chance), mask),
+            'l1': reference_losses.l1(gates, mask),
+        }
+        assert_close(dict(aux.losses), losses, 2e-6)
+        stats = reference.statistics(probs, chosen.sum(1), kept, mask)
+        assert_close(dict(aux.stats), stats, 2e-6)
+        for value in (*aux.losses.values(), *aux.stats.values()):
+            assert value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('num_sequences', [1, 2, 3, 4])
+def test_sequences_are_not_groups(num_sequences):
+    # The 12 tokens as sequences of 12, 6, 4 and 3, whatever the groups.
+    routing = route(5)
+    aux = run(routing, routing.live, num_sequences=num_sequences)
+    shape = (num_sequences, -1, E)
+    chosen = spread(routing, np.ones(routing.expert.shape)).reshape(shape)
+    desired = reference_losses.sequence_balance(
+        np.float64(routing.probs).reshape(shape),
+        chosen,
+        routing.mask.reshape(num_sequences, -1),
+    )
+    loss = aux.losses['sequence_balance']
+    np.testing.assert_allclose(loss, desired, rtol=2e-6)
+    if num_sequences == 1:
+        np.testing.assert_allclose(loss, aux.losses['load_balance'], rtol=2e-6)
+
+
+@pytest.mark.parametrize('k', [1, 2])
+def test_perfect_balance(k):
+    # Token s goes to experts s and s + 1 with equal gates: every sum over
+    # tokens is the same for all experts.
+    expert = (np.arange(S)[None] + np.arange(k)[:, None]) % S
+    shape = (1, S, S)
+    routing = Routing(
+        expert=np.int32(expert[None]),
+        weight=np.full((1, k, S), 0.5, np.float32),
+        live=np.ones((1, k, S), bool),
+        probs=np.full(shape, 1 / S, np.float32),
+        logits=np.zeros(shape, np.float32),
+        mask=np.ones((1, S), bool),
+    )
+    losses = dict(run(routing, routing.live).losses)
+    desired = {
+        'load_balance': 1.0,
+        'sequence_balance': 1.0,
+        'router_z': np.log(S) ** 2,
+        'importance': 0.0,
+        'load': 0.0,
+        'l1': 0.5 * k,
+    }
+    assert_close(losses, desired, 1e-6, scale=1.0)
+
+
+def test_nothing_live_is_finite():
+    nothing = np.zeros((G, S), bool)
+    routing = route(0, live=0.0, mask=nothing)
+
+    def total(weight, probs, logits):
+        changed = routing._replace(weight=weight, probs=probs, logits=logits)
+        return sum(account(changed, routing.live).losses.values())
+
+    args = (routing.weight, routing.probs, routing.logits)
+    value, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*args)
+    assert value == 0
+    for gradient in gradients:
+        assert not np.any(gradient)
+
+
+def test_the_routing_comes_on_request():
+    routing = route(0)
+    assert account(routing, routing.live).routing is None
+    assert account(routing, routing.live, record=True).routing is routing

@@ -1,0 +1,366 @@
+"""Every router inside the layer, with every executor, against the loops.
+
+Only the experts are compiled as a whole: all the routers share the shapes, and
+so the programs of the single operations.
+"""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.dispatch import EXECUTORS
+from moe.experts import MLP
+from moe.layers import MoE
+from moe.layers.moe import choices
+from moe.routing import ROUTERS, updated_bias
+from tests.reference import experts as reference_experts
+from tests.reference import layer as reference_layer
+from tests.reference import losses as reference_losses
+from tests.reference import routing as reference_routing
+from tests.reference import scenarios
+from tests.reference.compare import assert_close
+
+E, VOCABULARY = 4, 16
+GRID = (scenarios.GROUPS, scenarios.SIZE)
+KEY = jax.random.key(5)
+OPTIONS = {
+    'expert_choice': {'capacity_factor': 1.5},
+    'group_limited': {'k': 2, 'expert_groups': 2, 'chosen_groups': 1},
+    'hash': {'k': 2, 'vocab_size': VOCABULARY},
+    'relu': {'k': 2},
+    'replay': {'fresh_gates': True},
+    'sigmoid': {'k': 2, 'scale': 1.5},
+    'sinkhorn': {'k': 2, 'iterations': 4},
+    'top2': {'threshold': 0.8},
+    'top_p': {'k': 2, 'p': 0.6},
+}
+# Their choices depend on the position: in training, or always.
+NOISY, BY_POSITION = ('noisy_top_k', 'top2'), ('random', 'uniform')
+UNTRAINED = ('hash', 'random', 'uniform')
+FACTOR = '.5'
+Experts = nn.jit(MLP)
+
+
+def router_of(name):
+    return functools.partial(ROUTERS[name], **OPTIONS.get(name, {}))
+
+
+def build(name, executor='indexed', factor=None, dtype=jnp.float32, **options):
+    """The layer; the factor is of training and evaluation."""
+    factor = None if factor is None else float(factor)
+    experts = Experts(
+        scenarios.HIDDEN, num_experts=E, use_bias=True, dtype=dtype
+    )
+    return MoE(
+        experts,
+        router=router_of(name),
+        executor=executor,
+        capacity_factor=factor,
+        eval_capacity_factor=factor,
+        **options,
+    )
+
+
+@functools.cache
+def problem_of(seed=0, dtype=jnp.float32):
+    """Tokens, parameters, token ids; the mask has padding in both groups."""
+    options = {'num_experts': E, 'use_bias': True, 'dtype': dtype}
+    return scenarios.problem('empty', seed, **options)
+
+
+def variables_of(name, problem):
+    """Parameters and state that a router has, with the state not at rest."""
+    params = {'router': problem.router, 'experts': problem.experts}
+    state = {}
+    if name == 'noisy_top_k':
+        params['router_noise'] = problem.router[::-1].copy()
+    if name in ('sigmoid', 'group_limited'):
+        state['bias'] = np.float32([0.2, -0.1, 0.0, -0.1])
+    if name == 'relu':
+        state['penalty'] = np.float32(0.25)
+    return {'params': params}, {'router_state': state} if state else {}
+
+
+def token_ids(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, VOCABULARY, GRID, np.int32)
+
+
+def call(layer, name, problem, mask, train, key=KEY, x=None, **changed):
+    """(y, aux) of one call, with all that any router may want."""
+    x = problem.x if x is None else x
+    params, state = changed.pop('variables', variables_of(name, problem))
+    given = {'token_ids': token_ids(), 'mask': mask, **changed}
+    if name == 'replay' and 'recorded' not in given:
+        given['recorded'] = recording(layer.num_groups, mask is None)
+    return layer.apply(
+        {**params, **state},
+        x,
+        train=train,
+        record=True,
+        rngs=None if key is None else {'router': key},
+        **given,
+    )
+
+
+@functools.cache
+def recording(num_groups, everything):
+    """A Routing of other tokens, for replay, with or without padding."""
+    other = problem_of(seed=9)
+    mask = None if everything else other.mask
+    layer = build('top_k', num_groups=num_groups)
+    return call(layer, 'top_k', other, mask, False)[1].routing
+
+
+def kept_by_hand(routing, slots):
+    live = np.asarray(routing.live)
+    kept = np.zeros(live.shape, bool)
+    for g in range(len(live)):
+        kept[g] = reference_routing.keep(routing.expert[g], live[g], slots)
+    return kept
+
+
+def outputs_by_hand(problem, routing, kept):
+    """Weighted sum of the experts' outputs over the kept assignments."""
+    wide = scenarios.float64(problem)
+    y = np.zeros(wide.x.shape)
+    for g, n, m in np.argwhere(kept):
+        s = m if routing.token is None else routing.token[g, n, m]
+        expert = reference_experts.expert_of(
+            wide.experts, routing.expert[g, n, m]
+        )
+        out = reference_experts.mlp(wide.x[g, s], expert, 'swiglu')
+        y[g, s] += np.float64(routing.weight[g, n, m]) * out
+    return y
+
+
+def spread_by_hand(routing, values, live):
+    """Sums [G, S, E] of values of the live assignments."""
+    total = np.zeros(routing.probs.shape)
+    for g, n, m in np.argwhere(live):
+        s = m if routing.token is None else routing.token[g, n, m]
+        total[g, s, routing.expert[g, n, m]] += values[g, n, m]
+    return total
+
+
+def account_by_hand(name, routing, kept, mask):
+    """Losses and statistics of a Routing."""
+    ones, live = np.ones(routing.expert.shape), np.asarray(routing.live)
+    probs = np.float64(routing.probs)
+    chosen = spread_by_hand(routing, ones, live)
+    gates = spread_by_hand(routing, routing.weight, live)
+    counted = chosen
+    if routing.counted is not None:
+        counted = spread_by_hand(routing, ones, routing.counted)
+    chance = gates > 0 if routing.chance is None else routing.chance
+    balance = [probs, counted, mask]
+    l1 = reference_losses.l1(gates, mask) * (0.25 if name == 'relu' else 1)
+    losses = {
+        'load_balance': reference_layer.load_balance(
+            probs, counted.sum(1), mask, 'global'
+        ),
+        'sequence_balance': reference_losses.sequence_balance(*balance),
+        'router_z': reference_layer.router_z(np.float64(routing.logits), mask),
+        'importance': reference_losses.importance(gates, mask),
+        'load': reference_losses.load(np.float64(chance), mask),
+        'l1': l1,
+    }
+    safe = np.maximum(probs, 1e-300)
+    stats = reference_layer.statistics(safe, chosen.sum(1), kept, mask)
+    return losses, stats
+
+
+def objective(params, x, layer, name, problem, mask, train, state):
+    """A sum of everything: all gradients meet in it."""
+    variables = (params, state)
+    y, aux = call(layer, name, problem, mask, train, x=x, variables=variables)
+    total = jnp.sum(y.astype(jnp.float32) * problem.dy)
+    weights = dict(zip(sorted(aux.losses), range(1, 9), strict=False))
+    for loss, value in aux.losses.items():
+        total += 0.1 * weights[loss] * value
+    return total, (y, aux)
+
+
+# Of train, bfloat16, capacity and mask every three in all combinations.
+SETTINGS = [
+    setting
+    for setting in itertools.product([False, True], repeat=4)
+    if sum(setting) % 2 == 0
+]
+
+
+@pytest.mark.parametrize('name', ROUTERS)
+def test_equals_the_loop_with_every_executor(name):
+    for train, narrow, limited, masked in SETTINGS:
+        if name == 'expert_choice' and limited:
+            limited = False  # it has a capacity of its own
+        dtype = jnp.bfloat16 if narrow else jnp.float32
+        problem = problem_of(0, dtype)
+        x = jnp.asarray(problem.x, dtype)
+        mask = problem.mask if masked else None
+        live = problem.mask if masked else np.ones(GRID, bool)
+        params, state = variables_of(name, problem)
+        args = (name, problem, mask, train, state)
+        gradients = {}
+        for executor in EXECUTORS:
+            layer = build(name, executor, FACTOR if limited else None, dtype)
+            gradients[executor], (y, aux) = jax.device_get(
+                jax.grad(objective, argnums=(0, 1), has_aux=True)(
+                    params, x, layer, *args
+                )
+            )
+            routing = aux.routing
+            slots = None
+            if limited:
+                slots = reference_routing.capacity(
+                    GRID[1], E, routing.expert.shape[1], FACTOR
+                )
+            kept = kept_by_hand(routing, slots)
+            desired = outputs_by_hand(problem, routing, kept)
+            assert y.dtype == dtype
+            assert_close(y, desired, 2e-2 if narrow else 5e-6)
+            assert not np.any(np.float32(y)[~live])
+            check_routing(routing, live)
+            losses, stats = account_by_hand(name, routing, kept, live)
+            assert_close(dict(aux.losses), losses, 5e-6)
+            assert_close(dict(aux.stats), stats, 5e-6)
+            # Kept and dropped are the assigned; no expert has too many.
+            dropped = aux.stats['dropped'] * routing.live.sum()
+            np.testing.assert_allclose(
+                kept.sum() + dropped, routing.live.sum(), rtol=1e-5
+            )
+            if slots is not None:
+                each = spread_by_hand(routing, np.ones(kept.shape), kept)
+                assert each.sum(1).max() <= slots
+        check_gradients(name, gradients, live, 4e-2 if narrow else 1e-5)
+
+
+def check_routing(routing, live):
+    """What holds of every Routing."""
+    assert routing.weight.dtype == routing.probs.dtype == np.float32
+    assert routing.logits.dtype == np.float32
+    np.testing.assert_array_equal(routing.mask, live)
+    np.testing.assert_allclose(routing.probs.sum(-1)[live], 1, rtol=1e-5)
+    assert np.all(np.isfinite(routing.weight))
+    assert np.all(routing.weight[routing.live] >= 0)
+    assert np.all((routing.expert >= 0) & (routing.expert < E))
+    # Padding is in no assignment; a token meets an expert once at most.
+    each = spread_by_hand(routing, np.ones(routing.expert.shape), routing.live)
+    assert not np.any(each[~live])
+    assert each.max() == 1
+
+
+def check_gradients(name, gradients, live, tolerance):
+    for tree in gradients.values():
+        for leaf in jax.tree.leaves(tree):
+            assert np.all(np.isfinite(np.float32(leaf)))
+        assert not np.any(np.float32(tree[1])[~live])
+        assert np.any(np.float32(tree[1])[live])
+        trained = np.any(np.abs(tree[0]['params']['router']) > 1e-4)
+        assert trained == (name not in UNTRAINED)
+    first, *others = gradients.values()
+    # Against the largest gradient: those of a bias may cancel.
+    largest = max(np.max(np.abs(np.float32(g))) for g in jax.tree.leaves(first))
+    for other in others:
+        assert_close(other, first, tolerance, scale=largest)
+
+
+@pytest.mark.parametrize('name', ROUTERS)
+def test_masked_token_influences_nothing(name):
+    # Other numbers, NaN and ids in the padding: the same to the last bit.
+    problem, factor = problem_of(), FACTOR
+    mask = problem.mask
+    for train, garbage in itertools.product([False, True], [1e3, np.nan]):
+        layer = build(name, 'indexed', factor)
+        ids = token_ids()
+        x = np.where(mask[..., None], problem.x, np.float32(garbage))
+        other = np.where(mask, ids, (ids + 3) % VOCABULARY)
+        one = call(layer, name, problem, mask, train)
+        two = call(layer, name, problem, mask, train, x=x, token_ids=other)
+        assert_close(two[0], one[0], 0)
+        assert_close(dict(two[1].losses), dict(one[1].losses), 0)
+        assert_close(dict(two[1].stats), dict(one[1].stats), 0)
+        moved = [
+            updated_bias(jnp.zeros(E), y[1].stats['load'], 1e-2)
+            for y in (one, two)
+        ]
+        assert_close(moved[1], moved[0], 0)
+
+
+def has_noise(name, train):
+    return name in BY_POSITION or (train and name in NOISY)
+
+
+@pytest.mark.parametrize('name', ROUTERS)
+def test_permuting_tokens_permutes_outputs(name):
+    problem = problem_of()
+    order = np.random.default_rng(0).permutation(GRID[1])
+    for train in (False, True):
+        if has_noise(name, train):
+            continue
+        layer = build(name)
+        y, aux = call(layer, name, problem, problem.mask, train)
+        changed = {'token_ids': token_ids()[:, order]}
+        if name == 'replay':
+            turn = lambda v: v[..., order]
+            recorded = recording(None, False)
+            changed['recorded'] = recorded._replace(
+                expert=turn(recorded.expert),
+                weight=turn(recorded.weight),
+                live=turn(recorded.live),
+            )
+        mask, x = problem.mask[:, order], problem.x[:, order]
+        moved = call(layer, name, problem, mask, train, x=x, **changed)
+        assert_close(moved[0], np.asarray(y)[:, order], 2e-6)
+        assert_close(dict(moved[1].losses), dict(aux.losses), 5e-6)
+        assert_close(dict(moved[1].stats), dict(aux.stats), 5e-6)
+
+
+@pytest.mark.parametrize('name', ROUTERS)
+def test_evaluation_is_deterministic(name):
+    # Whatever the key, and without one.
+    layer, problem = build(name), problem_of()
+    runs = [
+        call(layer, name, problem, problem.mask, False, key)
+        for key in (None, KEY, jax.random.key(6))
+    ]
+    for other in runs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, runs[0])
+
+
+@pytest.mark.parametrize('name', ROUTERS)
+def test_the_grid_does_not_change_the_choice_or_the_noise(name):
+    # Expert choice is by the group, and a recording has its own grid.
+    if name in ('expert_choice', 'replay'):
+        return
+    problem = problem_of()
+    for train in (False, True):
+        results = []
+        for num_groups in (2, 1):
+            layer = build(name, num_groups=num_groups)
+            y, aux = call(layer, name, problem, problem.mask, train)
+            by_token = lambda v: np.moveaxis(np.asarray(v), 1, -1).reshape(
+                12, -1
+            )
+            grid = [by_token(v) for v in aux.routing[:3]]
+            results.append((y, *grid))
+        live = problem.mask.ravel()
+        for other in results[1:]:
+            assert_close(other[0], results[0][0], 2e-6)
+            for a, b in zip(other[1:], results[0][1:], strict=True):
+                np.testing.assert_allclose(a[live], b[live], rtol=2e-6)
+
+
+def test_choices_are_the_rows_of_the_grid():
+    # What capacity is counted by is what the router makes.
+    for name in ROUTERS:
+        if name in ('expert_choice', 'replay', 'top2'):
+            continue
+        problem = problem_of()
+        routing = call(build(name), name, problem, None, False)[1].routing
+        assert routing.expert.shape[1] == choices(router_of(name)), name

@@ -1,0 +1,182 @@
+"""Sigmoid scores with a selection bias, and group-limited ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.layers.account import account
+from moe.routing import group_limited, sigmoid
+from tests.reference import routers as reference
+from tests.routing.common import (
+    FULL,
+    PADDED,
+    SEEDS,
+    E,
+    G,
+    S,
+    accounted,
+    assert_routes,
+    context,
+    draw,
+    gradient,
+    run,
+)
+
+# Greater than the scores' differences: it changes choices.
+BIAS = np.float32([0.3, -0.4, 0.0, 0.2, -0.1])
+BIAS_8 = np.float32([-0.9, -0.8, 0.3, 0.1, 0.2, -0.6, 0.0, -0.95])
+
+
+@pytest.mark.parametrize('scale', [1.0, 2.5])
+@pytest.mark.parametrize('renormalize', [True, False])
+@pytest.mark.parametrize('k', [1, 2, E])
+def test_equals_the_loop(k, renormalize, scale):
+    options = {'k': k, 'renormalize': renormalize, 'scale': scale}
+    for seed in SEEDS:
+        logits, mask = draw(seed), PADDED if seed % 2 else FULL
+        routing = run(sigmoid, logits, context(mask, bias=BIAS), **options)
+
+        def choose(g, s, logits=logits):
+            row = np.float64(logits[g, s])
+            return reference.sigmoid_top_k(row, BIAS, **options)
+
+        assert_routes(routing, choose, mask, k)
+
+
+@pytest.mark.parametrize(
+    ('k', 'groups', 'chosen', 'renormalize'),
+    [(4, 4, 2, True), (1, 4, 1, False), (2, 2, 1, True), (3, 8, 3, False)],
+)
+def test_group_limited_equals_the_loop(k, groups, chosen, renormalize):
+    options = {'k': k, 'renormalize': renormalize}
+    sizes = {'expert_groups': groups, 'chosen_groups': chosen}
+    for seed in SEEDS:
+        logits, mask = draw(seed, (G, S, 8)), PADDED if seed % 2 else FULL
+        routing = run(
+            group_limited,
+            logits,
+            context(mask, bias=BIAS_8),
+            **options,
+            **sizes,
+        )
+
+        def choose(g, s, logits=logits):
+            row = np.float64(logits[g, s])
+            allowed = reference.allowed_experts(row, BIAS_8, **sizes)
+            return reference.sigmoid_top_k(
+                row, BIAS_8, **options, allowed=allowed
+            )
+
+        assert_routes(routing, choose, mask, k)
+        used = np.sort(routing.expert // (8 // groups), axis=1)
+        assert np.all(1 + np.sum(np.diff(used, axis=1) > 0, axis=1) <= chosen)
+
+
+def test_group_limited_takes_negative_scores_before_forbidden_ones():
+    # Group 0 wins by expert 0 alone; expert 1, though its biased score is far
+    # below zero, comes before the experts of the other group.
+    logits = np.zeros((G, S, 4), np.float32)
+    bias = np.float32([9, -5, 0.5, 0.5])
+    routing = run(
+        group_limited,
+        logits,
+        context(bias=bias),
+        k=2,
+        expert_groups=2,
+        chosen_groups=1,
+    )
+    assert np.all(routing.expert[:, 0] == 0)
+    assert np.all(routing.expert[:, 1] == 1)
+
+
+def test_the_bias_selects_but_does_not_weigh():
+    logits = draw(0)
+    plain = run(sigmoid, logits, context(bias=np.zeros(E, np.float32)), k=E)
+    biased = run(sigmoid, logits, context(bias=BIAS), k=E)
+    assert np.any(plain.expert != biased.expert)
+    np.testing.assert_array_equal(plain.probs, biased.probs)
+    by_expert = lambda r: np.take_along_axis(
+        r.weight, np.argsort(r.expert, axis=1), axis=1
+    )
+    np.testing.assert_allclose(by_expert(plain), by_expert(biased), rtol=1e-6)
+
+
+def test_no_gradient_moves_the_bias():
+    def objective(bias):
+        routing = sigmoid(draw(0), context(bias=bias))
+        losses = account(routing, routing.live).losses
+        return jnp.sum(routing.weight**2) + sum(losses.values())
+
+    assert not np.any(jax.jit(jax.grad(objective))(jnp.asarray(BIAS)))
+
+
+@pytest.mark.parametrize('router', [sigmoid, group_limited])
+@pytest.mark.parametrize('level', [-60.0, -100.0])
+def test_a_collapsed_router_cannot_hide_in_small_scores(router, level):
+    # All scores are next to nothing, but expert 0's is e^5 times the others':
+    # all first choices are 0, whose probability is 1 / (1 + 7 e^-5) = .955.
+    logits = np.full((G, S, 8), level, np.float32)
+    logits[..., 0] += 5
+    ctx = context(bias=np.zeros(8, np.float32))
+    for k in (1, 2):
+        routing = run(router, logits, ctx, k=k)
+        np.testing.assert_allclose(routing.probs.sum(-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(routing.probs[..., 0], 0.95495, rtol=1e-4)
+        assert np.all(np.isfinite(routing.weight))
+        aux = accounted(routing)
+        # 8 * (.955 + (K - 1) * .0064) / K.
+        desired = 8 * (0.95495 + (k - 1) * 0.00643) / k
+        loss = aux.losses['load_balance']
+        np.testing.assert_allclose(loss, desired, rtol=1e-3)
+        if k > 1:  # renormalised gates sum to one though the scores underflow
+            total = routing.weight.sum(1)
+            np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('level', [-60.0, -100.0])
+def test_small_scores_have_finite_gradients(level):
+    ctx = context(bias=np.zeros(E, np.float32))
+    got = gradient(sigmoid, draw(0) + np.float32(level), ctx)
+    assert np.all(np.isfinite(got))
+    assert np.any(np.abs(got) > 1e-3)
+
+
+@pytest.mark.parametrize('router', [sigmoid, group_limited])
+@pytest.mark.parametrize('k', [1, 2])
+def test_trains_the_router(router, k):
+    ctx = context(bias=np.zeros(8, np.float32))
+    got = gradient(router, draw(0, (G, S, 8)), ctx, k=k)
+    assert np.all(np.isfinite(got))
+    assert np.all(np.any(np.abs(got) > 1e-3, axis=-1))
+
+
+def test_ties_go_to_the_lowest_index():
+    zeros, bias = np.zeros((G, S, 8), np.float32), np.zeros(8, np.float32)
+    routing = run(sigmoid, zeros, context(bias=bias), k=2)
+    assert np.all(routing.expert == np.array([0, 1])[:, None])
+    routing = run(group_limited, zeros, context(bias=bias), k=4)
+    assert np.all(routing.expert == np.arange(4)[:, None])
+
+
+def test_is_the_same_in_training():
+    logits, ctx = draw(0), context(bias=BIAS)
+    there = run(sigmoid, logits, ctx._replace(train=True))
+    here = run(sigmoid, logits, ctx)
+    jax.tree.map(np.testing.assert_array_equal, there, here)
+
+
+@pytest.mark.parametrize(
+    ('groups', 'chosen', 'k'), [(3, 2, 2), (4, 5, 2), (4, 1, 3)]
+)
+def test_groups_that_cannot_give_k_are_an_error(groups, chosen, k):
+    # 8 experts do not divide by 3; 5 groups of 4; 2 experts for K = 3.
+    ctx = context(bias=jnp.zeros(8))
+    options = {'expert_groups': groups, 'chosen_groups': chosen, 'k': k}
+    with pytest.raises(ValueError, match='of 8 experts cannot give k ='):
+        group_limited(jnp.zeros((G, S, 8)), ctx, **options)
+
+
+def test_more_choices_than_experts():
+    with pytest.raises(ValueError, match='k = 6 of 5 experts'):
+        sigmoid(jnp.zeros((G, S, E)), context(bias=jnp.zeros(E)), k=6)

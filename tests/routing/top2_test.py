@@ -1,0 +1,149 @@
+"""Top-2 gating against a loop over tokens, for every policy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.routing import gate_two, token_uniform, top2
+from tests.reference import routers as reference
+from tests.routing.common import (
+    FULL,
+    KEY,
+    PADDED,
+    POSITION,
+    SEEDS,
+    E,
+    G,
+    S,
+    accounted,
+    assert_routes,
+    context,
+    draw,
+    gradient,
+    run,
+)
+
+# The second gates of `draw` are between 1/(1 + e^.9) = .29 and 1/(1 + e^.1) =
+# .475, the draws between .02 and .65: these separate the tokens.
+THRESHOLD = {'threshold': 0.4, 'random': 0.8, 'all': 0.2, 'none': 0.2}
+DRAWS = np.float64(token_uniform(KEY, POSITION, 1))[..., 0]
+
+
+@pytest.mark.parametrize('policy', ['all', 'none', 'threshold', 'random'])
+@pytest.mark.parametrize('train', [True, False])
+def test_equals_the_loop(policy, train):
+    mine, other = ('', 'eval_') if train else ('eval_', '')
+    options = {f'{mine}policy': policy, f'{mine}threshold': THRESHOLD[policy]}
+    options[f'{other}policy'] = 'none' if policy == 'all' else 'all'
+    seconds = 0
+    for seed in SEEDS:
+        logits = draw(seed)
+        mask = PADDED if seed % 2 else FULL
+        ctx = context(mask, key=KEY, train=train)
+        routing = run(top2, logits, ctx, **options)
+
+        def choose(g, s, logits=logits):
+            row = np.float64(logits[g, s])
+            return reference.top2(row, policy, THRESHOLD[policy], DRAWS[g, s])
+
+        desired = assert_routes(routing, choose, mask, 2)
+        seconds += desired['live'][:, 1].sum()
+        # The balance loss counts first choices, and they alone.
+        np.testing.assert_array_equal(routing.counted[:, 0], mask)
+        assert not np.any(routing.counted[:, 1])
+        np.testing.assert_array_equal(routing.logits, logits)
+    live = sum((PADDED if seed % 2 else FULL).sum() for seed in SEEDS)
+    if policy in ('all', 'none'):
+        assert seconds == {'all': live, 'none': 0}[policy]
+    else:
+        assert 0 < seconds < live
+
+
+@pytest.mark.parametrize('policy', ['all', 'none', 'threshold', 'random'])
+def test_importance_equals_the_loop(policy):
+    program = jax.jit(
+        functools.partial(gate_two, policy=policy, threshold=THRESHOLD[policy])
+    )
+    for seed in SEEDS:
+        logits = draw(seed)
+        rng = np.random.default_rng(seed)
+        importance = rng.choice([1.0, 0.5, 0.0], (G, S)).astype(np.float32)
+        ctx = context(PADDED, key=KEY)._replace(train=None)
+        routing = jax.device_get(program(logits, ctx, importance))
+
+        def choose(g, s, logits=logits, importance=importance):
+            row = np.float64(logits[g, s])
+            draw_ = DRAWS[g, s]
+            return reference.top2(
+                row, policy, THRESHOLD[policy], draw_, importance[g, s]
+            )
+
+        assert_routes(routing, choose, PADDED, 2)
+        whole = PADDED & (importance == 1)
+        np.testing.assert_array_equal(routing.counted[:, 0], whole)
+        sums = routing.probs.sum(-1)[PADDED]
+        np.testing.assert_allclose(sums, whole[PADDED], atol=1e-6)
+
+
+def test_known_gates_and_balance():
+    # First choices 0, 2, 2, 0: f = [.5, 0, .5], p = [.425, .275, .3]:
+    # 3 * (.5*.425 + .5*.3) = 1.0875, whatever becomes of the second choices.
+    gates = [[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]]
+    logits = jnp.log(jnp.maximum(jnp.array([gates]), 1e-30))
+    for policy in ('all', 'none'):
+        routing = run(top2, logits, context(shape=(1, 4)), eval_policy=policy)
+        losses = accounted(routing).losses
+        np.testing.assert_allclose(losses['load_balance'], 1.0875, rtol=1e-6)
+    # g1 = .5/.9; the third expert's equals the first's: lowest index second.
+    np.testing.assert_array_equal(routing.expert[0, 0], [0, 2, 2, 0])
+    np.testing.assert_array_equal(routing.expert[0, 1], [1, 0, 1, 1])
+    np.testing.assert_allclose(routing.weight[0, 0, 0], 5 / 9, rtol=1e-6)
+
+
+def test_ties_go_to_the_lowest_index():
+    routing = run(top2, np.zeros((G, S, E), np.float32), context())
+    assert np.all(routing.expert[:, 0] == 0)
+    assert np.all(routing.expert[:, 1] == 1)
+    np.testing.assert_allclose(routing.weight, 0.5, rtol=1e-6)
+
+
+def test_evaluation_needs_no_key_and_ignores_it():
+    logits = draw(0)
+    alone = run(top2, logits, context())
+    keyed = run(top2, logits, context(key=KEY))
+    jax.tree.map(np.testing.assert_array_equal, alone, keyed)
+    assert alone.live.all()  # every second choice by default
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_random_without_key_is_an_error(train):
+    options = {'policy': 'random', 'eval_policy': 'random'}
+    with pytest.raises(ValueError, match="'random' needs an rng named"):
+        top2(jnp.zeros((G, S, E)), context(train=train), **options)
+
+
+def test_one_expert_is_an_error():
+    with pytest.raises(ValueError, match='top2: needs 2 experts, not 1'):
+        top2(jnp.zeros((G, S, 1)), context())
+
+
+def test_random_keeps_by_the_ratio_to_the_threshold():
+    # 4096 tokens whose second gate is 1/(1 + e) = .26894: with t = .5 a share
+    # of .53788 is kept, whose standard deviation is .0078.
+    ctx = context(shape=(2, 2048), key=KEY, train=True)
+    logits = np.tile(np.float32([1, 0, -90]), (2, 2048, 1))
+    routing = run(top2, logits, ctx, threshold=0.5)
+    share = routing.live[:, 1].mean()
+    np.testing.assert_allclose(share, 0.53788, atol=4 * 0.0078)
+    # At or below the gate itself, everything.
+    assert run(top2, logits, ctx, threshold=0.2).live.all()
+
+
+@pytest.mark.parametrize('policy', ['all', 'none'])
+def test_trains_the_router(policy):
+    got = gradient(top2, draw(1), context(), eval_policy=policy)
+    assert np.all(np.isfinite(got))
+    assert np.all(np.any(np.abs(got) > 1e-3, axis=-1))
