@@ -6,6 +6,16 @@ from jaxtyping import Array, Bool, Float
 from moe import losses, stats
 from moe.types import Aux, Routing
 
+# What every mixture layer's Aux holds.
+LOSSES = (
+    'importance',
+    'l1',
+    'load',
+    'load_balance',
+    'router_z',
+    'sequence_balance',
+)
+
 
 def dense(
     routing: Routing, values: Float[Array, 'G N M']

@@ -25,7 +25,8 @@ def select(
     num_experts = scores.shape[-1]
     if k > num_experts:
         raise ValueError(f'k = {k} of {num_experts} experts')
-    return lax.top_k(scores, k)
+    gates, expert = lax.top_k(scores, k)
+    return gates, expert
 
 
 def normalized(gates: Float[Array, 'G S K']) -> Float[Array, 'G S K']:

@@ -38,6 +38,7 @@ def top_k(
     Raises:
       ValueError: if k is greater than the number of experts.
 
+    >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.1, 0.6, 0.3]]]))
     >>> live = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))
     >>> routing = top_k(logits, live, k=2)

@@ -14,17 +14,9 @@ from moe.config import (
 )
 from moe.data import TextConfig
 from moe.data.text import VOCAB_SIZE
+from moe.layers import LOSSES
 from moe.models import LMConfig
 from moe.parallel import MeshConfig
-
-LOSSES = (
-    'importance',
-    'l1',
-    'load',
-    'load_balance',
-    'router_z',
-    'sequence_balance',
-)
 
 
 @dataclasses.dataclass(frozen=True)

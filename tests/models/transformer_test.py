@@ -107,7 +107,7 @@ def objective(stack, params, coefficients, x):
     total = jnp.sum(jnp.sin(y))
     for name, value in aux.losses.items():
         chex.assert_shape(value, (2,))
-        total += coefficients[name] * jnp.sum(value)
+        total += coefficients.get(name, 0) * jnp.sum(value)
     return total
 
 

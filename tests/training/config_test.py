@@ -117,7 +117,8 @@ REFUSED = [
     (
         {'losses.balance': 0.1},
         'losses.balance',
-        'absent: no such loss (there are load_balance, router_z)',
+        'absent: no such loss (there are importance, l1, load, load_balance, '
+        'router_z, sequence_balance)',
     ),
     (
         {'model.moe.router.k': 17},

@@ -20,6 +20,7 @@ import pytest
 from moe import training
 from moe.config import ConfigError
 from moe.data import load_text
+from moe.layers import LOSSES
 from moe.metrics import read_metrics
 from moe.models import LM
 from moe.training import loop
@@ -29,6 +30,7 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 STATISTICS = ('load', 'load_max', 'load_min', 'load_cv', 'max_violation')
 STATISTICS += ('entropy', 'confidence', 'dropped', 'dead_experts')
+STATISTICS += ('experts_per_token',)
 
 
 class Finished(NamedTuple):
@@ -137,7 +139,7 @@ def test_metrics(finished):
     # Every 8th step, the first, and every evaluation.
     metrics = read_metrics(finished.folder / 'metrics.jsonl')
     assert [m['step'] for m in metrics] == [1, 8, 16, 20, 24, 32, 40]
-    train = ('loss', 'objective', 'load_balance', 'router_z')
+    train = ('loss', 'objective', *LOSSES)
     train += ('grad_norm', 'learning_rate', 'tokens_per_second')
     names = {'step', *(f'train/{n}' for n in train)}
     names |= {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}

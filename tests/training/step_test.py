@@ -121,14 +121,15 @@ def test_first_step_of_adam():
 
 
 def test_accumulation_equals_the_large_batch():
-    # With balance taken a group, every term is a mean over sequences. Of two
+    # With balance taken a group, every term is a mean over sequences, but the
+    # variations of importance and load, which have no weight here. Of two
     # roundings of a gradient near zero Adam may make two steps: there, of at
     # most the learning rate.
     whole, metrics = train_step()(initial(), TOKENS)
     parts, found = train_step(2)(initial(), TOKENS)
     assert sorted(found) == sorted(metrics)
     for name, value in metrics.items():
-        if name != 'moe':
+        if name not in ('moe', 'train/importance', 'train/load'):
             np.testing.assert_allclose(found[name], value, 1e-5, err_msg=name)
     assert_close(found['moe']['load'], np.asarray(metrics['moe']['load']), 1e-6)
     _, grads = by_hand()
