@@ -6,7 +6,7 @@ Expected on two CPU cores after 600 steps, about 5 minutes: 1.74 to 1.77
 validation bits per byte on the standard library of Python 3.11, where `dense`
 comes to 1.82 to 1.84 in about 3.
 
-Variants:
+Variants, with another router after a comma: `configs/lm.py:top2,sigmoid`:
   quickstart  32 experts, top 2, dropless.
   dense       no mixture; a feed-forward of the same active FLOPs a token.
   switch      32 experts, top 1, capacity 1.25, input jitter.
@@ -18,21 +18,24 @@ import ml_collections
 from ml_collections import config_dict
 
 from moe.config import options
-from moe.routing import ROUTERS
+from moe.layers import CHOICES
 
 VARIANTS = ('quickstart', 'dense', 'switch', 'top2', 'dropless')
 
 
 def router(name: str, **changes) -> ml_collections.ConfigDict:
     """The section of a router, with all of its options."""
-    chosen = {'name': name, **options(ROUTERS[name]), **changes}
+    chosen = {'name': name, **options(CHOICES[name]), **changes}
     return ml_collections.ConfigDict(chosen)
 
 
 def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
-    if variant not in VARIANTS:
-        names = ', '.join(VARIANTS)
-        raise ValueError(f'a variant among {names}')
+    variant, _, other = variant.partition(',')
+    if variant not in VARIANTS or (other and other not in CHOICES):
+        names = ', '.join(VARIANTS), ', '.join(CHOICES)
+        raise ValueError(
+            'a variant among {}, and a router among {}'.format(*names)
+        )
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, data order and routing noise
     config.steps = 600  # optimizer steps
@@ -59,14 +62,23 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     moe.activation = 'swiglu'  # as above, of the experts
     moe.use_bias = False  # in the experts
     moe.router = router('top_k', k=2)  # name and its options
+    moe.outer_experts = 0  # groups of experts, each with a router; 0: one level
+    moe.outer_router = router('top2')  # between the groups
+    moe.allow_lookahead = False  # routers that see later tokens
     moe.jitter = 0.0  # router sees x * U(1 - jitter, 1 + jitter) in training
     moe.executor = 'grouped'  # onehot, indexed, grouped
     moe.capacity_factor = config_dict.placeholder(float)  # None drops nothing
     moe.eval_capacity_factor = config_dict.placeholder(float)  # in evaluation
     moe.min_capacity = 4  # least slots of an expert in a group
+    moe.capacity_rule = 'assignments'  # of all choices, or of 'tokens'
     moe.num_groups = config_dict.placeholder(int)  # None: one a sequence
-    moe.balance_scope = 'global'  # group, device, global
+    moe.balance_scope = 'global'  # group, device, global, padded
     moe.batch_prioritized = False  # slots by confidence, not by position
+    moe.zero_experts = 0  # beside the others: return 0
+    moe.copy_experts = 0  # return the token
+    moe.constant_experts = 0  # return the token mixed with a trained vector
+    moe.shared_d_ff = 0  # hidden width of a network for all tokens; 0: none
+    moe.shared_gate = 'none'  # its weight: none (1), sigmoid, softmax
 
     config.losses = losses = ml_collections.ConfigDict()
     losses.load_balance = 0.01  # coefficient of the load-balance loss
@@ -108,7 +120,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
         model.moe_every = 0
         model.d_ff = 267  # 2 experts of 128, and what the router multiplies
     elif variant == 'switch':
-        moe.router = router('top_k', k=1)
+        moe.router = router('switch')
         moe.d_ff = 256
         moe.jitter = 0.01
         moe.executor = 'indexed'
@@ -122,4 +134,9 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
         moe.num_experts = 128
         moe.d_ff = 32
         moe.router = router('top_k', k=8)
+    if other:
+        k = moe.router.get('k', 1)
+        moe.router = router(other)
+        if 'k' in moe.router:
+            moe.router.k = k
     return config

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 AxisName = str | tuple[str, ...] | None
-Scope = Literal['group', 'device', 'global']
+Scope = Literal['padded', 'group', 'device', 'global']
 
 
 def load_balance(
@@ -36,7 +36,9 @@ def load_balance(
       counts: live assignments of each expert, before capacity.
       mask: True for live tokens.
       scope: over what f and p are means: each 'group' (then the mean over
-        groups that have tokens), the local 'device', or 'global'.
+        groups that have tokens), the local 'device', or 'global'. 'padded' is
+        for parity with GShard's first two-level code: over all S places of
+        each group, of which f is a share, empty ones too.
       axis_name: mesh axes of the tokens; only 'global' sums over them.
 
     Returns:
@@ -51,7 +53,7 @@ def load_balance(
     prob_sum = jnp.sum(probs.astype(jnp.float32) * live, axis=1)
     num_tokens = jnp.sum(live, axis=1)
     counts = lax.stop_gradient(counts.astype(jnp.float32))
-    if scope != 'group':
+    if scope in ('device', 'global'):
         prob_sum = jnp.sum(prob_sum, axis=0, keepdims=True)
         num_tokens = jnp.sum(num_tokens, axis=0, keepdims=True)
         counts = jnp.sum(counts, axis=0, keepdims=True)
@@ -59,7 +61,10 @@ def load_balance(
         prob_sum, num_tokens, counts = sum_over(
             (prob_sum, num_tokens, counts), axis_name
         )
-    f = counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
+    assigned = jnp.sum(counts, axis=-1, keepdims=True)
+    if scope == 'padded':
+        assigned = num_tokens = jnp.full_like(num_tokens, mask.shape[1])
+    f = counts / jnp.maximum(assigned, 1.0)
     p = prob_sum / jnp.maximum(num_tokens, 1.0)
     per_group = probs.shape[-1] * jnp.sum(f * p, axis=-1)
     filled = (num_tokens[:, 0] > 0).astype(jnp.float32)

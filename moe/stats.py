@@ -12,7 +12,7 @@ from moe.losses import AxisName, masked_mean, sum_over
 def routing_stats(
     probs: Float[Array, 'G S E'],
     counts: Float[Array, 'G E'],
-    kept: Bool[Array, 'G N M'],
+    kept: Bool[Array, '...'] | Float[Array, ''],
     mask: Bool[Array, 'G S'],
     *,
     axis_name: AxisName = None,
@@ -22,7 +22,7 @@ def routing_stats(
     Args:
       probs: router probabilities, float32.
       counts: live assignments of each expert, before capacity.
-      kept: assignments that got a slot.
+      kept: whether each assignment got a slot, or how many did.
       mask: True for live tokens.
       axis_name: mesh axes the tokens are split over.
 
@@ -35,26 +35,40 @@ def routing_stats(
       the assignments that got no slot; `dead_experts`, the number of experts
       with no assignment; `experts_per_token`, assignments of a live token.
     """
-    num_experts = probs.shape[-1]
     num_kept = jnp.sum(kept.astype(jnp.float32))
     num_tokens = jnp.sum(mask.astype(jnp.float32))
     counts, num_kept, num_tokens = sum_over(
         (jnp.sum(counts, axis=0), num_kept, num_tokens), axis_name
     )
     assigned = jnp.sum(counts)
-    load = counts * num_experts / jnp.maximum(assigned, 1.0)
     log_probs = jnp.log(jnp.maximum(probs, jnp.finfo(jnp.float32).tiny))
     entropy = -jnp.sum(probs * log_probs, axis=-1)
     confidence = jnp.max(probs, axis=-1)
+    return load_stats(counts) | {
+        'entropy': masked_mean(entropy, mask, axis_name=axis_name),
+        'confidence': masked_mean(confidence, mask, axis_name=axis_name),
+        'dropped': (assigned - num_kept) / jnp.maximum(assigned, 1.0),
+        'experts_per_token': assigned / jnp.maximum(num_tokens, 1.0),
+    }
+
+
+def load_stats(counts: Float[Array, 'E']) -> dict[str, Array]:
+    """The statistics of the load alone: `load` to `dead_experts` above.
+
+    Args:
+      counts: assignments of each expert, any unit.
+
+    Returns:
+      `load`, `load_max`, `load_min`, `load_cv`, `max_violation` and
+      `dead_experts`.
+    """
+    assigned = jnp.sum(counts)
+    load = counts * counts.shape[0] / jnp.maximum(assigned, 1e-9)
     return {
         'load': load,
         'load_max': jnp.max(load),
         'load_min': jnp.min(load),
         'load_cv': jnp.std(load) / jnp.maximum(jnp.mean(load), 1e-9),
         'max_violation': jnp.max(load) - 1.0,
-        'entropy': masked_mean(entropy, mask, axis_name=axis_name),
-        'confidence': masked_mean(confidence, mask, axis_name=axis_name),
-        'dropped': (assigned - num_kept) / jnp.maximum(assigned, 1.0),
-        'experts_per_token': assigned / jnp.maximum(num_tokens, 1.0),
         'dead_experts': jnp.sum((counts == 0).astype(jnp.float32)),
     }

@@ -6,9 +6,10 @@ once at most, or E experts x C slots for expert choice, where row e is of
 expert e. Row-major order is priority order.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -61,14 +62,15 @@ class Context(NamedTuple):
       key: PRNG key of this layer and step; None where nothing may be random.
       train: whether this is training.
       axis_name: mesh axes the tokens are split over, inside `shard_map`.
-      noise_logits: a second learned projection of the tokens, float32, for
-        routers marked `uses('noise_logits')`.
-      bias: selection bias of each expert, float32, for routers marked
-        `uses('bias')`; moved by the train step, not by a gradient.
-      penalty: coefficient of the L1 loss, float32 scalar, for
-        `uses('penalty')`; moved like the bias.
-      token_id: ids of the tokens, int32, for `uses('token_id')`.
-      recorded: the Routing of an earlier run, for `uses('recorded')`.
+      importance: 1, 0.5 or 0 for slots of a group of experts that hold a
+        token's first choice, a later one, or nothing; None is 1.
+      noise_logits: a second learned projection of the tokens, float32. This
+        and what follows are set for the routers whose traits ask for them.
+      bias: selection bias of each expert, float32, moved by the train step,
+        not by a gradient.
+      penalty: coefficient of the L1 loss, float32 scalar, moved like the bias.
+      token_id: ids of the tokens, int32.
+      recorded: the Routing of an earlier run.
     """
 
     mask: Bool[Array, 'G S']
@@ -76,6 +78,7 @@ class Context(NamedTuple):
     key: Any = None
     train: bool = False
     axis_name: Any = None
+    importance: Any = None
     noise_logits: Any = None
     bias: Any = None
     penalty: Any = None
@@ -86,21 +89,38 @@ class Context(NamedTuple):
 Router = Callable[[Float[Array, 'G S E'], Context], Routing]
 
 
-def uses(*fields: str) -> Callable[[Router], Router]:
-    """Marks a router as a reader of optional fields of the Context."""
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What a router reads, and whom it sees.
+
+    Attributes:
+      uses: optional fields of the Context that it reads.
+      looks_ahead: when a token's experts depend on later tokens.
+    """
+
+    uses: frozenset[str] = frozenset()
+    looks_ahead: Literal['never', 'in training', 'always'] = 'never'
+
+
+def traits(
+    uses: Iterable[str] = (),
+    looks_ahead: Literal['never', 'in training', 'always'] = 'never',
+) -> Callable[[Router], Router]:
+    """Declares the `Traits` of a router; one without has the defaults."""
 
     def mark(router: Router) -> Router:
-        router.uses = frozenset(fields)  # type: ignore[attr-defined]
+        declared = Traits(frozenset(uses), looks_ahead)
+        router.traits = declared  # type: ignore[attr-defined]
         return router
 
     return mark
 
 
-def used_by(router: Any) -> frozenset[str]:
-    """The optional fields of the Context that a router reads."""
+def traits_of(router: Any) -> Traits:
+    """The traits of a router, or of a partial of one."""
     while isinstance(router, functools.partial):
         router = router.func
-    return getattr(router, 'uses', frozenset())
+    return getattr(router, 'traits', Traits())
 
 
 class Aux(NamedTuple):

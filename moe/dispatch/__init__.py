@@ -1,6 +1,12 @@
 """Dispatch: plans of who goes where, and their execution."""
 
-from moe.dispatch.execute import EXECUTORS, grouped, indexed, onehot
+from moe.dispatch.execute import (
+    EXECUTORS,
+    grouped,
+    indexed,
+    onehot,
+    row_weight,
+)
 from moe.dispatch.plan import Plan, grouped_plan, padded_plan
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     'indexed',
     'onehot',
     'padded_plan',
+    'row_weight',
 ]

@@ -57,7 +57,7 @@ def onehot(
     tokens = tokens.reshape(num_groups, group_size)
     hit = token.transpose(1, 0, 2)[:, None] == tokens[:, :, None, None]
     dispatch = hit.astype(x.dtype)
-    weight = _row_weight(routing, plan).reshape(-1, num_groups, slots)
+    weight = row_weight(routing, plan).reshape(-1, num_groups, slots)
     combine = hit * weight.transpose(1, 0, 2)[:, None]
     buffers = jnp.einsum('gsec,gsd->egcd', dispatch, x)
     out = experts(rearrange(buffers, 'e g c d -> e (g c) d'))
@@ -107,12 +107,12 @@ def _through_rows(x, routing, plan: Plan, run: Callable):
     num_groups, group_size, width = x.shape
     flat = x.reshape(num_groups * group_size, width)
     out = run(spread(flat, plan.token, plan.row))
-    weight = _row_weight(routing, plan)
+    weight = row_weight(routing, plan)
     y = collect(out, weight, plan.token, plan.row, flat.shape[0])
     return y.reshape(num_groups, group_size, -1), plan.kept
 
 
-def _row_weight(routing: Routing, plan: Plan) -> Float[Array, 'R']:
+def row_weight(routing: Routing, plan: Plan) -> Float[Array, 'R']:
     """Weight of the assignment in each row, 0 where the row is empty."""
     weight = routing.weight.reshape(-1)
     return jnp.take(weight, plan.assignment, mode='fill', fill_value=0)

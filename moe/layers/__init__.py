@@ -1,6 +1,22 @@
 """Linen layers that mix experts."""
 
 from moe.layers.account import LOSSES
-from moe.layers.moe import MoE, MoEConfig, choices
+from moe.layers.config import CHOICES, MoEConfig, check_model, choices
+from moe.layers.gate import Gate
+from moe.layers.hierarchical import HierarchicalMoE
+from moe.layers.moe import MoE
+from moe.layers.shared import Shared
+from moe.layers.soft_moe import SoftMoE
 
-__all__ = ['LOSSES', 'MoE', 'MoEConfig', 'choices']
+__all__ = [
+    'CHOICES',
+    'LOSSES',
+    'Gate',
+    'HierarchicalMoE',
+    'MoE',
+    'MoEConfig',
+    'Shared',
+    'SoftMoE',
+    'check_model',
+    'choices',
+]

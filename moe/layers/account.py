@@ -58,50 +58,94 @@ def account(
       record: whether to keep the Routing.
 
     Returns:
+      The Aux with the losses and statistics of `account_gates`.
+    """
+    ones = jnp.ones(routing.expert.shape, jnp.float32)
+    counted = None
+    if routing.counted is not None:
+        counted = dense(routing._replace(live=routing.counted), ones)
+    aux = account_gates(
+        routing.probs,
+        routing.logits,
+        dense(routing, routing.weight),
+        dense(routing, ones),
+        kept,
+        routing.mask,
+        counted=counted,
+        chance=routing.chance,
+        scope=scope,
+        num_sequences=num_sequences,
+        axis_name=axis_name,
+    )
+    return aux._replace(routing=routing if record else None)
+
+
+def account_gates(
+    probs: Float[Array, 'G S E'],
+    logits: Float[Array, 'G S N'],
+    gates: Float[Array, 'G S E'],
+    chosen: Float[Array, 'G S E'],
+    kept: Bool[Array, '...'] | Float[Array, ''],
+    mask: Bool[Array, 'G S'],
+    *,
+    counted: Float[Array, 'G S E'] | None = None,
+    chance: Float[Array, 'G S E'] | None = None,
+    scope: losses.Scope = 'global',
+    num_sequences: int | None = None,
+    axis_name: losses.AxisName = None,
+) -> Aux:
+    """The same from dense gates.
+
+    Args:
+      probs: router probabilities, float32.
+      logits: for the z-loss, float32.
+      gates: combine weights, 0 where not chosen or not live, float32.
+      chosen: how often, or how much, a token was assigned to an expert.
+      kept: whether each assignment got a slot, or how many did.
+      mask: True for live tokens.
+      counted: what the balance loss counts; None for `chosen`.
+      chance: for the load loss; None for 1 where the gate is positive.
+      scope: as in `account`.
+      num_sequences: as in `account`.
+      axis_name: as in `account`.
+
+    Returns:
       The Aux with the losses 'load_balance', 'sequence_balance' (the same
       within each sequence, arXiv 2412.19437), 'router_z', 'importance',
       'load' and 'l1', and the statistics of `stats.routing_stats`.
     """
-    ones = jnp.ones(routing.expert.shape, jnp.float32)
-    chosen = dense(routing, ones)
-    gates = dense(routing, routing.weight)
-    counted = chosen
-    if routing.counted is not None:
-        counted = dense(routing._replace(live=routing.counted), ones)
-    shape = (num_sequences or chosen.shape[0], -1, chosen.shape[-1])
-    mask = routing.mask
-    chance = routing.chance
+    counted = chosen if counted is None else counted
     if chance is None:
         chance = (gates > 0).astype(jnp.float32)
+    by_sequence = lambda x: x.reshape(num_sequences or len(x), -1, *x.shape[2:])
+    balance = losses.load_balance(
+        probs,
+        jnp.sum(counted, axis=1),
+        mask,
+        scope=scope,
+        axis_name=axis_name,
+    )
+    sequence_balance = losses.load_balance(
+        by_sequence(probs),
+        jnp.sum(by_sequence(counted), axis=1),
+        by_sequence(mask),
+        scope='group',
+        axis_name=axis_name,
+    )
     return Aux(
         losses={
-            'load_balance': losses.load_balance(
-                routing.probs,
-                jnp.sum(counted, axis=1),
-                mask,
-                scope=scope,
-                axis_name=axis_name,
-            ),
-            'sequence_balance': losses.load_balance(
-                routing.probs.reshape(shape),
-                jnp.sum(counted.reshape(shape), axis=1),
-                mask.reshape(shape[:2]),
-                scope='group',
-                axis_name=axis_name,
-            ),
-            'router_z': losses.router_z(
-                routing.logits, mask, axis_name=axis_name
-            ),
+            'load_balance': balance,
+            'sequence_balance': sequence_balance,
+            'router_z': losses.router_z(logits, mask, axis_name=axis_name),
             'importance': losses.importance(gates, axis_name=axis_name),
             'load': losses.load(chance, mask, axis_name=axis_name),
             'l1': losses.l1(gates, mask, axis_name=axis_name),
         },
         stats=stats.routing_stats(
-            routing.probs,
+            probs,
             jnp.sum(chosen, axis=1),
             kept,
             mask,
             axis_name=axis_name,
         ),
-        routing=routing if record else None,
     )

@@ -3,89 +3,20 @@
 B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
-import dataclasses
-import functools
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from moe import losses
-from moe.capacity import capacity
-from moe.config import (
-    ConfigError,
-    NaturalFloat,
-    OneOf,
-    PositiveFloat,
-    PositiveInt,
-    options,
-)
+from moe.capacity import CapacityRule, capacity
 from moe.dispatch import EXECUTORS
-from moe.experts import MLP, Activation
-from moe.layers.account import account
-from moe.routing import INITIAL_STATE, ROUTERS, token_uniform, top_k
-from moe.types import Aux, Context, Router, Routing, used_by
-
-
-@dataclasses.dataclass(frozen=True)
-class MoEConfig:
-    """A mixture layer of MLP experts, as a config describes it."""
-
-    num_experts: PositiveInt
-    d_ff: PositiveInt
-    activation: Activation
-    use_bias: bool
-    router: Annotated[Router, OneOf(ROUTERS)]
-    jitter: NaturalFloat
-    executor: Literal['onehot', 'indexed', 'grouped']
-    capacity_factor: PositiveFloat | None
-    eval_capacity_factor: PositiveFloat | None
-    min_capacity: PositiveInt
-    num_groups: PositiveInt | None
-    balance_scope: Literal['group', 'device', 'global']
-    batch_prioritized: bool
-
-    def __post_init__(self):
-        k = choices(self.router)
-        if k > self.num_experts:
-            allowed = f'at most num_experts ({self.num_experts})'
-            raise ConfigError('router.k', k, allowed)
-        if self.jitter >= 1:
-            raise ConfigError('jitter', self.jitter, 'less than 1')
-
-    def build(self, dtype: Any, down_scale: float, name: str) -> 'MoE':
-        """The linen module of this description."""
-        experts = MLP(
-            hidden=self.d_ff,
-            num_experts=self.num_experts,
-            activation=self.activation,
-            use_bias=self.use_bias,
-            dtype=dtype,
-            down_scale=down_scale,
-            parent=None,  # adopted by the MoE, not by the caller
-        )
-        return MoE(
-            experts=experts,
-            router=self.router,
-            jitter=self.jitter,
-            executor=self.executor,
-            capacity_factor=self.capacity_factor,
-            eval_capacity_factor=self.eval_capacity_factor,
-            min_capacity=self.min_capacity,
-            num_groups=self.num_groups,
-            balance_scope=self.balance_scope,
-            batch_prioritized=self.batch_prioritized,
-            name=name,
-        )
-
-
-def choices(router: Router) -> int:
-    """K, the experts a token uses: the router's option `k`, 1 without."""
-    if isinstance(router, functools.partial):
-        return router.keywords.get('k', choices(router.func))
-    return options(router).get('k', 1)
+from moe.experts import Cheap
+from moe.layers.account import account, dense
+from moe.layers.gate import Gate, in_groups
+from moe.routing import top_k
+from moe.types import Aux, Context, Router, Routing
 
 
 class MoE(nn.Module):
@@ -104,11 +35,14 @@ class MoE(nn.Module):
       capacity_factor: of slots in training; None drops nothing.
       eval_capacity_factor: of slots in evaluation; None drops nothing.
       min_capacity: least slots of an expert in a group.
+      capacity_rule: of `moe.capacity.capacity`.
       num_groups: G; tokens compete for slots inside a group. None makes every
         leading row a group.
       balance_scope: over what the balance loss takes its means.
       batch_prioritized: whether slots go by the router's confidence, and not
         in token order (arXiv 2106.05974).
+      cheap: zero, copy and constant experts, beside the others: to the router
+        they are the last ones.
       router_init: initializer of the router's kernel [D, E].
     """
 
@@ -119,9 +53,11 @@ class MoE(nn.Module):
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
     min_capacity: int = 1
+    capacity_rule: CapacityRule = 'assignments'
     num_groups: int | None = None
     balance_scope: losses.Scope = 'global'
     batch_prioritized: bool = False
+    cheap: Cheap | None = None
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
@@ -133,6 +69,8 @@ class MoE(nn.Module):
         *,
         mask: Bool[Array, '*B S'] | None = None,
         token_ids: Int[Array, '*B S'] | None = None,
+        position: Int[Array, '*B S'] | None = None,
+        importance: Float[Array, '*B S'] | None = None,
         recorded: Routing | None = None,
         train: bool = False,
         record: bool = False,
@@ -144,6 +82,9 @@ class MoE(nn.Module):
           mask: True for live tokens; None if all are. Padding takes no slot,
             counts in nothing and gets output 0.
           token_ids: ids of the tokens, int32, for routers that hash them.
+          position: of each token in the global batch, int32, for its noise;
+            None if `x` is the whole batch, in order.
+          importance: of slots in a group of experts, see `Context`.
           recorded: a Routing to replay, for the router `replay`.
           train: training: jitter, and `capacity_factor`. Randomness comes
             from the 'router' rng stream.
@@ -155,29 +96,28 @@ class MoE(nn.Module):
         Raises:
           ValueError: if the tokens do not divide into the groups.
         """
-        num_tokens = x.size // x.shape[-1]
-        num_sequences = num_tokens // x.shape[-2]
-        num_groups = self.num_groups or num_sequences
-        if num_tokens % num_groups:
-            raise ValueError(
-                f'MoE: {num_tokens} tokens do not divide into num_groups = '
-                f'{num_groups}'
-            )
-        grid = (num_groups, num_tokens // num_groups)
-        tokens = x.reshape(*grid, x.shape[-1])
-        live = jnp.ones(grid, bool) if mask is None else mask.reshape(grid)
-        if mask is not None:  # padding may hold anything, NaN included
-            tokens = jnp.where(live[..., None], tokens, 0)
+        tokens, live = in_groups(x, mask, self.num_groups)
+        grid = live.shape
         random = train and self.has_rng('router')
+        order = jnp.arange(live.size, dtype=jnp.int32)
         context = Context(
             mask=live,
-            position=jnp.arange(num_tokens, dtype=jnp.int32).reshape(grid),
+            position=(order if position is None else position).reshape(grid),
             key=self.make_rng('router') if random else None,
             train=train,
+            importance=None if importance is None else importance.reshape(grid),
             token_id=None if token_ids is None else token_ids.reshape(grid),
             recorded=recorded,
         )
-        routing, context = self._route(tokens, context)
+        gate = Gate(
+            self.num_experts,
+            self.router,
+            self.jitter,
+            self.batch_prioritized,
+            self.router_init,
+        )
+        nn.share_scope(self, gate)  # its parameters are this layer's
+        routing, penalty = gate(tokens, context)
         factor = self.capacity_factor if train else self.eval_capacity_factor
         slots = None
         if factor is not None and routing.token is None:
@@ -187,54 +127,53 @@ class MoE(nn.Module):
                 routing.expert.shape[1],
                 factor,
                 self.min_capacity,
+                self.capacity_rule,
             )
-        y, kept = EXECUTORS[self.executor](tokens, routing, self.experts, slots)
+        y, kept = self._execute(tokens, routing, slots)
         aux = account(
             routing,
             kept,
             scope=self.balance_scope,
-            num_sequences=num_sequences,
+            num_sequences=live.size // x.shape[-2],
             record=record,
         )
-        if context.penalty is not None:
-            aux.losses['l1'] *= context.penalty
+        if penalty is not None:
+            aux.losses['l1'] *= penalty
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
 
-    def _route(self, tokens, context: Context) -> tuple[Routing, Context]:
-        """Runs the router on float32 logits, with all that it asks for."""
-        inputs = self._jittered(tokens.astype(jnp.float32), context)
-        needed = used_by(self.router)
-        if 'noise_logits' in needed:
-            zeros = nn.initializers.zeros_init()
-            noise = self._project('router_noise', inputs, zeros)
-            context = context._replace(noise_logits=noise)
-        for name in INITIAL_STATE.keys() & needed:
-            num_experts = self.experts.num_experts  # type: ignore
-            make = functools.partial(INITIAL_STATE[name], num_experts)
-            state = self.variable('router_state', name, make)
-            given: dict[str, Any] = {name: state.value}
-            context = context._replace(**given)
-        logits = self._project('router', inputs, self.router_init)
-        routing = self.router(logits, context)
-        if self.batch_prioritized:
-            confidence = jnp.max(routing.probs, axis=-1)
-            routing = routing._replace(priority=confidence)
-        return routing, context
+    @property
+    def num_experts(self) -> int:
+        """E, the cheap ones included."""
+        cheap = self.cheap.num_experts if self.cheap else 0
+        return self.experts.num_experts + cheap  # type: ignore[attr-defined]
 
-    def _jittered(self, inputs, context: Context):
-        if not (self.jitter and context.train):
-            return inputs
-        if context.key is None:
-            raise ValueError("MoE: jitter needs an rng named 'router'")
-        return inputs * token_uniform(
-            jax.random.fold_in(context.key, 0),
-            context.position,
-            inputs.shape[-1],
-            1.0 - self.jitter,
-            1.0 + self.jitter,
-        )
+    def _execute(self, tokens, routing: Routing, slots: int | None):
+        execute = EXECUTORS[self.executor]
+        if not self.cheap:
+            return execute(tokens, routing, self.experts, slots)
+        count = self.experts.num_experts  # type: ignore[attr-defined]
+        dispatched = _first_experts(routing, count)
+        y, kept = execute(tokens, dispatched, self.experts, slots)
+        gates = dense(routing, routing.weight)[..., count:]
+        y = y + self.cheap(tokens, gates)
+        cheap = routing.live & (routing.expert >= count)
+        rows = cheap.shape[1] - kept.shape[1]  # of expert choice
+        kept = jnp.pad(kept, [(0, 0), (0, rows), (0, 0)])
+        return y, kept | cheap
 
-    def _project(self, name, inputs, init):
-        shape = (inputs.shape[-1], self.experts.num_experts)  # type: ignore
-        kernel = self.param(name, init, shape)
-        return jnp.dot(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
+
+def _first_experts(routing: Routing, count: int) -> Routing:
+    """The assignments to the first experts alone, as if there were no others.
+
+    An expert-choice grid loses the others' rows; in a token-choice grid their
+    assignments are not live.
+    """
+    keep = slice(None) if routing.token is None else slice(count)
+    return routing._replace(
+        expert=jnp.minimum(routing.expert, count - 1)[:, keep],
+        weight=routing.weight[:, keep],
+        live=(routing.live & (routing.expert < count))[:, keep],
+        token=None if routing.token is None else routing.token[:, keep],
+        probs=routing.probs[..., :count],
+        logits=routing.logits[..., :count],
+    )

@@ -4,6 +4,7 @@ B batch, S positions, V vocabulary, D width.
 """
 
 import dataclasses
+import warnings
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import PositiveInt
-from moe.layers import choices
+from moe.layers import check_model
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
 from moe.types import Aux
 
@@ -23,6 +24,15 @@ class LMConfig(TransformerConfig):
 
     vocab_size: PositiveInt
     tie_embeddings: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.moe_every:
+            warning = check_model(
+                self.moe, causal=True, vocab_size=self.vocab_size
+            )
+            if warning:
+                warnings.warn(warning, stacklevel=2)
 
 
 class LM(nn.Module):
@@ -68,6 +78,7 @@ class LM(nn.Module):
             x,
             cache=cache,
             mask=mask,
+            token_ids=tokens,
             start=start,
             train=train,
             record=record,
@@ -98,8 +109,8 @@ def active_parameters(config: LMConfig, params: Any) -> tuple[int, int]:
         name = jax.tree_util.keystr(path)
         total += leaf.size
         if 'experts' in name:
-            share = leaf.size // config.moe.num_experts
-            active += share * choices(config.moe.router)
+            share = leaf.size / config.moe.num_experts
+            active += round(share * config.moe.experts_per_token)
         elif 'embedding' not in name or config.tie_embeddings:
             active += leaf.size
     return total, active

@@ -65,6 +65,11 @@ class TransformerConfig:
         return self.moe_every or 1
 
     @property
+    def down_scale(self) -> float:
+        """Factor on what a layer adds at first, of two in each block."""
+        return (2 * self.num_layers) ** -0.5
+
+    @property
     def moe_layers(self) -> list[int]:
         """Indices of the mixture layers."""
         if not self.moe_every:
@@ -89,10 +94,16 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a dense or a mixture feed-forward; both residual."""
+    """Attention, then a dense or a mixture feed-forward; both residual.
+
+    Attributes:
+      config: of the stack.
+      moe: the mixture layer; None for a dense feed-forward.
+      causal: whether a position sees only itself and those before it.
+    """
 
     config: TransformerConfig
-    mixture: bool
+    moe: nn.Module | None
     causal: bool
 
     @nn.compact
@@ -101,6 +112,7 @@ class Block(nn.Module):
         x: Float[Array, 'B S D'],
         cache: Cache | None,
         mask: Bool[Array, 'B S'] | None,
+        token_ids: Int[Array, 'B S'] | None,
         start: int | Int[Array, ''],
         train: bool,
         record: bool,
@@ -111,13 +123,13 @@ class Block(nn.Module):
           x: inputs, float.
           cache: this layer's keys and values, if decoding.
           mask: live tokens, for the mixture.
+          token_ids: for routers that hash them, int32.
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
           record: whether the Aux shall hold the Routing.
         """
         c = self.config
-        dtype = jnp.dtype(c.dtype)
-        scale = (2 * c.num_layers) ** -0.5
+        dtype, scale = jnp.dtype(c.dtype), c.down_scale
         h, cache = Attention(
             num_heads=c.num_heads,
             num_kv_heads=c.num_kv_heads,
@@ -129,9 +141,10 @@ class Block(nn.Module):
         )(RMSNorm(c.norm_epsilon, name='attention_norm')(x), cache, start)
         x = x + h
         h = RMSNorm(c.norm_epsilon, name='mlp_norm')(x)
-        if self.mixture:
-            layer = c.moe.build(dtype, scale, 'moe')
-            y, aux = layer(h, mask=mask, train=train, record=record)
+        if self.moe:
+            y, aux = self.moe(
+                h, mask=mask, token_ids=token_ids, train=train, record=record
+            )
             return x + y, cache, aux
         dense = MLP(
             hidden=c.d_ff,
@@ -164,6 +177,7 @@ class Stack(nn.Module):
         *,
         cache: tuple[Cache, ...] | None = None,
         mask: Bool[Array, 'B S'] | None = None,
+        token_ids: Int[Array, 'B S'] | None = None,
         start: int | Int[Array, ''] = 0,
         train: bool = False,
         record: bool = False,
@@ -175,6 +189,7 @@ class Stack(nn.Module):
           cache: one Cache for each layer of the pattern, each stacked over
             repetitions (see `empty_cache`).
           mask: live tokens, for the mixtures.
+          token_ids: for routers that hash them, int32.
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
           record: whether the Aux shall hold the Routing.
@@ -189,19 +204,21 @@ class Stack(nn.Module):
             body = nn.remat(
                 body,
                 prevent_cse=False,
-                static_argnums=(5, 6),
+                static_argnums=(6, 7),
                 policy=REMAT_POLICIES[c.remat],
             )
         scan = nn.scan(
             body,
             variable_axes={'params': 0, 'router_state': 0},
             split_rngs={'params': True, 'router': True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, *5 * (nn.broadcast,)),
             out_axes=0,
             length=c.num_layers // c.period,
         )
         layers = scan(config=c, causal=self.causal, name='layers')
-        x, (cache, aux) = layers(x, cache, mask, start, train, record)
+        x, (cache, aux) = layers(
+            x, cache, mask, token_ids, start, train, record
+        )
         return x, cache, aux
 
 
@@ -212,15 +229,16 @@ class _Period(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, cache, mask, start, train, record):
+    def __call__(self, x, cache, *args):
+        c = self.config
         new, aux = [], None
-        for i in range(self.config.period):
-            mixture = bool(self.config.moe_every) and (
-                i == self.config.period - 1
-            )
-            block = Block(self.config, mixture, self.causal, name=f'block_{i}')
+        for i in range(c.period):
+            moe = None
+            if c.moe_every and i == c.period - 1:
+                moe = c.moe.build(jnp.dtype(c.dtype), c.down_scale)
+            block = Block(c, moe, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
-            x, kept, aux = block(x, old, mask, start, train, record)
+            x, kept, aux = block(x, old, *args)
             new.append(kept)
         return x, (None if cache is None else tuple(new), aux)
 

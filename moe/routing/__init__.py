@@ -10,11 +10,12 @@ from moe.routing.sigmoid import group_limited, sigmoid
 from moe.routing.sinkhorn import sinkhorn
 from moe.routing.state import (
     INITIAL_STATE,
+    next_state,
     updated_bias,
     updated_penalty,
-    updated_state,
 )
-from moe.routing.top2 import gate_two, top2
+from moe.routing.switch import switch
+from moe.routing.top2 import top2
 from moe.routing.top_k import top_k
 from moe.types import Router
 
@@ -28,6 +29,7 @@ ROUTERS: dict[str, Router] = {
     'replay': replay,
     'sigmoid': sigmoid,
     'sinkhorn': sinkhorn,
+    'switch': switch,
     'top2': top2,
     'top_k': top_k,
     'top_p': top_p,
@@ -38,15 +40,16 @@ __all__ = [
     'INITIAL_STATE',
     'ROUTERS',
     'expert_choice',
-    'gate_two',
     'group_limited',
     'hashed',
+    'next_state',
     'noisy_top_k',
     'random',
     'relu',
     'replay',
     'sigmoid',
     'sinkhorn',
+    'switch',
     'token_normal',
     'token_uniform',
     'top2',
@@ -55,5 +58,4 @@ __all__ = [
     'uniform',
     'updated_bias',
     'updated_penalty',
-    'updated_state',
 ]

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from moe.config import Fraction, PositiveFloat, PositiveInt
 from moe.routing.choice import select, token_choice
-from moe.types import Context, Routing, uses
+from moe.types import Context, Routing, traits
 
 
 def top_p(
@@ -41,7 +41,7 @@ def top_p(
     return token_choice(expert, gates, probs, logits, context, live=live)
 
 
-@uses('penalty')
+@traits(uses=['penalty'])
 def relu(
     logits: Float[Array, 'G S E'],
     context: Context,

@@ -7,9 +7,10 @@ from jaxtyping import Array, Float
 
 from moe.capacity import capacity
 from moe.config import PositiveFloat
-from moe.types import Context, Routing
+from moe.types import Context, Routing, traits
 
 
+@traits(looks_ahead='always')
 def expert_choice(
     logits: Float[Array, 'G S E'],
     context: Context,

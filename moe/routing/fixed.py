@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, Int
 from moe.config import NaturalInt, PositiveInt
 from moe.routing.choice import token_choice
 from moe.routing.noise import token_uniform
-from moe.types import Context, Routing, uses
+from moe.types import Context, Routing, traits
 
 
-@uses('token_id')
+@traits(uses=['token_id'])
 def hashed(
     logits: Float[Array, 'G S E'],
     context: Context,

@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 from moe.config import PositiveFloat, PositiveInt
 from moe.routing.choice import select, token_choice
 from moe.routing.noise import token_normal
-from moe.types import Context, Routing, uses
+from moe.types import Context, Routing, traits
 
 
-@uses('noise_logits')
+@traits(uses=['noise_logits'])
 def noisy_top_k(
     logits: Float[Array, 'G S E'],
     context: Context,

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe.types import Context, Routing, uses
+from moe.types import Context, Routing, traits
 
 
-@uses('recorded')
+@traits(uses=['recorded'])
 def replay(
     logits: Float[Array, 'G S E'],
     context: Context,

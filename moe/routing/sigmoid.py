@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 
 from moe.config import NaturalFloat, PositiveFloat, PositiveInt
 from moe.routing.choice import normalized, select, token_choice
-from moe.types import Context, Routing, uses
+from moe.types import Context, Routing, traits
 
 
-@uses('bias')
+@traits(uses=['bias'])
 def sigmoid(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -49,7 +49,7 @@ def sigmoid(
     return _choose(logits, context, k, renormalize, scale)
 
 
-@uses('bias')
+@traits(uses=['bias'])
 def group_limited(
     logits: Float[Array, 'G S E'],
     context: Context,

@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 from moe.config import PositiveInt
 from moe.losses import sum_over
 from moe.routing.choice import select, token_choice
-from moe.types import Context, Routing
+from moe.types import Context, Routing, traits
 
 
+@traits(looks_ahead='in training')
 def sinkhorn(
     logits: Float[Array, 'G S E'],
     context: Context,

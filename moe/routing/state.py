@@ -1,10 +1,9 @@
 """State of routers that the train step moves, and no gradient."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,31 +16,34 @@ INITIAL_STATE: dict[str, Callable[[int], Array]] = {
 }
 
 
-def updated_state(router: Any, state: Any, stats: Mapping[str, Array]) -> Any:
-    """The state of all layers' routers after a step.
+def next_state(
+    router: Any,
+    name: str,
+    value: Float[Array, '...'],
+    load: Float[Array, '*L E'],
+    experts_per_token: Float[Array, '*L'],
+) -> Float[Array, '...']:
+    """One field of routers' state after a step, for all layers at once.
 
     Args:
-      router: `functools.partial` of a router, with its options.
-      state: tree whose leaves' last keys are 'bias' [L, E] or 'penalty' [L].
-      stats: of the step, stacked over the L mixture layers.
+      router: the router, or a partial with its options.
+      name: of the field, 'bias' [*L, E] or 'penalty' [*L].
+      value: of the field, float32.
+      load: of each expert in the step, any unit.
+      experts_per_token: assignments of a live token in the step.
 
     Returns:
-      The next state.
+      The next value.
     """
-
-    def update(path, value):
-        if path[-1].key == 'bias':
-            rate = _option(router, 'bias_rate')
-            return updated_bias(value, stats['load'], rate)
-        share = 1 - stats['experts_per_token'] / stats['load'].shape[-1]
-        return updated_penalty(
-            value,
-            share,
-            _option(router, 'sparsity'),
-            _option(router, 'penalty_rate'),
-        )
-
-    return jax.tree_util.tree_map_with_path(update, state)
+    if name == 'bias':
+        return updated_bias(value, load, _option(router, 'bias_rate'))
+    share = 1 - experts_per_token / load.shape[-1]
+    return updated_penalty(
+        value,
+        share,
+        _option(router, 'sparsity'),
+        _option(router, 'penalty_rate'),
+    )
 
 
 def updated_bias(

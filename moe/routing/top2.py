@@ -30,11 +30,17 @@ def top2(
     anything is dropped and not renormalised after. The second choice is kept
     by policy: 'all', 'none', 'threshold' (`g2 > t`), or 'random' (with
     probability `min(1, g2 / t)`). The balance loss counts first choices.
-    'random' in evaluation needs a key too. Source: GShard, arXiv 2006.16668.
+    'random' in evaluation needs a key too.
+
+    Inside a group of experts (`context.importance`) a token of importance 1
+    has both choices; one of 0.5 has no first choice: that gate is 0, counts in
+    no density, and its best expert is its *second* choice; one of 0 has none.
+    Probabilities are 0 where the importance is not 1.
+    Source: GShard, arXiv 2006.16668.
 
     Args:
       logits: router logits, float32.
-      context: mask, position, key and train are read.
+      context: mask, position, key, train and importance are read.
       policy: in training.
       eval_policy: in evaluation.
       threshold: t in training.
@@ -46,46 +52,15 @@ def top2(
     Raises:
       ValueError: if there is one expert only, or 'random' has no key.
     """
-    return gate_two(
-        logits,
-        context,
-        jnp.ones(logits.shape[:-1], jnp.float32),
-        policy if context.train else eval_policy,
-        threshold if context.train else eval_threshold,
-    )
-
-
-def gate_two(
-    logits: Float[Array, 'G S E'],
-    context: Context,
-    importance: Float[Array, 'G S'],
-    policy: Policy,
-    threshold: float,
-) -> Routing:
-    """Top-2 gating of tokens that differ in importance.
-
-    Of importance 1 a token has both choices. Of 0.5 it has no first choice:
-    its gate is 0, it counts in no density, and its best expert is its
-    *second* choice. Of 0 it has none.
-
-    Args:
-      logits: router logits, float32.
-      context: mask, position and key are read.
-      importance: 1, 0.5 or 0 of each token, float32.
-      policy: for the second choice.
-      threshold: of the policy.
-
-    Returns:
-      A token-choice Routing with K = 2; its probabilities are 0 where the
-      importance is not 1.
-
-    Raises:
-      ValueError: if there is one expert only, or 'random' has no key.
-    """
+    if not context.train:
+        policy, threshold = eval_policy, eval_threshold
     num_experts = logits.shape[-1]
     if num_experts < 2:
         raise ValueError(f'top2: needs 2 experts, not {num_experts}')
     probs = jax.nn.softmax(logits, axis=-1)
+    importance = context.importance
+    if importance is None:
+        importance = jnp.ones(logits.shape[:-1], jnp.float32)
     whole = importance == 1.0
     experts = jnp.arange(num_experts)
     first = jnp.argmax(probs, axis=-1)

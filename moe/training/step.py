@@ -15,7 +15,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from moe.models import LM
-from moe.routing import updated_state
 from moe.training.config import Config
 from moe.training.optimizer import make_optimizer, make_schedule
 from moe.types import Aux
@@ -142,8 +141,8 @@ def make_train_step(
         metrics['train/learning_rate'] = schedule(state.step)
         router_state = state.router_state
         if 'moe' in metrics:
-            router_state = updated_state(
-                config.model.moe.router, router_state, metrics['moe']
+            router_state = config.model.moe.next_router_state(
+                router_state, metrics['moe']
             )
         state = state._replace(
             router_state=router_state,

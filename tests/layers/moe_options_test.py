@@ -220,17 +220,27 @@ SECTION = {
     'num_groups': 3,
     'balance_scope': 'group',
     'batch_prioritized': True,
+    'outer_experts': 0,
+    'outer_router': {'name': 'top2'},
+    'allow_lookahead': False,
+    'capacity_rule': 'tokens',
+    'zero_experts': 0,
+    'copy_experts': 0,
+    'constant_experts': 0,
+    'shared_d_ff': 0,
+    'shared_gate': 'none',
 }
+HERE = ('jitter', 'executor', 'capacity_factor', 'min_capacity')
+HERE += ('eval_capacity_factor', 'num_groups', 'balance_scope')
+HERE += ('batch_prioritized', 'capacity_rule')
 
 
 def test_config_builds_the_layer_it_describes():
-    layer = parse(MoEConfig, SECTION).build(jnp.bfloat16, 0.5, 'mixture')
+    layer = parse(MoEConfig, SECTION).build(jnp.bfloat16, 0.5)
     assert layer.router.func is top_k
     assert layer.router.keywords == {'k': 3, 'renormalize': False}
-    for name in set(SECTION) - {'num_experts', 'd_ff', 'activation'}:
-        if name not in ('use_bias', 'router'):
-            assert getattr(layer, name) == SECTION[name], name
-    assert layer.name == 'mixture'
+    for name in HERE:
+        assert getattr(layer, name) == SECTION[name], name
     experts = layer.experts
     assert (experts.num_experts, experts.hidden) == (4, 8)
     assert (experts.activation, experts.use_bias) == ('relu', True)

@@ -11,7 +11,7 @@ from configs import lm
 from moe.config import ConfigError, parse
 from moe.models import LM
 from moe.models.lm import active_parameters
-from moe.routing import top_k
+from moe.routing import switch, top_k
 from moe.training import Config
 from tests import tiny
 
@@ -50,8 +50,8 @@ def test_variants_are_what_they_say():
     found = {}
     for variant in lm.VARIANTS:
         moe = variant_of(variant).model.moe
-        assert moe.router.func is top_k
-        k = moe.router.keywords['k']
+        assert moe.router.func is (switch if variant == 'switch' else top_k)
+        k = moe.experts_per_token
         found[variant] = (k, moe.capacity_factor, moe.jitter)
     assert found == {
         'quickstart': (2, None, 0.0),

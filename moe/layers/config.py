@@ -1,0 +1,285 @@
+"""Mixture layers as a config describes them."""
+
+import dataclasses
+import functools
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moe import losses
+from moe.capacity import CapacityRule
+from moe.config import (
+    ConfigError,
+    NaturalFloat,
+    NaturalInt,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    options,
+)
+from moe.experts import MLP, Activation, Cheap
+from moe.layers.hierarchical import HierarchicalMoE
+from moe.layers.moe import MoE
+from moe.layers.shared import Shared, SharedGate
+from moe.layers.soft_moe import SoftMoE
+from moe.routing import ROUTERS, next_state
+from moe.types import Context, Router, traits, traits_of
+
+
+@traits(looks_ahead='always')
+def soft(logits, context, *, capacity_factor: PositiveFloat = 1.0):
+    """Stands for `SoftMoE` among the routers of a config; never called."""
+    raise NotImplementedError
+
+
+CHOICES = {**ROUTERS, 'soft': soft}
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """A mixture layer of MLP experts, as a config describes it."""
+
+    num_experts: PositiveInt
+    d_ff: PositiveInt
+    activation: Activation
+    use_bias: bool
+    router: Annotated[Router, OneOf(CHOICES)]
+    outer_experts: NaturalInt
+    outer_router: Annotated[Router, OneOf(ROUTERS)]
+    allow_lookahead: bool
+    jitter: NaturalFloat
+    executor: Literal['onehot', 'indexed', 'grouped']
+    capacity_factor: PositiveFloat | None
+    eval_capacity_factor: PositiveFloat | None
+    min_capacity: PositiveInt
+    capacity_rule: CapacityRule
+    num_groups: PositiveInt | None
+    balance_scope: losses.Scope
+    batch_prioritized: bool
+    zero_experts: NaturalInt
+    copy_experts: NaturalInt
+    constant_experts: NaturalInt
+    shared_d_ff: NaturalInt
+    shared_gate: SharedGate
+
+    def __post_init__(self):
+        if self.jitter >= 1:
+            raise ConfigError('jitter', self.jitter, 'less than 1')
+        if self.outer_experts and self.num_experts % self.outer_experts:
+            allowed = f'0 or a divisor of num_experts ({self.num_experts})'
+            raise ConfigError('outer_experts', self.outer_experts, allowed)
+        if not self.is_soft:
+            _check('router', self.router, self._inner_experts)
+            if self.outer_experts:
+                _check('outer_router', self.outer_router, self.outer_experts)
+        elif self.outer_experts or self._cheap.num_experts:
+            allowed = 'a router of assignments, for two levels or cheap experts'
+            raise ConfigError('router.name', 'soft', allowed)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether this is a `SoftMoE`."""
+        return _function(self.router) is soft
+
+    @property
+    def routers(self) -> dict[str, Router]:
+        """The routers of all levels, by field."""
+        routers = {'router': self.router}
+        if self.outer_experts:
+            routers['outer_router'] = self.outer_router
+        return routers
+
+    @property
+    def experts_per_token(self) -> int | float:
+        """How many of the MLP experts a token goes through, at most or mean."""
+        experts = choices(self.router)
+        if self.outer_experts:
+            experts *= choices(self.outer_router)
+        return experts
+
+    @property
+    def _cheap(self) -> Cheap:
+        return Cheap(
+            self.zero_experts,
+            self.copy_experts,
+            self.constant_experts,
+            parent=None,
+        )
+
+    @property
+    def _inner_experts(self) -> int:
+        """Experts that the (inner) router sees."""
+        mlps = self.num_experts // (self.outer_experts or 1)
+        return mlps + self._cheap.num_experts
+
+    def build(self, dtype: Any, down_scale: float) -> nn.Module:
+        """The linen module of this description, to be another's attribute."""
+        make = functools.partial(
+            MLP,
+            activation=self.activation,
+            use_bias=self.use_bias,
+            dtype=dtype,
+            down_scale=down_scale,
+            parent=None,
+        )
+        mlps = self.num_experts // (self.outer_experts or 1)
+        experts = make(hidden=self.d_ff, num_experts=mlps)
+        layer: Any
+        if self.is_soft:
+            factor = choices(self.router)
+            layer = SoftMoE(experts, factor, self.num_groups, parent=None)
+        else:
+            layer = MoE(
+                experts=experts,
+                router=self.router,
+                jitter=self.jitter,
+                executor=self.executor,
+                capacity_factor=self.capacity_factor,
+                eval_capacity_factor=self.eval_capacity_factor,
+                min_capacity=self.min_capacity,
+                capacity_rule=self.capacity_rule,
+                num_groups=None if self.outer_experts else self.num_groups,
+                balance_scope=self.balance_scope,
+                batch_prioritized=self.batch_prioritized,
+                cheap=self._cheap if self._cheap.num_experts else None,
+                parent=None,
+            )
+        if self.outer_experts:
+            layer = HierarchicalMoE(
+                layer,
+                self.outer_experts,
+                self.outer_router,
+                self.num_groups,
+                parent=None,
+            )
+        if self.shared_d_ff:
+            shared = make(hidden=self.shared_d_ff)
+            layer = Shared(layer, shared, self.shared_gate, parent=None)
+        return layer
+
+    def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
+        """The state of all layers' routers after a step.
+
+        Args:
+          state: tree of their variables, stacked over the L mixture layers.
+          stats: of the step, likewise.
+
+        Returns:
+          The next state.
+        """
+
+        def update(path, value):
+            names = [key.key for key in path]
+            router, load = self.router, stats['load']
+            per_token = stats['experts_per_token']
+            if 'outer' in names:
+                router, load = self.outer_router, stats['outer_load']
+                per_token = stats['outer_experts_per_token']
+            elif self.outer_experts:
+                lead = (*load.shape[:-1], self.outer_experts, -1)
+                load = load.reshape(lead)
+                per_token = stats['inner_experts_per_token']
+            return next_state(router, names[-1], value, load, per_token)
+
+        return jax.tree_util.tree_map_with_path(update, state)
+
+
+def choices(router: Router) -> int | float:
+    """Experts that a token uses: K at most, or a capacity factor in the mean.
+
+    The router's option `k` or `capacity_factor`; 2 for top2, 1 without either.
+    """
+    given = _given(router)
+    fixed = 2 if _function(router) is ROUTERS['top2'] else 1
+    return given.get('k', given.get('capacity_factor', fixed))
+
+
+def check_model(
+    config: MoEConfig, *, causal: bool, vocab_size: int | None
+) -> str | None:
+    """Checks what a model asks of its mixtures.
+
+    Args:
+      config: of the mixtures.
+      causal: whether no position may see a later one.
+      vocab_size: of the model's token ids, None if it has none.
+
+    Returns:
+      A warning, or None.
+
+    Raises:
+      ConfigError: for a router that the model cannot serve.
+    """
+    warning = None
+    for field, router in config.routers.items():
+        name = _name(router)
+        uses = traits_of(router).uses
+        if 'token_id' in uses and vocab_size is None:
+            allowed = 'a router without token ids, in this model'
+            raise ConfigError(f'{field}.name', name, allowed)
+        size = _given(router).get('vocab_size')
+        if size and vocab_size and size < vocab_size:
+            allowed = f"at least the model's vocab_size ({vocab_size})"
+            raise ConfigError(f'{field}.vocab_size', size, allowed)
+        if causal and traits_of(router).looks_ahead == 'always':
+            if not config.allow_lookahead:
+                allowed = (
+                    'a router that does not see later tokens, in a causal '
+                    'model (or set allow_lookahead to True)'
+                )
+                raise ConfigError(f'{field}.name', name, allowed)
+            warning = (
+                f'{name} routing sees later tokens: losses of this causal '
+                'model are lower than what it can do in generation'
+            )
+    return warning
+
+
+def _given(router: Any) -> dict[str, Any]:
+    """The options of a router, as set or by default."""
+    if isinstance(router, functools.partial):
+        return {**options(router.func), **router.keywords}
+    return options(router)
+
+
+def _function(router: Any) -> Any:
+    return router.func if isinstance(router, functools.partial) else router
+
+
+def _name(router: Any) -> str:
+    found = [n for n, r in CHOICES.items() if r is _function(router)]
+    return found[0] if found else repr(router)
+
+
+def _check(field: str, router: Router, num_experts: int) -> None:
+    """Traces the router: what it raises is told as the field's fault."""
+    k = choices(router)
+    if isinstance(k, int) and k > num_experts:
+        allowed = f'at most num_experts ({num_experts})'
+        raise ConfigError(f'{field}.k', k, allowed)
+    struct = jax.ShapeDtypeStruct
+    grid = (1, 8)
+    context = Context(
+        mask=struct(grid, jnp.bool_),  # type: ignore[arg-type]
+        position=struct(grid, jnp.int32),  # type: ignore[arg-type]
+        train=None,  # type: ignore[arg-type]  # told to _route
+        key=jax.eval_shape(lambda: jax.random.key(0)),
+        noise_logits=struct((*grid, num_experts), jnp.float32),
+        bias=struct((num_experts,), jnp.float32),
+        penalty=struct((), jnp.float32),
+        token_id=struct(grid, jnp.int32),
+    )
+    logits = struct((*grid, num_experts), jnp.float32)
+    for train in (True, False):
+        given = functools.partial(_route, router, train)
+        try:
+            jax.eval_shape(given, logits, context)
+        except ValueError as error:
+            allowed = f'able to route {num_experts} experts: {error}'
+            raise ConfigError(f'{field}.name', _name(router), allowed) from None
+
+
+def _route(router, train, logits, context):
+    return router(logits, context._replace(train=train))

@@ -1,0 +1,124 @@
+"""The part of a mixture layer that decides: parameters of a router.
+
+B leading rows, S tokens a group, G groups, D width, E experts.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from moe.routing import INITIAL_STATE, token_uniform, top_k
+from moe.types import Context, Router, Routing, traits_of
+
+
+class Gate(nn.Module):
+    """A router with its projections and its state.
+
+    `logits = x W` in float32, whatever the dtype of `x`.
+
+    Attributes:
+      num_experts: E.
+      router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
+      jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
+        (Switch, arXiv 2101.03961).
+      batch_prioritized: whether slots go by the router's confidence, and not
+        in token order (arXiv 2106.05974).
+      router_init: initializer of the router's kernel [D, E].
+    """
+
+    num_experts: int
+    router: Router = top_k
+    jitter: float = 0.0
+    batch_prioritized: bool = False
+    router_init: Any = nn.initializers.variance_scaling(
+        1.0, 'fan_in', 'truncated_normal'
+    )
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, 'G S D'], context: Context
+    ) -> tuple[Routing, Float[Array, ''] | None]:
+        """Routes.
+
+        Args:
+          tokens: float.
+          context: of the layer; what the router's traits ask for is added.
+
+        Returns:
+          The Routing, and the coefficient of its L1 loss, None for routers
+          without one.
+
+        Raises:
+          ValueError: if jitter has no key in training.
+        """
+        inputs = self._jittered(tokens.astype(jnp.float32), context)
+        uses = traits_of(self.router).uses
+        if 'noise_logits' in uses:
+            zeros = nn.initializers.zeros_init()
+            noise = self._project('router_noise', inputs, zeros)
+            context = context._replace(noise_logits=noise)
+        for name in INITIAL_STATE.keys() & uses:
+            make = functools.partial(INITIAL_STATE[name], self.num_experts)
+            state = self.variable('router_state', name, make)
+            given: dict[str, Any] = {name: state.value}
+            context = context._replace(**given)
+        logits = self._project('router', inputs, self.router_init)
+        routing = self.router(logits, context)
+        if self.batch_prioritized:
+            confidence = jnp.max(routing.probs, axis=-1)
+            routing = routing._replace(priority=confidence)
+        return routing, context.penalty
+
+    def _jittered(self, inputs, context: Context):
+        if not (self.jitter and context.train):
+            return inputs
+        if context.key is None:
+            raise ValueError("MoE: jitter needs an rng named 'router'")
+        return inputs * token_uniform(
+            jax.random.fold_in(context.key, 0),
+            context.position,
+            inputs.shape[-1],
+            1.0 - self.jitter,
+            1.0 + self.jitter,
+        )
+
+    def _project(self, name, inputs, init):
+        kernel = self.param(name, init, (inputs.shape[-1], self.num_experts))
+        return jnp.dot(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
+
+
+def in_groups(
+    x: Float[Array, '*B S D'],
+    mask: Bool[Array, '*B S'] | None,
+    num_groups: int | None,
+) -> tuple[Float[Array, 'G N D'], Bool[Array, 'G N']]:
+    """The tokens of a layer in the groups inside which they compete.
+
+    Args:
+      x: tokens, float.
+      mask: True for live tokens; None if all are.
+      num_groups: G; None makes every leading row a group.
+
+    Returns:
+      The tokens, zeros where they are padding (which may hold anything, NaN
+      included), and their mask.
+
+    Raises:
+      ValueError: if the tokens do not divide into the groups.
+    """
+    num_tokens = x.size // x.shape[-1]
+    num_groups = num_groups or num_tokens // x.shape[-2]
+    if num_tokens % num_groups:
+        raise ValueError(
+            f'MoE: {num_tokens} tokens do not divide into num_groups = '
+            f'{num_groups}'
+        )
+    tokens = x.reshape(num_groups, -1, x.shape[-1])
+    if mask is None:
+        return tokens, jnp.ones(tokens.shape[:2], bool)
+    live = mask.reshape(tokens.shape[:2])
+    return jnp.where(live[..., None], tokens, 0), live

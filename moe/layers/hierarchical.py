@@ -1,0 +1,202 @@
+"""The two-level mixture: groups of experts, each with a router of its own.
+
+B leading rows, S tokens a row, G groups of tokens, M groups of experts, E
+experts in each, C slots of a group of experts, D width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.capacity import capacity
+from moe.dispatch import Plan, padded_plan, row_weight
+from moe.layers.account import account
+from moe.layers.gate import Gate, in_groups
+from moe.layers.moe import MoE
+from moe.ops import collect, spread
+from moe.stats import load_stats
+from moe.types import Aux, Context, Router, Routing
+
+
+class HierarchicalMoE(nn.Module):
+    """An outer router sends tokens to M mixtures, each with E experts.
+
+    The slots of a group of experts are the tokens of its own mixture. A slot
+    has importance 1 if it holds a token's first choice, 0.5 if a later one, 0
+    if it is empty; `top2` treats them accordingly, other inner routers see
+    empty slots as padding. The outer weight multiplies the inner outputs.
+    Sources: two-level top-2 gating as in the first public code of GShard,
+    arXiv 2006.16668; hierarchical mixtures, arXiv 1701.06538, appendix B.
+
+    Attributes:
+      inner: the mixture that every group of experts has its own copy of.
+        Capacity, jitter, balance scope and priority are those of both levels.
+      outer_experts: M.
+      outer_router: of the first level.
+      num_groups: G, in which tokens compete for slots; None makes every
+        leading row a group.
+    """
+
+    inner: MoE
+    outer_experts: int
+    outer_router: Router
+    num_groups: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, '*B S D'],
+        *,
+        mask: Bool[Array, '*B S'] | None = None,
+        token_ids: Int[Array, '*B S'] | None = None,
+        recorded: Any = None,
+        train: bool = False,
+        record: bool = False,
+    ) -> tuple[Float[Array, '*B S F'], Aux]:
+        """Routes twice, runs the experts, combines inner, then outer.
+
+        Args:
+          x: tokens, float.
+          mask: True for live tokens.
+          token_ids: ids of the tokens, int32.
+          recorded: Routings to replay, as `record` returns them.
+          train: training.
+          record: whether to return the Routings, as a pair (outer, inner).
+
+        Returns:
+          The outputs, and the Aux: each loss is the outer one plus the mean of
+          the inner ones (a balance loss is 2 at perfect balance), the load is
+          of all M*E experts, `outer_load` [M] of the groups of experts.
+
+        Raises:
+          ValueError: if the tokens do not divide into the groups.
+        """
+        inner = self.inner
+        tokens, live = in_groups(x, mask, self.num_groups)
+        grid = live.shape
+        position = jnp.arange(live.size, dtype=jnp.int32)
+        ids = None if token_ids is None else token_ids.reshape(-1)
+        random = train and self.has_rng('router')
+        outer_recorded, inner_recorded = recorded or (None, None)
+        context = Context(
+            mask=live,
+            position=position.reshape(grid),
+            key=self.make_rng('router') if random else None,
+            train=train,
+            token_id=None if ids is None else ids.reshape(grid),
+            recorded=outer_recorded,
+        )
+        gate = Gate(
+            self.outer_experts,
+            self.outer_router,
+            inner.jitter,
+            inner.batch_prioritized,
+            inner.router_init,
+            name='outer',
+        )
+        routing, penalty = gate(tokens, context)
+        factor = inner.capacity_factor if train else inner.eval_capacity_factor
+        if routing.token is None:
+            slots = capacity(
+                grid[1],
+                self.outer_experts,
+                routing.expert.shape[1],
+                factor,
+                inner.min_capacity,
+                inner.capacity_rule,
+            )
+        else:
+            slots = routing.expert.shape[-1]
+        plan = padded_plan(routing, slots)
+        by_slot = lambda v: rearrange(
+            v, '(m g c) ... -> m g c ...', m=self.outer_experts, c=slots
+        )
+        take = lambda v: jnp.take(v, plan.token, mode='fill', fill_value=0)
+        rows = spread(tokens.reshape(live.size, -1), plan.token, plan.row)
+        out, aux = nn.vmap(
+            lambda module, x, given: module(
+                x, train=train, record=record, **given
+            ),
+            variable_axes={'params': 0, 'router_state': 0},
+            split_rngs={'params': True, 'router': True},
+            axis_size=self.outer_experts,
+        )(
+            inner,
+            by_slot(rows),
+            {
+                'mask': by_slot(plan.token < live.size),
+                'position': by_slot(take(position)),
+                'token_ids': None if ids is None else by_slot(take(ids)),
+                'importance': by_slot(_importance(routing, plan)),
+                'recorded': inner_recorded,
+            },
+        )
+        y = collect(
+            rearrange(out, 'm g c f -> (m g c) f'),
+            row_weight(routing, plan),
+            plan.token,
+            plan.row,
+            live.size,
+        )
+        outer = account(
+            routing,
+            plan.kept,
+            scope=inner.balance_scope,
+            num_sequences=live.size // x.shape[-2],
+        )
+        if penalty is not None:
+            outer.losses['l1'] *= penalty
+        both = _both(outer, aux, plan.sizes, inner.balance_scope)
+        if record:
+            both = both._replace(routing=(routing, aux.routing))
+        return y.astype(x.dtype).reshape(*x.shape[:-1], -1), both
+
+
+def _importance(routing: Routing, plan: Plan) -> Float[Array, 'R']:
+    """1 for first choices, 0.5 for later ones, 0 for empty rows."""
+    _, rows, columns = routing.expert.shape
+    filled = plan.assignment < routing.expert.size
+    first = (plan.assignment // columns) % rows == 0
+    if routing.token is not None:  # no token chose first
+        first = filled
+    return jnp.where(filled, jnp.where(first, 1.0, 0.5), 0.0)
+
+
+def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], scope) -> Aux:
+    """One Aux of the outer level and of the inner mixtures, stacked."""
+    filled = sizes.astype(jnp.float32)
+    # A mixture without a token has no balance to speak of.
+    counts = jnp.ones_like(filled) if scope == 'padded' else filled > 0
+    share = counts / jnp.maximum(jnp.sum(counts), 1)
+    losses = {
+        name: value + jnp.sum(share * inner.losses[name])
+        for name, value in outer.losses.items()
+    }
+    # Assignments to each inner expert; the load of M lanes is of their own.
+    per_token = inner.stats['experts_per_token']
+    load = inner.stats['load'] / inner.stats['load'].shape[-1]
+    load = (load * (per_token * filled)[:, None]).reshape(-1)
+    assigned = per_token * filled
+    total = jnp.maximum(jnp.sum(assigned), 1e-9)
+    weight = filled / jnp.maximum(jnp.sum(filled), 1e-9)
+    mean = lambda name, w: jnp.sum(w * inner.stats[name])
+    lost = mean('dropped', assigned / total)
+    kept = (1 - outer.stats['dropped']) * (1 - lost)
+    tokens = outer.stats['experts_per_token']
+    return Aux(
+        losses=losses,
+        stats=load_stats(load)
+        | {
+            'entropy': outer.stats['entropy'] + mean('entropy', weight),
+            'confidence': outer.stats['confidence']
+            * mean('confidence', weight),
+            'dropped': 1 - kept,
+            'experts_per_token': tokens * mean('experts_per_token', weight),
+            'outer_load': outer.stats['load'],
+            'outer_experts_per_token': tokens,
+            'inner_experts_per_token': per_token,
+        },
+    )
