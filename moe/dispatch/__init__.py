@@ -8,10 +8,12 @@ from moe.dispatch.execute import (
     row_weight,
 )
 from moe.dispatch.plan import Plan, grouped_plan, padded_plan
+from moe.dispatch.sparse import SparseDispatcher
 
 __all__ = [
     'EXECUTORS',
     'Plan',
+    'SparseDispatcher',
     'grouped',
     'grouped_plan',
     'indexed',
