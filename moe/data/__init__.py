@@ -1,5 +1,6 @@
 """Input pipelines: deterministic, checkpointable, sharded by host."""
 
+from moe.data.images import ImageConfig, Images, load_images
 from moe.data.text import (
     Corpus,
     TextConfig,
@@ -10,7 +11,10 @@ from moe.data.text import (
 
 __all__ = [
     'Corpus',
+    'ImageConfig',
+    'Images',
     'TextConfig',
+    'load_images',
     'load_text',
     'train_batches',
     'val_batches',

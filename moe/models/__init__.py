@@ -2,5 +2,6 @@
 
 from moe.models.generate import generate
 from moe.models.lm import LM, LMConfig
+from moe.models.vision import ViT, ViTConfig
 
-__all__ = ['LM', 'LMConfig', 'generate']
+__all__ = ['LM', 'LMConfig', 'ViT', 'ViTConfig', 'generate']

@@ -93,17 +93,20 @@ class LM(nn.Module):
         return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
 
 
-def active_parameters(config: LMConfig, params: Any) -> tuple[int, int]:
+def active_parameters(
+    config: TransformerConfig, params: Any
+) -> tuple[int, int]:
     """Counts parameters, and those one token's forward pass multiplies with.
 
     Args:
-      config: of the model.
+      config: of the model, of language or vision.
       params: its parameters, arrays or shapes.
 
     Returns:
-      Total and active. The embedding look-up multiplies nothing; a token uses
-      K of the E experts.
+      Total and active. Embeddings, looked up or added, multiply nothing but as
+      the head; a token uses K of the E experts.
     """
+    tied = isinstance(config, LMConfig) and config.tie_embeddings
     total = active = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
@@ -111,6 +114,6 @@ def active_parameters(config: LMConfig, params: Any) -> tuple[int, int]:
         if 'experts' in name:
             share = leaf.size / config.moe.num_experts
             active += round(share * config.moe.experts_per_token)
-        elif 'embedding' not in name or config.tie_embeddings:
+        elif 'embedding' not in name or tied:
             active += leaf.size
     return total, active

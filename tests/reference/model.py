@@ -18,7 +18,7 @@ def norm(x, scale, epsilon):
     return y
 
 
-def stack(x, layers, options):
+def stack(x, layers, options, *, causal=True, mask=None):
     """Every block on x [B, S, D], each sequence a group of the mixtures.
 
     Args:
@@ -26,12 +26,14 @@ def stack(x, layers, options):
       layers: `block_0`, `block_1` ..., the pattern, each stacked [R, ...].
       options: a dictionary of `theta`, `epsilon`, `activation`, and what
         `layer` needs.
+      causal: whether a position sees only itself and those before it.
+      mask: live tokens [B, S] of the mixtures; None if all are.
 
     Returns:
       The outputs, and the Output of every mixture, in the order of the layers.
     """
     mixtures = []
-    mask = np.ones(x.shape[:2], bool)
+    mask = np.ones(x.shape[:2], bool) if mask is None else mask
     repetitions = len(layers['block_0']['attention_norm']['scale'])
     for repetition in range(repetitions):
         for i in range(len(layers)):
@@ -41,7 +43,7 @@ def stack(x, layers, options):
             x = x + attention(
                 norm(x, before_attention, options['epsilon']),
                 block['attention'],
-                causal=True,
+                causal=causal,
                 theta=options['theta'],
             )
             h = norm(x, before_mlp, options['epsilon'])

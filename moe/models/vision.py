@@ -1,0 +1,119 @@
+"""The vision transformer, an image classifier.
+
+B batch, H rows and W columns of pixels, C channels, S patches, D width.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from moe.config import ConfigError, PositiveInt
+from moe.layers import check_model
+from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.types import Aux
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig(TransformerConfig):
+    """A vision transformer, as a config describes it.
+
+    Attributes:
+      image_size: H and W, pixels.
+      channels: C.
+      patch_size: rows and columns of a patch, pixels.
+      num_classes: of the labels.
+    """
+
+    image_size: PositiveInt
+    channels: PositiveInt
+    patch_size: PositiveInt
+    num_classes: PositiveInt
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_size % self.patch_size:
+            allowed = f'a divisor of image_size ({self.image_size})'
+            raise ConfigError('patch_size', self.patch_size, allowed)
+        if self.moe_every:
+            check_model(self.moe, causal=False, vocab_size=None)
+
+    @property
+    def num_patches(self) -> int:
+        """S."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class ViT(nn.Module):
+    """Patches, stack of blocks that see all of them, norm, mean, logits.
+
+    Sources: ViT, arXiv 2010.11929; with mixtures V-MoE, arXiv 2106.05974.
+
+    Attributes:
+      config: of the model.
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, 'B H W C'],
+        *,
+        mask: Bool[Array, 'B'] | None = None,
+        train: bool = False,
+        record: bool = False,
+    ) -> tuple[Float[Array, 'B classes'], Aux | None]:
+        """Predicts the class of each image.
+
+        Args:
+          images: standardised pixels, float.
+          mask: live images, for the mixtures; None if all are. The patches of
+            padding are padding.
+          train: whether this is training.
+          record: whether the Aux shall hold the Routing.
+
+        Returns:
+          Logits in float32, and the Aux stacked over the mixture layers (None
+          for a dense model).
+
+        Raises:
+          ValueError: if the images are not of the config's size and channels.
+        """
+        c = self.config
+        shape = (c.image_size, c.image_size, c.channels)
+        if images.shape[1:] != shape:
+            raise ValueError(
+                f'ViT: images of shape {images.shape[1:]}, not {shape}'
+            )
+        rows = rearrange(
+            images,
+            'b (h p) (w q) c -> (b h w) (p q c)',
+            p=c.patch_size,
+            q=c.patch_size,
+        )
+        # Without a bias: every position's embedding holds one.
+        fan_in = nn.initializers.variance_scaling(
+            1.0, 'fan_in', 'truncated_normal'
+        )
+        kernel = self.param('patches', fan_in, (rows.shape[-1], c.d_model))
+        position = self.param(
+            'position_embedding',
+            nn.initializers.normal(0.02),
+            (c.num_patches, c.d_model),
+        )
+        x = rows.astype(c.dtype) @ kernel.astype(c.dtype)
+        x = x.reshape(-1, *position.shape) + position.astype(c.dtype)
+        if mask is not None:
+            mask = jnp.broadcast_to(mask[:, None], x.shape[:2])
+        x, _, aux = Stack(c, causal=False, name='stack')(
+            x, mask=mask, train=train, record=record
+        )
+        x = RMSNorm(c.norm_epsilon, name='norm')(x)
+        zeros = nn.initializers.zeros_init()
+        head = self.param('head', zeros, (c.d_model, c.num_classes))
+        bias = self.param('head_bias', zeros, (c.num_classes,))
+        pooled = jnp.mean(x.astype(jnp.float32), axis=1)
+        return pooled @ head + bias, aux
