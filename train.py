@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 from moe import training
 from moe.command_line import read_config
-from moe.config import ConfigError, parse
+from moe.config import ConfigError
 from moe.training.host import keep_freed_memory
 
 _FLAGS = flags.FlagValues()
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
         plain = read_config(_FLAGS, argv)
-        config = parse(training.Config, plain)
+        config = training.read_config(plain)
         if not _FLAGS.workdir:
             raise ConfigError('--workdir', _FLAGS.workdir, 'given')
         workdir = pathlib.Path(_FLAGS.workdir)

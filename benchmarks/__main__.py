@@ -1,10 +1,10 @@
-"""`python -m benchmarks layer [--rows=8192 ...]`: prints a table."""
+"""`python -m benchmarks layer|routers|weights [--rows=...]`: a table."""
 
 import sys
 
 from absl import flags
 
-from benchmarks import layer
+from benchmarks import layer, routers
 from moe.command_line import read_flags
 from moe.config import ConfigError
 from moe.training.host import keep_freed_memory
@@ -15,10 +15,16 @@ for _name, _value, _help in (
     ('width', 512, 'D.'),
     ('hidden', 2048, 'F of an expert.'),
     ('rounds', 7, 'Times each is measured.'),
+    ('steps', 300, 'Of each run of routers, weights.'),
+    ('seeds', 3, 'Runs of each router.'),
 ):
     flags.DEFINE_integer(_name, _value, _help, 1, flag_values=_FLAGS)
 
-_SUITES = {'layer': layer.run}
+_SUITES = {
+    'layer': lambda f: layer.run(f.rows, f.width, f.hidden, f.rounds),
+    'routers': lambda f: routers.compare(f.steps, f.seeds),
+    'weights': lambda f: routers.weights(f.steps, f.seeds),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -34,9 +40,7 @@ def main(argv: list[str]) -> int:
         return 2
     keep_freed_memory()
     suite = _SUITES[names[0]]
-    f = _FLAGS
-    lines = suite(f.rows, f.width, f.hidden, f.rounds)
-    print('\n'.join(lines))
+    print('\n'.join(suite(_FLAGS)))
     return 0
 
 

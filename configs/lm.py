@@ -37,6 +37,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
             'a variant among {}, and a router among {}'.format(*names)
         )
     config = ml_collections.ConfigDict()
+    config.task = 'lm'  # what `model` and `data` are
     config.seed = 0  # of parameters, data order and routing noise
     config.steps = 600  # optimizer steps
 

@@ -8,7 +8,7 @@ from absl import flags
 
 from moe import training
 from moe.command_line import read_flags
-from moe.config import ConfigError, parse
+from moe.config import ConfigError
 from moe.training.checkpoint import restore_run
 
 _FLAGS = flags.FlagValues()
@@ -43,14 +43,17 @@ def main(argv: list[str]) -> int:
         if not (path / 'config.json').exists():
             raise ConfigError('--workdir', _FLAGS.workdir, "a run's folder")
         plain = json.loads((path / 'config.json').read_text())
-        config = parse(training.Config, plain)
+        config = training.read_config(plain)
+        if not isinstance(config, training.LanguageConfig):
+            allowed = 'the folder of a language model'
+            raise ConfigError('--workdir', _FLAGS.workdir, allowed)
         state = restore_run(config, path)
     except ConfigError as error:
         print(f'moe.sample: {error}', file=sys.stderr)
         return 2
     text = training.sample(
         config,
-        state,
+        state.variables,
         _FLAGS.prompt,
         _FLAGS.length,
         seed=_FLAGS.seed,

@@ -14,7 +14,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from configs import lm
 from moe import training
-from moe.config import parse
 from moe.models import LM
 
 # Everything that a test counts on, whatever the config's defaults are.
@@ -94,7 +93,7 @@ def parsed(changes=None):
 
 def check(plain):
     """A plain config as the library takes it."""
-    return parse(training.Config, plain)
+    return training.read_config(plain)
 
 
 def model(changes=None):

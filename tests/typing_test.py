@@ -9,7 +9,7 @@ import jaxtyping
 with jaxtyping.install_import_hook('moe', 'beartype.beartype'):
     from moe.models import generate
     from moe.training.step import (
-        init_state, make_eval_step, make_train_step, recorded_routing
+        init_state, make_eval_step, make_train_step
     )
     from moe.types import Routing
     from moe.dispatch import EXECUTORS
@@ -28,11 +28,10 @@ for executor in EXECUTORS:
     state = init_state(config)
     jax.eval_shape(make_train_step(config), state, tokens)
     mask = jnp.ones((8, 16), bool)
-    jax.eval_shape(make_eval_step(config), state, tokens, mask)
+    jax.eval_shape(make_eval_step(config), state, (tokens, mask))
 variables = {'params': state.params}
 prompt = jnp.zeros((1, 3), jnp.int32)
 generate(config.model, variables, prompt, jax.random.key(0), length=2)
-recorded_routing(config, state, prompt)
 try:
     losses.router_z(jnp.zeros((1, 2, 3)), jnp.ones((1, 3), bool))
 except jaxtyping.TypeCheckError:

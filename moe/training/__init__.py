@@ -1,15 +1,21 @@
-"""Training: the pure step, and the run around it."""
+"""Training: the pure step, the tasks, and the run around them."""
 
 from moe.training.config import Config
-from moe.training.loop import Diverged, run, sample
+from moe.training.language import LanguageConfig, sample
+from moe.training.loop import Diverged, run
 from moe.training.step import TrainState, init_state, make_train_step
+from moe.training.tasks import read_config
+from moe.training.vision import VisionConfig
 
 __all__ = [
     'Config',
     'Diverged',
+    'LanguageConfig',
     'TrainState',
+    'VisionConfig',
     'init_state',
     'make_train_step',
+    'read_config',
     'run',
     'sample',
 ]

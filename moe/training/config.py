@@ -1,8 +1,9 @@
 """A whole run, as a config describes it."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from moe.config import (
     ConfigError,
@@ -12,11 +13,10 @@ from moe.config import (
     PositiveFloat,
     PositiveInt,
 )
-from moe.data import TextConfig
-from moe.data.text import VOCAB_SIZE
 from moe.layers import LOSSES
-from moe.models import LMConfig
+from moe.models.transformer import TransformerConfig
 from moe.parallel import MeshConfig
+from moe.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +36,33 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """A run: model, objective, data, optimizer, mesh, and when to do what."""
+class Config(abc.ABC):
+    """A run: objective, optimizer, mesh, and when to do what.
 
+    Each task adds its model, its data and what else it needs.
+    """
+
+    task: str
     seed: NaturalInt
     steps: PositiveInt
-    model: LMConfig
+    model: TransformerConfig
     losses: Mapping[str, NaturalFloat]
-    data: TextConfig
+    data: Any
     optimizer: OptimizerConfig
     mesh: MeshConfig
     log_every: PositiveInt
     eval_every: PositiveInt
     checkpoint_every: PositiveInt
     keep_checkpoints: PositiveInt
-    sample_prompt: str
-    sample_length: NaturalInt
+
+    @abc.abstractmethod
+    def make_task(self) -> Task:
+        """The task that this describes."""
+
+    @property
+    @abc.abstractmethod
+    def tokens_per_example(self) -> int:
+        """Tokens that the mixtures see of each example of a batch."""
 
     def __post_init__(self):
         model, data, mesh = self.model, self.data, self.mesh
@@ -63,10 +74,6 @@ class Config:
                     self.losses[name],
                     f'absent: no such loss (there are {known})',
                 )
-        if model.vocab_size < VOCAB_SIZE:
-            raise ConfigError(
-                'model.vocab_size', model.vocab_size, f'at least {VOCAB_SIZE}'
-            )
         if self.optimizer.warmup_steps >= self.steps:
             raise ConfigError(
                 'optimizer.warmup_steps',
@@ -93,11 +100,10 @@ class Config:
                 f'a divisor of num_kv_heads ({model.num_kv_heads})',
             )
         groups = model.moe.num_groups
-        micro = data.batch_size // accumulation
-        if groups and (micro * data.seq_len) % groups:
+        tokens = data.batch_size // accumulation * self.tokens_per_example
+        if groups and tokens % groups:
             raise ConfigError(
                 'model.moe.num_groups',
                 groups,
-                f'a divisor of the {micro * data.seq_len} tokens of a '
-                '(micro)batch',
+                f'a divisor of the {tokens} tokens of a (micro)batch',
             )

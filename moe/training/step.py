@@ -1,7 +1,6 @@
 """One training step and one evaluation step, as pure functions.
 
-B sequences a batch, S targets a sequence, W = S + 1 bytes of it, V vocabulary,
-L mixture layers, E experts.
+B examples a batch, L mixture layers, E experts.
 """
 
 from collections.abc import Callable
@@ -12,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Int, Key
 
-from moe.models import LM
 from moe.training.config import Config
 from moe.training.optimizer import make_optimizer, make_schedule
-from moe.types import Aux
+from moe.training.task import Sums, mean_of
 
 Metrics = dict[str, Any]
 
@@ -39,12 +37,21 @@ class TrainState(NamedTuple):
     router_state: Any
     key: Key[Array, '']
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model is applied to."""
+        return {'params': self.params, **self.router_state}
 
-def init_state(config: Config) -> TrainState:
-    """The state before the first step, a function of the config alone."""
-    key = jax.random.key(config.seed)
-    tokens = jnp.zeros((1, config.data.seq_len), jnp.int32)
-    variables = dict(LM(config.model).init(jax.random.fold_in(key, 0), tokens))
+
+def init_state(config: Config, key: Key[Array, ''] | None = None) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      config: of the run.
+      key: PRNG key of the run; None is that of the config's seed.
+    """
+    key = jax.random.key(config.seed) if key is None else key
+    variables = config.make_task().initial(jax.random.fold_in(key, 0))
     params = variables.pop('params')
     optimizer = make_optimizer(config.optimizer, config.steps)
     return TrainState(
@@ -56,19 +63,12 @@ def init_state(config: Config) -> TrainState:
     )
 
 
-def token_losses(
-    logits: Float[Array, 'B S V'], targets: Int[Array, 'B S']
-) -> Float[Array, 'B S']:
-    """Cross-entropy of each target in nats, float32."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-
-
 def make_train_step(
     config: Config,
-) -> Callable[[TrainState, UInt8[Array, 'B W']], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
-    The objective is the mean token loss plus the weighted sum of the auxiliary
+    The objective is the task's mean loss plus the weighted sum of the auxiliary
     losses, each averaged over the mixture layers. With accumulation the batch
     goes through in equal microbatches and the gradients are averaged, which is
     the large batch's gradient for every term that is a mean over tokens; the
@@ -78,48 +78,51 @@ def make_train_step(
       config: of the run.
 
     Returns:
-      A pure function of the state and a batch of bytes: the next state, and
-      the metrics as device arrays.
+      A pure function of the state and a batch of the task: the next state,
+      and the metrics as device arrays.
     """
-    model = LM(config.model)
+    task = config.make_task()
     optimizer = make_optimizer(config.optimizer, config.steps)
     schedule = make_schedule(config.optimizer, config.steps)
     accumulation = config.optimizer.accumulation
 
-    def objective(params, router_state, tokens, key):
-        logits, _, aux = model.apply(
+    def objective(params, router_state, batch, key):
+        sums, aux = task.sums(
             {'params': params, **router_state},
-            tokens[:, :-1],
+            batch,
             train=True,
             rngs={'router': key},
         )
-        loss = jnp.mean(token_losses(logits, tokens[:, 1:]))
-        total = loss
-        metrics = {'train/loss': loss}
+        means = mean_of(sums)
+        total = means['loss']
+        metrics: Metrics = {f'train/{n}': v for n, v in means.items()}
         if aux is not None:
-            means = jax.tree.map(jnp.mean, aux.losses)
-            for name, value in means.items():
+            layers = jax.tree.map(jnp.mean, aux.losses)
+            for name, value in layers.items():
                 metrics[f'train/{name}'] = value
                 total = total + config.losses.get(name, 0.0) * value
             metrics['moe'] = aux.stats
         metrics['train/objective'] = total
         return total, metrics
 
-    def gradients(state, tokens, key):
+    def gradients(state, batch, key):
         gradient = jax.value_and_grad(objective, has_aux=True)
         if accumulation == 1:
             (_, metrics), grads = gradient(
-                state.params, state.router_state, tokens, key
+                state.params, state.router_state, batch, key
             )
             return grads, metrics
         # Strided, so that every device keeps a share of each microbatch.
-        micro = rearrange(tokens, '(b m) s -> m b s', m=accumulation)
+        micro = jax.tree.map(
+            lambda x: rearrange(x, '(b m) ... -> m b ...', m=accumulation),
+            batch,
+        )
 
         def one(i):
             (_, metrics), grads = gradient(
                 state.params,
                 state.router_state,
-                micro[i],
+                jax.tree.map(lambda x: x[i], micro),
                 jax.random.fold_in(key, i),
             )
             return grads, metrics
@@ -130,10 +133,9 @@ def make_train_step(
         total, _ = lax.scan(add, one(0), jnp.arange(1, accumulation))
         return jax.tree.map(lambda x: x / accumulation, total)
 
-    def train_step(state, tokens):
-        tokens = tokens.astype(jnp.int32)
+    def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = gradients(state, tokens, key)
+        grads, metrics = gradients(state, batch, key)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params
         )
@@ -155,34 +157,19 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    config: Config,
-) -> Callable[..., tuple[Float[Array, ''], Float[Array, '']]]:
+def make_eval_step(config: Config) -> Callable[[TrainState, Any], Sums]:
     """Builds the evaluation step.
 
     Args:
       config: of the run.
 
     Returns:
-      A pure function of the state, bytes [B, W] and the mask [B, S] of
-      live targets: the summed loss in nats, and the number of live targets.
+      A pure function of the state and a batch of the task: its `sums`.
     """
-    model = LM(config.model)
+    task = config.make_task()
 
-    def eval_step(
-        state: TrainState,
-        tokens: UInt8[Array, 'B W'],
-        mask: Bool[Array, 'B S'],
-    ):
-        tokens = tokens.astype(jnp.int32)
-        logits, _, _ = model.apply(
-            {'params': state.params, **state.router_state},
-            tokens[:, :-1],
-            mask=mask,
-        )
-        losses = token_losses(logits, tokens[:, 1:])
-        total = jnp.sum(jnp.where(mask, losses, 0.0))
-        return total, jnp.sum(mask.astype(jnp.float32))
+    def eval_step(state, batch):
+        return task.sums(state.variables, batch)[0]
 
     return eval_step
 
@@ -203,11 +190,3 @@ def layer_metrics(config: Config, stats: Any) -> dict[str, Any]:
         for i, layer in enumerate(config.model.moe_layers)
         for name, values in stats.items()
     }
-
-
-def recorded_routing(config: Config, state: TrainState, tokens) -> Aux:
-    """The Aux, Routing included, of an evaluation on tokens [B, S]."""
-    _, _, aux = LM(config.model).apply(
-        {'params': state.params, **state.router_state}, tokens, record=True
-    )
-    return aux

@@ -12,7 +12,6 @@ from moe.config import ConfigError, parse
 from moe.models import LM
 from moe.models.lm import active_parameters
 from moe.routing import switch, top_k
-from moe.training import Config
 from tests import tiny
 
 # What the messages below speak of, whatever the quickstart is.
@@ -32,11 +31,11 @@ FIXED = {
 
 def check(changes):
     plain = tiny.changed(lm.get_config(), {**FIXED, **changes})
-    return parse(Config, plain)
+    return read_config(plain)
 
 
 def variant_of(name):
-    return parse(Config, lm.get_config(name).to_dict())
+    return read_config(lm.get_config(name).to_dict())
 
 
 @pytest.mark.parametrize('variant', lm.VARIANTS)
@@ -254,13 +253,13 @@ def test_refused_in_one_line(changes, field, allowed):
     ids=str,
 )
 def test_accepted(changes):
-    assert isinstance(check(changes), Config)
+    assert isinstance(check(changes), LanguageConfig)
 
 
 def test_every_field_is_there_or_told():
     # Without any one of its fields, a section names what is missing.
     plain = lm.get_config().to_dict()
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(LanguageConfig):
         rest = {k: v for k, v in plain.items() if k != field.name}
         with pytest.raises(ConfigError, match=f'missing {field.name}$'):
-            parse(Config, rest)
+            parse(LanguageConfig, rest)

@@ -111,7 +111,7 @@ def cut(finished, folder, step):
 def test_files(finished):
     assert {p.name for p in finished.folder.iterdir()} == {
         'config.json',
-        'corpus.json',
+        'data.json',
         'metrics.jsonl',
         'tensorboard',
         'checkpoints',
@@ -120,7 +120,7 @@ def test_files(finished):
     }
     folder = finished.folder
     assert json.loads((folder / 'config.json').read_text()) == finished.plain
-    corpus = json.loads((folder / 'corpus.json').read_text())
+    corpus = json.loads((folder / 'data.json').read_text())
     # Four files of 400 bytes, one of them for validation.
     assert corpus.pop('fingerprint')
     assert corpus == {
@@ -229,7 +229,7 @@ def test_goes_on_bit_for_bit(finished, tmp_path, step):
     )
     assert lines(folder) == lines(finished.folder)
     assert checkpoints(folder) == checkpoints(finished.folder)
-    for name in ('sample.txt', 'config.json', 'corpus.json'):
+    for name in ('sample.txt', 'config.json', 'data.json'):
         desired = (finished.folder / name).read_bytes()
         assert (folder / name).read_bytes() == desired
 
@@ -347,33 +347,3 @@ def test_divergence(finished, tmp_path, monkeypatch):
     assert '\n' not in str(caught.value)
     assert [m['step'] for m in lines(tmp_path / 'run')] == [1, 2, 3]
     assert checkpoints(tmp_path / 'run') == []
-
-
-def test_sample_stays_within_the_positions_trained_on(finished, monkeypatch):
-    # 16 positions: 4 and 12 more, then 8 and 8 more, then 8 and 2 more.
-    windows = []
-
-    def fake(config, variables, prompt, key, *, length, temperature, top):
-        windows.append((bytes(np.asarray(prompt[0], np.uint8)), length))
-        assert (temperature, top) == (0.5, 3)
-        return jnp.arange(length)[None] + ord('a') + 12 * (len(windows) - 1)
-
-    monkeypatch.setattr(loop, 'generate', fake)
-    config = tiny.check(finished.plain)
-    state = training.TrainState(0, {}, None, {}, None)
-    text = loop.sample(config, state, 'def ', 22, temperature=0.5, top=3)
-    assert windows == [(b'def ', 12), (b'efghijkl', 8), (b'mnopqrst', 2)]
-    assert text == 'abcdefghijklmnopqrstyz'
-    # Of a long prompt only the end is read.
-    windows.clear()
-    loop.sample(config, state, 'x' * 30 + 'y' * 8, 3, temperature=0.5, top=3)
-    assert windows == [(b'y' * 8, 3)]
-
-
-def test_bytes_that_are_no_text_are_shown_as_marks(finished, monkeypatch):
-    # A zero byte ends a file; a byte above 127 alone is not UTF-8.
-    made = jnp.array([[104, 105, 0, 255]])
-    monkeypatch.setattr(loop, 'generate', lambda *args, **options: made)
-    config = tiny.check(finished.plain)
-    state = training.TrainState(0, {}, None, {}, None)
-    assert loop.sample(config, state, 'x', 4) == 'hi\n\ufffd'

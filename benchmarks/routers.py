@@ -1,0 +1,194 @@
+"""Routers compared: the same small language model with each of them.
+
+All have 2 of 16 experts a token, or the same in the mean, and so the same
+active FLOPs; `switch` has one of twice the width.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs import lm
+from moe import training
+from moe.config import parse
+from moe.data import load_text, train_batches, val_batches
+from moe.training.step import init_state, make_eval_step, make_train_step
+
+_TAIL = 50  # last steps that the statistics are means over
+_STATS = ('max_violation', 'load_cv', 'dropped', 'experts_per_token')
+
+_SIZES = {
+    'model.d_model': 64,
+    'model.num_layers': 2,
+    'model.moe.num_experts': 16,
+    'model.moe.d_ff': 64,
+    'data.batch_size': 16,
+    'optimizer.warmup_steps': 30,
+}
+_FREE: dict[str, float] = {'load_balance': 0.0, 'router_z': 0.001}
+_CAPACITY = {
+    'model.moe.executor': 'indexed',
+    'model.moe.capacity_factor': 1.25,
+}
+
+
+def _router(name: str, losses: Mapping[str, float] = _FREE, **options) -> dict:
+    return {
+        'model.moe.router': lm.router(name, **options).to_dict(),
+        'losses': dict(losses),
+    }
+
+
+_BALANCED = {'load_balance': 0.01, 'router_z': 0.001}
+VARIANTS: dict[str, dict[str, Any]] = {
+    'dense': {'model.moe_every': 0, 'model.d_ff': 139},
+    'top_k': _router('top_k', _BALANCED),
+    'top_k, no balance': _router('top_k'),
+    'top_k, capacity 1.25': _router('top_k', _BALANCED) | _CAPACITY,
+    'switch, capacity 1.25': _router('switch', _BALANCED)
+    | _CAPACITY
+    | {'model.moe.d_ff': 128, 'model.moe.jitter': 0.01},
+    'top2, capacity 1.25': _router('top2', _BALANCED) | _CAPACITY,
+    'noisy_top_k': _router('noisy_top_k', {'importance': 0.1, 'load': 0.1}),
+    'sigmoid, bias': _router('sigmoid', bias_rate=0.01),
+    'group_limited, bias': _router('group_limited', k=2, bias_rate=0.01),
+    'sinkhorn': _router('sinkhorn', k=2),
+    'top_p': _router('top_p', _BALANCED, k=4, p=0.4),
+    'relu': _router('relu', {'l1': 1.0}, k=8, sparsity=0.875),
+    'hierarchical 4 x 4, top2 in top_k': _router('top_k', _BALANCED, k=2)
+    | {
+        'model.moe.outer_experts': 4,
+        'model.moe.outer_router': lm.router('top_k', k=1).to_dict(),
+    },
+    'hash': _router('hash', k=2),
+    'random': _router('random', k=2),
+}
+# Weights of importance and load, arXiv 1701.06538, table 6.
+WEIGHTS = {
+    f'importance {a}, load {b}': _router(
+        'noisy_top_k', {'importance': a, 'load': b}
+    )
+    for a in (0.0, 0.1)
+    for b in (0.0, 0.1)
+}
+
+
+def compare(steps: int, seeds: int) -> list[str]:
+    """Trains every variant; the table of what came of it.
+
+    Args:
+      steps: of each run.
+      seeds: runs of each.
+
+    Returns:
+      Lines of a table: validation bits per byte, its standard deviation over
+      the seeds, and the routing of the last 50 steps, mean over layers and
+      seeds.
+    """
+    lines = [
+        f'{steps} steps of 2,048 bytes, {seeds} seeds; routing of the last '
+        f'{_TAIL} steps together',
+        '',
+        '| router | bits/byte | std | max violation | load CV | dropped | '
+        'experts a token | tokens/s |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for name, changes in VARIANTS.items():
+        runs = _runs(changes, steps, seeds)
+        bits = [r['bits'] for r in runs]
+        spread = statistics.stdev(bits) if seeds > 1 else 0.0
+        cells = [f'{statistics.mean(bits):.4f}', f'{spread:.4f}']
+        for stat in _STATS:
+            values = [r[stat] for r in runs if stat in r]
+            cells.append(f'{statistics.mean(values):.2f}' if values else '')
+        rate = statistics.median(r['tokens_per_second'] for r in runs)
+        lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
+        print(lines[-1], flush=True)
+    return lines
+
+
+def weights(steps: int, seeds: int) -> list[str]:
+    """Trains noisy top-k with and without its two losses.
+
+    Args:
+      steps: of each run.
+      seeds: runs of each.
+
+    Returns:
+      Lines of a table as in arXiv 1701.06538: variation of importance and of
+      load, and the largest load over the mean, over the last 50 steps.
+    """
+    lines = [
+        '| loss weights | bits/byte | CV importance | CV load | max / mean |',
+        '| --- | --- | --- | --- | --- |',
+    ]
+    for name, changes in WEIGHTS.items():
+        runs = _runs(changes, steps, seeds)
+        mean = lambda key: statistics.mean(r[key] for r in runs)  # noqa: B023
+        lines.append(
+            f'| {name} | {mean("bits"):.4f} | {mean("importance_cv"):.2f} | '
+            f'{mean("load_cv"):.2f} | {1 + mean("max_violation"):.2f} |'
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _runs(changes, steps, seeds) -> list[dict[str, float]]:
+    """One result a seed; the programs are compiled once."""
+    config = _config({**changes, 'steps': steps, 'seed': 0})
+    corpus = load_text(config.data)
+    start = jax.jit(lambda key: init_state(config, key))
+    step = jax.jit(make_train_step(config), donate_argnums=0)
+    evaluate = jax.jit(make_eval_step(config))
+    return [
+        _run(start, step, evaluate, config, corpus, seed)
+        for seed in range(seeds)
+    ]
+
+
+def _run(start, step, evaluate, config, corpus, seed) -> dict[str, float]:
+    state = start(jax.random.key(seed))
+    batches = train_batches(corpus, config.data, seed)
+    tail, begun = [], 0.0
+    for i in range(config.steps):
+        state, metrics = step(state, next(batches))
+        if i == 0:
+            jax.block_until_ready(state)
+            begun = time.perf_counter()
+        if i >= config.steps - _TAIL:
+            tail.append(metrics)
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - begun
+    sums = [evaluate(state, *b) for b in val_batches(corpus, config.data)]
+    loss, count = (sum(float(s[i]) for s in sums) for i in range(2))
+    tokens = config.data.batch_size * config.data.seq_len
+    result = {
+        'bits': loss / count / np.log(2),
+        'tokens_per_second': tokens * (config.steps - 1) / seconds,
+    }
+    tail = jax.device_get(tail)
+    if 'moe' in tail[0]:
+        # Of all the tail's tokens together, as MaxVio_global of 2408.15664.
+        load = np.mean([m['moe']['load'] for m in tail], axis=0)
+        result['max_violation'] = float(np.mean(np.max(load, -1)) - 1)
+        result['load_cv'] = float(np.mean(np.std(load, -1)))
+        for stat in ('dropped', 'experts_per_token'):
+            result[stat] = float(np.mean([m['moe'][stat] for m in tail]))
+        squared = np.mean([m['train/importance'] for m in tail])
+        result['importance_cv'] = float(np.sqrt(squared))
+    return result
+
+
+def _config(changes: Mapping[str, Any]) -> training.Config:
+    plain = lm.get_config().to_dict()
+    for name, value in {**_SIZES, **changes}.items():
+        *sections, field = name.split('.')
+        section = plain
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return parse(training.Config, plain)

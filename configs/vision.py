@@ -1,0 +1,85 @@
+"""A vision transformer with mixtures, on handwritten digits or any images.
+
+    python train.py --config=configs/vision.py:vmoe --workdir=runs/vmoe
+    python train.py --config=configs/vision.py --config.data.files=images.npz \
+        --config.model.image_size=32 --config.model.channels=3 --workdir=DIR
+
+Without `data.files` the images are scikit-learn's digits, 8 x 8 pixels. All
+variants but `dense` have mixtures in every second block, and the same active
+FLOPs a token.
+
+Variants, with another router after a comma: `configs/vision.py:vmoe,sigmoid`:
+  vmoe           noisy top-2 of 8 experts, slots by confidence (2106.05974).
+  expert_choice  experts take tokens (2202.09368).
+  soft           Soft MoE (2308.00951).
+  dense          no mixture.
+"""
+
+import ml_collections
+
+from configs import lm
+
+VARIANTS = ('vmoe', 'expert_choice', 'soft', 'dense')
+
+
+def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
+    variant, _, other = variant.partition(',')
+    if variant not in VARIANTS or (other and other not in lm.CHOICES):
+        names = ', '.join(VARIANTS), ', '.join(lm.CHOICES)
+        raise ValueError(
+            'a variant among {}, and a router among {}'.format(*names)
+        )
+    # Optimizer, mesh, and the blocks' options are those of the language model.
+    config = lm.get_config()
+    for name in ('sample_prompt', 'sample_length'):
+        del config[name]
+    config.task = 'vision'
+    config.steps = 800
+
+    model = config.model
+    for name in ('vocab_size', 'tie_embeddings'):
+        del model[name]
+    model.image_size = 8  # rows and columns, pixels
+    model.channels = 1
+    model.patch_size = 2  # rows and columns of a patch, pixels
+    model.num_classes = 10
+    model.d_model = 64
+    model.num_heads = 4
+    model.num_kv_heads = 4
+    model.d_ff = 128
+    model.rope_theta = None  # positions are learned
+    model.moe_every = 2
+
+    moe = model.moe
+    moe.num_experts = 8
+    moe.d_ff = 64
+
+    config.data = data = ml_collections.ConfigDict()
+    data.files = ''  # an .npz with x and y; '' is the digits
+    data.batch_size = 128  # images a step, over all hosts
+    data.val_fraction = 0.25  # share of the images kept for validation
+    data.shift = 1  # training images are moved by up to so many pixels
+
+    config.optimizer.learning_rate = 2e-3
+    config.eval_every = 200
+    config.checkpoint_every = 400
+
+    if variant == 'vmoe':
+        moe.router = lm.router('noisy_top_k', k=2)
+        moe.executor = 'indexed'
+        moe.capacity_factor = 1.05
+        moe.eval_capacity_factor = 2.0
+        moe.batch_prioritized = True
+        config.losses = ml_collections.ConfigDict(
+            {'importance': 0.005, 'load': 0.005}
+        )
+    elif variant == 'expert_choice':
+        moe.router = lm.router('expert_choice', capacity_factor=2.0)
+        moe.executor = 'indexed'
+    elif variant == 'soft':
+        moe.router = lm.router('soft', capacity_factor=2.0)
+    elif variant == 'dense':
+        model.moe_every = 0
+    if other:
+        moe.router = lm.router(other)
+    return config

@@ -1,0 +1,30 @@
+"""The tasks there are, and the config of each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe.config import ConfigError, parse
+from moe.training.config import Config
+from moe.training.language import LanguageConfig
+from moe.training.vision import VisionConfig
+
+TASKS: dict[str, type[Config]] = {'lm': LanguageConfig, 'vision': VisionConfig}
+
+
+def read_config(plain: Mapping[str, Any]) -> Config:
+    """Checks a plain config of any task.
+
+    Args:
+      plain: with the name of the task in `task`.
+
+    Returns:
+      The config.
+
+    Raises:
+      ConfigError: for anything that cannot be used.
+    """
+    name = plain.get('task')
+    if name not in TASKS:
+        allowed = 'one of ' + ', '.join(repr(task) for task in TASKS)
+        raise ConfigError('config.task', name, allowed)
+    return parse(TASKS[name], plain)
