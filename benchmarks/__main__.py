@@ -1,4 +1,4 @@
-"""`python -m benchmarks layer|routers|weights [--rows=...]`: a table."""
+"""`python -m benchmarks layer|routers|weights|images [--rows=...]`: a table."""
 
 import sys
 
@@ -23,6 +23,7 @@ for _name, _value, _help in (
 _SUITES = {
     'layer': lambda f: layer.run(f.rows, f.width, f.hidden, f.rounds),
     'routers': lambda f: routers.compare(f.steps, f.seeds),
+    'images': lambda f: routers.images(f.steps, f.seeds),
     'weights': lambda f: routers.weights(f.steps, f.seeds),
 }
 

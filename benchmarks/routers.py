@@ -5,6 +5,7 @@ active FLOPs; `switch` has one of twice the width.
 """
 
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import lm
+from configs import lm, vision
 from moe import training
 from moe.config import parse
 from moe.data import load_text, train_batches, val_batches
@@ -98,8 +99,8 @@ def compare(steps: int, seeds: int) -> list[str]:
         '| --- | --- | --- | --- | --- | --- | --- | --- |',
     ]
     for name, changes in VARIANTS.items():
-        runs = _runs(changes, steps, seeds)
-        bits = [r['bits'] for r in runs]
+        runs = _runs(_config({**changes, 'steps': steps}), seeds)
+        bits = [r['bits_per_byte'] for r in runs]
         spread = statistics.stdev(bits) if seeds > 1 else 0.0
         cells = [f'{statistics.mean(bits):.4f}', f'{spread:.4f}']
         for stat in _STATS:
@@ -107,7 +108,7 @@ def compare(steps: int, seeds: int) -> list[str]:
             cells.append(f'{statistics.mean(values):.2f}' if values else '')
         rate = statistics.median(r['tokens_per_second'] for r in runs)
         lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 
@@ -127,19 +128,49 @@ def weights(steps: int, seeds: int) -> list[str]:
         '| --- | --- | --- | --- | --- |',
     ]
     for name, changes in WEIGHTS.items():
-        runs = _runs(changes, steps, seeds)
+        runs = _runs(_config({**changes, 'steps': steps}), seeds)
         mean = lambda key: statistics.mean(r[key] for r in runs)  # noqa: B023
         lines.append(
-            f'| {name} | {mean("bits"):.4f} | {mean("importance_cv"):.2f} | '
+            f'| {name} | {mean("bits_per_byte"):.4f} | {mean("importance_cv"):.2f} | '
             f'{mean("load_cv"):.2f} | {1 + mean("max_violation"):.2f} |'
         )
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 
-def _runs(changes, steps, seeds) -> list[dict[str, float]]:
+def images(steps: int, seeds: int) -> list[str]:
+    """Trains the variants of `configs/vision.py`.
+
+    Args:
+      steps: of each run.
+      seeds: runs of each.
+
+    Returns:
+      Lines of a table: validation accuracy, its standard deviation over the
+      seeds, and the routing of the last 50 steps.
+    """
+    lines = [
+        '| variant | accuracy | std | max violation | dropped | images/s |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for name in vision.VARIANTS:
+        plain = vision.get_config(name).to_dict()
+        config = training.read_config({**plain, 'steps': steps})
+        runs = _runs(config, seeds)
+        right = [100 * r['accuracy'] for r in runs]
+        spread = statistics.stdev(right) if seeds > 1 else 0.0
+        cells = [f'{statistics.mean(right):.1f} %', f'{spread:.1f}']
+        for stat in ('max_violation', 'dropped'):
+            values = [r[stat] for r in runs if stat in r]
+            cells.append(f'{statistics.mean(values):.2f}' if values else '')
+        rate = statistics.median(r['examples_per_second'] for r in runs)
+        lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def _runs(config, seeds) -> list[dict[str, float]]:
     """One result a seed; the programs are compiled once."""
-    config = _config({**changes, 'steps': steps, 'seed': 0})
     corpus = load_text(config.data)
     start = jax.jit(lambda key: init_state(config, key))
     step = jax.jit(make_train_step(config), donate_argnums=0)
@@ -164,11 +195,17 @@ def _run(start, step, evaluate, config, corpus, seed) -> dict[str, float]:
     jax.block_until_ready(state)
     seconds = time.perf_counter() - begun
     sums = [evaluate(state, *b) for b in val_batches(corpus, config.data)]
-    loss, count = (sum(float(s[i]) for s in sums) for i in range(2))
-    tokens = config.data.batch_size * config.data.seq_len
+    count = sum(float(s['count']) for s in sums)
+    means = {
+        name: sum(float(s[name]) for s in sums) / count
+        for name in sums[0]
+        if name != 'count'
+    }
+    rate = (config.steps - 1) / seconds
     result = {
-        'bits': loss / count / np.log(2),
-        'tokens_per_second': tokens * (config.steps - 1) / seconds,
+        **task.results(means),
+        'tokens_per_second': rate * task.tokens_per_step,
+        'examples_per_second': rate * config.data.batch_size,
     }
     tail = jax.device_get(tail)
     if 'moe' in tail[0]:

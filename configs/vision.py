@@ -34,7 +34,7 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
     for name in ('sample_prompt', 'sample_length'):
         del config[name]
     config.task = 'vision'
-    config.steps = 800
+    config.steps = 600
 
     model = config.model
     for name in ('vocab_size', 'tie_embeddings'):
@@ -56,13 +56,13 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.files = ''  # an .npz with x and y; '' is the digits
-    data.batch_size = 128  # images a step, over all hosts
+    data.batch_size = 64  # images a step, over all hosts
     data.val_fraction = 0.25  # share of the images kept for validation
     data.shift = 1  # training images are moved by up to so many pixels
 
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 3e-3
     config.eval_every = 200
-    config.checkpoint_every = 400
+    config.checkpoint_every = 300
 
     if variant == 'vmoe':
         moe.router = lm.router('noisy_top_k', k=2)

@@ -12,6 +12,7 @@ from moe.config import ConfigError, parse
 from moe.models import LM
 from moe.models.lm import active_parameters
 from moe.routing import switch, top_k
+from moe.training import LanguageConfig, read_config
 from tests import tiny
 
 # What the messages below speak of, whatever the quickstart is.
