@@ -4,6 +4,7 @@ All have 2 of 16 experts a token, or the same in the mean, and so the same
 active FLOPs; `switch` has one of twice the width.
 """
 
+import dataclasses
 import statistics
 import sys
 import time
@@ -15,8 +16,6 @@ import numpy as np
 
 from configs import lm, vision
 from moe import training
-from moe.config import parse
-from moe.data import load_text, train_batches, val_batches
 from moe.training.step import init_state, make_eval_step, make_train_step
 
 _TAIL = 50  # last steps that the statistics are means over
@@ -131,8 +130,9 @@ def weights(steps: int, seeds: int) -> list[str]:
         runs = _runs(_config({**changes, 'steps': steps}), seeds)
         mean = lambda key: statistics.mean(r[key] for r in runs)  # noqa: B023
         lines.append(
-            f'| {name} | {mean("bits_per_byte"):.4f} | {mean("importance_cv"):.2f} | '
-            f'{mean("load_cv"):.2f} | {1 + mean("max_violation"):.2f} |'
+            f'| {name} | {mean("bits_per_byte"):.4f} | '
+            f'{mean("importance_cv"):.2f} | {mean("load_cv"):.2f} | '
+            f'{1 + mean("max_violation"):.2f} |'
         )
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
@@ -171,19 +171,19 @@ def images(steps: int, seeds: int) -> list[str]:
 
 def _runs(config, seeds) -> list[dict[str, float]]:
     """One result a seed; the programs are compiled once."""
-    corpus = load_text(config.data)
+    data = config.make_task().load()
     start = jax.jit(lambda key: init_state(config, key))
     step = jax.jit(make_train_step(config), donate_argnums=0)
     evaluate = jax.jit(make_eval_step(config))
     return [
-        _run(start, step, evaluate, config, corpus, seed)
-        for seed in range(seeds)
+        _run(start, step, evaluate, config, data, seed) for seed in range(seeds)
     ]
 
 
-def _run(start, step, evaluate, config, corpus, seed) -> dict[str, float]:
+def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
     state = start(jax.random.key(seed))
-    batches = train_batches(corpus, config.data, seed)
+    task = dataclasses.replace(config, seed=seed).make_task()
+    batches = task.train_batches(data, 0, 1)
     tail, begun = [], 0.0
     for i in range(config.steps):
         state, metrics = step(state, next(batches))
@@ -194,7 +194,7 @@ def _run(start, step, evaluate, config, corpus, seed) -> dict[str, float]:
             tail.append(metrics)
     jax.block_until_ready(state)
     seconds = time.perf_counter() - begun
-    sums = [evaluate(state, *b) for b in val_batches(corpus, config.data)]
+    sums = [evaluate(state, b) for b in task.val_batches(data, 0, 1)]
     count = sum(float(s['count']) for s in sums)
     means = {
         name: sum(float(s[name]) for s in sums) / count
@@ -228,4 +228,4 @@ def _config(changes: Mapping[str, Any]) -> training.Config:
         for part in sections:
             section = section[part]
         section[field] = value
-    return parse(training.Config, plain)
+    return training.read_config(plain)
