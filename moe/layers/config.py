@@ -210,11 +210,12 @@ def check_model(
       A warning, or None.
 
     Raises:
-      ConfigError: for a router that the model cannot serve.
+      ConfigError: for a router that the model cannot serve; its field is told
+        as of the section `moe` of the model.
     """
     warning = None
-    for field, router in config.routers.items():
-        name = _name(router)
+    for level, router in config.routers.items():
+        field, name = f'moe.{level}', _name(router)
         uses = traits_of(router).uses
         if 'token_id' in uses and vocab_size is None:
             allowed = 'a router without token ids, in this model'

@@ -1,6 +1,7 @@
 """A static page about one run, or several beside each other."""
 
 import base64
+import functools
 import html
 import json
 import pathlib
@@ -24,6 +25,8 @@ vertical-align:top} figcaption{color:#666;font-size:13px}
 .map{max-height:22rem} .map span{white-space:pre-wrap}
 """
 
+# What a task's evaluation comes to.
+_RESULTS = {'eval/bits_per_byte': 'bits/byte', 'eval/accuracy': 'accuracy'}
 _LAYER_METRICS = {
     'entropy': 'entropy (nats)',
     'dropped': 'share of assignments dropped',
@@ -68,8 +71,13 @@ class Run:
 def summary(workdir: pathlib.Path) -> str:
     """The result of a run in a few lines of text, its sample included."""
     run = Run(workdir)
-    loss, bits = _number(run, 'eval/loss'), _number(run, 'eval/bits_per_byte')
-    lines = [f'validation: {bits} bits/byte (loss {loss} nats)']
+    found = [
+        f'{_number(run, name)} {label}'
+        for name, label in _RESULTS.items()
+        if run.last(name) is not None
+    ]
+    loss = _number(run, 'eval/loss')
+    lines = [f'validation: {", ".join(found) or "-"} (loss {loss} nats)']
     text = _sample(run)
     if text:
         lines += ['sample:', *('    ' + line for line in text.splitlines())]
@@ -122,7 +130,11 @@ def _short_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:
 def _table(runs: Mapping[str, Run]) -> str:
     columns = {
         'steps': lambda r: f'{r.metrics[-1]["step"]}',
-        'validation bits/byte': lambda r: _number(r, 'eval/bits_per_byte'),
+        **{
+            f'validation {label}': functools.partial(_number, name=name)
+            for name, label in _RESULTS.items()
+            if any(run.last(name) is not None for run in runs.values())
+        },
         'validation loss': lambda r: _number(r, 'eval/loss'),
         'train loss': lambda r: _number(r, 'train/loss'),
         'tokens/s': lambda r: _number(r, 'train/tokens_per_second', '.0f'),
@@ -164,7 +176,7 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
     )
     figures = [
         _figure(
-            plots.curves(metrics, split, 'loss (nats/byte)'),
+            plots.curves(metrics, split, 'loss (nats)'),
             'Loss, without the auxiliary terms.',
         )
     ]
@@ -190,7 +202,7 @@ def _details(run: Run) -> list[str]:
         layers = {f'moe/layer_{i}/{name}': f'layer {i}' for i in run.layers}
         image = plots.curves({'': run.metrics}, layers, label)
         parts.append(_figure(image, f'{name} by mixture layer.'))
-    parts.append(_token_map(run))
+    parts += [_token_map(run), _confusion(run)]
     text = _sample(run)
     if text:
         parts.append(f'<h3>Sample</h3><pre>{html.escape(text)}</pre>')
@@ -227,6 +239,29 @@ def _token_map(run: Run) -> str:
         )
         blocks.append(f'<p>Layer {layer}</p><pre class="map">{text}</pre>')
     return ''.join(blocks)
+
+
+def _confusion(run: Run) -> str:
+    """Validation images by class and by what they were taken for."""
+    path = run.workdir / 'confusion.json'
+    if not path.exists():
+        return ''
+    table = json.loads(path.read_text())
+    head = ''.join(f'<th>{c}</th>' for c in range(len(table)))
+    rows = ''.join(
+        f'<tr><th>{c}</th>'
+        + ''.join(
+            f'<td style="background:hsl({120 * (c == g)} 80% '
+            f'{100 - 50 * n / max(1, sum(counts)):.0f}%)">{n or ""}</td>'
+            for g, n in enumerate(counts)
+        )
+        + '</tr>'
+        for c, counts in enumerate(table)
+    )
+    return (
+        '<h3>What is taken for what</h3><p>Rows: the class; columns: the '
+        f'answer.</p><table><tr><th></th>{head}</tr>{rows}</table>'
+    )
 
 
 def _colour(index: int, count: int) -> str:

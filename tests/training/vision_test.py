@@ -1,0 +1,127 @@
+"""The image task: sums, checks against the model, and a run to its page."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import vision
+from moe import report, training
+from moe.config import ConfigError
+from moe.metrics import read_metrics
+from tests import tiny
+
+SMALL = {
+    'steps': 3,
+    'seed': 0,
+    'model.image_size': 4,
+    'model.num_classes': 3,
+    'model.d_model': 8,
+    'model.num_layers': 2,
+    'model.num_heads': 2,
+    'model.num_kv_heads': 2,
+    'model.d_ff': 8,
+    'model.moe.num_experts': 4,
+    'model.moe.d_ff': 8,
+    'data.batch_size': 8,
+    'data.val_fraction': 0.25,
+    'optimizer.warmup_steps': 1,
+    'log_every': 1,
+    'eval_every': 3,
+    'checkpoint_every': 3,
+}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> str:
+    """40 images of three classes: bright left, bright right, or even."""
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 3, 40)
+    x = draw.uniform(0, 0.2, (40, 4, 4))
+    x[y == 0, :, :2] += 1
+    x[y == 1, :, 2:] += 1
+    path = tmp_path_factory.mktemp('images') / 'images.npz'
+    np.savez(path, x=np.float32(x), y=y)
+    return str(path)
+
+
+def plain(files, variant='vmoe', **changes):
+    config = vision.get_config(variant)
+    return tiny.changed(config, {**SMALL, 'data.files': files, **changes})
+
+
+@pytest.mark.parametrize('variant', vision.VARIANTS)
+def test_variants_run_to_their_page(files, tmp_path, variant):
+    config = plain(files, variant)
+    with tiny.quick_compilation():
+        assert training.run(tiny.check(config), config, tmp_path)
+    last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
+    assert np.isfinite(last['train/loss'])
+    table = np.array(json.loads((tmp_path / 'confusion.json').read_text()))
+    assert table.sum() == 10  # a quarter of 40
+    np.testing.assert_allclose(
+        last['eval/accuracy'], np.trace(table) / 10, rtol=1e-6
+    )
+    shown = f'{last["eval/accuracy"]:.4f} accuracy'
+    assert shown in report.summary(tmp_path)
+    page = pathlib.Path(report.write(tmp_path)).read_text()
+    assert 'What is taken for what' in page
+    assert 'validation accuracy' in page
+    assert (last.get('moe/layer_1/load') is None) == (variant == 'dense')
+
+
+def test_sums_by_hand(files):
+    # Of two images with a mask, the first counts.
+    config = tiny.check(plain(files, 'dense'))
+    task = config.make_task()
+    with tiny.quick_compilation():
+        variables = task.initial(jax.random.key(0))
+    head = np.zeros((8, 3), np.float32)
+    params = {**variables['params'], 'head': head}
+    params['head_bias'] = np.log(np.float32([1, 2, 1]))
+    batch = {
+        'image': np.zeros((2, 4, 4, 1), np.float32),
+        'label': np.int32([1, 0]),
+        'mask': np.array([True, False]),
+    }
+    sums, aux = task.sums({'params': params}, batch)
+    # The bias alone: probabilities 1/4, 1/2, 1/4.
+    np.testing.assert_allclose(sums['loss'], np.log(2), rtol=1e-6)
+    assert (sums['accuracy'], sums['count']) == (1, 1)
+    assert aux is None
+    del batch['mask']
+    sums, _ = task.sums({'params': params}, batch)
+    np.testing.assert_allclose(sums['loss'], np.log(2) + np.log(4), rtol=1e-6)
+    assert (sums['accuracy'], sums['count']) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            {'model.image_size': 8},
+            "must be the images' (4 x 4 pixels, 1 channels)",
+        ),
+        ({'model.channels': 3}, "must be the images' (4 x 4 pixels"),
+        (
+            {'model.num_classes': 2},
+            "config.model.num_classes = 2: must be at least the images' 3",
+        ),
+    ],
+)
+def test_images_that_do_not_fit_the_model(files, tmp_path, change, message):
+    config = plain(files, **change)
+    with pytest.raises(ConfigError) as caught:
+        training.run(tiny.check(config), config, tmp_path / 'run')
+    assert message in str(caught.value)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('router', ['hash', 'replay'])
+def test_routers_that_images_cannot_serve(router):
+    with pytest.raises(ConfigError) as caught:
+        tiny.check(vision.get_config(f'vmoe,{router}').to_dict())
+    assert caught.value.field == 'config.model.moe.router.name'
+    assert caught.value.value == router
