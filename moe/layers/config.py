@@ -210,11 +210,12 @@ def check_model(
       A warning, or None.
 
     Raises:
-      ConfigError: for a router that the model cannot serve.
+      ConfigError: for a router that the model cannot serve; its field is
+        relative to the model.
     """
     warning = None
-    for field, router in config.routers.items():
-        name = _name(router)
+    for level, router in config.routers.items():
+        field, name = f'moe.{level}', _name(router)
         uses = traits_of(router).uses
         if 'token_id' in uses and vocab_size is None:
             allowed = 'a router without token ids, in this model'
@@ -255,8 +256,8 @@ def _name(router: Any) -> str:
 
 def _check(field: str, router: Router, num_experts: int) -> None:
     """Traces the router: what it raises is told as the field's fault."""
-    k = choices(router)
-    if isinstance(k, int) and k > num_experts:
+    k = _given(router).get('k', 0)
+    if k > num_experts:
         allowed = f'at most num_experts ({num_experts})'
         raise ConfigError(f'{field}.k', k, allowed)
     struct = jax.ShapeDtypeStruct
