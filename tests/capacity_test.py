@@ -60,3 +60,32 @@ def test_is_exact(group_size, num_experts, k, hundredths, minimum):
     share = fractions.Fraction(hundredths * group_size * k, 100 * num_experts)
     if minimum < desired < group_size:
         assert desired - 1 < share <= desired
+
+
+@pytest.mark.parametrize(
+    ('group_size', 'num_experts', 'factor', 'minimum', 'slots'),
+    [
+        (16, 2, 1.25, 4, 10),  # 16*1.25/2
+        (100, 8, 1.25, 4, 15),  # 15.625, rounded down
+        (10, 3, 1.25, 4, 4),  # 4.17
+        (8, 4, 1.25, 4, 4),  # 2.5, at least the minimum
+        (3, 4, 1.25, 4, 4),  # which may be more than S
+        (8, 4, 9.0, 4, 8),  # 18, at most S
+        (2, 4, 9.0, 4, 4),  # the least of the two at last
+        (8, 4, 0.01, 1, 1),
+        (100, 5, 1.1, 1, 22),  # exact: float64 is above
+        (100, 3, 0.57, 1, 19),  # exact: float64's 100*.57 is below 57
+        (8, 4, None, 1, 8),  # dropless
+    ],
+)
+def test_rule_of_tokens(group_size, num_experts, factor, minimum, slots):
+    # max(min(S, floor(S*f/E)), minimum), whatever K.
+    for k in (1, 2, 3):
+        args = (group_size, num_experts, k, factor, minimum)
+        got = capacity(*args, rule='tokens')
+        assert got == slots
+        assert type(got) is int
+
+
+def test_known_cases_of_the_rule_of_tokens_are_hard():
+    assert math.floor(100 * 0.57 / 3) == 18

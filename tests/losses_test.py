@@ -81,6 +81,34 @@ def test_scope(scope, loss):
     assert losses.load_balance(*args, scope=scope) == loss
 
 
+def test_padded_scope():
+    # Over all three places of each group: f = p = [2/3, 0] of the first, whose
+    # third place is empty, [0, 1] of the second, nothing of the third; E = 2:
+    # (2 * 4/9 + 2 * 1 + 0) / 3.
+    mask = SPLIT_MASK.at[0, 2].set(False)
+    counts = SPLIT_COUNTS.at[0, 0].set(2)
+    padded = functools.partial(losses.load_balance, scope='padded')
+    value, gradient = jax.value_and_grad(padded)(SPLIT, counts, mask)
+    np.testing.assert_allclose(value, (8 / 9 + 2) / 3, rtol=1e-6)
+    # d/dp of it: E f_e / 3 places / 3 groups, where live.
+    desired = np.zeros((3, 3, 2))
+    desired[0, :2, 0] = 2 * (2 / 3) / 9
+    desired[1, :, 1] = 2 / 9
+    np.testing.assert_allclose(gradient, desired, rtol=1e-6)
+
+
+def test_padded_scope_is_that_of_groups_without_padding():
+    # E^2 times the mean over (group, expert) of density times probability.
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), (2, 4)).astype(np.float32)
+    counts = np.float32([[1, 3, 0], [2, 0, 2]])
+    desired = 9 * np.mean(counts / 4 * np.float64(probs).mean(1))
+    for scope in ('group', 'padded'):
+        args = (probs, counts, all_live(probs))
+        loss = losses.load_balance(*args, scope=scope)
+        np.testing.assert_allclose(loss, desired, rtol=1e-6)
+
+
 def test_padding_counts_in_neither_factor():
     # The known gates, and two rows of padding that would shift the mean.
     probs = jnp.array([GATES[0] + [[0.0, 1.0, 0.0]] * 2])
@@ -104,7 +132,7 @@ def test_balance_gradient():
     assert not np.any(of_counts)
 
 
-@pytest.mark.parametrize('scope', ['group', 'device', 'global'])
+@pytest.mark.parametrize('scope', ['group', 'device', 'global', 'padded'])
 def test_nothing_live_is_zero_and_not_nan(scope):
     mask = jnp.zeros((1, 4), bool)
     balance = functools.partial(losses.load_balance, scope=scope)

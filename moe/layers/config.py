@@ -210,8 +210,8 @@ def check_model(
       A warning, or None.
 
     Raises:
-      ConfigError: for a router that the model cannot serve; its field is told
-        as of the section `moe` of the model.
+      ConfigError: for a router that the model cannot serve; its field is
+        relative to the model.
     """
     warning = None
     for level, router in config.routers.items():
@@ -256,8 +256,8 @@ def _name(router: Any) -> str:
 
 def _check(field: str, router: Router, num_experts: int) -> None:
     """Traces the router: what it raises is told as the field's fault."""
-    k = choices(router)
-    if isinstance(k, int) and k > num_experts:
+    k = _given(router).get('k', 0)
+    if k > num_experts:
         allowed = f'at most num_experts ({num_experts})'
         raise ConfigError(f'{field}.k', k, allowed)
     struct = jax.ShapeDtypeStruct

@@ -8,11 +8,12 @@ import pytest
 
 from moe.routing import (
     INITIAL_STATE,
+    group_limited,
+    next_state,
     relu,
     sigmoid,
     updated_bias,
     updated_penalty,
-    updated_state,
 )
 
 
@@ -65,32 +66,45 @@ def test_initial_state():
     assert bias.dtype == penalty.dtype == jnp.float32
 
 
-def test_state_of_all_layers():
+@pytest.mark.parametrize('router', [sigmoid, group_limited])
+def test_next_bias_of_all_layers(router):
     load = jnp.array([[2.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0]])
-    stats = {'load': load, 'experts_per_token': jnp.array([2.0, 0.5])}
-    state = {'blocks': {'moe': {'bias': jnp.zeros((2, 4))}}}
-    router = functools.partial(sigmoid, bias_rate=0.5)
-    got = updated_state(router, state, stats)['blocks']['moe']['bias']
+    args = ('bias', jnp.zeros((2, 4)), load, jnp.array([2.0, 0.5]))
     # mean 1: signs [-1, 0, 1, 1], minus their mean 1/4, times .5.
-    desired = [[-0.625, -0.125, 0.375, 0.375], [0, 0, 0, 0]]
+    desired = np.array([[-0.625, -0.125, 0.375, 0.375], [0, 0, 0, 0]])
+    got = next_state(functools.partial(router, bias_rate=0.5), *args)
     np.testing.assert_allclose(got, desired, atol=1e-7)
-    # The router's own default rate, and the router bare.
-    got = updated_state(sigmoid, state, stats)['blocks']['moe']['bias']
-    np.testing.assert_allclose(got, np.array(desired) * 2e-3, atol=1e-9)
-    got = updated_state(functools.partial(sigmoid, bias_rate=0.0), state, stats)
-    assert not np.any(got['blocks']['moe']['bias'])
+    # The router's own default rate, bare or beside other options.
+    for one in (router, functools.partial(router, k=1)):
+        got = next_state(one, *args)
+        np.testing.assert_allclose(got, desired * 2e-3, atol=1e-9)
+    assert not np.any(
+        next_state(functools.partial(router, bias_rate=0.0), *args)
+    )
 
 
-def test_penalty_state_of_all_layers():
+def test_next_penalty_of_all_layers():
     # 2 of 4 gates are not zero: a share of .5; .5 of 4: .875; wanted is .75.
-    stats = {
-        'load': jnp.ones((2, 4)),
-        'experts_per_token': jnp.array([2.0, 0.5]),
-    }
-    state = {'moe': {'penalty': jnp.full((2,), 0.01)}}
-    router = functools.partial(relu, penalty_rate=1.5)
-    got = updated_state(router, state, stats)['moe']['penalty']
+    got = next_state(
+        functools.partial(relu, penalty_rate=1.5),
+        'penalty',
+        jnp.full((2,), 0.01),
+        jnp.ones((2, 4)),
+        jnp.array([2.0, 0.5]),
+    )
     np.testing.assert_allclose(got, [0.015, 0.01 / 1.5], rtol=1e-6)
+
+
+def test_next_state_is_each_one_of_any_stack():
+    # Two layers of three groups of experts: as if each were alone.
+    rng = np.random.default_rng(0)
+    load = rng.random((2, 3, 4)).astype(np.float32)
+    bias = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    per_token = np.ones((2, 3), np.float32)
+    got = next_state(sigmoid, 'bias', bias, load, per_token)
+    for i in np.ndindex(2, 3):
+        one = next_state(sigmoid, 'bias', bias[i], load[i], per_token[i])
+        np.testing.assert_allclose(got[i], one, rtol=1e-6)
 
 
 def test_bias_balances_a_skewed_router():

@@ -1,13 +1,11 @@
 """Top-2 gating against a loop over tokens, for every policy."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import gate_two, token_uniform, top2
+from moe.routing import token_uniform, top2
 from tests.reference import routers as reference
 from tests.routing.common import (
     FULL,
@@ -64,15 +62,13 @@ def test_equals_the_loop(policy, train):
 
 @pytest.mark.parametrize('policy', ['all', 'none', 'threshold', 'random'])
 def test_importance_equals_the_loop(policy):
-    program = jax.jit(
-        functools.partial(gate_two, policy=policy, threshold=THRESHOLD[policy])
-    )
+    options = {'policy': policy, 'threshold': THRESHOLD[policy]}
     for seed in SEEDS:
         logits = draw(seed)
         rng = np.random.default_rng(seed)
         importance = rng.choice([1.0, 0.5, 0.0], (G, S)).astype(np.float32)
-        ctx = context(PADDED, key=KEY)._replace(train=None)
-        routing = jax.device_get(program(logits, ctx, importance))
+        ctx = context(PADDED, key=KEY, train=True, importance=importance)
+        routing = run(top2, logits, ctx, **options)
 
         def choose(g, s, logits=logits, importance=importance):
             row = np.float64(logits[g, s])
@@ -140,6 +136,30 @@ def test_random_keeps_by_the_ratio_to_the_threshold():
     np.testing.assert_allclose(share, 0.53788, atol=4 * 0.0078)
     # At or below the gate itself, everything.
     assert run(top2, logits, ctx, threshold=0.2).live.all()
+
+
+def test_importance_of_one_is_none():
+    logits, ones = draw(0), np.ones((G, S), np.float32)
+    alone = run(top2, logits, context(PADDED))
+    whole = run(top2, logits, context(PADDED, importance=ones))
+    jax.tree.map(np.testing.assert_array_equal, whole, alone)
+
+
+def test_known_importance():
+    # Of p = [.5, .3, .2]: both choices, the best as the second, and nothing.
+    logits = jnp.log(jnp.tile(jnp.array([0.5, 0.3, 0.2]), (1, 3, 1)))
+    ctx = context(shape=(1, 3), importance=jnp.array([[1.0, 0.5, 0.0]]))
+    routing = run(top2, logits, ctx)
+    np.testing.assert_array_equal(
+        routing.live[0], [[True, False, False], [True, True, False]]
+    )
+    np.testing.assert_array_equal(routing.expert[0, 1, :2], [1, 0])
+    gates = np.where(routing.live[0], routing.weight[0], 0)
+    desired = [[0.625, 0, 0], [0.375, 1, 0]]
+    np.testing.assert_allclose(gates, desired, rtol=1e-6)
+    # Only the first token's choice and probabilities are in the balance.
+    assert routing.counted.sum() == 1
+    assert not np.any(routing.probs[0, 1:])
 
 
 @pytest.mark.parametrize('policy', ['all', 'none'])

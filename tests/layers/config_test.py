@@ -1,0 +1,368 @@
+"""Mixture layers from a config: what it builds, refuses and moves."""
+
+import functools
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.config import ConfigError, parse
+from moe.experts import MLP, Cheap
+from moe.layers import HierarchicalMoE, MoE, MoEConfig, Shared, SoftMoE, choices
+from moe.layers.config import check_model
+from moe.routing import ROUTERS, top2
+from tests import tiny
+
+SECTION = tiny.plain()['model']['moe'] | {'num_experts': 6, 'd_ff': 8}
+
+
+def config_of(**changes):
+    return parse(MoEConfig, SECTION | changes)
+
+
+def build(**changes):
+    return config_of(**changes).build(jnp.float32, 0.5)
+
+
+def refusal(**changes):
+    with pytest.raises(ConfigError) as error:
+        config_of(**changes)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_one_level():
+    layer = build(num_groups=3)
+    assert isinstance(layer, MoE)
+    assert layer.num_groups == 3
+    assert layer.cheap is None
+    assert isinstance(layer.experts, MLP)
+    assert layer.num_experts == 6
+
+
+def test_outer_experts():
+    # Six experts in two groups: three each. The groups of tokens are those of
+    # the outer level; inside, every group's slots are a row.
+    layer = build(
+        outer_experts=2,
+        outer_router={'name': 'top2', 'policy': 'all'},
+        num_groups=3,
+        router={'name': 'top_k', 'k': 3},
+    )
+    assert isinstance(layer, HierarchicalMoE)
+    assert layer.outer_experts == 2
+    assert layer.num_groups == 3
+    assert layer.outer_router.func is top2
+    assert layer.outer_router.keywords == {'policy': 'all'}
+    assert layer.inner.num_groups is None
+    assert layer.inner.experts.num_experts == 3
+    assert layer.inner.router.keywords == {'k': 3}
+
+
+def test_soft():
+    layer = build(router={'name': 'soft', 'capacity_factor': 1.5}, num_groups=2)
+    assert isinstance(layer, SoftMoE)
+    assert layer.capacity_factor == 1.5
+    assert layer.num_groups == 2
+    assert layer.experts.num_experts == 6
+    assert build(router={'name': 'soft'}).capacity_factor == 1.0
+
+
+def test_cheap_experts():
+    # They are beside the others, and the router sees them all: K = 9 of 6 + 3.
+    counts = {'zero_experts': 1, 'copy_experts': 2}
+    router = {'name': 'top_k', 'k': 9}
+    layer = build(**counts, router=router)
+    assert isinstance(layer.cheap, Cheap)
+    cheap = layer.cheap
+    assert (cheap.num_zero, cheap.num_copy, cheap.num_constant) == (1, 2, 0)
+    assert layer.num_experts == 9
+    assert layer.experts.num_experts == 6
+    message = refusal(**counts, router={'name': 'top_k', 'k': 10})
+    assert message == 'config.router.k = 10: must be at most num_experts (9)'
+    # Of two levels, every group has its own.
+    layer = build(**counts, outer_experts=2, router={'name': 'top_k', 'k': 6})
+    assert layer.inner.num_experts == 6
+
+
+@pytest.mark.parametrize('changes', [{}, {'outer_experts': 2}])
+def test_shared(changes):
+    layer = build(shared_d_ff=5, shared_gate='sigmoid', **changes)
+    assert isinstance(layer, Shared)
+    assert layer.gate == 'sigmoid'
+    assert (layer.shared.hidden, layer.shared.num_experts) == (5, None)
+    assert layer.shared.down_scale == 0.5
+    assert isinstance(layer.mixture, HierarchicalMoE if changes else MoE)
+
+
+class Block(nn.Module):
+    """What a layer is the attribute of."""
+
+    moe: nn.Module
+
+    def __call__(self, x):
+        return self.moe(x, mask=None)
+
+
+class Model(nn.Module):
+    """Builds its layer inside, as the models do."""
+
+    config: MoEConfig
+
+    @nn.compact
+    def __call__(self, x):
+        return Block(self.config.build(jnp.float32, 1.0))(x)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'outer_experts': 2, 'constant_experts': 1},
+        {'router': {'name': 'soft'}, 'shared_d_ff': 3},
+    ],
+)
+def test_builds_inside_a_module(changes):
+    x = jnp.ones((2, 5, 4))
+    model = Model(config_of(**changes))
+    (y, aux), variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), x)
+    )
+    assert y.shape == x.shape
+    assert aux.stats['load'].shape[0] >= 6
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if 'experts' in str(path):
+            lead = (2, 3) if 'outer_experts' in changes else (6,)
+            assert leaf.shape[: len(lead)] == lead
+
+
+@pytest.mark.parametrize(
+    ('section', 'number'),
+    [
+        ({'name': 'top_k', 'k': 3}, 3),
+        ({'name': 'top_k'}, 2),
+        ({'name': 'top2'}, 2),
+        ({'name': 'switch'}, 1),
+        ({'name': 'expert_choice', 'capacity_factor': 1.5}, 1.5),
+        ({'name': 'soft'}, 1.0),
+    ],
+)
+def test_choices(section, number):
+    config = config_of(router=section)
+    assert choices(config.router) == config.experts_per_token == number
+    if section['name'] != 'soft':  # top2 outside of it
+        two = config_of(router=section, outer_experts=2)
+        assert two.experts_per_token == 2 * number
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'outer_experts': 4},
+            'config.outer_experts = 4: must be 0 or a divisor of num_experts '
+            '(6)',
+        ),
+        (
+            {'outer_experts': 3, 'router': {'name': 'top_k', 'k': 3}},
+            'config.router.k = 3: must be at most num_experts (2)',
+        ),
+        (
+            {'outer_experts': 2, 'outer_router': {'name': 'top_k', 'k': 3}},
+            'config.outer_router.k = 3: must be at most num_experts (2)',
+        ),
+        (
+            {'outer_experts': 1, 'outer_router': {'name': 'top2'}},
+            "config.outer_router.name = 'top2': must be able to route 1 "
+            'experts: top2: needs 2 experts, not 1',
+        ),
+        (
+            {'router': {'name': 'group_limited'}},
+            "config.router.name = 'group_limited': must be able to route 6 "
+            'experts: group_limited: 2 of 4 groups of 6 experts cannot give '
+            'k = 4',
+        ),
+        (
+            {'router': {'name': 'replay'}},
+            "config.router.name = 'replay': must be able to route 6 experts: "
+            'replay: the layer was called without recorded',
+        ),
+        (
+            {'router': {'name': 'soft'}, 'outer_experts': 2},
+            "config.router.name = 'soft': must be a router of assignments, for "
+            'two levels or cheap experts',
+        ),
+        (
+            {'router': {'name': 'soft'}, 'copy_experts': 1},
+            "config.router.name = 'soft': must be a router of assignments, for "
+            'two levels or cheap experts',
+        ),
+    ],
+)
+def test_refuses(changes, message):
+    assert refusal(**changes) == message
+
+
+def test_soft_is_no_outer_router():
+    message = refusal(outer_experts=2, outer_router={'name': 'soft'})
+    assert message.startswith("config.outer_router.name = 'soft': must be one")
+
+
+@pytest.mark.parametrize('name', sorted(set(ROUTERS) - {'replay'}))
+def test_every_router_can_be_configured(name):
+    # Those that draw, hash or keep state too: the check lacks nothing.
+    layer = build(num_experts=8, router={'name': name})
+    assert layer.router.func is ROUTERS[name]
+
+
+HASH = {'name': 'hash', 'vocab_size': 16}
+CHOICE = {'name': 'expert_choice'}
+
+
+def test_a_model_without_token_ids_has_no_hash():
+    with pytest.raises(ConfigError) as error:
+        check_model(config_of(router=HASH), causal=False, vocab_size=None)
+    assert str(error.value) == (
+        "moe.router.name = 'hash': must be a router without token ids, in this "
+        'model'
+    )
+    config = config_of(outer_experts=2, outer_router=HASH)
+    with pytest.raises(ConfigError, match=r"^moe.outer_router.name = 'hash'"):
+        check_model(config, causal=False, vocab_size=None)
+    # In the layer itself all is well.
+    assert check_model(config, causal=True, vocab_size=16) is None
+
+
+@pytest.mark.parametrize('level', ['router', 'outer_router'])
+def test_a_table_has_every_id_of_the_model(level):
+    table = {'name': 'hash', 'vocab_size': 299}
+    changes = {f'moe.{level}': table, 'moe.outer_experts': 2}
+    with pytest.raises(ConfigError) as error:
+        tiny.model(changes | {'vocab_size': 300})
+    assert str(error.value) == (
+        f'config.model.moe.{level}.vocab_size = 299: must be at least the '
+        "model's vocab_size (300)"
+    )
+    assert tiny.model(changes | {'vocab_size': 299})
+
+
+@pytest.mark.parametrize(
+    ('field', 'section'),
+    [
+        ('router', CHOICE),
+        ('router', {'name': 'soft'}),
+        ('outer_router', CHOICE),
+    ],
+)
+def test_a_causal_model_does_not_look_ahead_unawares(field, section):
+    changes = {f'moe.{field}': section}
+    if field == 'outer_router':
+        changes['moe.outer_experts'] = 2
+    with pytest.raises(ConfigError) as error:
+        tiny.model(changes)
+    name = section['name']
+    assert str(error.value) == (
+        f"config.model.moe.{field}.name = '{name}': must be a router that does "
+        'not see later tokens, in a causal model (or set allow_lookahead to '
+        'True)'
+    )
+    with pytest.warns(UserWarning, match=f'{name} routing sees later tokens'):
+        tiny.model(changes | {'moe.allow_lookahead': True})
+    # A dense model has no mixture, an image all of its patches at once.
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        tiny.model(changes | {'moe_every': 0})
+        inner = {k.removeprefix('moe.'): v for k, v in changes.items()}
+        config = config_of(**inner)
+        assert check_model(config, causal=False, vocab_size=None) is None
+
+
+SIGMOID = {'name': 'sigmoid', 'bias_rate': 0.01, 'k': 1}
+
+
+def test_next_state_of_one_level():
+    # Two layers: counts [5, 4, 3, 4] about their mean 4, and even ones.
+    config = config_of(num_experts=4, router=SIGMOID)
+    stats = {
+        'load': jnp.array([[5.0, 4.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]]) / 4,
+        'experts_per_token': jnp.ones(2),
+    }
+    state = {'layers': {'moe': {'bias': jnp.zeros((2, 4))}}}
+    bias = config.next_router_state(state, stats)['layers']['moe']['bias']
+    desired = [[-0.01, 0, 0.01, 0], [0] * 4]
+    np.testing.assert_allclose(bias, desired, atol=1e-9)
+
+
+def test_next_state_of_two_levels():
+    # One layer, two groups of four: the loads of the groups are [1.5, .5], of
+    # their experts 5, 4, 3, 4 and 2, 0, 0, 0 of any unit. The second's signs
+    # are [-1, 1, 1, 1], minus their mean 1/2.
+    config = config_of(
+        num_experts=8,
+        outer_experts=2,
+        router=SIGMOID,
+        outer_router={'name': 'sigmoid', 'bias_rate': 0.5, 'k': 1},
+    )
+    stats = {
+        'load': jnp.array([[5.0, 4, 3, 4, 2, 0, 0, 0]]),
+        'outer_load': jnp.array([[1.5, 0.5]]),
+        'experts_per_token': jnp.ones(1),
+        'outer_experts_per_token': jnp.ones(1),
+        'inner_experts_per_token': jnp.ones((1, 2)),
+    }
+    state = {
+        'outer': {'bias': jnp.full((1, 2), 0.25)},
+        'inner': {'bias': jnp.zeros((1, 2, 4))},
+    }
+    moved = config.next_router_state({'moe': state}, stats)['moe']
+    np.testing.assert_allclose(moved['outer']['bias'], [[-0.25, 0.75]])
+    desired = [[[-0.01, 0, 0.01, 0], [-0.015, 0.005, 0.005, 0.005]]]
+    np.testing.assert_allclose(moved['inner']['bias'], desired, atol=1e-9)
+
+
+def test_next_penalty_of_two_levels():
+    # 2 of 4 gates are zero outside: .5 < .6, so times 2. Inside 3 of 4 and 1
+    # of 4 are: .75 > .5, so over 3; .25 < .5, so times 3.
+    relu = {'name': 'relu', 'k': 2}
+    config = config_of(
+        num_experts=16,
+        outer_experts=4,
+        router=relu | {'sparsity': 0.5, 'penalty_rate': 3.0},
+        outer_router=relu | {'sparsity': 0.6, 'penalty_rate': 2.0},
+    )
+    inner = jnp.array([[1.0, 3.0, 1.0, 3.0]])
+    stats = {
+        'load': jnp.ones((1, 16)),
+        'outer_load': jnp.ones((1, 4)),
+        'experts_per_token': jnp.full(1, 4.0),
+        'outer_experts_per_token': jnp.full(1, 2.0),
+        'inner_experts_per_token': inner,
+    }
+    state = {
+        'outer': {'penalty': jnp.full((1,), 0.5)},
+        'inner': {'penalty': jnp.full((1, 4), 0.75)},
+    }
+    moved = config.next_router_state(state, stats)
+    np.testing.assert_allclose(moved['outer']['penalty'], [1.0])
+    desired = [[0.25, 2.25, 0.25, 2.25]]
+    np.testing.assert_allclose(moved['inner']['penalty'], desired, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['sigmoid', 'relu'])
+def test_the_state_of_a_layer_moves_by_its_own_statistics(name):
+    router = {'name': name, 'k': 2}
+    config = config_of(outer_experts=2, router=router, outer_router=router)
+    layer = config.build(jnp.float32, 1.0)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4))
+
+    def step():
+        (_, aux), variables = layer.init_with_output(jax.random.key(1), x)
+        state = variables['router_state']
+        return state, config.next_router_state(state, aux.stats)
+
+    before, after = jax.eval_shape(step)
+    same = functools.partial(jax.tree.map, lambda v: (v.shape, v.dtype))
+    assert same(after) == same(before)
+    assert sorted(before) == ['inner', 'outer']
