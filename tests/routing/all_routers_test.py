@@ -15,8 +15,7 @@ import pytest
 
 from moe.dispatch import EXECUTORS
 from moe.experts import MLP
-from moe.layers import MoE
-from moe.layers.moe import choices
+from moe.layers import MoE, choices
 from moe.routing import ROUTERS, updated_bias
 from tests.reference import experts as reference_experts
 from tests.reference import layer as reference_layer
