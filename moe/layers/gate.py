@@ -68,7 +68,8 @@ class Gate(nn.Module):
             context = context._replace(**given)
         logits = self._project('router', inputs, self.router_init)
         routing = self.router(logits, context)
-        if self.batch_prioritized:
+        # Experts that choose their tokens have none compete for a slot.
+        if self.batch_prioritized and routing.token is None:
             confidence = jnp.max(routing.probs, axis=-1)
             routing = routing._replace(priority=confidence)
         return routing, context.penalty
