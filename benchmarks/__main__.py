@@ -1,4 +1,4 @@
-"""`python -m benchmarks layer|routers|weights|images [--rows=...]`: a table."""
+"""`python -m benchmarks layer|routers|speed|weights|images [--rows=...]`: a table."""
 
 import sys
 
@@ -24,6 +24,7 @@ _SUITES = {
     'layer': lambda f: layer.run(f.rows, f.width, f.hidden, f.rounds),
     'routers': lambda f: routers.compare(f.steps, f.seeds),
     'images': lambda f: routers.images(f.steps, f.seeds),
+    'speed': lambda f: routers.speed(f.rounds),
     'weights': lambda f: routers.weights(f.steps, f.seeds),
 }
 

@@ -5,6 +5,7 @@ active FLOPs; `switch` has one of twice the width.
 """
 
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
 from moe.training.step import init_state, make_eval_step, make_train_step
@@ -109,6 +111,31 @@ def compare(steps: int, seeds: int) -> list[str]:
         lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
+
+
+def speed(rounds: int) -> list[str]:
+    """Times a training step of every variant, all taking turns.
+
+    Args:
+      rounds: how many times each is timed.
+
+    Returns:
+      Lines of a table: time of a step over that of the dense model.
+    """
+    calls = {}
+    for name, changes in VARIANTS.items():
+        config = _config(changes)
+        task = config.make_task()
+        batch = next(task.train_batches(task.load(), 0, 1))
+        state = jax.jit(functools.partial(init_state, config))()
+        step = jax.jit(make_train_step(config))
+        calls[name] = functools.partial(step, state, batch)
+    times = medians(calls, rounds)
+    return [
+        '| router | step / dense step |',
+        '| --- | --- |',
+        *(f'| {n} | {t / times["dense"]:.2f} |' for n, t in times.items()),
+    ]
 
 
 def weights(steps: int, seeds: int) -> list[str]:

@@ -5,7 +5,7 @@ import functools
 import html
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,7 @@ def _short_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:
 
 
 def _table(runs: Mapping[str, Run]) -> str:
-    columns = {
+    columns: dict[str, Callable[[Run], str]] = {
         'steps': lambda r: f'{r.metrics[-1]["step"]}',
         **{
             f'validation {label}': functools.partial(_number, name=name)
