@@ -319,3 +319,18 @@ def test_tokens_that_do_not_divide_into_groups():
     layer = build(router_of('top_k'), num_groups=5)
     with pytest.raises(ValueError, match=r'12 tokens do not .* num_groups = 5'):
         layer.init(jax.random.key(0), X)
+
+
+def test_bfloat16_is_of_the_experts_alone():
+    # A few roundings of 2^-8 of outputs up to 2; all else stays float32.
+    router = router_of('top_k')
+    experts = MLP(hidden=F, num_experts=E, dtype=jnp.bfloat16)
+    layer = HierarchicalMoE(MoE(experts, router), M, router)
+    variables = variables_of(layer)
+    x = jnp.asarray(X, jnp.bfloat16)
+    y, aux = jax.jit(layer.apply)(variables, x, mask=MASK)
+    assert y.dtype == jnp.bfloat16
+    desired, *_ = by_loop(variables['params'], MASK, 2, 2)
+    assert_close(y, desired, 3e-2)
+    for leaf in jax.tree.leaves((aux, variables)):
+        assert leaf.dtype == jnp.float32
