@@ -334,3 +334,22 @@ def test_bfloat16_is_of_the_experts_alone():
     assert_close(y, desired, 3e-2)
     for leaf in jax.tree.leaves((aux, variables)):
         assert leaf.dtype == jnp.float32
+
+
+def test_load_counts_assignments_whatever_their_number_a_token():
+    layer = build(router_of('top_k'), router_of('relu'))
+    call = functools.partial(layer.apply, record=True)
+    _, aux = jax.jit(call)(variables_of(layer), X, mask=MASK)
+    routing = jax.device_get(aux.routing[1])
+    counts = np.zeros((M, E))
+    for index in np.argwhere(routing.live):
+        counts[index[0], routing.expert[tuple(index)]] += 1
+    tokens = routing.mask.sum((1, 2))
+    # The groups' tokens differ in how many experts they have.
+    assert len(set(counts.sum(1) / tokens)) > 1
+    desired = counts.ravel() * M * E / counts.sum()
+    assert_close(aux.stats['load'], desired, 2e-6)
+    per_token = counts.sum() / MASK.sum()
+    np.testing.assert_allclose(
+        aux.stats['experts_per_token'], per_token, rtol=1e-6
+    )
