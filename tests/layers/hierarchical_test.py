@@ -319,3 +319,37 @@ def test_tokens_that_do_not_divide_into_groups():
     layer = build(router_of('top_k'), num_groups=5)
     with pytest.raises(ValueError, match=r'12 tokens do not .* num_groups = 5'):
         layer.init(jax.random.key(0), X)
+
+
+def test_bfloat16_is_of_the_experts_alone():
+    # A few roundings of 2^-8 of outputs up to 2; all else stays float32.
+    router = router_of('top_k')
+    experts = MLP(hidden=F, num_experts=E, dtype=jnp.bfloat16)
+    layer = HierarchicalMoE(MoE(experts, router), M, router)
+    variables = variables_of(layer)
+    x = jnp.asarray(X, jnp.bfloat16)
+    y, aux = jax.jit(layer.apply)(variables, x, mask=MASK)
+    assert y.dtype == jnp.bfloat16
+    desired, *_ = by_loop(variables['params'], MASK, 2, 2)
+    assert_close(y, desired, 3e-2)
+    for leaf in jax.tree.leaves((aux, variables)):
+        assert leaf.dtype == jnp.float32
+
+
+def test_load_counts_assignments_whatever_their_number_a_token():
+    layer = build(router_of('top_k'), router_of('relu'))
+    call = functools.partial(layer.apply, record=True)
+    _, aux = jax.jit(call)(variables_of(layer), X, mask=MASK)
+    routing = jax.device_get(aux.routing[1])
+    counts = np.zeros((M, E))
+    for index in np.argwhere(routing.live):
+        counts[index[0], routing.expert[tuple(index)]] += 1
+    tokens = routing.mask.sum((1, 2))
+    # The groups' tokens differ in how many experts they have.
+    assert len(set(counts.sum(1) / tokens)) > 1
+    desired = counts.ravel() * M * E / counts.sum()
+    assert_close(aux.stats['load'], desired, 2e-6)
+    per_token = counts.sum() / MASK.sum()
+    np.testing.assert_allclose(
+        aux.stats['experts_per_token'], per_token, rtol=1e-6
+    )
