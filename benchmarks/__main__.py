@@ -1,4 +1,4 @@
-"""`python -m benchmarks layer|routers|speed|weights|images [--rows=...]`: a table."""
+"""`python -m benchmarks SUITE [--rows=8192 ...]`: prints a table."""
 
 import sys
 

@@ -30,6 +30,7 @@ FLOORS = {
     'moe.data': 4,
     'moe.interop': 4,
     'moe.models': 4,
+    'configs': 5,
     'moe.report': 5,
     'moe.training': 5,
     'benchmarks': 6,

@@ -81,7 +81,7 @@ WRONG = {
         ['config.data.files', 'at least 2 text files (it matches 0)'],
     ),
     'too long a sequence': (
-        ['--config.data.files=configs/*.py', '--config.data.seq_len=1000000'],
+        ['--config.data.files=configs/l*.py', '--config.data.seq_len=1000000'],
         ['config.data.files', '2 text files'],
     ),
     'too many devices': (

@@ -283,4 +283,6 @@ def _check(field: str, router: Router, num_experts: int) -> None:
 
 
 def _route(router, train, logits, context):
-    return router(logits, context._replace(train=train))
+    # A run evaluates without randomness.
+    key = context.key if train else None
+    return router(logits, context._replace(train=train, key=key))

@@ -79,12 +79,11 @@ class HierarchicalMoE(nn.Module):
         grid = live.shape
         position = jnp.arange(live.size, dtype=jnp.int32)
         ids = None if token_ids is None else token_ids.reshape(-1)
-        random = train and self.has_rng('router')
         outer_recorded, inner_recorded = recorded or (None, None)
         context = Context(
             mask=live,
             position=position.reshape(grid),
-            key=self.make_rng('router') if random else None,
+            key=self.make_rng('router') if self.has_rng('router') else None,
             train=train,
             token_id=None if ids is None else ids.reshape(grid),
             recorded=outer_recorded,

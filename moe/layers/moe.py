@@ -98,12 +98,11 @@ class MoE(nn.Module):
         """
         tokens, live = in_groups(x, mask, self.num_groups)
         grid = live.shape
-        random = train and self.has_rng('router')
         order = jnp.arange(live.size, dtype=jnp.int32)
         context = Context(
             mask=live,
             position=(order if position is None else position).reshape(grid),
-            key=self.make_rng('router') if random else None,
+            key=self.make_rng('router') if self.has_rng('router') else None,
             train=train,
             importance=None if importance is None else importance.reshape(grid),
             token_id=None if token_ids is None else token_ids.reshape(grid),
