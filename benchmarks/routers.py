@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'sinkhorn': _router('sinkhorn', k=2),
     'top_p': _router('top_p', _BALANCED, k=4, p=0.4),
     'relu': _router('relu', {'l1': 1.0}, k=8, sparsity=0.875),
-    'hierarchical 4 x 4, top2 in top_k': _router('top_k', _BALANCED, k=2)
+    'hierarchical, 4 groups of 4': _router('top_k', _BALANCED, k=2)
     | {
         'model.moe.outer_experts': 4,
         'model.moe.outer_router': lm.router('top_k', k=1).to_dict(),
