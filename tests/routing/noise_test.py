@@ -5,8 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from moe.routing import token_uniform
+from moe.experts import MLP
+from moe.layers import MoE
+from moe.routing import ROUTERS, token_uniform
 
 KEY = jax.random.key(3)
 
@@ -57,3 +61,37 @@ def test_bounds_are_zero_and_one_by_default():
     np.testing.assert_allclose(
         noise, draw(KEY, positions(2, 6)) - 0.5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize('router', ['noisy_top_k', 'top2', 'random'])
+def test_the_mesh_does_not_change_the_noise(router):
+    # A batch of 8 sequences on 1, 2, 4 and 8 devices: the same choices.
+    x = np.random.default_rng(0).standard_normal((8, 4, 6)).astype(np.float32)
+    layer = MoE(MLP(hidden=4, num_experts=4), router=ROUTERS[router])
+    variables = layer.init(jax.random.key(0), x)
+    found = []
+    for count in (1, 2, 4, 8):
+        mesh = jax.make_mesh(
+            (count,),
+            ('data',),
+            devices=jax.devices()[:count],
+            axis_types=(AxisType.Auto,),
+        )
+        split = NamedSharding(mesh, PartitionSpec('data'))
+
+        @jax.jit
+        def run(x):
+            y, aux = layer.apply(
+                variables,
+                x,
+                train=True,
+                record=True,
+                rngs={'router': jax.random.key(3)},
+            )
+            return y, aux.routing.expert, aux.routing.live
+
+        found.append(jax.device_get(run(jax.device_put(x, split))))
+    for y, expert, live in found[1:]:
+        np.testing.assert_array_equal(expert, found[0][1])
+        np.testing.assert_array_equal(live, found[0][2])
+        np.testing.assert_allclose(y, found[0][0], rtol=1e-5, atol=1e-6)
