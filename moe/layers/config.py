@@ -224,6 +224,9 @@ def check_model(
         if size and vocab_size and size < vocab_size:
             allowed = f"at least the model's vocab_size ({vocab_size})"
             raise ConfigError(f'{field}.vocab_size', size, allowed)
+        if causal and config.is_soft:
+            allowed = 'a router of assignments: soft slots are of one length'
+            raise ConfigError(f'{field}.name', name, allowed)
         if causal and traits_of(router).looks_ahead == 'always':
             if not config.allow_lookahead:
                 allowed = (

@@ -252,7 +252,6 @@ def test_a_table_has_every_id_of_the_model(level):
     ('field', 'section'),
     [
         ('router', CHOICE),
-        ('router', {'name': 'soft'}),
         ('outer_router', CHOICE),
     ],
 )
@@ -277,6 +276,18 @@ def test_a_causal_model_does_not_look_ahead_unawares(field, section):
         inner = {k.removeprefix('moe.'): v for k, v in changes.items()}
         config = config_of(**inner)
         assert check_model(config, causal=False, vocab_size=None) is None
+
+
+@pytest.mark.parametrize('allowed', [False, True])
+def test_a_causal_model_has_no_soft_mixture(allowed):
+    # Its slots are of the length trained on: nothing could be generated.
+    changes = {'moe.router': {'name': 'soft'}, 'moe.allow_lookahead': allowed}
+    with pytest.raises(ConfigError) as error:
+        tiny.model(changes)
+    assert str(error.value) == (
+        "config.model.moe.router.name = 'soft': must be a router of "
+        'assignments: soft slots are of one length'
+    )
 
 
 SIGMOID = {'name': 'sigmoid', 'bias_rate': 0.01, 'k': 1}
