@@ -19,6 +19,7 @@ from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
 from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.training.task import mean_over
 
 _TAIL = 50  # last steps that the statistics are means over
 _STATS = ('max_violation', 'load_cv', 'dropped', 'experts_per_token')
@@ -123,10 +124,11 @@ def speed(rounds: int) -> list[str]:
       Lines of a table: time of a step over that of the dense model.
     """
     calls = {}
+    data = _config({}).make_task().load()
     for name, changes in VARIANTS.items():
         config = _config(changes)
         task = config.make_task()
-        batch = next(task.train_batches(task.load(), 0, 1))
+        batch = next(task.train_batches(data, 0, 1))
         state = jax.jit(functools.partial(init_state, config))()
         step = jax.jit(make_train_step(config))
         calls[name] = functools.partial(step, state, batch)
@@ -222,15 +224,9 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
     jax.block_until_ready(state)
     seconds = time.perf_counter() - begun
     sums = [evaluate(state, b) for b in task.val_batches(data, 0, 1)]
-    count = sum(float(s['count']) for s in sums)
-    means = {
-        name: sum(float(s[name]) for s in sums) / count
-        for name in sums[0]
-        if name != 'count'
-    }
     rate = (config.steps - 1) / seconds
     result = {
-        **task.results(means),
+        **task.results(mean_over(sums)),
         'tokens_per_second': rate * task.tokens_per_step,
         'examples_per_second': rate * config.data.batch_size,
     }

@@ -25,17 +25,23 @@ VARIANTS = ('quickstart', 'dense', 'switch', 'top2', 'dropless')
 
 def router(name: str, **changes) -> ml_collections.ConfigDict:
     """The section of a router, with all of its options."""
-    chosen = {'name': name, **options(CHOICES[name]), **changes}
-    return ml_collections.ConfigDict(chosen)
+    section = {'name': name, **options(CHOICES[name]), **changes}
+    return ml_collections.ConfigDict(section)
 
 
-def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
+def chosen(variant: str, variants: tuple[str, ...]) -> tuple[str, str]:
+    """A variant and, after a comma, a router, '' without; both are known."""
     variant, _, other = variant.partition(',')
-    if variant not in VARIANTS or (other and other not in CHOICES):
-        names = ', '.join(VARIANTS), ', '.join(CHOICES)
+    if variant not in variants or (other and other not in CHOICES):
+        names = ', '.join(variants), ', '.join(CHOICES)
         raise ValueError(
             'a variant among {}, and a router among {}'.format(*names)
         )
+    return variant, other
+
+
+def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
+    variant, other = chosen(variant, VARIANTS)
     config = ml_collections.ConfigDict()
     config.task = 'lm'  # what `model` and `data` are
     config.seed = 0  # of parameters, data order and routing noise

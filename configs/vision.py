@@ -23,12 +23,7 @@ VARIANTS = ('vmoe', 'expert_choice', 'soft', 'dense')
 
 
 def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
-    variant, _, other = variant.partition(',')
-    if variant not in VARIANTS or (other and other not in lm.CHOICES):
-        names = ', '.join(VARIANTS), ', '.join(lm.CHOICES)
-        raise ValueError(
-            'a variant among {}, and a router among {}'.format(*names)
-        )
+    variant, other = lm.chosen(variant, VARIANTS)
     # Optimizer, mesh, and the blocks' options are those of the language model.
     config = lm.get_config()
     for name in ('sample_prompt', 'sample_length'):

@@ -5,6 +5,8 @@ import os
 # Before jax is imported: it reads them once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_NUM_CPU_DEVICES'] = '8'
+# Little effort in compiling, which what runs for moments repays.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import hypothesis
 

@@ -173,14 +173,10 @@ def write_config(path, plain):
     return path
 
 
-@contextlib.contextmanager
-def quick_compilation():
-    """Compiles with little effort, which what runs for moments repays."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    try:
-        yield
-    finally:
-        jax.config.update('jax_disable_most_optimizations', False)
+def numbers(shape, seed, scale=1.0):
+    """Normal float32 draws."""
+    draw = np.random.default_rng(seed).standard_normal(shape)
+    return np.float32(scale * draw)
 
 
 @contextlib.contextmanager

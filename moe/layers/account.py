@@ -45,6 +45,7 @@ def account(
     scope: losses.Scope = 'global',
     num_sequences: int | None = None,
     axis_name: losses.AxisName = None,
+    penalty: Float[Array, ''] | None = None,
     record: bool = False,
 ) -> Aux:
     """What came of a layer's routing.
@@ -55,6 +56,7 @@ def account(
       scope: of the load-balance loss.
       num_sequences: B, for the sequence-wise balance loss; None for groups.
       axis_name: mesh axes the tokens are split over.
+      penalty: the router's own coefficient of its L1 loss; None is 1.
       record: whether to keep the Routing.
 
     Returns:
@@ -77,6 +79,8 @@ def account(
         num_sequences=num_sequences,
         axis_name=axis_name,
     )
+    if penalty is not None:
+        aux.losses['l1'] *= penalty
     return aux._replace(routing=routing if record else None)
 
 

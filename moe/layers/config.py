@@ -71,7 +71,8 @@ class MoEConfig:
             allowed = f'0 or a divisor of num_experts ({self.num_experts})'
             raise ConfigError('outer_experts', self.outer_experts, allowed)
         if not self.is_soft:
-            _check('router', self.router, self._inner_experts)
+            count = self._mlps + self._cheap.num_experts
+            _check('router', self.router, count)
             if self.outer_experts:
                 _check('outer_router', self.outer_router, self.outer_experts)
         elif self.outer_experts or self._cheap.num_experts:
@@ -109,10 +110,9 @@ class MoEConfig:
         )
 
     @property
-    def _inner_experts(self) -> int:
-        """Experts that the (inner) router sees."""
-        mlps = self.num_experts // (self.outer_experts or 1)
-        return mlps + self._cheap.num_experts
+    def _mlps(self) -> int:
+        """MLP experts of a mixture, of each group of them at two levels."""
+        return self.num_experts // (self.outer_experts or 1)
 
     def build(self, dtype: Any, down_scale: float) -> nn.Module:
         """The linen module of this description, to be another's attribute."""
@@ -124,8 +124,7 @@ class MoEConfig:
             down_scale=down_scale,
             parent=None,
         )
-        mlps = self.num_experts // (self.outer_experts or 1)
-        experts = make(hidden=self.d_ff, num_experts=mlps)
+        experts = make(hidden=self.d_ff, num_experts=self._mlps)
         layer: Any
         if self.is_soft:
             factor = choices(self.router)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.capacity import capacity
 from moe.dispatch import Plan, padded_plan, row_weight
 from moe.layers.account import account
 from moe.layers.gate import Gate, in_groups
@@ -97,18 +96,7 @@ class HierarchicalMoE(nn.Module):
             name='outer',
         )
         routing, penalty = gate(tokens, context)
-        factor = inner.capacity_factor if train else inner.eval_capacity_factor
-        if routing.token is None:
-            slots = capacity(
-                grid[1],
-                self.outer_experts,
-                routing.expert.shape[1],
-                factor,
-                inner.min_capacity,
-                inner.capacity_rule,
-            )
-        else:
-            slots = routing.expert.shape[-1]
+        slots = inner.slots(routing, train) or routing.expert.shape[-1]
         plan = padded_plan(routing, slots)
         by_slot = lambda v: rearrange(
             v, '(m g c) ... -> m g c ...', m=self.outer_experts, c=slots
@@ -145,9 +133,8 @@ class HierarchicalMoE(nn.Module):
             plan.kept,
             scope=inner.balance_scope,
             num_sequences=live.size // x.shape[-2],
+            penalty=penalty,
         )
-        if penalty is not None:
-            outer.losses['l1'] *= penalty
         both = _both(outer, aux, plan.sizes, inner.balance_scope)
         if record:
             both = both._replace(routing=(routing, aux.routing))
@@ -176,9 +163,9 @@ def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], scope) -> Aux:
     }
     # Assignments to each inner expert; the load of M lanes is of their own.
     per_token = inner.stats['experts_per_token']
-    load = inner.stats['load'] / inner.stats['load'].shape[-1]
-    load = (load * (per_token * filled)[:, None]).reshape(-1)
     assigned = per_token * filled
+    load = inner.stats['load'] / inner.stats['load'].shape[-1]
+    load = (load * assigned[:, None]).reshape(-1)
     total = jnp.maximum(jnp.sum(assigned), 1e-9)
     weight = filled / jnp.maximum(jnp.sum(filled), 1e-9)
     mean = lambda name, w: jnp.sum(w * inner.stats[name])

@@ -117,27 +117,15 @@ class MoE(nn.Module):
         )
         nn.share_scope(self, gate)  # its parameters are this layer's
         routing, penalty = gate(tokens, context)
-        factor = self.capacity_factor if train else self.eval_capacity_factor
-        slots = None
-        if factor is not None and routing.token is None:
-            slots = capacity(
-                grid[1],
-                routing.num_experts,
-                routing.expert.shape[1],
-                factor,
-                self.min_capacity,
-                self.capacity_rule,
-            )
-        y, kept = self._execute(tokens, routing, slots)
+        y, kept = self._execute(tokens, routing, self.slots(routing, train))
         aux = account(
             routing,
             kept,
             scope=self.balance_scope,
             num_sequences=live.size // x.shape[-2],
+            penalty=penalty,
             record=record,
         )
-        if penalty is not None:
-            aux.losses['l1'] *= penalty
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
 
     @property
@@ -145,6 +133,26 @@ class MoE(nn.Module):
         """E, the cheap ones included."""
         cheap = self.cheap.num_experts if self.cheap else 0
         return self.experts.num_experts + cheap  # type: ignore[attr-defined]
+
+    def slots(self, routing: Routing, train: bool) -> int | None:
+        """Slots that capacity gives an expert in a group; None drops nothing.
+
+        Args:
+          routing: whose groups and choices are counted; experts that choose
+            have a capacity of their own.
+          train: which of the two factors holds.
+        """
+        factor = self.capacity_factor if train else self.eval_capacity_factor
+        if factor is None or routing.token is not None:
+            return None
+        return capacity(
+            routing.mask.shape[1],
+            routing.num_experts,
+            routing.expert.shape[1],
+            factor,
+            self.min_capacity,
+            self.capacity_rule,
+        )
 
     def _execute(self, tokens, routing: Routing, slots: int | None):
         execute = EXECUTORS[self.executor]

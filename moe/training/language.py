@@ -20,7 +20,7 @@ from moe.data import Corpus, TextConfig, load_text, train_batches, val_batches
 from moe.data.text import VOCAB_SIZE
 from moe.models import LM, LMConfig, generate
 from moe.training.config import Config
-from moe.training.task import Task
+from moe.training.task import Task, live_sums
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 
@@ -60,7 +60,7 @@ class Language(Task):
     and of bool [B, S], the targets that are text and not padding.
     """
 
-    files = 'sample.txt'
+    last_file = 'sample.txt'
 
     def __init__(self, config: LanguageConfig):
         self._config = config
@@ -81,10 +81,7 @@ class Language(Task):
             variables, tokens[:, :-1], mask=mask, **options
         )
         losses = token_losses(logits, tokens[:, 1:])
-        if mask is None:
-            mask = jnp.ones(losses.shape, bool)
-        loss = jnp.sum(jnp.where(mask, losses, 0.0))
-        return {'loss': loss, 'count': jnp.sum(mask.astype(jnp.float32))}, aux
+        return live_sums(mask, loss=losses), aux
 
     def load(self):
         """Reads the corpus."""
@@ -136,7 +133,7 @@ class Language(Task):
             if jax.process_index() == 0 and aux.routing is not None:
                 _write_routing(workdir / 'routing.npz', tokens, aux.routing)
         if jax.process_index() == 0:
-            (workdir / self.files).write_text(text)
+            (workdir / self.last_file).write_text(text)
         return {'sample': text}
 
     def _piece(self, data: Corpus) -> jax.Array:

@@ -24,7 +24,7 @@ from moe.training.step import (
     make_eval_step,
     make_train_step,
 )
-from moe.training.task import Task
+from moe.training.task import Task, mean_over
 
 
 class Diverged(RuntimeError):
@@ -156,7 +156,7 @@ class _Run:
             values |= layer_metrics(self._config, stats)
             line = self._progress.line(step, values)
             if sums is not None:
-                results = self._task.results(_means(sums))
+                results = self._task.results(mean_over(sums))
                 values |= {f'eval/{name}': v for name, v in results.items()}
                 line += f'  {self._task.headline(results)}'
             self._say(line)
@@ -181,7 +181,7 @@ class _Run:
 
     def _finish(self):
         """Leaves what the report shows, once."""
-        if (self._workdir / self._task.files).exists():
+        if (self._workdir / self._task.last_file).exists():
             return
         texts = self._task.leave(
             self.state.variables, self._source, self._workdir
@@ -235,13 +235,6 @@ def _check_same(path: pathlib.Path, now: dict, what: str) -> None:
 
 def _write_json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + '\n')
-
-
-def _means(sums: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over all batches, in double precision."""
-    total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
-    count = total.pop('count')
-    return {name: value / count for name, value in total.items()}
 
 
 @contextlib.contextmanager

@@ -5,11 +5,11 @@ L mixture layers, E experts.
 
 import abc
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-from jaxtyping import Array, Float, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from moe.types import Aux
 
@@ -21,11 +21,11 @@ class Task(abc.ABC):
 
     Attributes:
       tokens_per_step: what the speed is told in.
-      files: what `leave` writes last; a run that has it is finished.
+      last_file: what `leave` writes last; a run that has it is finished.
     """
 
     tokens_per_step: int
-    files: str
+    last_file: str
 
     @abc.abstractmethod
     def initial(self, key: Key[Array, '']) -> dict[str, Any]:
@@ -91,7 +91,29 @@ class Task(abc.ABC):
         """
 
 
+def live_sums(
+    mask: Bool[Array, '...'] | None, **values: Shaped[Array, '...']
+) -> Sums:
+    """The sums of values over the live examples, and their 'count'.
+
+    Args:
+      mask: True for live ones; None if all are.
+      **values: of each example, by name.
+    """
+    if mask is None:
+        mask = jnp.ones(values['loss'].shape, bool)
+    total = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
+    return {n: total(x) for n, x in values.items()} | {'count': total(1.0)}
+
+
+def mean_over(batches: Sequence[Sums]) -> dict[str, float]:
+    """Means over the sums of all batches, in double precision."""
+    total = {n: sum(float(s[n]) for s in batches) for n in batches[0]}
+    count = total.pop('count')
+    return {name: value / count for name, value in total.items()}
+
+
 def mean_of(sums: Sums) -> Sums:
     """Each sum over the count, at least 1."""
-    count = jax.numpy.maximum(sums['count'], 1.0)
+    count = jnp.maximum(sums['count'], 1.0)
     return {name: v / count for name, v in sums.items() if name != 'count'}

@@ -16,7 +16,7 @@ from moe.config import ConfigError
 from moe.data import ImageConfig, Images, images, load_images
 from moe.models import ViT, ViTConfig
 from moe.training.config import Config
-from moe.training.task import Task
+from moe.training.task import Task, live_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Vision(Task):
     [B], those of validation also of bool 'mask' [B].
     """
 
-    files = 'confusion.json'
+    last_file = 'confusion.json'
 
     def __init__(self, config: VisionConfig):
         self._config = config
@@ -67,14 +67,7 @@ class Vision(Task):
             logits, batch['label']
         )
         right = jnp.argmax(logits, axis=-1) == batch['label']
-        if mask is None:
-            mask = jnp.ones(losses.shape, bool)
-        total = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
-        return {
-            'loss': total(losses),
-            'accuracy': total(right),
-            'count': total(1.0),
-        }, aux
+        return live_sums(mask, loss=losses, accuracy=right), aux
 
     def load(self):
         """Reads the images and holds them against the model."""
@@ -140,5 +133,7 @@ class Vision(Task):
             live = batch['mask']
             np.add.at(table, (batch['label'][live], guess[live]), 1)
         if jax.process_index() == 0:
-            (workdir / self.files).write_text(json.dumps(table.tolist()) + '\n')
+            (workdir / self.last_file).write_text(
+                json.dumps(table.tolist()) + '\n'
+            )
         return {}

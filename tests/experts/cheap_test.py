@@ -20,26 +20,15 @@ G, S, D, F = 2, 6, 4, 3
 MASK = np.array([[1, 0, 1, 1, 1, 0], [0, 1, 1, 0, 1, 1]], bool)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    with tiny.quick_compilation():
-        yield
-
-
-def numbers(shape, seed, scale=1.0):
-    draw = np.random.default_rng(seed).standard_normal(shape)
-    return np.float32(scale * draw)
-
-
-X, DY = numbers((G, S, D), 0), numbers((G, S, D), 1)
+X, DY = tiny.numbers((G, S, D), 0), tiny.numbers((G, S, D), 1)
 
 
 def params_of(constants):
     if not constants:
         return {}
     return {
-        'vector': numbers((constants, D), 2),
-        'mix': numbers((constants, D, 2), 3),
+        'vector': tiny.numbers((constants, D), 2),
+        'mix': tiny.numbers((constants, D, 2), 3),
     }
 
 
@@ -99,11 +88,11 @@ def test_constants_differ_at_first():
 # Three experts and one of each cheap kind: six to the router.
 EXPERTS, COUNTS = 3, (1, 1, 1)
 PARAMS = {
-    'router': numbers((D, 6), 5),
+    'router': tiny.numbers((D, 6), 5),
     'experts': {
-        'up': numbers((EXPERTS, D, F), 6),
-        'gate': numbers((EXPERTS, D, F), 7),
-        'down': numbers((EXPERTS, F, D), 8),
+        'up': tiny.numbers((EXPERTS, D, F), 6),
+        'gate': tiny.numbers((EXPERTS, D, F), 7),
+        'down': tiny.numbers((EXPERTS, F, D), 8),
     },
     'cheap': params_of(1),
 }

@@ -26,12 +26,6 @@ VOCABULARY = 16
 MASK = np.array([[1, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1]], bool)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    with tiny.quick_compilation():
-        yield
-
-
 @pytest.mark.parametrize('executor', EXECUTORS)
 def test_reproduces_the_recorded_run(executor):
     # Two groups of three experts; 16 tokens, capacity 1.25 at both levels.
@@ -75,12 +69,7 @@ def test_reproduces_the_recorded_run(executor):
     assert_close(d_x, np.array(data['grad_x']), 1e-5)
 
 
-def numbers(shape, seed, scale=1.0):
-    draw = np.random.default_rng(seed).standard_normal(shape)
-    return np.float32(scale * draw)
-
-
-X, DY = numbers((G, S, D), 0), numbers((G, S, D), 1)
+X, DY = tiny.numbers((G, S, D), 0), tiny.numbers((G, S, D), 1)
 TOKEN_IDS = np.random.default_rng(2).integers(0, VOCABULARY, (G, S), np.int32)
 
 
@@ -105,7 +94,9 @@ def variables_of(layer):
     filled = [
         np.full(leaf.shape, 0.25, np.float32)
         if path[-1].key == 'penalty'
-        else numbers(leaf.shape, 10 + i, 0.2 if 'bias' in str(path) else 0.7)
+        else tiny.numbers(
+            leaf.shape, 10 + i, 0.2 if 'bias' in str(path) else 0.7
+        )
         for i, (path, leaf) in enumerate(leaves)
     ]
     return jax.tree.unflatten(tree, filled)

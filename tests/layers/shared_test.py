@@ -12,7 +12,6 @@ from moe.experts import MLP
 from moe.layers import MoE, Shared
 from moe.routing import top_k
 from moe.types import Aux
-from tests import tiny
 from tests.reference import experts as reference_experts
 from tests.reference import layer as reference_layer
 from tests.reference import scenarios
@@ -22,12 +21,6 @@ from tests.reference.routing import softmax
 
 GATES = ['none', 'sigmoid', 'softmax']
 KERNEL = np.float32([[0.5, -1.0], [1.0, 0.25], [-0.5, 0.75], [0.25, 2.0]])
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    with tiny.quick_compilation():
-        yield
 
 
 class Times(nn.Module):

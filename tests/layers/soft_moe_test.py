@@ -21,18 +21,7 @@ MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]], bool)
 EMPTY = np.array([[0] * S, [1] * S], bool)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    with tiny.quick_compilation():
-        yield
-
-
-def numbers(shape, seed, scale=1.0):
-    draw = np.random.default_rng(seed).standard_normal(shape)
-    return np.float32(scale * draw)
-
-
-X, DY = numbers((G, S, D), 0), numbers((G, S, D), 1)
+X, DY = tiny.numbers((G, S, D), 0), tiny.numbers((G, S, D), 1)
 
 
 def build(factor=1.0, num_groups=None, dtype=jnp.float32):
@@ -41,12 +30,12 @@ def build(factor=1.0, num_groups=None, dtype=jnp.float32):
 
 def params_of(slots):
     return {
-        'router': numbers((D, E * slots), 2),
+        'router': tiny.numbers((D, E * slots), 2),
         'scale': np.float32(1.5),
         'experts': {
-            'up': numbers((E, D, F), 3),
-            'gate': numbers((E, D, F), 4),
-            'down': numbers((E, F, D), 5),
+            'up': tiny.numbers((E, D, F), 3),
+            'gate': tiny.numbers((E, D, F), 4),
+            'down': tiny.numbers((E, F, D), 5),
         },
     }
 

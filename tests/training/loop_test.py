@@ -300,7 +300,7 @@ def test_other_text_is_refused(finished, tmp_path):
     before = contents(finished.folder)
     try:
         original.write_text(text[::-1])
-        with pytest.raises(ConfigError, match=r'corpus\.fingerprint: '):
+        with pytest.raises(ConfigError, match=r'data\.fingerprint: '):
             start(finished.folder, finished.plain)
     finally:
         original.write_text(text)

@@ -55,8 +55,7 @@ def plain(files, variant='vmoe', **changes):
 @pytest.mark.parametrize('variant', vision.VARIANTS)
 def test_variants_run_to_their_page(files, tmp_path, variant):
     config = plain(files, variant)
-    with tiny.quick_compilation():
-        assert training.run(tiny.check(config), config, tmp_path)
+    assert training.run(tiny.check(config), config, tmp_path)
     last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
     assert np.isfinite(last['train/loss'])
     table = np.array(json.loads((tmp_path / 'confusion.json').read_text()))
@@ -76,8 +75,7 @@ def test_sums_by_hand(files):
     # Of two images with a mask, the first counts.
     config = tiny.check(plain(files, 'dense'))
     task = config.make_task()
-    with tiny.quick_compilation():
-        variables = task.initial(jax.random.key(0))
+    variables = task.initial(jax.random.key(0))
     head = np.zeros((8, 3), np.float32)
     params = {**variables['params'], 'head': head}
     params['head_bias'] = np.log(np.float32([1, 2, 1]))
