@@ -19,7 +19,6 @@ from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
 from moe.training.step import init_state, make_eval_step, make_train_step
-from moe.training.task import mean_over
 
 _TAIL = 50  # last steps that the statistics are means over
 _STATS = ('max_violation', 'load_cv', 'dropped', 'experts_per_token')
@@ -226,8 +225,8 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
     sums = [evaluate(state, b) for b in task.val_batches(data, 0, 1)]
     rate = (config.steps - 1) / seconds
     result = {
-        **task.results(mean_over(sums)),
-        'tokens_per_second': rate * task.tokens_per_step,
+        **task.results(sums),
+        'tokens_per_second': rate * task.units_per_step,
         'examples_per_second': rate * config.data.batch_size,
     }
     tail = jax.device_get(tail)

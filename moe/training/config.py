@@ -14,7 +14,6 @@ from moe.config import (
     PositiveInt,
 )
 from moe.layers import LOSSES
-from moe.models.transformer import TransformerConfig
 from moe.parallel import MeshConfig
 from moe.training.task import Task
 
@@ -45,7 +44,7 @@ class Config(abc.ABC):
     task: str
     seed: NaturalInt
     steps: PositiveInt
-    model: TransformerConfig
+    model: Any
     losses: Mapping[str, NaturalFloat]
     data: Any
     optimizer: OptimizerConfig
@@ -60,15 +59,14 @@ class Config(abc.ABC):
         """The task that this describes."""
 
     @property
-    @abc.abstractmethod
-    def tokens_per_example(self) -> int:
-        """Tokens that the mixtures see of each example of a batch."""
+    def known_losses(self) -> tuple[str, ...]:
+        """The auxiliary losses that there are."""
+        return LOSSES
 
     def __post_init__(self):
-        model, data, mesh = self.model, self.data, self.mesh
         for name in self.losses:
-            if name not in LOSSES:
-                known = ', '.join(LOSSES)
+            if name not in self.known_losses:
+                known = ', '.join(self.known_losses)
                 raise ConfigError(
                     f'losses.{name}',
                     self.losses[name],
@@ -81,29 +79,9 @@ class Config(abc.ABC):
                 f'less than steps ({self.steps})',
             )
         accumulation = self.optimizer.accumulation
-        if data.batch_size % accumulation:
+        if self.data.batch_size % accumulation:
             raise ConfigError(
                 'optimizer.accumulation',
                 accumulation,
-                f'a divisor of data.batch_size ({data.batch_size})',
-            )
-        if model.moe.num_experts % mesh.expert:
-            raise ConfigError(
-                'mesh.expert',
-                mesh.expert,
-                f'a divisor of num_experts ({model.moe.num_experts})',
-            )
-        if model.num_kv_heads % mesh.tensor:
-            raise ConfigError(
-                'mesh.tensor',
-                mesh.tensor,
-                f'a divisor of num_kv_heads ({model.num_kv_heads})',
-            )
-        groups = model.moe.num_groups
-        tokens = data.batch_size // accumulation * self.tokens_per_example
-        if groups and tokens % groups:
-            raise ConfigError(
-                'model.moe.num_groups',
-                groups,
-                f'a divisor of the {tokens} tokens of a (micro)batch',
+                f'a divisor of data.batch_size ({self.data.batch_size})',
             )

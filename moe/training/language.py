@@ -19,14 +19,14 @@ from moe.config import ConfigError, NaturalInt
 from moe.data import Corpus, TextConfig, load_text, train_batches, val_batches
 from moe.data.text import VOCAB_SIZE
 from moe.models import LM, LMConfig, generate
-from moe.training.config import Config
-from moe.training.task import Task, live_sums
+from moe.training.task import Outcome, live_sums, mean_over, state_of
+from moe.training.transformer import TransformerRun, TransformerTask
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageConfig(Config):
+class LanguageConfig(TransformerRun):
     """A run of the language model."""
 
     model: LMConfig
@@ -53,7 +53,7 @@ class LanguageConfig(Config):
         return self.data.seq_len
 
 
-class Language(Task):
+class Language(TransformerTask):
     """Bytes of text, each predicted from those before it.
 
     Training batches are uint8 [B, W]; validation batches are pairs of these
@@ -61,27 +61,26 @@ class Language(Task):
     """
 
     last_file = 'sample.txt'
+    _config: LanguageConfig
 
     def __init__(self, config: LanguageConfig):
-        self._config = config
+        super().__init__(config)
         self._model = LM(config.model)
-        data = config.data
-        self.tokens_per_step = data.batch_size * data.seq_len
 
     def initial(self, key):
         """Returns the model's variables before the first step."""
         tokens = jnp.zeros((1, self._config.data.seq_len), jnp.int32)
         return dict(self._model.init(key, tokens))
 
-    def sums(self, variables, batch, **options):
-        """Returns the summed loss in nats over the live targets; see Task."""
+    def forward(self, variables, batch, **options):
+        """Sums the loss in nats over the live targets; see Task."""
         tokens, mask = batch if isinstance(batch, tuple) else (batch, None)
         tokens = tokens.astype(jnp.int32)
         logits, _, aux = self._model.apply(
             variables, tokens[:, :-1], mask=mask, **options
         )
         losses = token_losses(logits, tokens[:, 1:])
-        return live_sums(mask, loss=losses), aux
+        return Outcome(live_sums(mask, loss=losses), aux, state_of(variables))
 
     def load(self):
         """Reads the corpus."""
@@ -113,8 +112,9 @@ class Language(Task):
         """Yields the whole validation text once."""
         return val_batches(data, self._config.data, host, num_hosts)
 
-    def results(self, means):
+    def results(self, batches):
         """Returns the loss in nats and in bits per byte."""
+        means = mean_over(batches)
         return {**means, 'bits_per_byte': means['loss'] / math.log(2)}
 
     def headline(self, results):

@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError, differences
 from moe.metrics import Writer
-from moe.models.lm import active_parameters
 from moe.parallel import batch_sharding, make_mesh, parameter_shardings
 from moe.parallel.mesh import BATCH_AXES
 from moe.training.checkpoint import Checkpoints, abstract_state
 from moe.training.config import Config
 from moe.training.step import (
     init_state,
-    layer_metrics,
     make_eval_step,
     make_train_step,
 )
-from moe.training.task import Task, mean_over
+from moe.training.task import Task
 
 
 class Diverged(RuntimeError):
@@ -97,11 +97,11 @@ class _Run:
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        self._eval_step = jax.jit(make_eval_step(config))
-        self._writer = Writer(workdir, self.start, self._main)
-        self._progress = _Progress(
-            config.steps, task.tokens_per_step, self.start
+        self._eval_step = jax.jit(
+            make_eval_step(config), out_shardings=NamedSharding(mesh, P())
         )
+        self._writer = Writer(workdir, self.start, self._main)
+        self._progress = _Progress(config.steps, task, self.start)
         self._pending: list[tuple[int, Any, Any]] = []
 
     def train(self, stopped: list[int]) -> bool:
@@ -142,7 +142,7 @@ class _Run:
         return jax.tree.map(lambda rows: make(self._batches, rows), batch)
 
     def _evaluate(self) -> list:
-        """Sums over the whole validation set, still on the device."""
+        """What came of the whole validation set, still on the device."""
         return [
             self._eval_step(self.state, self._global(batch))
             for batch in self._task.val_batches(self._source, *self._hosts)
@@ -150,13 +150,13 @@ class _Run:
 
     def _write_pending(self):
         for step, metrics, evaluation in self._pending:
-            metrics, sums = jax.device_get((metrics, evaluation))
+            metrics, batches = jax.device_get((metrics, evaluation))
             stats = metrics.pop('moe', {})
             values = {name: float(x) for name, x in metrics.items()}
-            values |= layer_metrics(self._config, stats)
+            values |= self._task.layer_metrics(stats)
             line = self._progress.line(step, values)
-            if sums is not None:
-                results = self._task.results(mean_over(sums))
+            if batches is not None:
+                results = self._task.results(batches)
                 values |= {f'eval/{name}': v for name, v in results.items()}
                 line += f'  {self._task.headline(results)}'
             self._say(line)
@@ -170,9 +170,10 @@ class _Run:
         self._pending = []
 
     def _announce(self):
-        total, active = active_parameters(self._config.model, self.state.params)
+        total, active = self._task.parameters(self.state.params)
         self._say(
-            f'{total:,} parameters, {active:,} active a token; '
+            f'{total:,} parameters, {active:,} active a '
+            f'{self._task.unit[:-1]}; '
             f'{self._task.announce(self._source)}; {jax.device_count()} '
             f'{jax.devices()[0].platform} device(s)'
         )
@@ -197,8 +198,8 @@ class _Run:
 class _Progress:
     """Speed and time left, measured between the lines it makes."""
 
-    def __init__(self, steps: int, tokens: int, start: int):
-        self._steps, self._tokens = steps, tokens
+    def __init__(self, steps: int, task: Task, start: int):
+        self._steps, self._task = steps, task
         self._last = (start, time.perf_counter())
         self._rate = 0.0
 
@@ -208,12 +209,13 @@ class _Progress:
         self._last = (step, now)
         if last and step > last:
             self._rate = (step - last) / (now - then)
-        values['train/tokens_per_second'] = self._rate * self._tokens
+        speed, unit = self._rate * self._task.units_per_step, self._task.unit
+        values[f'train/{unit}_per_second'] = speed
         left = round((self._steps - step) / self._rate) if self._rate else 0
         parts = [
             f'step {step:>{len(str(self._steps))}}/{self._steps}',
             f'loss {values["train/loss"]:.4f}',
-            f'{self._rate * self._tokens:,.0f} tokens/s',
+            f'{speed:,.0f} {unit}/s',
             f'{left // 60}m{left % 60:02}s left',
         ]
         loads = [v for k, v in values.items() if k.endswith('/load_max')]

@@ -5,8 +5,8 @@ L mixture layers, E experts.
 
 import abc
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Shaped
@@ -16,15 +16,31 @@ from moe.types import Aux
 Sums = dict[str, Float[Array, '']]
 
 
+class Outcome(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes:
+      sums: over the live examples: 'loss' and any other, and their 'count'.
+      aux: stacked over the mixture layers; None without any.
+      state: the variables that no gradient moves, after this batch.
+    """
+
+    sums: Sums
+    aux: Aux | None
+    state: dict[str, Any]
+
+
 class Task(abc.ABC):
     """A model, its data, its loss, and what a finished run leaves behind.
 
     Attributes:
-      tokens_per_step: what the speed is told in.
+      unit: of what the speed counts.
+      units_per_step: how many of it a step takes.
       last_file: what `leave` writes last; a run that has it is finished.
     """
 
-    tokens_per_step: int
+    unit: str = 'tokens'
+    units_per_step: int
     last_file: str
 
     @abc.abstractmethod
@@ -32,20 +48,66 @@ class Task(abc.ABC):
         """Returns the model's variables before the first step."""
 
     @abc.abstractmethod
-    def sums(
-        self, variables: Any, batch: Any, **options: Any
-    ) -> tuple[Sums, Aux | None]:
+    def forward(self, variables: Any, batch: Any, **options: Any) -> Outcome:
         """Runs the model on a batch.
 
         Args:
           variables: of the model.
           batch: as the iterators below yield it.
           **options: `train` and `rngs`, of the model.
+        """
+
+    def means(self, sums: Sums) -> Sums:
+        """Returns means from the sums, 'loss' among them, for the metrics."""
+        return mean_of(sums)
+
+    def terms(self, params: Any, means: Sums) -> Float[Array, 'N']:
+        """Returns the terms of the objective that are not auxiliary losses."""
+        return means['loss'][None]
+
+    def gradients(
+        self,
+        pull: Callable[[tuple[Array, Array]], tuple[Any]],
+        terms: Float[Array, 'N'],
+        state: dict[str, Any],
+        key: Key[Array, ''],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Makes one gradient of those of the terms: by default their sum.
+
+        Args:
+          pull: from cotangents of (terms [N], sum of the weighted auxiliary
+            losses) to that of the parameters.
+          terms: of `terms`.
+          state: of the Outcome.
+          key: PRNG key of the step.
 
         Returns:
-          Sums over the live examples: 'loss' and any other, and their 'count';
-          and the Aux stacked over the mixture layers, None without any.
+          The gradient of the parameters, and the state.
         """
+        return pull((jnp.ones_like(terms), jnp.ones(())))[0], state
+
+    def next_state(self, state: dict[str, Any], stats: Any) -> dict[str, Any]:
+        """Returns the state after a step with these statistics."""
+        return state
+
+    @abc.abstractmethod
+    def layer_metrics(self, stats: Any) -> dict[str, Any]:
+        """Names the statistics of the mixtures, for the metrics.
+
+        Args:
+          stats: of the Aux, NumPy.
+
+        Returns:
+          Floats and lists of floats, `moe/LAYER/STATISTIC`.
+        """
+
+    @abc.abstractmethod
+    def parameters(self, params: Any) -> tuple[int, int]:
+        """Returns how many there are, and are active for a token."""
+
+    def evaluate(self, variables: Any, batch: Any) -> Any:
+        """Returns what `results` needs to know of a validation batch."""
+        return self.forward(variables, batch).sums
 
     @abc.abstractmethod
     def load(self) -> Any:
@@ -73,8 +135,8 @@ class Task(abc.ABC):
         """Yields this host's rows of the whole validation set once."""
 
     @abc.abstractmethod
-    def results(self, means: dict[str, float]) -> dict[str, float]:
-        """Returns validation metrics from the means of `sums`."""
+    def results(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Returns validation metrics of all that `evaluate` returned."""
 
     @abc.abstractmethod
     def headline(self, results: dict[str, float]) -> str:
@@ -117,3 +179,8 @@ def mean_of(sums: Sums) -> Sums:
     """Each sum over the count, at least 1."""
     count = jnp.maximum(sums['count'], 1.0)
     return {name: v / count for name, v in sums.items() if name != 'count'}
+
+
+def state_of(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables that no gradient moves."""
+    return {name: v for name, v in variables.items() if name != 'params'}

@@ -6,6 +6,7 @@ B images a batch, H rows and W columns of pixels, C channels.
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ import optax
 from moe.config import ConfigError
 from moe.data import ImageConfig, Images, images, load_images
 from moe.models import ViT, ViTConfig
-from moe.training.config import Config
-from moe.training.task import Task, live_sums
+from moe.training.task import Outcome, live_sums, mean_over, state_of
+from moe.training.transformer import TransformerRun, TransformerTask
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig(Config):
+class VisionConfig(TransformerRun):
     """A run of the vision transformer."""
 
     model: ViTConfig
@@ -36,7 +37,7 @@ class VisionConfig(Config):
         return self.model.num_patches
 
 
-class Vision(Task):
+class Vision(TransformerTask):
     """Images, and the class of each.
 
     Batches are dictionaries of float32 'image' [B, H, W, C] and int32 'label'
@@ -44,12 +45,11 @@ class Vision(Task):
     """
 
     last_file = 'confusion.json'
+    _config: VisionConfig
 
     def __init__(self, config: VisionConfig):
-        self._config = config
-        self._model = ViT(config.model)
-        patches = config.model.num_patches
-        self.tokens_per_step = config.data.batch_size * patches
+        super().__init__(config)
+        self._model: Any = ViT(config.model)
 
     def initial(self, key):
         """Returns the model's variables before the first step."""
@@ -57,8 +57,8 @@ class Vision(Task):
         shape = (1, m.image_size, m.image_size, m.channels)
         return dict(self._model.init(key, jnp.zeros(shape)))
 
-    def sums(self, variables, batch, **options):
-        """Returns the summed loss in nats, and how many are right; see Task."""
+    def forward(self, variables, batch, **options):
+        """Sums the loss in nats, and how many are right; see Task."""
         mask = batch.get('mask')
         logits, aux = self._model.apply(
             variables, batch['image'], mask=mask, **options
@@ -67,7 +67,8 @@ class Vision(Task):
             logits, batch['label']
         )
         right = jnp.argmax(logits, axis=-1) == batch['label']
-        return live_sums(mask, loss=losses, accuracy=right), aux
+        sums = live_sums(mask, loss=losses, accuracy=right)
+        return Outcome(sums, aux, state_of(variables))
 
     def load(self):
         """Reads the images and holds them against the model."""
@@ -114,9 +115,9 @@ class Vision(Task):
         """Yields the whole validation set once."""
         return images.val_batches(data, self._config.data, host, num_hosts)
 
-    def results(self, means):
+    def results(self, batches):
         """Returns the means: loss in nats, and accuracy."""
-        return means
+        return mean_over(batches)
 
     def headline(self, results):
         """Returns the accuracy."""

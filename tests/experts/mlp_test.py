@@ -65,7 +65,9 @@ def test_equals_the_loop(activation, layout):
         # zero there, and reaches no parameter.
         sizes = jnp.array(SIZES[layout])
         y, dx, d_params = value_and_gradients(module, params, x, dy, sizes)
-    assert_close((y, dx, d_params), desired, 5e-6)
+    # In gelu's gradient 1 - tanh^2 cancels: 1e-5 is lost at |x| = 7.
+    tolerance = 2e-5 if activation in ('gelu', 'geglu') else 5e-6
+    assert_close((y, dx, d_params), desired, tolerance)
 
 
 @pytest.mark.parametrize('use_bias', [False, True])

@@ -10,7 +10,6 @@ import numpy as np
 from moe.models import LM
 from moe.training.step import (
     init_state,
-    layer_metrics,
     make_eval_step,
     make_train_step,
 )
@@ -168,7 +167,7 @@ def test_initial_state_is_a_function_of_the_seed():
 
     shapes, model, key = kernel(0)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, initial())
-    assert shapes.router_state == {}
+    assert shapes.model_state == {}
     # The parameters come of the seed's first key, steps of the second.
     init = jax.jit(model.init)
     params = init(key, jnp.zeros((1, 16), jnp.int32))['params']
@@ -189,21 +188,7 @@ def test_metrics_of_a_dense_model():
         'train/loss',
         'train/objective',
     ]
-    assert layer_metrics(dense, {}) == {}
-
-
-def test_layer_metrics():
-    four = tiny.parsed({'model.num_layers': 4, 'model.moe_every': 2})
-    stats = {
-        'entropy': np.array([0.25, 0.5], np.float32),
-        'load': np.array([[1, 1], [2, 0]], np.float32),
-    }
-    assert layer_metrics(four, stats) == {
-        'moe/layer_1/entropy': 0.25,
-        'moe/layer_1/load': [1.0, 1.0],
-        'moe/layer_3/entropy': 0.5,
-        'moe/layer_3/load': [2.0, 0.0],
-    }
+    assert dense.make_task().layer_metrics({}) == {}
 
 
 def test_evaluation_sums_over_live_targets():

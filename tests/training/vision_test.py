@@ -84,13 +84,13 @@ def test_sums_by_hand(files):
         'label': np.int32([1, 0]),
         'mask': np.array([True, False]),
     }
-    sums, aux = task.sums({'params': params}, batch)
+    sums, aux, _ = task.forward({'params': params}, batch)
     # The bias alone: probabilities 1/4, 1/2, 1/4.
     np.testing.assert_allclose(sums['loss'], np.log(2), rtol=1e-6)
     assert (sums['accuracy'], sums['count']) == (1, 1)
     assert aux is None
     del batch['mask']
-    sums, _ = task.sums({'params': params}, batch)
+    sums = task.evaluate({'params': params}, batch)
     np.testing.assert_allclose(sums['loss'], np.log(2) + np.log(4), rtol=1e-6)
     assert (sums['accuracy'], sums['count']) == (1, 2)
 

@@ -1,0 +1,78 @@
+"""What the runs of all transformers share."""
+
+import abc
+import dataclasses
+
+from moe.config import ConfigError
+from moe.models.lm import active_parameters
+from moe.models.transformer import TransformerConfig
+from moe.training.config import Config
+from moe.training.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerRun(Config):
+    """A run of a transformer with mixtures."""
+
+    model: TransformerConfig
+
+    @property
+    @abc.abstractmethod
+    def tokens_per_example(self) -> int:
+        """Tokens that the mixtures see of each example of a batch."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        model, data, mesh = self.model, self.data, self.mesh
+        if model.moe.num_experts % mesh.expert:
+            raise ConfigError(
+                'mesh.expert',
+                mesh.expert,
+                f'a divisor of num_experts ({model.moe.num_experts})',
+            )
+        if model.num_kv_heads % mesh.tensor:
+            raise ConfigError(
+                'mesh.tensor',
+                mesh.tensor,
+                f'a divisor of num_kv_heads ({model.num_kv_heads})',
+            )
+        groups = model.moe.num_groups
+        tokens = (
+            data.batch_size
+            // self.optimizer.accumulation
+            * self.tokens_per_example
+        )
+        if groups and tokens % groups:
+            raise ConfigError(
+                'model.moe.num_groups',
+                groups,
+                f'a divisor of the {tokens} tokens of a (micro)batch',
+            )
+
+
+class TransformerTask(Task):
+    """A task whose model is a stack of blocks.
+
+    Args:
+      config: of the run.
+    """
+
+    def __init__(self, config: TransformerRun):
+        self._config = config
+        self.units_per_step = config.data.batch_size * config.tokens_per_example
+
+    def next_state(self, state, stats):
+        """Returns the state with the routers' biases and penalties moved."""
+        return self._config.model.moe.next_router_state(state, stats)
+
+    def layer_metrics(self, stats):
+        """Names what is stacked over the layers `moe/layer_i/...`."""
+        return {
+            f'moe/layer_{layer}/{name}': values[i].tolist()
+            for i, layer in enumerate(self._config.model.moe_layers)
+            for name, values in stats.items()
+        }
+
+    def parameters(self, params):
+        """Returns how many there are, and are active for a token."""
+        return active_parameters(self._config.model, params)
