@@ -1,10 +1,10 @@
 """A static page about one run, or several beside each other."""
 
-import base64
 import functools
 import html
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from moe.config import ConfigError
 from moe.metrics import read_metrics
-from moe.report import plots
+from moe.report import plots, tasks
+from moe.report.markup import figure, shade_table, table
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;
@@ -59,7 +60,7 @@ class Run:
         self.layers = sorted(
             int(name.split('_')[1].split('/')[0])
             for name in names
-            if name.startswith('moe/') and name.endswith('/load')
+            if re.fullmatch('moe/layer_[0-9]+/load', name)
         )
 
     def last(self, name: str) -> float | None:
@@ -77,7 +78,10 @@ def summary(workdir: pathlib.Path) -> str:
         if run.last(name) is not None
     ]
     loss = _number(run, 'eval/loss')
-    lines = [f'validation: {", ".join(found) or "-"} (loss {loss} nats)']
+    lines = [
+        f'validation: {", ".join([*found, f"loss {loss}"])}',
+        *tasks.summary(run.metrics),
+    ]
     text = _sample(run)
     if text:
         lines += ['sample:', *('    ' + line for line in text.splitlines())]
@@ -137,22 +141,27 @@ def _table(runs: Mapping[str, Run]) -> str:
         },
         'validation loss': lambda r: _number(r, 'eval/loss'),
         'train loss': lambda r: _number(r, 'train/loss'),
-        'tokens/s': lambda r: _number(r, 'train/tokens_per_second', '.0f'),
+        'speed': _speed,
         'largest load / uniform': lambda r: _largest_load(r),
     }
-    head = ''.join(f'<th>{c}</th>' for c in columns)
-    rows = ''.join(
-        f'<tr><td>{html.escape(label)}</td>'
-        + ''.join(f'<td>{cell(run)}</td>' for cell in columns.values())
-        + '</tr>'
+    rows = {
+        label: {name: cell(run) for name, cell in columns.items()}
         for label, run in runs.items()
-    )
-    return f'<table><tr><th>run</th>{head}</tr>{rows}</table>'
+    }
+    return table(rows, list(columns), 'run')
 
 
 def _number(run: Run, name: str, form: str = '.4f') -> str:
     value = run.last(name)
     return '-' if value is None else format(value, form)
+
+
+def _speed(run: Run) -> str:
+    for unit in ('tokens', 'examples'):
+        speed = run.last(f'train/{unit}_per_second')
+        if speed is not None:
+            return f'{speed:,.0f} {unit}/s'
+    return '-'
 
 
 def _largest_load(run: Run) -> str:
@@ -175,14 +184,14 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
         }
     )
     figures = [
-        _figure(
+        figure(
             plots.curves(metrics, split, 'loss (nats)'),
             'Loss, without the auxiliary terms.',
         )
     ]
     for name in auxiliary:
         figures.append(
-            _figure(
+            figure(
                 plots.curves(metrics, {name: ''}, name.split('/')[1]),
                 f'{name.split("/")[1]}, unweighted, mean over the layers.',
             )
@@ -192,8 +201,13 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
 
 def _details(run: Run) -> list[str]:
     parts = [
-        _figure(
-            plots.load_map(run.metrics, run.layers),
+        figure(
+            plots.expert_map(
+                run.metrics,
+                {f'layer {i}': f'moe/layer_{i}/load' for i in run.layers},
+                'load / uniform share',
+                plots.LOADS,
+            ),
             'Load of every expert over time: white is the uniform share, red '
             'more, blue less.',
         )
@@ -201,8 +215,8 @@ def _details(run: Run) -> list[str]:
     for name, label in _LAYER_METRICS.items():
         layers = {f'moe/layer_{i}/{name}': f'layer {i}' for i in run.layers}
         image = plots.curves({'': run.metrics}, layers, label)
-        parts.append(_figure(image, f'{name} by mixture layer.'))
-    parts += [_token_map(run), _confusion(run)]
+        parts.append(figure(image, f'{name} by mixture layer.'))
+    parts += [*tasks.details(run.metrics), _token_map(run), _confusion(run)]
     text = _sample(run)
     if text:
         parts.append(f'<h3>Sample</h3><pre>{html.escape(text)}</pre>')
@@ -247,20 +261,15 @@ def _confusion(run: Run) -> str:
     if not path.exists():
         return ''
     table = json.loads(path.read_text())
-    head = ''.join(f'<th>{c}</th>' for c in range(len(table)))
-    rows = ''.join(
-        f'<tr><th>{c}</th>'
-        + ''.join(
-            f'<td style="background:hsl({120 * (c == g)} 80% '
-            f'{100 - 50 * n / max(1, sum(counts)):.0f}%)">{n or ""}</td>'
-            for g, n in enumerate(counts)
-        )
-        + '</tr>'
-        for c, counts in enumerate(table)
-    )
+    classes = [str(c) for c in range(len(table))]
     return (
         '<h3>What is taken for what</h3><p>Rows: the class; columns: the '
-        f'answer.</p><table><tr><th></th>{head}</tr>{rows}</table>'
+        'answer.</p>'
+        + shade_table(
+            dict(zip(classes, table, strict=True)),
+            classes,
+            lambda row, column: 120 * (row == column),
+        )
     )
 
 
@@ -272,14 +281,3 @@ def _character(token: Any) -> str:
     if token in (9, 10):
         return chr(token)
     return html.escape(chr(token)) if 32 <= token < 127 else '&middot;'
-
-
-def _figure(png: bytes | None, caption: str) -> str:
-    if png is None:
-        return ''
-    data = base64.b64encode(png).decode()
-    return (
-        f'<figure><img alt="{html.escape(caption)}" '
-        f'src="data:image/png;base64,{data}">'
-        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
-    )

@@ -60,44 +60,59 @@ def curves(
     return _png(figure)
 
 
-def load_map(metrics: _Metrics, layers: Sequence[int]) -> bytes | None:
-    """Expert load over time by layer, as heat maps around the uniform share.
+# Loads around the uniform share: white is 1, blue less, red more.
+LOADS = {
+    'cmap': 'RdBu_r',
+    'norm': matplotlib.colors.TwoSlopeNorm(1.0, 0.0, 2.0),
+}
+# Gates, from 0 to 1.
+GATES = {'cmap': 'Reds', 'norm': matplotlib.colors.Normalize(0.0, 1.0)}
+
+
+def expert_map(
+    metrics: _Metrics,
+    panels: Mapping[str, str],
+    label: str,
+    colours: Mapping[str, Any],
+) -> bytes | None:
+    """A metric of every expert over time, as heat maps.
 
     Args:
       metrics: lines of `metrics.jsonl`.
-      layers: mixture layers.
+      panels: label to metric, a list over the experts.
+      label: what is measured.
+      colours: `LOADS` or `GATES`.
 
     Returns:
-      A PNG: white is the uniform share, blue less, red more; None if there is
-      no load to show.
+      A PNG; None if there is nothing to show.
     """
-    loads = [series(metrics, f'moe/layer_{i}/load') for i in layers]
-    if not loads or not len(loads[0][0]):
+    found = {n: series(metrics, metric) for n, metric in panels.items()}
+    found = {name: (s, v) for name, (s, v) in found.items() if len(s)}
+    if not found:
         return None
     figure, grid = plt.subplots(
-        len(layers),
+        len(found),
         1,
-        figsize=(6, 0.7 + 1.1 * len(layers)),
+        figsize=(6, 0.7 + 1.1 * len(found)),
         squeeze=False,
         sharex=True,
     )
-    for layer, (steps, load), axes in zip(
-        layers, loads, grid[:, 0], strict=True
+    for (name, (steps, values)), axes in zip(
+        found.items(), grid[:, 0], strict=True
     ):
         axes.imshow(
-            load.T,
+            values.T,
             aspect='auto',
             interpolation='nearest',
-            cmap='RdBu_r',
-            norm=matplotlib.colors.TwoSlopeNorm(1.0, 0.0, 2.0),
-            extent=(steps[0], steps[-1] + 1e-9, load.shape[1] - 0.5, -0.5),
+            extent=(steps[0], steps[-1] + 1e-9, values.shape[1] - 0.5, -0.5),
+            **colours,
         )
-        axes.set_ylabel(f'layer {layer}\nexpert', fontsize=8)
+        axes.set_ylabel(f'{name}\nexpert', fontsize=8)
         axes.tick_params(labelsize=7)
     grid[-1, 0].set_xlabel('step')
     image = grid[0, 0].images[0]
     bar = figure.colorbar(image, ax=grid[:, 0].tolist())
-    bar.set_label('load / uniform share', fontsize=8)
+    bar.set_label(label, fontsize=8)
     return _png(figure)
 
 

@@ -63,7 +63,7 @@ def test_table(tmp_path):
         'validation bits/byte': '1.5000',
         'validation loss': '1.5000',
         'train loss': '2.0000',
-        'tokens/s': '4938',
+        'speed': '4,938 tokens/s',
         'largest load / uniform': '2.25',  # of the last layer, at the end
     }
 
@@ -176,7 +176,7 @@ def test_run_without_an_evaluation_yet(tmp_path):
 def test_summary(tmp_path):
     text = report.summary(runs.write(tmp_path / 'one', sample='one\ntwo'))
     assert text.splitlines() == [
-        'validation: 1.5000 bits/byte (loss 1.5000 nats)',
+        'validation: 1.5000 bits/byte, loss 1.5000',
         'sample:',
         '    one',
         '    two',

@@ -18,6 +18,11 @@ def pixels(png):
     return plt.imread(io.BytesIO(png), format='png')
 
 
+def load_map(metrics, layers):
+    panels = {f'layer {i}': f'moe/layer_{i}/load' for i in layers}
+    return plots.expert_map(metrics, panels, 'load', plots.LOADS)
+
+
 def test_series():
     steps, values = plots.series(METRICS, 'eval/loss')
     np.testing.assert_array_equal(steps, [2, 4])
@@ -60,8 +65,8 @@ def test_curves_of_odd_values(values):
 def test_no_curves():
     assert plots.curves({'a': METRICS}, {'absent': 'x'}, 'y') is None
     assert plots.curves({}, {'train/loss': ''}, 'y') is None
-    assert plots.load_map(METRICS, []) is None
-    assert plots.load_map(METRICS[:0], [1]) is None
+    assert load_map(METRICS, []) is None
+    assert load_map(METRICS[:0], [1]) is None
     assert plt.get_fignums() == []
 
 
@@ -73,7 +78,7 @@ def test_load_map(steps):
         {'step': i + 1, 'moe/layer_0/load': [0.0, 1.0, 2.0]}
         for i in range(steps)
     ]
-    image = pixels(plots.load_map(metrics, [0]))[..., :3]
+    image = pixels(load_map(metrics, [0]))[..., :3]
     column = image[:, image.shape[1] // 3]
     red, blue = column[:, 0], column[:, 2]
     is_blue, is_red = blue - red > 0.2, red - blue > 0.2
@@ -87,6 +92,6 @@ def test_load_map(steps):
 
 
 def test_load_map_of_several_layers():
-    one = pixels(plots.load_map(METRICS, [1]))
-    two = pixels(plots.load_map(METRICS, list(runs.LAYERS)))
+    one = pixels(load_map(METRICS, [1]))
+    two = pixels(load_map(METRICS, list(runs.LAYERS)))
     assert two.shape[0] > 1.3 * one.shape[0]

@@ -1,0 +1,74 @@
+"""Pieces of a page: figures and tables as HTML."""
+
+import base64
+import html
+from collections.abc import Callable, Mapping, Sequence
+
+
+def figure(png: bytes | None, caption: str) -> str:
+    """A picture inside the page, '' without one.
+
+    Args:
+      png: bytes of the picture.
+      caption: what it shows.
+    """
+    if png is None:
+        return ''
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" '
+        f'src="data:image/png;base64,{data}">'
+        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
+    )
+
+
+def table(
+    rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], corner: str
+) -> str:
+    """A table of texts, a dash where there is none.
+
+    Args:
+      rows: cells by row and column.
+      columns: in order.
+      corner: what the rows are.
+    """
+    head = ''.join(f'<th>{html.escape(c)}</th>' for c in (corner, *columns))
+    body = ''.join(
+        f'<tr><td>{html.escape(name)}</td>'
+        + ''.join(f'<td>{html.escape(row.get(c, "-"))}</td>' for c in columns)
+        + '</tr>'
+        for name, row in rows.items()
+    )
+    return f'<table><tr>{head}</tr>{body}</table>'
+
+
+def shade_table(
+    rows: Mapping[str, Sequence[float]],
+    columns: Sequence[str],
+    hue: Callable[[str, str], int] = lambda row, column: 0,
+) -> str:
+    """A table of numbers, the darker the greater their share of the row.
+
+    Args:
+      rows: numbers, not negative, by row.
+      columns: names.
+      hue: of a cell, degrees, from its row and column.
+    """
+
+    def cell(row: str, column: str, number: float, total: float) -> str:
+        light = 100 - 50 * number / (total or 1)
+        colour = f'hsl({hue(row, column)} 80% {light:.0f}%)'
+        text = f'{number:.3g}' if number else ''
+        return f'<td style="background:{colour}">{text}</td>'
+
+    head = ''.join(f'<th>{html.escape(c)}</th>' for c in columns)
+    body = ''.join(
+        f'<tr><th>{html.escape(name)}</th>'
+        + ''.join(
+            cell(name, column, number, sum(numbers))
+            for column, number in zip(columns, numbers, strict=True)
+        )
+        + '</tr>'
+        for name, numbers in rows.items()
+    )
+    return f'<table><tr><th></th>{head}</tr>{body}</table>'
