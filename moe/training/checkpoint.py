@@ -72,9 +72,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def abstract_state(config: Config, shardings: Any) -> TrainState:
+def abstract_state(shapes: TrainState, shardings: Any) -> TrainState:
     """The shapes of a run's state with shardings, for `Checkpoints.restore`."""
-    shapes = jax.eval_shape(lambda: init_state(config))
     return jax.tree.map(
         lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
         shapes,
@@ -96,8 +95,9 @@ def restore_run(config: Config, workdir: pathlib.Path) -> TrainState:
       ConfigError: if there is no checkpoint yet.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(lambda: init_state(config))
-    like = abstract_state(config, jax.tree.map(lambda _: device, shapes))
+    task = config.make_task().restored(workdir)
+    shapes = jax.eval_shape(lambda: init_state(config, task=task))
+    like = abstract_state(shapes, jax.tree.map(lambda _: device, shapes))
     with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
         step = checkpoints.latest()
         if step is None:

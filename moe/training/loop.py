@@ -68,6 +68,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         workdir.mkdir(parents=True, exist_ok=True)
         _write_json(workdir / 'config.json', plain)
         _write_json(workdir / 'data.json', described)
+        task.keep(data, workdir)
     with jax.set_mesh(mesh), _stop_signals() as stopped:
         return _Run(config, workdir, task, data, mesh).train(stopped)
 
@@ -81,24 +82,24 @@ class _Run:
         self._main = jax.process_index() == 0
         self._hosts = (jax.process_index(), jax.process_count())
         self._batches = batch_sharding(mesh)
-        make = lambda: init_state(config)
+        make = lambda: init_state(config, task=task)
         shardings = parameter_shardings(mesh, jax.eval_shape(make))
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._data = task.train_batches(data, *self._hosts)
         self.start = self._checkpoints.latest() or 0
         if self.start:
-            like = abstract_state(config, shardings)
+            like = abstract_state(jax.eval_shape(make), shardings)
             self.state, position = self._checkpoints.restore(self.start, like)
             self._data.set_state(position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
         self._train_step = jax.jit(
-            make_train_step(config),
+            make_train_step(config, task),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
         self._eval_step = jax.jit(
-            make_eval_step(config), out_shardings=NamedSharding(mesh, P())
+            make_eval_step(config, task), out_shardings=NamedSharding(mesh, P())
         )
         self._writer = Writer(workdir, self.start, self._main)
         self._progress = _Progress(config.steps, task, self.start)

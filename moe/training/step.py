@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from moe.training.config import Config
 from moe.training.optimizer import make_optimizer, make_schedule
+from moe.training.task import Task
 
 Metrics = dict[str, Any]
 
@@ -42,15 +43,21 @@ class TrainState(NamedTuple):
         return {'params': self.params, **self.model_state}
 
 
-def init_state(config: Config, key: Key[Array, ''] | None = None) -> TrainState:
+def init_state(
+    config: Config,
+    key: Key[Array, ''] | None = None,
+    task: Task | None = None,
+) -> TrainState:
     """The state before the first step.
 
     Args:
       config: of the run.
       key: PRNG key of the run; None is that of the config's seed.
+      task: of the run, which may know its data; None is the config's.
     """
     key = jax.random.key(config.seed) if key is None else key
-    variables = config.make_task().initial(jax.random.fold_in(key, 0))
+    task = task or config.make_task()
+    variables = task.initial(jax.random.fold_in(key, 0))
     params = variables.pop('params')
     optimizer = make_optimizer(config.optimizer, config.steps)
     return TrainState(
@@ -63,7 +70,7 @@ def init_state(config: Config, key: Key[Array, ''] | None = None) -> TrainState:
 
 
 def make_train_step(
-    config: Config,
+    config: Config, task: Task | None = None
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
@@ -75,12 +82,13 @@ def make_train_step(
 
     Args:
       config: of the run.
+      task: as in `init_state`.
 
     Returns:
       A pure function of the state and a batch of the task: the next state,
       and the metrics as device arrays.
     """
-    task = config.make_task()
+    task = task or config.make_task()
     optimizer = make_optimizer(config.optimizer, config.steps)
     schedule = make_schedule(config.optimizer, config.steps)
     accumulation = config.optimizer.accumulation
@@ -160,17 +168,20 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(config: Config) -> Callable[[TrainState, Any], Any]:
+def make_eval_step(
+    config: Config, task: Task | None = None
+) -> Callable[[TrainState, Any], Any]:
     """Builds the evaluation step.
 
     Args:
       config: of the run.
+      task: as in `init_state`.
 
     Returns:
       A pure function of the state and a batch of the task, see
       `Task.evaluate`.
     """
-    task = config.make_task()
+    task = task or config.make_task()
 
     def eval_step(state, batch):
         return task.evaluate(state.variables, batch)

@@ -111,7 +111,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def load(self) -> Any:
-        """Reads the data; raises ConfigError if it cannot be used."""
+        """Reads the data; raises ConfigError if it cannot be used.
+
+        A task may learn of it what its model needs, such as the number of
+        categories: this comes before `initial`.
+        """
+
+    def keep(self, data: Any, workdir: pathlib.Path) -> None:  # noqa: B027
+        """Writes what was learned of the data, for `restored`, on one host."""
+
+    def restored(self, workdir: pathlib.Path) -> 'Task':
+        """Returns the task as it was in a run, without its data."""
+        return self
 
     @abc.abstractmethod
     def describe(self, data: Any) -> dict[str, Any]:

@@ -20,10 +20,14 @@ DATA = {'next_index': 7}
 
 
 @functools.lru_cache
+def shapes():
+    return jax.eval_shape(lambda: init_state(tiny.parsed()))
+
+
+@functools.lru_cache
 def shardings(*changes):
-    config = tiny.parsed(dict(changes))
-    shapes = jax.eval_shape(lambda: init_state(config))
-    return parameter_shardings(make_mesh(config.mesh), shapes)
+    mesh = make_mesh(tiny.parsed(dict(changes)).mesh)
+    return parameter_shardings(mesh, shapes())
 
 
 @functools.lru_cache
@@ -63,7 +67,7 @@ def test_restores_onto_any_mesh(saved, changes):
     places = shardings(*changes.items())
     with opened(saved) as checkpoints:
         assert checkpoints.latest() == 7
-        like = abstract_state(tiny.parsed(), places)
+        like = abstract_state(shapes(), places)
         state, data = checkpoints.restore(7, like)
     assert data == DATA
     chex.assert_trees_all_equal(plain(state), plain(spread_state()))
@@ -99,7 +103,7 @@ def test_keeps_the_newest(tmp_path):
     (folder / '8.orbax-checkpoint-tmp').mkdir()
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest() == 6
-        like = abstract_state(tiny.parsed(), shardings(*SPREAD.items()))
+        like = abstract_state(shapes(), shardings(*SPREAD.items()))
         assert checkpoints.restore(4, like)[1] == {'next_index': 4}
 
 
