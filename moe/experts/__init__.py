@@ -1,7 +1,18 @@
 """Experts: networks that work on their own share of the rows."""
 
+from moe.experts.batch_norm import BatchNorm, Renorm
 from moe.experts.cheap import Cheap
 from moe.experts.lifted import Lifted
 from moe.experts.mlp import MLP, Activation
+from moe.experts.network import Network, regularization
 
-__all__ = ['MLP', 'Activation', 'Cheap', 'Lifted']
+__all__ = [
+    'MLP',
+    'Activation',
+    'BatchNorm',
+    'Cheap',
+    'Lifted',
+    'Network',
+    'Renorm',
+    'regularization',
+]

@@ -28,6 +28,11 @@ class Gate(nn.Module):
       batch_prioritized: whether slots go by the router's confidence, and not
         in token order (arXiv 2106.05974).
       router_init: initializer of the router's kernel [D, E].
+      noise_init: of the noise logits' kernel [D, E].
+      temperature: what the logits are divided by.
+      dropout: in training an expert is out of a token's reach with this
+        probability, but never all are: against gates that settle on one
+        expert early.
     """
 
     num_experts: int
@@ -37,6 +42,9 @@ class Gate(nn.Module):
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
+    noise_init: Any = nn.initializers.zeros_init()
+    temperature: float = 1.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -53,13 +61,12 @@ class Gate(nn.Module):
           without one.
 
         Raises:
-          ValueError: if jitter has no key in training.
+          ValueError: if jitter or dropout has no key in training.
         """
         inputs = self._jittered(tokens.astype(jnp.float32), context)
         uses = traits_of(self.router).uses
         if 'noise_logits' in uses:
-            zeros = nn.initializers.zeros_init()
-            noise = self._project('router_noise', inputs, zeros)
+            noise = self._project('router_noise', inputs, self.noise_init)
             context = context._replace(noise_logits=noise)
         for name in INITIAL_STATE.keys() & uses:
             make = functools.partial(INITIAL_STATE[name], self.num_experts)
@@ -67,6 +74,7 @@ class Gate(nn.Module):
             given: dict[str, Any] = {name: state.value}
             context = context._replace(**given)
         logits = self._project('router', inputs, self.router_init)
+        logits = self._reachable(logits / self.temperature, context)
         routing = self.router(logits, context)
         # Experts that choose their tokens have none compete for a slot.
         if self.batch_prioritized and routing.token is None:
@@ -77,15 +85,24 @@ class Gate(nn.Module):
     def _jittered(self, inputs, context: Context):
         if not (self.jitter and context.train):
             return inputs
+        low, high = 1.0 - self.jitter, 1.0 + self.jitter
+        width = inputs.shape[-1]
+        return inputs * self._uniform('jitter', context, width, low, high)
+
+    def _reachable(self, logits, context: Context):
+        """The logits, without hope for the experts that are dropped."""
+        if not (self.dropout and context.train):
+            return logits
+        draw = self._uniform('dropout', context, self.num_experts)
+        best = jnp.max(draw, axis=-1, keepdims=True)
+        # Not -inf, of which the routers' differences would be NaN.
+        return jnp.where((draw < self.dropout) & (draw < best), -1e9, logits)
+
+    def _uniform(self, what, context: Context, *shape_and_range):
         if context.key is None:
-            raise ValueError("MoE: jitter needs an rng named 'router'")
-        return inputs * token_uniform(
-            jax.random.fold_in(context.key, 0),
-            context.position,
-            inputs.shape[-1],
-            1.0 - self.jitter,
-            1.0 + self.jitter,
-        )
+            raise ValueError(f"MoE: {what} needs an rng named 'router'")
+        key = jax.random.fold_in(context.key, ('jitter', 'dropout').index(what))
+        return token_uniform(key, context.position, *shape_and_range)
 
     def _project(self, name, inputs, init):
         kernel = self.param(name, init, (inputs.shape[-1], self.num_experts))

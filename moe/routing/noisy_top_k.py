@@ -1,11 +1,13 @@
 """Noisy top-k gating with a learned noise scale."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from moe.config import PositiveFloat, PositiveInt
+from moe.config import NaturalFloat, PositiveInt
 from moe.routing.choice import select, token_choice
 from moe.routing.noise import token_normal
 from moe.types import Context, Routing, traits
@@ -17,7 +19,8 @@ def noisy_top_k(
     context: Context,
     *,
     k: PositiveInt = 2,
-    noise_epsilon: PositiveFloat = 1e-2,
+    noise_epsilon: NaturalFloat = 1e-2,
+    ties: Literal['lowest', 'keep'] = 'lowest',
 ) -> Routing:
     """Top-k of noisy logits; the gates are their softmax.
 
@@ -34,6 +37,7 @@ def noisy_top_k(
       context: mask, position, key, train and noise_logits are read.
       k: K, experts a token.
       noise_epsilon: least standard deviation of the noise.
+      ties: as in `top_k`.
 
     Returns:
       A token-choice Routing; `chance` is set in training if K < E.
@@ -51,16 +55,23 @@ def noisy_top_k(
         draw = token_normal(context.key, context.position, num_experts)
         noisy = logits + draw * std
     top, expert = select(noisy, k)
+    live = None
+    if ties == 'keep':
+        least = top[..., -1:]
+        top, expert = select(noisy, num_experts)
+        live = top >= least
+        top = jnp.where(live, top, -jnp.inf)
     probs = jax.nn.softmax(noisy, axis=-1)
     if k == 1:
         gates = jnp.take_along_axis(probs, expert, axis=-1)
     else:
         gates = jax.nn.softmax(top, axis=-1)
-    routing = token_choice(expert, gates, probs, logits, context)
+    routing = token_choice(expert, gates, probs, logits, context, live=live)
     if std is None or k == num_experts:
         return routing
     edges = lax.top_k(noisy, k + 1)[0]
     inside = noisy > edges[..., k:]
     threshold = jnp.where(inside, edges[..., k:], edges[..., k - 1 : k])
+    std = jnp.maximum(std, 1e-9)  # softplus is 0 far below
     chance = jax.scipy.stats.norm.cdf((logits - threshold) / std)
     return routing._replace(chance=chance)

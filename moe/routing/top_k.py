@@ -1,6 +1,9 @@
 """Top-k softmax routing."""
 
+from typing import Literal
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
@@ -14,6 +17,7 @@ def top_k(
     *,
     k: PositiveInt = 2,
     renormalize: bool = True,
+    ties: Literal['lowest', 'keep'] = 'lowest',
 ) -> Routing:
     """Sends each token to the K experts of greatest probability.
 
@@ -22,7 +26,7 @@ def top_k(
     chosen logits alone, so selecting before the softmax (Mixtral) is
     `renormalize=True`, and selecting after it (OLMoE) is `False`. A single
     gate is never renormalised: the constant 1 would leave the router without
-    gradient. Ties go to the lowest index.
+    gradient. Ties go to the lowest index, or all stay.
     Sources: Mixtral, arXiv 2401.04088; OLMoE, arXiv 2409.02060; at K = 1
     Switch, arXiv 2101.03961.
 
@@ -31,6 +35,8 @@ def top_k(
       context: only its mask is read.
       k: K, experts a token, at most E.
       renormalize: whether a token's gates sum to 1 (K > 1).
+      ties: 'keep' has every expert that ties with the K-th chosen too, which
+        are up to E: for parity with code that compares with a threshold.
 
     Returns:
       A token-choice Routing, first choices first.
@@ -49,6 +55,12 @@ def top_k(
     """
     probs = jax.nn.softmax(logits, axis=-1)
     gates, expert = select(probs, k)
-    if renormalize:
+    live = None
+    if ties == 'keep':
+        least = gates[..., -1:]
+        gates, expert = select(probs, probs.shape[-1])
+        live = gates >= least
+        gates = jnp.where(live, gates, 0.0)
+    if renormalize and k > 1:
         gates = normalized(gates)
-    return token_choice(expert, gates, probs, logits, context)
+    return token_choice(expert, gates, probs, logits, context, live=live)
