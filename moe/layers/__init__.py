@@ -2,6 +2,7 @@
 
 from moe.layers.account import LOSSES
 from moe.layers.config import CHOICES, MoEConfig, check_model, choices
+from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
@@ -11,6 +12,7 @@ from moe.layers.soft_moe import SoftMoE
 __all__ = [
     'CHOICES',
     'LOSSES',
+    'ConvexCombination',
     'Gate',
     'HierarchicalMoE',
     'MoE',
