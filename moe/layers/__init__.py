@@ -2,7 +2,9 @@
 
 from moe.layers.account import LOSSES
 from moe.layers.config import CHOICES, MoEConfig, check_model, choices
+from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
+from moe.layers.hard_switch import HardSwitch, Unlike, chosen
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared
@@ -11,12 +13,16 @@ from moe.layers.soft_moe import SoftMoE
 __all__ = [
     'CHOICES',
     'LOSSES',
+    'ConvexCombination',
     'Gate',
+    'HardSwitch',
     'HierarchicalMoE',
     'MoE',
     'MoEConfig',
     'Shared',
     'SoftMoE',
+    'Unlike',
     'check_model',
     'choices',
+    'chosen',
 ]

@@ -1,0 +1,54 @@
+"""A convex combination of parallel networks."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moe.types import Aux
+
+
+class ConvexCombination(nn.Module):
+    """Adds up networks with learned weights that are the same everywhere.
+
+    `y = sum_i softmax(theta)_i * network_i(x_i)`: whatever theta becomes, the
+    weights are positive and sum to 1. All networks run on every example.
+
+    Attributes:
+      networks: N modules of any kind, all with outputs of one shape.
+    """
+
+    networks: tuple[nn.Module, ...]
+
+    @nn.compact
+    def __call__(
+        self, x: Array | Sequence[Array], **options
+    ) -> tuple[Float[Array, '...'], Aux]:
+        """Runs the networks and adds.
+
+        Args:
+          x: the input of all networks, or one for each.
+          **options: of every network, e.g. `train`.
+
+        Returns:
+          The sum, in the networks' dtype, and the statistic 'weights' [N].
+
+        Raises:
+          ValueError: if there are more or fewer inputs than networks, or
+            their outputs differ in shape.
+        """
+        count = len(self.networks)
+        inputs = x if isinstance(x, tuple | list) else (x,) * count
+        if len(inputs) != count:
+            raise ValueError(
+                f'ConvexCombination: {len(inputs)} inputs of {count} networks'
+            )
+        theta = self.param('theta', nn.initializers.uniform(1.0), (count,))
+        weights = jax.nn.softmax(theta)
+        outputs = jnp.stack(
+            [f(inputs[i], **options) for i, f in enumerate(self.networks)]
+        )
+        y = jnp.tensordot(weights.astype(outputs.dtype), outputs, 1)
+        return y, Aux(losses={}, stats={'weights': weights})
