@@ -1,0 +1,70 @@
+"""Reproducible chance without memory: hashes of integers, and permutations.
+
+All of it is a function of integers alone, the same on every machine.
+"""
+
+import numpy as np
+
+_ROUNDS = 6
+
+
+def mix(number: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes integers to 64 bits that look drawn at random.
+
+    Source: splitmix64 of Steele et al., Fast Splittable Pseudorandom Number
+    Generators, OOPSLA 2014.
+
+    Args:
+      number: integers of any shape, from 0.
+      seed: from 0; other ones give other hashes.
+
+    Returns:
+      uint64 of the same shape.
+
+    >>> int(mix(np.zeros(1, int), 0)[0])
+    16294208416658607535
+    """
+    step = np.uint64(0x9E3779B97F4A7C15)
+    z = np.asarray(number, np.uint64) + np.uint64(1)
+    if seed:
+        z = z + mix(np.full(1, seed), 0)
+    z = z * step  # modulo 2^64
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(number: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes integers to float64 in [0, 1), of 53 bits."""
+    return (mix(number, seed) >> np.uint64(11)) * 2.0**-53
+
+
+def permuted(index: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Where a random permutation sends some of its places.
+
+    A Feistel network permutes the least square of a power of two that holds
+    `count`; what it sends beyond `count` is sent on until it is inside.
+
+    Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA
+    2002.
+
+    Args:
+      index: [B] places in [0, count).
+      count: of places, at least 1.
+      seed: of the permutation.
+
+    Returns:
+      int64 [B] in [0, count), distinct where the places are.
+    """
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    place = np.array(index, np.uint64)
+    outside = np.arange(len(place))
+    while len(outside):
+        left, right = place[outside] >> half, place[outside] & low
+        for turn in range(_ROUNDS):
+            keyed = mix(right, _ROUNDS * seed + turn) & low
+            left, right = right, left ^ keyed
+        place[outside] = left << half | right
+        outside = outside[place[outside] >= count]
+    return place.astype(np.int64)

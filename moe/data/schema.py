@@ -1,0 +1,176 @@
+"""What the columns of a delimited table mean."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from moe.config import ConfigError, NaturalInt, PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """Rows whose column has one of some values.
+
+    Attributes:
+      column: its name.
+      values: as the file has them.
+    """
+
+    column: str
+    values: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """One task of a table.
+
+    Attributes:
+      name: of the task.
+      column: that holds the label; more than one task may read it.
+      kind: 'binary', 'classes' (numbered as they are sorted, those of the
+        training rows), or 'regression'.
+      positive: of a binary label, the values that are 1; all others are 0.
+      where: the task's sample space: rows outside have no label; None for all
+        rows.
+    """
+
+    name: str
+    column: str
+    kind: Literal['binary', 'classes', 'regression']
+    positive: tuple[str, ...]
+    where: Condition | None
+
+    def __post_init__(self):
+        if (self.kind == 'binary') != bool(self.positive):
+            allowed = 'the positive values of a binary label, () for others'
+            raise ConfigError('positive', self.positive, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """A delimited table, as a config describes it.
+
+    A column in none of the lists is ignored. Categories are numbered from 1 by
+    how often training rows have them; 0 is a missing, a rare or an unknown one.
+
+    Attributes:
+      columns: names in the order of the files; () where each file begins with
+        a line of them.
+      delimiter: one character.
+      quote: one character, or '' where nothing is quoted.
+      strip: whether blanks around values are dropped.
+      missing: what stands for no value, e.g. ('', '?').
+      numeric: columns of numbers, standardised by the training rows; a missing
+        number becomes their mean.
+      log1p: those of `numeric` of which log(1 + x) is taken first.
+      indicators: whether a numeric column that lacks values in training rows
+        has another beside it, 1 where the value is missing.
+      categorical: columns of categories.
+      shared: groups of categorical columns that are of one table of
+        categories, named after the first.
+      min_count: categories less frequent in the training rows are rare.
+      hashed: categorical columns whose categories are not listed but hashed;
+        with one column of a group all of it.
+      buckets: into so many.
+      strict: whether a category that no training row has is an error.
+      labels: the tasks, in order.
+      user: column of what tells users apart, None without; see `moe.training.
+        ranking.gauc`.
+    """
+
+    columns: tuple[str, ...]
+    delimiter: str
+    quote: str
+    strip: bool
+    missing: tuple[str, ...]
+    numeric: tuple[str, ...]
+    log1p: tuple[str, ...]
+    indicators: bool
+    categorical: tuple[str, ...]
+    shared: tuple[tuple[str, ...], ...]
+    min_count: PositiveInt
+    hashed: tuple[str, ...]
+    buckets: NaturalInt
+    strict: bool
+    labels: tuple[Label, ...]
+    user: str | None
+
+    def __post_init__(self):
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            allowed = 'one character, no quote and no end of line'
+            raise ConfigError('delimiter', self.delimiter, allowed)
+        if len(self.quote) > 1 or self.quote in (self.delimiter, '\r', '\n'):
+            allowed = "one character other than the delimiter, or ''"
+            raise ConfigError('quote', self.quote, allowed)
+        if not self.numeric and not self.categorical:
+            allowed = 'given, or there is no feature in numeric either'
+            raise ConfigError('categorical', self.categorical, allowed)
+        if not self.labels:
+            raise ConfigError('labels', self.labels, 'at least one task')
+        if self.hashed and not self.buckets:
+            allowed = 'at least 1, as there are hashed columns'
+            raise ConfigError('buckets', self.buckets, allowed)
+        if self.strict and self.min_count > 1:
+            allowed = 'False with min_count above 1: there are rare categories'
+            raise ConfigError('strict', self.strict, allowed)
+        grouped = tuple(c for group in self.shared for c in group)
+        if any(not group for group in self.shared):
+            raise ConfigError('shared', self.shared, 'of groups that hold any')
+        names: tuple[str, ...]
+        of: tuple[str, ...] | None
+        for field, names, of in (
+            ('columns', self.columns, None),
+            ('numeric', self.numeric, None),
+            ('categorical', self.categorical, None),
+            ('log1p', self.log1p, self.numeric),
+            ('shared', grouped, self.categorical),
+            ('hashed', self.hashed, self.categorical),
+            ('labels', tuple(label.name for label in self.labels), None),
+        ):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                allowed = f'of names that differ ({twice[0]!r} is there twice)'
+                raise ConfigError(field, names, allowed)
+            for name in names:
+                if of is not None and name not in of:
+                    where = 'numeric' if field == 'log1p' else 'categorical'
+                    allowed = f'of columns in {where} ({name!r} is not)'
+                    raise ConfigError(field, names, allowed)
+        for label in self.labels:
+            if label.column in self.features:
+                allowed = f'of columns that are no features ({label.column!r})'
+                raise ConfigError('labels', label.name, allowed)
+        for name in (*self.features, *self.others) if self.columns else ():
+            if name not in self.columns:
+                allowed = f'of all columns ({name!r} is missing)'
+                raise ConfigError('columns', self.columns, allowed)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns that a prediction needs."""
+        return self.numeric + self.categorical
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Columns of labels, their sample spaces, and the user."""
+        return tuple(dict.fromkeys(self._others()))
+
+    def _others(self) -> Iterator[str]:
+        for label in self.labels:
+            yield label.column
+            if label.where:
+                yield label.where.column
+        if self.user is not None:
+            yield self.user
+
+    @property
+    def table_of(self) -> tuple[str, ...]:
+        """Name of the table of categories of each categorical column."""
+        first = {c: group[0] for group in self.shared for c in group}
+        return tuple(first.get(c, c) for c in self.categorical)
+
+    @property
+    def hashed_tables(self) -> frozenset[str]:
+        """Names of the tables whose categories are hashed."""
+        pairs = zip(self.categorical, self.table_of, strict=True)
+        return frozenset(table for c, table in pairs if c in self.hashed)

@@ -1,0 +1,97 @@
+"""Numbers and categories of a table as the input of a network.
+
+B examples, F numeric inputs, C categorical columns, D width of the result.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, Shaped
+
+from moe.config import NaturalInt, PositiveInt
+
+# Embeddings with entries of standard deviation 0.05.
+_INIT = nn.initializers.normal(0.05)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """How categories become numbers, as a config describes it.
+
+    Attributes:
+      width: of the embeddings of every table; None for min(16, round(1.6
+        n^0.56)) of a table of n ids.
+      onehot_up_to: tables of up to so many ids are not embedded but one-hot, so
+        that their columns are the network's first weights; 0 for none.
+    """
+
+    width: PositiveInt | None
+    onehot_up_to: NaturalInt
+
+    def width_of(self, size: int) -> int | None:
+        """Width of the embeddings of a table; None if it is one-hot."""
+        if size <= self.onehot_up_to:
+            return None
+        return self.width or max(1, min(16, round(1.6 * size**0.56)))
+
+
+class Features(nn.Module):
+    """Numbers, one-hot categories and embeddings, side by side.
+
+    Tables with embeddings of one width are stacked: one gather for them all.
+    An id beyond its table is id 0, the unknown category.
+
+    Attributes:
+      sizes: ids of each table of categories, 0 among them.
+      table_of: table of each of the C columns; columns may share one.
+      config: widths.
+    """
+
+    sizes: tuple[int, ...]
+    table_of: tuple[int, ...]
+    config: FeaturesConfig
+
+    @nn.compact
+    def __call__(
+        self, batch: Mapping[str, Shaped[Array, 'B ...']]
+    ) -> Float[Array, 'B D']:
+        """Puts a batch's features side by side.
+
+        Args:
+          batch: 'numeric', float32 [B, F], and 'categorical', int32 [B, C];
+            the rest is ignored.
+
+        Returns:
+          float32 [B, D]: the numbers, the one-hot columns, then the embedded
+          ones, narrow ones first.
+        """
+        ids = batch['categorical']
+        parts = [jnp.asarray(batch['numeric'], jnp.float32)]
+        size_of = np.array([self.sizes[t] for t in self.table_of], int)
+        if len(size_of):
+            ids = jnp.where((ids >= 0) & (ids < size_of), ids, 0)
+        widths = [self.config.width_of(size) for size in size_of.tolist()]
+        if onehot := [c for c, width in enumerate(widths) if width is None]:
+            # Place p of the result is id `at[p]` of column `column[p]`.
+            column = np.repeat(onehot, size_of[onehot])
+            at = np.concatenate([np.arange(n) for n in size_of[onehot]])
+            parts.append((ids[:, column] == at).astype(jnp.float32))
+        for width in sorted({w for w in widths if w is not None}):
+            columns = [c for c, own in enumerate(widths) if own == width]
+            parts.append(self._embedded(ids, width, columns))
+        return jnp.concatenate(parts, axis=-1)
+
+    def _embedded(self, ids: Any, width: int, columns: list[int]) -> Any:
+        """Embeddings [B, columns * width] of tables stacked."""
+        tables = sorted({self.table_of[c] for c in columns})
+        first = np.cumsum([0, *(self.sizes[t] for t in tables)])
+        offset = [int(first[tables.index(self.table_of[c])]) for c in columns]
+        shape = (int(first[-1]), width)
+        table = self.param(f'embedding_{width}', _INIT, shape)
+        rows = jnp.take(table, ids[:, columns] + np.array(offset), axis=0)
+        return rearrange(rows, 'b c w -> b (c w)')

@@ -1,0 +1,197 @@
+"""How good the predictions of a task are over a whole validation set.
+
+Plain NumPy in double precision over N examples, O(N log N). A mask leaves
+examples out. What cannot be told, such as the order of one class alone, is
+nan: absent, and for the caller to say so.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def auc(score, label, mask=None) -> float:
+    """Chance that a positive scores above a negative, ties being a half.
+
+        AUC = (R - P (P + 1) / 2) / (P (N - P)),
+
+    R the sum of the ranks of the P positives, equal scores of mean rank; a
+    constant score has 0.5.
+
+    Source: Hanley and McNeil, Radiology 1982.
+
+    Args:
+      score: [N], logits or probabilities; only their order counts.
+      label: [N], positive above 0.5.
+      mask: [N] bool, the examples that count; None for all.
+
+    Returns:
+      In [0, 1]; nan without a positive or without a negative.
+    """
+    score, label = _live(mask, score, label)
+    every, _ = _user_aucs(score, label > 0.5, np.zeros(len(score), int))
+    return float(every[0]) if len(every) else float('nan')
+
+
+def gauc(score, label, user, mask=None, *, weighted: bool = False) -> float:
+    """Mean over users of their own AUC.
+
+    A user with one class alone has no AUC and is left out.
+
+    Source: Zhu et al., Optimized Cost per Click in Taobao Display
+    Advertising, KDD 2017, equation 11.
+
+    Args:
+      score: [N], logits or probabilities; only their order counts.
+      label: [N], positive above 0.5.
+      user: [N] integers.
+      mask: [N] bool, the examples that count; None for all.
+      weighted: by the examples of each user instead of all users alike.
+
+    Returns:
+      In [0, 1]; nan if no user has both classes.
+    """
+    score, label = _live(mask, score, label)
+    (user,) = _live(mask, user, dtype=np.int64)
+    every, count = _user_aucs(score, label > 0.5, user)
+    kept = np.isfinite(every)
+    weight = (count if weighted else np.ones_like(every))[kept]
+    return _ratio(np.sum(weight * every[kept]), np.sum(weight))
+
+
+def log_loss(logit, label, mask=None) -> float:
+    """Mean cross entropy, nats.
+
+        softplus(z) - y z,   or of classes   log sum_k exp(z_k) - z_y
+
+    Args:
+      logit: [N], or [N, K] of K classes.
+      label: [N], in [0, 1], or the class.
+      mask: [N] bool, the examples that count; None for all.
+
+    Returns:
+      The mean, nan over no examples.
+    """
+    logit, label = _live(mask, logit, label)
+    if logit.ndim == 1:
+        loss = np.logaddexp(0.0, logit) - label * logit
+    else:
+        total = np.logaddexp.reduce(logit, axis=1, initial=-np.inf)
+        loss = total - logit[np.arange(len(label)), label.astype(int)]
+    return _mean(loss)
+
+
+def mse(prediction, label, mask=None) -> float:
+    """Mean squared error, `(f - y)²`.
+
+    Args:
+      prediction: [N].
+      label: [N].
+      mask: [N] bool, the examples that count; None for all.
+
+    Returns:
+      The mean, nan over no examples.
+    """
+    prediction, label = _live(mask, prediction, label)
+    return _mean((prediction - label) ** 2)
+
+
+def accuracy(logit, label, mask=None) -> float:
+    """Share of the examples whose class is the likeliest one.
+
+    Args:
+      logit: [N], of the positive class, or [N, K] of K classes.
+      label: [N], 0 or 1, or the class.
+      mask: [N] bool, the examples that count; None for all.
+
+    Returns:
+      In [0, 1]; nan over no examples.
+    """
+    logit, label = _live(mask, logit, label)
+    guess = logit > 0 if logit.ndim == 1 else np.argmax(logit, axis=1)
+    return _mean(guess == label)
+
+
+def calibration(probability, label, mask=None) -> float:
+    """Mean prediction over mean label; 1 where what is predicted comes true.
+
+    Source: He et al., Practical Lessons from Predicting Clicks on Ads at
+    Facebook, ADKDD 2014, section 3.
+
+    Args:
+      probability: [N], in [0, 1].
+      label: [N], 0 or 1.
+      mask: [N] bool, the examples that count; None for all.
+
+    Returns:
+      The ratio; nan without a positive.
+    """
+    probability, label = _live(mask, probability, label)
+    return _ratio(np.sum(probability), np.sum(label))
+
+
+def calibration_error(
+    probability, label, mask=None, *, num_bins: int = 10
+) -> float:
+    """How far predictions are from what comes true, over bins of them.
+
+        ECE = sum_b |sum_{i in b} p_i - y_i| / N
+
+    Source: Naeini et al., Obtaining Well Calibrated Probabilities Using
+    Bayesian Binning, AAAI 2015.
+
+    Args:
+      probability: [N], in [0, 1].
+      label: [N], 0 or 1.
+      mask: [N] bool, the examples that count; None for all.
+      num_bins: of equal width, closed below.
+
+    Returns:
+      In [0, 1]; nan over no examples.
+    """
+    probability, label = _live(mask, probability, label)
+    place = np.minimum((probability * num_bins).astype(int), num_bins - 1)
+    gap = np.bincount(place, probability - label, num_bins)
+    return _ratio(np.sum(np.abs(gap)), len(label))
+
+
+def _user_aucs(score, positive, user) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of each user, nan with one class, and how many examples he has."""
+    order = np.lexsort((score, user))
+    score, positive, user = score[order], positive[order], user[order]
+    new_user = _starts(user)
+    first = np.flatnonzero(new_user)  # example of each user
+    tie = np.flatnonzero(new_user | _starts(score))
+    # Examples of a tie are of the ranks from `tie` on: 1 + those before.
+    length = np.diff(tie, append=len(score))
+    place = np.repeat(tie + (length + 1) / 2, length)
+    count = np.diff(first, append=len(score)).astype(float)
+    rank = place - np.repeat(first, count.astype(int))
+    if not len(first):
+        return np.zeros(0), count
+    positives = np.add.reduceat(positive.astype(float), first)
+    ranks = np.add.reduceat(np.where(positive, rank, 0.0), first)
+    pairs = positives * (count - positives)
+    above = ranks - positives * (positives + 1) / 2
+    nothing = np.full(len(first), np.nan)
+    return np.divide(above, pairs, out=nothing, where=pairs > 0), count
+
+
+def _starts(values: np.ndarray) -> np.ndarray:
+    """True where a run of equal values begins."""
+    differs = values[1:] != values[:-1]
+    return np.concatenate([np.ones(min(len(values), 1), bool), differs])
+
+
+def _live(mask, *arrays, dtype: Any = np.float64) -> list[np.ndarray]:
+    """The live examples of arrays."""
+    made = [np.asarray(array, dtype) for array in arrays]
+    return made if mask is None else [a[np.asarray(mask, bool)] for a in made]
+
+
+def _mean(values: np.ndarray) -> float:
+    return _ratio(np.sum(values), len(values))
+
+
+def _ratio(above, below) -> float:
+    return float(above / below) if below else float('nan')
