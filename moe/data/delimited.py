@@ -150,7 +150,7 @@ def _chunks(file, schema, problems, required, names, number) -> Iterator[Chunk]:
                 delimiter=schema.delimiter,
                 quotechar=schema.quote or None,
                 quoting=csv.QUOTE_MINIMAL if schema.quote else csv.QUOTE_NONE,
-                skipinitialspace=schema.strip,
+                skipinitialspace=schema.strip and schema.delimiter != ' ',
             )
             names = list(names or schema.columns) or _header(reader, schema)
             used = _used(file, schema, required, names)
@@ -168,7 +168,7 @@ def _chunks(file, schema, problems, required, names, number) -> Iterator[Chunk]:
                 yield Chunk(file, lines, numbers, picked, bad)
     except UnicodeDecodeError as error:
         raise ConfigError(file, '', f'text in UTF-8 ({error})') from None
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, csv.Error) as error:
         allowed = f'a file that can be read ({error})'
         raise ConfigError(file, '', allowed) from None
 
@@ -178,7 +178,7 @@ def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
     while True:
         try:
             for row in reader:
-                if len(row) == width:
+                if len(row) == width > 0:
                     yield reader.line_num, row
                 elif row:  # not a blank line
                     problems.count += 1
@@ -193,7 +193,7 @@ def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
 
 
 def _header(reader, schema) -> list[str]:
-    names: list[str] = next(reader, [])
+    names: list[str] = next(filter(None, reader), [])
     return [name.strip() for name in names] if schema.strip else names
 
 

@@ -99,7 +99,7 @@ class Schema:
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             allowed = 'one character, no quote and no end of line'
             raise ConfigError('delimiter', self.delimiter, allowed)
-        if len(self.quote) > 1 or self.quote == self.delimiter:
+        if len(self.quote) > 1 or self.quote in (self.delimiter, '\r', '\n'):
             allowed = "one character other than the delimiter, or ''"
             raise ConfigError('quote', self.quote, allowed)
         if not self.numeric and not self.categorical:
