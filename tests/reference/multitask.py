@@ -113,3 +113,41 @@ def network(x, params, activations):
             y = batch_norm(y, **params[f'batch_norm_{i}'])
         x = np.array([[ACTIVATIONS[name](v) for v in row] for row in y])
     return x
+
+
+def softmax_gate(logits, visible, k=None):
+    """One row of gates [E]: the K likeliest visible experts, renormalised.
+
+    Every expert that ties with the K-th stays. A single gate is not
+    renormalised.
+    """
+    powers = np.where(visible, np.exp(logits - np.max(logits[visible])), 0.0)
+    probs = powers / np.sum(powers)
+    if k is None:
+        return probs
+    least = sorted(probs[visible])[-k]
+    gates = np.where(visible & (probs >= least), probs, 0.0)
+    return gates / np.sum(gates) if k > 1 else gates
+
+
+def multi_gate(outputs, gate_input, kernels, visible, k=None):
+    """Dense gates [B, N, E] and mixed outputs [B, N, H].
+
+    Args:
+      outputs: of the experts, [B, E, H].
+      gate_input: [B, Dg], or each gate's own [B, N, Dg].
+      kernels: of each gate, [Dg, number of experts that it sees].
+      visible: [N, E].
+      k: experts that a gate takes; None for all.
+    """
+    batch, experts, width = outputs.shape
+    gates = np.zeros((batch, len(kernels), experts))
+    y = np.zeros((batch, len(kernels), width))
+    for b, n in np.ndindex(batch, len(kernels)):
+        x = gate_input[b] if gate_input.ndim == 2 else gate_input[b, n]
+        logits = np.zeros(experts)
+        logits[visible[n]] = x @ kernels[n]
+        gates[b, n] = softmax_gate(logits, visible[n], k)
+        for e in range(experts):
+            y[b, n] += gates[b, n, e] * outputs[b, e]
+    return gates, y

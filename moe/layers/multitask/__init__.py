@@ -1,5 +1,16 @@
-"""Mixtures that learn several tasks at once."""
+"""Mixtures that learn several tasks at once: y [B, T, H], a row a task."""
 
+from moe.layers.multitask.architectures import (
+    cgc,
+    mmoe,
+    omoe,
+    shared_bottom,
+    single_task,
+)
+from moe.layers.multitask.cross_stitch import CrossStitch
+from moe.layers.multitask.gates import softmax
+from moe.layers.multitask.multi_gate import MultiGate
+from moe.layers.multitask.ple import PLE
 from moe.layers.multitask.snr import (
     SNR,
     Pruned,
@@ -11,11 +22,20 @@ from moe.layers.multitask.snr import (
 )
 
 __all__ = [
+    'PLE',
     'SNR',
+    'CrossStitch',
+    'MultiGate',
     'Pruned',
+    'cgc',
     'expected_open',
     'hard_concrete',
+    'mmoe',
+    'omoe',
     'pruned',
+    'shared_bottom',
     'shared_routes',
+    'single_task',
     'snr_outputs',
+    'softmax',
 ]

@@ -1,0 +1,95 @@
+"""A network for each task, with their activations mixed after each level.
+
+B examples, T tasks, D input width, H output width, L levels.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from moe.experts import Network, regularization
+from moe.experts.network import Penalty, Pointwise
+from moe.layers.multitask.architectures import MakeNetwork
+from moe.layers.multitask.multi_gate import emptied
+from moe.layers.multitask.ple import level_activation
+from moe.types import Aux
+
+
+class CrossStitch(nn.Module):
+    """T networks that see each other's activations, as much as they learn to.
+
+    After each level `h_t <- sum_s A[t, s] h_s`, with a learned matrix A [T, T]
+    that at first is near the identity. Source: arXiv 1604.03539.
+
+    Attributes:
+      widths: of the layers of the networks, for each level.
+      num_tasks: T.
+      near: the diagonal of A at first; the rest of each row shares `1 - near`.
+      activation: after every layer but the last level's last, which is linear.
+      network: makes a level's networks from `widths`, `num` and `activation`.
+      kernel_penalty: of the networks' kernels, see `regularization`.
+      bias_penalty: of their biases.
+    """
+
+    widths: Sequence[Sequence[int]]
+    num_tasks: int
+    near: float = 0.9
+    activation: Pointwise = 'relu'
+    network: MakeNetwork = Network
+    kernel_penalty: Penalty = None
+    bias_penalty: Penalty = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'B *T D'],
+        *,
+        train: bool = False,
+        mask: Bool[Array, 'B'] | None = None,
+    ) -> tuple[Float[Array, 'B T H'], Aux]:
+        """Runs the levels.
+
+        Args:
+          x: [B, D], to each task the same, or each one's own [B, T, D].
+          train: for batch normalisation.
+          mask: True for live examples; None if all are. Padding counts in no
+            statistic and gets output 0.
+
+        Returns:
+          The outputs, and the Aux with the loss 'regularization' and the
+          statistic 'stitch' [L, T, T], the matrices A.
+        """
+        live = jnp.ones(x.shape[0], bool) if mask is None else mask
+        x = emptied(x, live)
+        stitches, penalty = [], jnp.zeros((), jnp.float32)
+        for i, widths in enumerate(self.widths):
+            last = i == len(self.widths) - 1
+            level = self.network(
+                widths,
+                num=self.num_tasks,
+                activation=level_activation(self.activation, widths, last),
+                name=f'level_{i}',
+            )
+            h = level(x, train=train, mask=mask)
+            penalty += regularization(
+                level.variables.get('params', {}),
+                self.kernel_penalty,
+                self.bias_penalty,
+            )
+            stitch = self.param(f'stitch_{i}', self._near_identity)
+            x = jnp.einsum('ts,bsh->bth', stitch, h)
+            stitches.append(stitch)
+        stats = {'stitch': jnp.stack(stitches)}
+        return emptied(x, live), Aux({'regularization': penalty}, stats)
+
+    def _near_identity(self, key) -> Float[Array, 'T T']:
+        del key
+        tasks = self.num_tasks
+        if tasks == 1:
+            return jnp.ones((1, 1))
+        matrix = np.full((tasks, tasks), (1 - self.near) / (tasks - 1))
+        np.fill_diagonal(matrix, self.near)
+        return jnp.asarray(matrix, jnp.float32)

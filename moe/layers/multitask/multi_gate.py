@@ -1,0 +1,254 @@
+"""Experts that several gates share: one output a task.
+
+B examples, E experts, N gates, T tasks, D input width, Dg width of the gates'
+input, H output width.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from moe import losses
+from moe.experts.network import Penalty, regularization
+from moe.layers.account import account, dense
+from moe.layers.config import choices
+from moe.layers.gate import Gate
+from moe.layers.multitask.gates import softmax
+from moe.routing import next_state
+from moe.types import Aux, Context, Router
+
+
+class MultiGate(nn.Module):
+    """E experts for all, and for each task a gate that mixes them.
+
+    `y[b, n] = sum_e gate_n[b, e] * expert_e(x[b])` over the experts that gate
+    n sees. Each gate is the library's `Gate`, with a kernel of its own for the
+    experts it sees: the others are not there, for its router, losses and
+    statistics alike. Gates that see equally many are computed as one.
+    Sources: Ma et al., MMoE, KDD 2018; Tang et al., PLE, RecSys 2020.
+
+    Attributes:
+      experts: a module [B, D] or [B, E, D] -> [B, E, H], e.g. `Network`; or
+        one module [B, D] -> [B, H] for each expert, not alike. They are called
+        with `train` and `mask`.
+      num_gates: N.
+      num_tasks: T, outputs; None is N. One gate may serve all.
+      router: any router; by default all experts by their probability.
+      visible: [N, E], whether gate n sees expert e; None is everything.
+      temperature: what the logits are divided by.
+      dropout: in training an expert is out of an example's reach with this
+        probability, for each gate on its own, never all that the gate sees.
+        Source: Zhao et al., RecSys 2019.
+      router_init: initializer of a gate's kernel [Dg, E].
+      noise_init: of its noise kernel, for routers with one.
+      kernel_penalty: of the experts' kernels, see `regularization`.
+      bias_penalty: of their biases.
+    """
+
+    experts: nn.Module | Sequence[nn.Module]
+    num_gates: int
+    num_tasks: int | None = None
+    router: Router = softmax
+    visible: Sequence[Sequence[bool]] | None = None
+    temperature: float = 1.0
+    dropout: float = 0.0
+    router_init: Any = nn.initializers.zeros_init()
+    noise_init: Any = nn.initializers.glorot_normal()
+    kernel_penalty: Penalty = None
+    bias_penalty: Penalty = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'B *E D'] | tuple[Array, Array],
+        *,
+        train: bool = False,
+        mask: Bool[Array, 'B'] | None = None,
+    ) -> tuple[Float[Array, 'B T H'], Aux]:
+        """Runs the experts and mixes them.
+
+        Args:
+          x: inputs of experts and gates [B, D]; or a pair, of the experts
+            [B, D], or each one's own [B, E, D], and of the gates [B, Dg], or
+            each one's own [B, N, Dg].
+          train: training. Randomness comes from the 'router' rng stream.
+          mask: True for live examples; None if all are. Padding counts in no
+            loss and no statistic and gets output 0.
+
+        Returns:
+          The outputs, and the Aux: the losses of `account`, means over the
+          gates, where 'importance' is by the population variance, and
+          'regularization'; and the statistics of `account` for each gate
+          [N, ...], 'gate' [N, E], the mean gate of each expert, and
+          'importance_cv2' [N].
+
+        Raises:
+          ValueError: if the experts' widths differ, `visible` does not fit, or
+            the router chooses more experts than a gate sees.
+        """
+        tasks = self.num_tasks or self.num_gates
+        if self.num_gates not in (1, tasks):
+            raise ValueError(
+                f'MultiGate: {self.num_gates} gates for {tasks} tasks'
+            )
+        expert_input, gate_input = x if isinstance(x, Sequence) else (x, x)
+        live = jnp.ones(len(expert_input), bool) if mask is None else mask
+        out = self._outputs(emptied(expert_input, live), train, mask)
+        gates, stats, per_gate = self._gates(
+            emptied(gate_input, live).astype(jnp.float32),
+            self._seen(out.shape[1]),
+            Context(
+                mask=live[None],
+                position=None,  # type: ignore[arg-type]  # each gate's own
+                key=self.make_rng('router') if self.has_rng('router') else None,
+                train=train,
+            ),
+        )
+        total = jnp.sum(gates, axis=1)
+        stats['gate'] = total / jnp.maximum(jnp.sum(live), 1)
+        y = jnp.einsum('nbe,beh->bnh', gates, out).astype(out.dtype)
+        y = jnp.broadcast_to(y, (y.shape[0], tasks, y.shape[2]))
+        mean = {name: jnp.mean(loss) for name, loss in per_gate.items()}
+        mean['regularization'] = self._regularization()
+        return y, Aux(mean, stats)
+
+    def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
+        """The routers' state after a step, for `router_state` of this layer.
+
+        Args:
+          state: tree of their variables, e.g. selection biases.
+          stats: of the step.
+
+        Returns:
+          The next state.
+        """
+        seen = self._seen(stats['load'].shape[-1])
+        parts = {_name(rows, seen): rows for rows in _alike(seen)}
+
+        def update(path, value):
+            rows = parts[path[0].key]
+            load = stats['load'][rows][seen[rows]].reshape(len(rows), -1)
+            per_token = stats['experts_per_token'][rows]
+            return next_state(self.router, path[-1].key, value, load, per_token)
+
+        return jax.tree_util.tree_map_with_path(update, state)
+
+    def _outputs(self, x, train, mask) -> Float[Array, 'B E H']:
+        if not isinstance(self.experts, Sequence):
+            return self.experts(x, train=train, mask=mask)
+        own = lambda i: x if x.ndim == 2 else x[:, i]
+        outputs = [
+            expert(own(i), train=train, mask=mask)
+            for i, expert in enumerate(self.experts)
+        ]
+        widths = [y.shape[-1] for y in outputs]
+        if len(set(widths)) > 1:
+            raise ValueError(f'MultiGate: experts of widths {widths}')
+        return jnp.stack(outputs, axis=1)
+
+    def _seen(self, num_experts: int) -> np.ndarray:
+        """What the gates see, [N, E]."""
+        shape = (self.num_gates, num_experts)
+        if self.visible is None:
+            return np.ones(shape, bool)
+        seen = np.asarray(self.visible, bool)
+        if seen.shape != shape or not np.all(np.any(seen, axis=1)):
+            raise ValueError(
+                f'MultiGate: visible must be {shape}, and True somewhere in '
+                f'each row, not {seen.shape}: {seen.tolist()}'
+            )
+        return seen
+
+    def _gates(self, x, seen, context: Context):
+        """Dense gates [N, B, E], statistics [N, ...] and losses [N]."""
+        decide = functools.partial(_decide, context=context)
+        batch = context.mask.shape[1]
+        position = jnp.arange(len(seen) * batch, dtype=jnp.int32)
+        position = position.reshape(-1, batch)
+        order, parts = [], []
+        for rows in _alike(seen):
+            size = int(np.sum(seen[rows[0]]))
+            k = choices(self.router)
+            if k > size:
+                raise ValueError(
+                    f'MultiGate: k = {k}, but gate {rows[0]} sees {size} '
+                    'experts'
+                )
+            gate = Gate(
+                size,
+                self.router,
+                router_init=self.router_init,
+                noise_init=self.noise_init,
+                temperature=self.temperature,
+                dropout=self.dropout,
+                name=_name(rows, seen),
+            )
+            own = x if x.ndim == 2 else jnp.swapaxes(x, 0, 1)[rows]
+            part = nn.vmap(
+                decide,
+                variable_axes={'params': 0, 'router_state': 0},
+                split_rngs={'params': True},
+                in_axes=(None if x.ndim == 2 else 0, 0),
+            )(gate, own, position[rows])
+            order += rows.tolist()
+            parts.append(_in_columns(part, seen[rows]))
+        whole = jax.tree.map(lambda *v: jnp.concatenate(v), *parts)
+        if order == sorted(order):
+            return whole
+        back = np.argsort(order)
+        return jax.tree.map(lambda v: v[back], whole)
+
+    def _regularization(self):
+        experts = self.experts
+        modules = experts if isinstance(experts, Sequence) else [experts]
+        params = [m.variables.get('params', {}) for m in modules]
+        return regularization(params, self.kernel_penalty, self.bias_penalty)
+
+
+def _decide(gate, x, position, *, context: Context):
+    """One gate: its dense gates [B, V], statistics and losses."""
+    context = context._replace(position=position[None])
+    routing, penalty = gate(x[None], context)
+    gates = dense(routing, routing.weight)
+    aux = account(routing, routing.live, penalty=penalty)
+    importance = losses.cv_squared(jnp.sum(gates, axis=(0, 1)), unbiased=False)
+    stats = aux.stats | {'importance_cv2': importance}
+    return gates[0], stats, aux.losses | {'importance': importance}
+
+
+def _in_columns(part, seen):
+    """What is by visible expert, by expert: 0 for those that are not seen."""
+    gates, stats, per_gate = part
+    if np.all(seen):
+        return part
+    where = np.zeros((*gates.shape[::2], seen.shape[1]), np.float32)
+    for n, row in enumerate(seen):
+        where[n, np.arange(gates.shape[2]), np.flatnonzero(row)] = 1
+    gates = jnp.einsum('nbv,nve->nbe', gates, where)
+    load = jnp.einsum('nv,nve->ne', stats['load'], where)
+    return gates, stats | {'load': load}, per_gate
+
+
+def _alike(seen) -> list[np.ndarray]:
+    """The gates, by how many experts they see."""
+    sizes = np.sum(seen, axis=1)
+    distinct = dict.fromkeys(sizes.tolist())  # in their order
+    return [np.flatnonzero(sizes == size) for size in distinct]
+
+
+def _name(rows: np.ndarray, seen) -> str:
+    """Name of the gates that see equally many experts."""
+    return f'gates_of_{np.sum(seen[rows[0]])}'
+
+
+def emptied(
+    x: Float[Array, 'B *N D'], live: Bool[Array, 'B']
+) -> Float[Array, 'B *N D']:
+    """The inputs with zeros for padding, which may hold anything."""
+    return jnp.where(live.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
