@@ -63,18 +63,19 @@ class Features(nn.Module):
         """Puts a batch's features side by side.
 
         Args:
-          batch: 'numeric', float32 [B, F], and 'categorical', int32 [B, C];
-            the rest is ignored.
+          batch: 'numeric', float32 [B, F], and with columns of categories
+            'categorical', int32 [B, C]; the rest is ignored.
 
         Returns:
           float32 [B, D]: the numbers, the one-hot columns, then the embedded
           ones, narrow ones first.
         """
-        ids = batch['categorical']
-        parts = [jnp.asarray(batch['numeric'], jnp.float32)]
-        size_of = np.array([self.sizes[t] for t in self.table_of], int)
-        if len(size_of):
-            ids = jnp.where((ids >= 0) & (ids < size_of), ids, 0)
+        numeric = jnp.asarray(batch['numeric'], jnp.float32)
+        if not self.table_of:
+            return numeric
+        parts, ids = [numeric], batch['categorical']
+        size_of = np.array([self.sizes[t] for t in self.table_of])
+        ids = jnp.where((ids >= 0) & (ids < size_of), ids, 0)
         widths = [self.config.width_of(size) for size in size_of.tolist()]
         if onehot := [c for c, width in enumerate(widths) if width is None]:
             # Place p of the result is id `at[p]` of column `column[p]`.

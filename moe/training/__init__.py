@@ -4,6 +4,7 @@ from moe.training.config import Config
 from moe.training.language import LanguageConfig, sample
 from moe.training.loop import Diverged, run
 from moe.training.step import TrainState, init_state, make_train_step
+from moe.training.tabular import TableRun
 from moe.training.tasks import read_config
 from moe.training.vision import VisionConfig
 
@@ -11,6 +12,7 @@ __all__ = [
     'Config',
     'Diverged',
     'LanguageConfig',
+    'TableRun',
     'TrainState',
     'VisionConfig',
     'init_state',

@@ -6,9 +6,15 @@ from typing import Any
 from moe.config import ConfigError, parse
 from moe.training.config import Config
 from moe.training.language import LanguageConfig
+from moe.training.tabular import SyntheticRun, TableRun
 from moe.training.vision import VisionConfig
 
-TASKS: dict[str, type[Config]] = {'lm': LanguageConfig, 'vision': VisionConfig}
+TASKS: dict[str, type[Config]] = {
+    'lm': LanguageConfig,
+    'synthetic': SyntheticRun,
+    'table': TableRun,
+    'vision': VisionConfig,
+}
 
 
 def read_config(plain: Mapping[str, Any]) -> Config:

@@ -20,6 +20,7 @@ from moe.layers.multitask.snr import (
     shared_routes,
     snr_outputs,
 )
+from moe.layers.multitask.snr_levels import SNRLevels
 
 __all__ = [
     'PLE',
@@ -27,6 +28,7 @@ __all__ = [
     'CrossStitch',
     'MultiGate',
     'Pruned',
+    'SNRLevels',
     'cgc',
     'expected_open',
     'hard_concrete',

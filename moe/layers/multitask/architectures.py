@@ -29,14 +29,14 @@ def omoe(
     return MultiGate(_many(network, num_experts), 1, num_tasks, **options)
 
 
-def shared_bottom(network: MakeNetwork, num_tasks: int) -> MultiGate:
+def shared_bottom(network: MakeNetwork, num_tasks: int, **options) -> MultiGate:
     """One network for all tasks; its gate is 1. Source: Caruana, 1997."""
-    return MultiGate(_many(network, 1), 1, num_tasks)
+    return omoe(network, 1, num_tasks, **options)
 
 
-def single_task(network: MakeNetwork, num_tasks: int) -> MultiGate:
+def single_task(network: MakeNetwork, num_tasks: int, **options) -> MultiGate:
     """A network for each task, nothing shared; the gates are 1."""
-    return cgc(network, num_tasks, 1, 0)
+    return cgc(network, num_tasks, 1, 0, **options)
 
 
 def cgc(

@@ -1,6 +1,6 @@
 """A network for each task, with their activations mixed after each level.
 
-B examples, T tasks, D input width, H output width, L levels.
+B examples, T tasks, D input width, H output width.
 """
 
 from collections.abc import Sequence
@@ -60,19 +60,19 @@ class CrossStitch(nn.Module):
 
         Returns:
           The outputs, and the Aux with the loss 'regularization' and the
-          statistic 'stitch' [L, T, T], the matrices A.
+          statistics 'level_0/gate' [T, T] and so on, the matrices A.
         """
         live = jnp.ones(x.shape[0], bool) if mask is None else mask
         x = emptied(x, live)
-        stitches, penalty = [], jnp.zeros((), jnp.float32)
+        stats, penalty = {}, jnp.zeros((), jnp.float32)
         for i, widths in enumerate(self.widths):
             last = i == len(self.widths) - 1
             level = self.network(
                 widths,
                 num=self.num_tasks,
                 activation=level_activation(self.activation, widths, last),
-                name=f'level_{i}',
-            )
+                parent=None,
+            ).clone(name=f'level_{i}', parent=self)
             h = level(x, train=train, mask=mask)
             penalty += regularization(
                 level.variables.get('params', {}),
@@ -81,8 +81,7 @@ class CrossStitch(nn.Module):
             )
             stitch = self.param(f'stitch_{i}', self._near_identity)
             x = jnp.einsum('ts,bsh->bth', stitch, h)
-            stitches.append(stitch)
-        stats = {'stitch': jnp.stack(stitches)}
+            stats[f'level_{i}/gate'] = stitch
         return emptied(x, live), Aux({'regularization': penalty}, stats)
 
     def _near_identity(self, key) -> Float[Array, 'T T']:

@@ -57,7 +57,7 @@ def test_equals_the_loop(own):
     assert_close(d_params, slopes, 2e-5, scale=1.0)
     for i in range(2):
         stitch = params[f'stitch_{i}']
-        np.testing.assert_array_equal(aux.stats['stitch'][i], stitch)
+        np.testing.assert_array_equal(aux.stats[f'level_{i}/gate'], stitch)
 
 
 @pytest.mark.parametrize(

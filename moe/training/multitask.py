@@ -1,0 +1,370 @@
+"""Training of several tasks at once.
+
+B examples a batch, T tasks, O outputs a task at most, N examples.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from moe.config import ConfigError, NaturalFloat, PositiveFloat
+from moe.models.multitask import MultiTaskConfig, gate_metrics
+from moe.training import ranking, weighting
+from moe.training.config import Config
+from moe.training.task import Outcome, Task, state_of
+
+# Metrics of a task that an evaluation's line tells, by kind.
+_HEADLINES = {'binary': 'auc', 'classes': 'accuracy', 'regression': 'mse'}
+
+
+class Target(NamedTuple):
+    """What a task predicts.
+
+    Attributes:
+      name: of the task.
+      kind: 'binary', 'classes' or 'regression'.
+      classes: their names, () for other kinds.
+    """
+
+    name: str
+    kind: Literal['binary', 'classes', 'regression']
+    classes: tuple[str, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits, or the one prediction."""
+        return max(1, len(self.classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class BalanceConfig:
+    """How the tasks' losses become one objective.
+
+    Attributes:
+      weights: of the tasks; () for 1 each.
+      method: 'static' takes them as they are, 'uncertainty' and 'gradnorm'
+        move others beside them, see `moe.training.weighting`.
+      gradnorm_alpha: alpha.
+      gradnorm_rate: learning rate of its weights.
+      pcgrad: whether the gradients of the shared parameters are projected off
+        each other where they conflict.
+    """
+
+    weights: tuple[NaturalFloat, ...]
+    method: Literal['static', 'uncertainty', 'gradnorm']
+    gradnorm_alpha: NaturalFloat
+    gradnorm_rate: PositiveFloat
+    pcgrad: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskRun(Config):
+    """A run of several tasks."""
+
+    model: MultiTaskConfig
+    balance: BalanceConfig
+
+    @property
+    def known_losses(self):
+        """The auxiliary losses that there are."""
+        return (*super().known_losses, 'l0', 'regularization')
+
+    def check_targets(self, count: int) -> None:
+        """Refuses settings that do not fit the number of tasks."""
+        weights = self.balance.weights
+        if weights and len(weights) != count:
+            allowed = f'() or one number for each of {count} tasks'
+            raise ConfigError('balance.weights', weights, allowed)
+
+
+class MultiTask(Task):
+    """Several labels an example, each with its own loss and tower.
+
+    Batches are dictionaries of 'numeric' float32 [B, F], 'categorical' int32
+    [B, C] where there are any, 'label' float32 [B, T], 'mask' bool [B, T],
+    the labels there are, and 'live' bool [B], False for padding.
+
+    Attributes:
+      targets: of the tasks, in order.
+    """
+
+    unit = 'examples'
+    last_file = 'results.json'
+    targets: tuple[Target, ...]
+
+    def __init__(self, config: MultiTaskRun):
+        self._config = config
+        self.units_per_step = config.data.batch_size
+
+    def build(self, targets: tuple[Target, ...], **sizes: Any) -> None:
+        """Makes the model.
+
+        Args:
+          targets: of the tasks.
+          **sizes: of the inputs, see `MultiTaskConfig.build`.
+
+        Raises:
+          ConfigError: for a mixture that does not fit the tasks.
+        """
+        self.targets = targets
+        outputs = max(target.num_outputs for target in targets)
+        self._model = self._config.model.build(len(targets), outputs, **sizes)
+        self._sizes = sizes
+        try:
+            jax.eval_shape(self.initial, jax.random.key(0))
+        except ValueError as error:
+            name = self._config.model.mixture.func.__name__
+            allowed = f'able to serve these tasks: {error}'
+            raise ConfigError('config.model.mixture', name, allowed) from None
+
+    def initial(self, key):
+        """Returns the model's variables, and weights of the tasks that move."""
+        batch = {'numeric': jnp.zeros((1, self._sizes['num_numeric']))}
+        columns = len(self._sizes.get('table_of', ()))
+        batch['categorical'] = jnp.zeros((1, columns), jnp.int32)
+        variables = dict(self._model.init(key, batch))
+        count, method = len(self.targets), self._config.balance.method
+        if method == 'uncertainty':
+            variables['params'] |= {'log_variance': jnp.zeros(count)}
+        if method == 'gradnorm':
+            start = weighting.GradNorm(jnp.ones(count), jnp.zeros(count))
+            variables['gradnorm'] = start._asdict()
+        return variables
+
+    def forward(self, variables, batch, **options):
+        """Sums each task's loss over its labels; see Task."""
+        state = state_of(variables)
+        (logits, aux), moved = self._model.apply(
+            variables,
+            batch,
+            mutable=['batch_stats'] if options.get('train') else [],
+            **options,
+        )
+        mask = batch['mask'] & batch['live'][:, None]
+        label = jnp.where(mask, batch['label'], 0.0)
+        losses = jnp.where(mask, self.losses(logits, label), 0.0)
+        sums = {}
+        for i, target in enumerate(self.targets):
+            sums[f'loss/{target.name}'] = jnp.sum(losses[:, i])
+            sums[f'count/{target.name}'] = jnp.sum(mask[:, i], dtype=float)
+        return Outcome(sums, aux, {**state, **moved})
+
+    def losses(
+        self, logits: Float[Array, 'B T O'], label: Float[Array, 'B T']
+    ) -> Float[Array, 'B T']:
+        """Cross-entropies in nats and squared errors, float32."""
+        found = []
+        for i, target in enumerate(self.targets):
+            z, y = logits[:, i, : target.num_outputs], label[:, i]
+            if target.kind == 'regression':
+                found.append(jnp.square(z[:, 0] - y))
+            elif target.kind == 'binary':
+                found.append(optax.sigmoid_binary_cross_entropy(z[:, 0], y))
+            else:
+                found.append(
+                    optax.softmax_cross_entropy_with_integer_labels(
+                        z, y.astype(jnp.int32)
+                    )
+                )
+        return jnp.stack(found, axis=1)
+
+    def means(self, sums):
+        """Returns each task's mean loss over its labels, and their sum."""
+        names = [f'loss/{target.name}' for target in self.targets]
+        count = lambda name: sums[name.replace('loss/', 'count/', 1)]
+        means = {n: sums[n] / jnp.maximum(count(n), 1.0) for n in names}
+        return {'loss': sum(means.values()), **means}
+
+    def terms(self, params, means):
+        """Returns the tasks' weighted losses."""
+        losses = jnp.stack([means[f'loss/{t.name}'] for t in self.targets])
+        if self._config.balance.method == 'uncertainty':
+            squared = [t.kind == 'regression' for t in self.targets]
+            losses = weighting.uncertainty(
+                losses, params['log_variance'], jnp.array(squared)
+            )
+        weights = self._config.balance.weights
+        return losses * jnp.array(weights) if weights else losses
+
+    def gradients(self, pull, terms, state, key):
+        """Adds the tasks' gradients up, by GradNorm's weights or projected."""
+        balance, count = self._config.balance, len(self.targets)
+        if balance.method != 'gradnorm' and not balance.pcgrad:
+            return super().gradients(pull, terms, state, key)
+        by_task = lambda cotangent: pull((cotangent, jnp.zeros(())))[0]
+        stacked = jax.vmap(by_task)(jnp.eye(count))
+        (rest,) = pull((jnp.zeros(count), jnp.ones(())))
+        own = {k: v for k, v in stacked.items() if k in _OWN}
+        shared = {k: v for k, v in stacked.items() if k not in _OWN}
+        products = weighting.gram(shared)
+        weights = jnp.ones(count)
+        if balance.method == 'gradnorm':
+            before = weighting.GradNorm(**state['gradnorm'])
+            weights = before.weights
+            after = weighting.gradnorm(
+                before,
+                terms,
+                jnp.sqrt(jnp.diag(products)),
+                alpha=balance.gradnorm_alpha,
+                rate=balance.gradnorm_rate,
+            )
+            state = {**state, 'gradnorm': after._asdict()}
+        add = lambda mix: lambda g: jnp.tensordot(mix, g, 1)
+        total = jax.tree.map(add(weights), own)
+        if balance.pcgrad:
+            products = weights[:, None] * products * weights
+            weights = weights * weighting.pcgrad(products, key)
+        total |= jax.tree.map(add(weights), shared)
+        return jax.tree.map(jnp.add, total, rest), state
+
+    def layer_metrics(self, stats):
+        """Names the statistics by gate, `moe/GATE/STATISTIC`."""
+        names = [target.name for target in self.targets]
+        return gate_metrics(stats, names)
+
+    def parameters(self, params):
+        """Returns how many there are, all of them active."""
+        total = sum(leaf.size for leaf in jax.tree.leaves(params))
+        return total, total
+
+    def evaluate(self, variables, batch):
+        """Returns the rows themselves with their logits."""
+        logits, _ = self._model.apply(variables, batch)
+        kept = {
+            k: batch[k] for k in ('label', 'mask', 'live', 'user') if k in batch
+        }
+        return {'logits': logits, **kept}
+
+    def results(self, batches):
+        """Returns the sum of the tasks' mean losses, and metrics by task."""
+        rows = {
+            name: np.concatenate([b[name] for b in batches])
+            for name in batches[0]
+        }
+        live = rows.pop('live')
+        rows = {name: values[live] for name, values in rows.items()}
+        found: dict[str, float] = {}
+        for i, target in enumerate(self.targets):
+            metrics = task_metrics(
+                target,
+                rows['logits'][:, i, : target.num_outputs],
+                rows['label'][:, i],
+                rows['mask'][:, i],
+                rows.get('user'),
+            )
+            found |= {f'{target.name}/{k}': v for k, v in metrics.items()}
+        losses = [
+            found.get(f'{t.name}/{_loss_name(t)}', 0.0) for t in self.targets
+        ]
+        return {'loss': sum(losses), **found}
+
+    def headline(self, results):
+        """Returns one metric of each task."""
+        names = [(t.name, _HEADLINES[t.kind]) for t in self.targets]
+        return 'validation ' + ', '.join(
+            f'{task} {metric} {results[f"{task}/{metric}"]:.4f}'
+            for task, metric in names
+            if f'{task}/{metric}' in results
+        )
+
+    def predictions(
+        self, logits: Float[np.ndarray, 'N T O']
+    ) -> dict[str, list[Any]]:
+        """Returns columns of what is predicted, by name.
+
+        A probability for a binary task, a number for a regression; for classes
+        the likeliest, and the probability of each as TASK:CLASS.
+
+        Args:
+          logits: of the examples, float32.
+        """
+        columns: dict[str, list[Any]] = {}
+        for i, target in enumerate(self.targets):
+            z = logits[:, i, : target.num_outputs].astype(np.float64)
+            if target.kind == 'regression':
+                columns[target.name] = z[:, 0].tolist()
+            elif target.kind == 'binary':
+                columns[target.name] = _sigmoid(z[:, 0]).tolist()
+            else:
+                best = np.argmax(z, axis=1)
+                columns[target.name] = [target.classes[c] for c in best]
+                powers = np.exp(z - np.max(z, axis=1, keepdims=True))
+                chance = powers / np.sum(powers, axis=1, keepdims=True)
+                for c, name in enumerate(target.classes):
+                    columns[f'{target.name}:{name}'] = chance[:, c].tolist()
+        return columns
+
+    def test_batches(self, data: Any, host: int, num_hosts: int):
+        """Yields the rows of the final test once; none without any."""
+        return iter(())
+
+    def leave(self, variables, data, workdir: pathlib.Path):
+        """Writes the results on the test rows."""
+        evaluate = jax.jit(self.evaluate)
+        batches = [
+            jax.device_get(evaluate(variables, batch))
+            for batch in self.test_batches(data, 0, 1)
+        ]
+        results = self.results(batches) if batches else {}
+        if jax.process_index() == 0:
+            text = json.dumps(results, indent=2) + '\n'
+            (workdir / self.last_file).write_text(text)
+        return {}
+
+
+# Parameters of which each task has its own.
+_OWN = ('towers', 'log_variance')
+
+
+def task_metrics(
+    target: Target,
+    logits: Float[np.ndarray, 'N O'],
+    label: Float[np.ndarray, 'N'],
+    mask: Bool[np.ndarray, 'N'],
+    user: Any = None,
+) -> dict[str, float]:
+    """What `moe.training.ranking` tells of a task.
+
+    Args:
+      target: the task.
+      logits: its own.
+      label: its labels.
+      mask: of the labels there are.
+      user: int32 [N]; None without users.
+
+    Returns:
+      Metrics by name; those that these labels do not allow are absent.
+    """
+    first = logits[:, 0].astype(np.float64)
+    if target.kind == 'regression':
+        found = {'mse': ranking.mse(first, label, mask)}
+    elif target.kind == 'classes':
+        found = {
+            'accuracy': ranking.accuracy(logits, label, mask),
+            'log_loss': ranking.log_loss(logits, label, mask),
+        }
+    else:
+        probability = _sigmoid(first)
+        found = {
+            'auc': ranking.auc(first, label, mask),
+            'log_loss': ranking.log_loss(first, label, mask),
+            'calibration': ranking.calibration(probability, label, mask),
+        }
+        if user is not None:
+            found['gauc'] = ranking.gauc(first, label, user, mask)
+    return {name: v for name, v in found.items() if np.isfinite(v)}
+
+
+def _loss_name(target: Target) -> str:
+    return 'mse' if target.kind == 'regression' else 'log_loss'
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))
