@@ -42,6 +42,16 @@ def test_header_and_lines(tmp_path):
     assert (lines, number, skipped) == ([2, 4], [0, 1], 0)
     columns, *_ = read(file, strip=False)
     assert columns['city'] == ['Bonn', ' Ulm ']
+    # Names have blanks around them as values have.
+    file = write(tmp_path / 'a.csv', ' age , city ,click', '1,Bonn,0')
+    assert list(read(file)[0]) == ['age', 'city', 'click']
+
+
+def test_blanks_that_part_columns(tmp_path):
+    # Two are around a value that is missing.
+    file = write(tmp_path / 'a.csv', 'age city click', '1 Bonn 0', '2  1')
+    columns, *_ = read(file, delimiter=' ')
+    assert columns['city'] == ['Bonn', '']
 
 
 def test_columns_of_the_schema(tmp_path):

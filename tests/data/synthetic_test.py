@@ -141,6 +141,7 @@ def test_seed_is_of_the_function_and_the_rows():
     for name, rows in one.train.items():
         np.testing.assert_array_equal(rows, again.train[name])
     assert not np.allclose(one.weights, other.weights)
+    assert not np.any(one.val['numeric'] == other.val['numeric'])
     # No row is in both.
     x = np.concatenate([one.train['numeric'], one.val['numeric']])
     assert len(np.unique(x, axis=0)) == 60
