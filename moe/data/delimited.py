@@ -84,7 +84,7 @@ class Chunk:
           problems: what to do.
           allowed: what its values must be.
         """
-        for i in np.flatnonzero(bad & ~self.bad)[:1]:
+        for i in np.flatnonzero(bad)[:1]:
             place = f'{self.file}:{self.lines[i]}: {column}'
             problems.report(place, self.columns[column][i], allowed)
         self.bad |= bad

@@ -68,6 +68,12 @@ class Preprocessing:
             sizes[table] = 1 + known
         return sizes
 
+    @property
+    def table_of(self) -> tuple[int, ...]:
+        """Place in `table_sizes` of the table of each categorical column."""
+        names = list(self.table_sizes)
+        return tuple(names.index(table) for table in self.schema.table_of)
+
     def encode(self, chunk: Chunk, problems: Problems) -> dict[str, np.ndarray]:
         """Turns rows into arrays.
 
@@ -290,7 +296,7 @@ def _numbers(
     absent = _is_in(values, missing) | ~np.broadcast_to(within, len(values))
     with np.errstate(over='ignore'):  # too great for float32 is no number
         bad = ~absent & ~np.isfinite(x.astype(np.float32))
-    chunk.refuse(bad, name, problems, 'a finite number')
+    chunk.refuse(bad, name, problems, 'a finite number, or in `missing`')
     x = np.where(absent | bad, math.nan, x)
     if name in schema.log1p:
         chunk.refuse(x <= -1, name, problems, 'above -1, as log1p is taken')

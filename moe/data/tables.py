@@ -23,6 +23,9 @@ from moe.data.preprocessing import Preprocessing, fit
 from moe.data.rows import Rows, num_rows
 from moe.data.schema import Schema
 
+# The part of each row of a chunk, from 0.
+Split = Callable[[Chunk], np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class TableConfig:
@@ -75,7 +78,7 @@ class Table:
     Attributes:
       train: 'numeric', float32 [N, F], 'categorical', int32 [N, C], 'label',
         float32 [N, T], 'mask', bool [N, T], and with a user column 'user',
-        int32 [N]; see `moe.data.rows` for batches of them.
+        int32 [N], a hash of 31 bits; see `moe.data.rows` for batches.
       val: likewise.
       test: likewise, of no rows if the config keeps none.
       preprocessing: what was learned of `train`.
@@ -142,7 +145,9 @@ def load_table(config: TableConfig) -> Table:
         for name in ('val', 'test'):
             if name in files:
                 chunks = read_chunks(files[name], schema, problems, needed)
-                made |= _encode(chunks, learned, problems, folder, (name,))
+                made |= _encode(
+                    chunks, learned, problems, folder, (name,), _whole
+                )
     size, count = config.batch_size, num_rows(made['train'])
     if count < size:
         allowed = (
@@ -191,7 +196,9 @@ def apply_table(
         matching(files, 'files'), schema, problems, schema.features, columns
     )
     with _scratch(scratch) as folder:
-        made = _encode(chunks, preprocessing, problems, folder, ('all',))
+        made = _encode(
+            chunks, preprocessing, problems, folder, ('all',), _whole
+        )
     return made['all'], problems.count
 
 
@@ -201,7 +208,7 @@ def _encode(
     problems: Problems,
     folder: str,
     names: Sequence[str],
-    split: Callable[[Chunk], np.ndarray] | None = None,
+    split: Split,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Rows of each part of a table, encoded and mapped from files."""
     counts = dict.fromkeys(names, 0)
@@ -209,23 +216,26 @@ def _encode(
     with contextlib.ExitStack() as stack:
         opened = {}
         for chunk in chunks:
-            parts = [chunk]
-            if split:
-                place = split(chunk)
-                parts = [chunk.chosen(place == i) for i in range(len(names))]
-            for name, part in zip(names, parts, strict=True):
-                encoded = learned.encode(part, problems)
-                counts[name] += num_rows(encoded)
+            encoded = learned.encode(chunk, problems)
+            place = split(chunk)[~chunk.bad]
+            for i, name in enumerate(names):
+                own = place == i
                 for key, array in encoded.items():
                     path = pathlib.Path(folder, f'{name}.{key}')
                     if path not in opened:
                         opened[path] = stack.enter_context(path.open('wb'))
                         kinds[name, key] = path, array.dtype, array.shape[1:]
-                    opened[path].write(array.tobytes())
+                    opened[path].write(array[own].tobytes())
+                counts[name] += int(np.sum(own))
     made: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
     for (name, key), (path, dtype, shape) in kinds.items():
         made[name][key] = _mapped(path, dtype, (counts[name], *shape))
     return made
+
+
+def _whole(chunk: Chunk) -> np.ndarray:
+    """The split into one part."""
+    return np.zeros(len(chunk.lines), int)
 
 
 def _mapped(path: pathlib.Path, dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Reading delimited files: what comes back, and what is told of errors."""
 
+import csv
 import gzip
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe.config import ConfigError
 from moe.data.delimited import Problems, matching, read_chunks
@@ -39,6 +42,16 @@ def test_header_and_lines(tmp_path):
     assert (lines, number, skipped) == ([2, 4], [0, 1], 0)
     columns, *_ = read(file, strip=False)
     assert columns['city'] == ['Bonn', ' Ulm ']
+    # Names have blanks around them as values have.
+    file = write(tmp_path / 'a.csv', ' age , city ,click', '1,Bonn,0')
+    assert list(read(file)[0]) == ['age', 'city', 'click']
+
+
+def test_blanks_that_part_columns(tmp_path):
+    # Two are around a value that is missing.
+    file = write(tmp_path / 'a.csv', 'age city click', '1 Bonn 0', '2  1')
+    columns, *_ = read(file, delimiter=' ')
+    assert columns['city'] == ['Bonn', '']
 
 
 def test_columns_of_the_schema(tmp_path):
@@ -67,6 +80,19 @@ def test_quotes(tmp_path):
     assert lines == [3, 4]  # where a row ends
     file = write(tmp_path / 'b.csv', HEADER, '1,6" Bonn,0', "2,'Ulm,1")
     assert read(file, quote='')[0]['city'] == ['6" Bonn', "'Ulm"]
+
+
+TEXT = st.text(st.characters(exclude_categories=['Cs']), max_size=5)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=5))
+def test_what_was_written_is_read(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp('table') / 'a.csv'
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, delimiter=';', quoting=csv.QUOTE_ALL)
+        writer.writerows([HEADER.split(','), *rows])
+    columns, *_ = read(str(path), delimiter=';', strip=False)
+    assert [*zip(*columns.values(), strict=True)] == rows
 
 
 def test_ends_of_lines_and_mark(tmp_path):

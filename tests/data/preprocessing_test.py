@@ -151,6 +151,7 @@ def test_columns_that_share_a_table():
     )
     assert learned.categories == {'home': ('Bonn', 'Ulm', 'Rome')}
     assert learned.table_sizes == {'home': 4}
+    assert learned.table_of == (0, 0)
     rows, _ = encode(learned, chunk(home=home))
     assert rows['categorical'].tolist() == [[2, 2], [1, 2], [1, 3], [0, 1]]
 
@@ -160,6 +161,7 @@ def test_hashed_categories():
     learned = learn(hashed=('city',), buckets=5)
     assert learned.categories == {}
     assert learned.table_sizes == {'city': 6}
+    assert learned.table_of == (0,)
     values = ['Bonn', 'Köln', 'Rome', '?']
     rows, _ = encode(learned, chunk(city=values))
     desired = [[1 + zlib.crc32(b'city' + v.encode()) % 5] for v in values]

@@ -136,9 +136,12 @@ def test_tasks_of_p_1_are_one():
 def test_seed_is_of_the_function_and_the_rows():
     one, again, other = load(), load(), load(seed=1)
     assert one.fingerprint == again.fingerprint != other.fingerprint
+    assert one.fingerprint == load(batch_size=4).fingerprint
+    assert one.fingerprint != load(noise=0.2).fingerprint
     for name, rows in one.train.items():
         np.testing.assert_array_equal(rows, again.train[name])
     assert not np.allclose(one.weights, other.weights)
+    assert not np.any(one.val['numeric'] == other.val['numeric'])
     # No row is in both.
     x = np.concatenate([one.train['numeric'], one.val['numeric']])
     assert len(np.unique(x, axis=0)) == 60

@@ -186,6 +186,20 @@ def test_skipped_rows(tmp_path):
     assert load(file, on_error='skip').skipped == 1
 
 
+def test_skipped_rows_move_no_others(tmp_path):
+    good = list(lines(0, 300))
+    file = write(tmp_path / 'a.csv', HEADER, *good)
+    whole = load(file)
+    some = ['x' + r if i % 7 == 3 else r for i, r in enumerate(good)]
+    file = write(tmp_path / 'a.csv', HEADER, *some)
+    table = load(file, on_error='skip')
+    assert table.skipped == 43  # 3, 10, ... 297
+    for name in ('train', 'val', 'test'):
+        places = ages(whole, getattr(whole, name))
+        kept = places[places % 7 != 3]
+        np.testing.assert_array_equal(ages(table, getattr(table, name)), kept)
+
+
 def test_fingerprint(tmp_path):
     file = write(tmp_path / 'a.csv', HEADER, *lines(0, 60))
     first = load(file).fingerprint
