@@ -162,7 +162,7 @@ class Unlike(nn.Module):
           sizes: rows of each expert, int32.
 
         Returns:
-          The outputs; 0 for rows past the last expert's.
+          The outputs; rows past the last expert's hold anything finite.
 
         Raises:
           ValueError: if the experts' outputs differ in shape or dtype.
@@ -196,9 +196,8 @@ class _Block(NamedTuple):
         return rows[self.row]
 
     def write(self, rows, values):
-        """Sets the expert's own; a block fits after the last row."""
-        before = lax.dynamic_slice_in_dim(rows, self.start, len(values))
-        values = jnp.where(self.own[:, None], values, before)
+        # The copies fall on rows of later experts, who write after this one,
+        # or past the last row, where there is room for a block.
         return lax.dynamic_update_slice_in_dim(rows, values, self.start, 0)
 
 

@@ -33,11 +33,18 @@ class Times(nn.Module):
 
 
 class Log(nn.Module):
-    """Only for examples of positive numbers, and without parameters."""
+    """Only for examples of positive numbers."""
 
     @nn.compact
     def __call__(self, x):
-        return jnp.log(x)
+        return jnp.log(x) * self.param('w', nn.initializers.ones_init(), (1,))
+
+
+class Same(nn.Module):
+    """Without parameters."""
+
+    def __call__(self, x):
+        return x
 
 
 class Probe(nn.Module):
@@ -55,9 +62,10 @@ class Column(nn.Module):
     """A gate that reads its logits from the example."""
 
     count: int
+    sign: int = 1
 
     def __call__(self, x):
-        return x[:, : self.count]
+        return self.sign * x[:, : self.count]
 
 
 def test_two_experts_by_hand():
@@ -95,7 +103,7 @@ def test_first_parameters():
     first = lambda layer: jax.jit(layer.init)(jax.random.key(0), x)['params']
     two = first(HardSwitch((Add(), Times())))
     assert two['gate']['kernel'].shape == (D, 1)
-    modules = (nn.Dense(D), Log(), Times(), nn.Dense(D))
+    modules = (nn.Dense(D), Same(), Times(), nn.Dense(D))
     four = first(HardSwitch(modules))
     assert sorted(four) == ['experts_0', 'experts_2', 'experts_3', 'gate']
     assert four['gate']['kernel'].shape == (D, 4)
@@ -117,9 +125,9 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize('block_size', [1, 3, 64])
 @pytest.mark.parametrize(
-    'gradient', ['none', 'straight_through', 'probability']
+    ('gradient', 'block_size'),
+    [('none', 1), ('straight_through', 64), ('probability', 3)],
 )
 @pytest.mark.parametrize('name', SWITCHES)
 def test_equals_the_loop(name, gradient, block_size):
@@ -166,7 +174,7 @@ def test_equals_the_loop(name, gradient, block_size):
 
 def routed(num_experts, x, mask=None):
     """Outputs and the Aux where the logits are the first columns of x."""
-    layer = HardSwitch((Log(),) * num_experts, gate=Column(num_experts - 1))
+    layer = HardSwitch((Same(),) * num_experts, gate=Column(num_experts - 1))
     run = jax.jit(functools.partial(layer.apply, record=True))
     return jax.device_get(run({}, x, mask=mask))
 
@@ -192,6 +200,16 @@ def test_lost_gates_are_counted_and_go_to_the_first():
     assert aux.stats['nan_gates'] == 1
     assert np.all(np.isfinite(aux.routing.probs))
     np.testing.assert_array_equal(y[3], [0, 0])
+    # A gate that is lost loses every example, of which three are live.
+    lost = {'kernel': np.ones((1, 1)), 'bias': np.full(1, np.nan)}
+    layer = HardSwitch((Same(), Same()))
+    mask = np.array([1, 0, 1, 1], bool)
+    y, aux = jax.jit(layer.apply)(
+        {'params': {'gate': lost}}, np.ones((4, 1)), mask=mask
+    )
+    assert aux.stats['nan_gates'] == 3
+    np.testing.assert_array_equal(aux.stats['load'], [2, 0])
+    np.testing.assert_array_equal(y, mask[:, None])
 
 
 def rows_run(num_experts, choice, block_size, mask=None, grad=False):
@@ -242,26 +260,30 @@ def test_the_work_does_not_grow_with_the_experts(num_experts):
 
 def test_experts_see_no_rows_but_their_own():
     # log is of positive examples only; 0 or another's would be NaN, and in
-    # the gradient 0 * inf.
-    x = np.float32([[1, 2, 3], [-1, 2, 3], [-4, -5, -6], [2, 1, 4], [0, 0, 0]])
-    layer = HardSwitch((Times(), Log()), gate=Column(1), block_size=4)
-    params = {'params': {'experts_0': {'w': np.float32([1, 2, 3])}}}
+    # the gradient 0 * inf. Both experts' rows end within a block.
+    x = np.float32([[1, 2, 3], [-1, 2, 3], [-4, -5, -6], [2, 1, 4], [1, 1, 1]])
+    params = {
+        'experts_0': {'w': np.ones(1, np.float32)},
+        'experts_1': {'w': np.float32([1, 2, 3])},
+    }
+    layer = HardSwitch((Log(), Times()), gate=Column(1, -1), block_size=4)
 
     def objective(params, x):
-        y, _ = layer.apply(params, x)
+        y, _ = layer.apply({'params': params}, x)
         return jnp.sum(y), y
 
     run = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))
     (d_params, d_x), y = run(params, x)
-    first = np.array([0, 1, 1, 0, 1], bool)[:, None]
+    log = np.array([1, 0, 0, 1, 1], bool)[:, None]
     with np.errstate(all='ignore'):
         logs, slopes = np.log(x), 1 / x
-    np.testing.assert_allclose(y, np.where(first, x * [1, 2, 3], logs), 1e-6)
-    np.testing.assert_allclose(d_x, np.where(first, [1, 2, 3], slopes), 1e-6)
-    # The sum of examples 1, 2 and 4.
-    np.testing.assert_array_equal(
-        d_params['params']['experts_0']['w'], [-5, -3, -3]
-    )
+    np.testing.assert_allclose(y, np.where(log, logs, x * [1, 2, 3]), 1e-6)
+    np.testing.assert_allclose(d_x, np.where(log, slopes, [1, 2, 3]), 1e-6)
+    # Sums over examples 0, 3 and 4: log 1*2*3 + log 2*1*4 + log 1*1*1; and
+    # over examples 1 and 2.
+    d_log, d_times = (d_params[f'experts_{e}']['w'] for e in range(2))
+    np.testing.assert_allclose(d_log, [np.log(48)], rtol=1e-6)
+    np.testing.assert_array_equal(d_times, [-5, -3, -3])
 
 
 @pytest.mark.parametrize('executor', EXECUTORS)

@@ -276,9 +276,9 @@ def pruned(
     Returns:
       The open routes, to be called with the inputs.
     """
-    z = np.asarray(hard_concrete(params['log_alpha'], gamma=gamma, zeta=zeta))
+    z = hard_concrete(params['log_alpha'], gamma=gamma, zeta=zeta)
     weight = params.get('weight')
-    routes = [(j, np.flatnonzero(row)) for j, row in enumerate(z)]
+    routes = [(j, np.flatnonzero(row)) for j, row in enumerate(np.array(z))]
     return Pruned(
         z=tuple(z[j, i][None] for j, i in routes),
         weight=tuple(
