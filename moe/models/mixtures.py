@@ -136,6 +136,7 @@ def _snr(kind, network, num_tasks, gates, networks, straight_through):
             kind,
             straight_through=straight_through,
             parent=None,
+            **gates['kernel_penalty'],
         )
         for count in (*networks[1:], num_tasks)
     )
