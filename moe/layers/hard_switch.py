@@ -101,14 +101,14 @@ class HardSwitch(nn.Module):
         return y[0], aux
 
 
-def _weight(probability, gradient: GateGradient):
-    """Factor on the output of the chosen expert."""
-    if gradient == 'probability':
-        return probability
-    one = jnp.ones_like(probability)
-    if gradient == 'straight_through':
-        return one + (probability - lax.stop_gradient(probability))
-    return one
+def _weight(p, gradient: GateGradient):
+    """Factor on the output of the chosen expert, of probability p."""
+    one = jnp.ones_like(p)
+    return {
+        'none': one,
+        'straight_through': one + (p - lax.stop_gradient(p)),
+        'probability': p,
+    }[gradient]
 
 
 def chosen(routing: Routing) -> Bool[Array, 'B E']:
