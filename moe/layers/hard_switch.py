@@ -33,7 +33,8 @@ class HardSwitch(nn.Module):
         layer, of one logit for two experts, else of E.
       gradient: what the gate learns from y. With p the softmax of the logits,
         'none' learns nothing; 'probability' returns `p_c * expert_c(x)`, and
-        'straight_through' has its gradient, while y stays `expert_c(x)`.
+        'straight_through' gives the gate the gradient of that, while y
+        stays `expert_c(x)`.
       block_size: rows that an expert runs at a time, see `Unlike`.
     """
 
