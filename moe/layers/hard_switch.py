@@ -33,7 +33,8 @@ class HardSwitch(nn.Module):
         layer, of one logit for two experts, else of E.
       gradient: what the gate learns from y. With p the softmax of the logits,
         'none' learns nothing; 'probability' returns `p_c * expert_c(x)`, and
-        'straight_through' has its gradient, while y stays `expert_c(x)`.
+        'straight_through' gives the gate the gradient of that, while y
+        stays `expert_c(x)`.
       block_size: rows that an expert runs at a time, see `Unlike`.
     """
 
@@ -101,14 +102,14 @@ class HardSwitch(nn.Module):
         return y[0], aux
 
 
-def _weight(probability, gradient: GateGradient):
-    """Factor on the output of the chosen expert."""
-    if gradient == 'probability':
-        return probability
-    one = jnp.ones_like(probability)
-    if gradient == 'straight_through':
-        return one + (probability - lax.stop_gradient(probability))
-    return one
+def _weight(p, gradient: GateGradient):
+    """Factor on the output of the chosen expert, of probability p."""
+    one = jnp.ones_like(p)
+    return {
+        'none': one,
+        'straight_through': one + (p - lax.stop_gradient(p)),
+        'probability': p,
+    }[gradient]
 
 
 def chosen(routing: Routing) -> Bool[Array, 'B E']:

@@ -315,3 +315,5 @@ def test_refusals():
         refuse(HardSwitch((Add(),) * 4, gate=Column(2)))
     with pytest.raises(ValueError, match='return different rows'):
         refuse(HardSwitch((nn.Dense(1), nn.Dense(2))))
+    with pytest.raises(KeyError, match='straight-through'):
+        refuse(HardSwitch((Same(), Same()), gradient='straight-through'))

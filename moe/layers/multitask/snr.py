@@ -214,7 +214,7 @@ class SNR(nn.Module):
 
     def _weight(self, routes, width):
         """The matrices, each drawn on its own; None for the identity."""
-        if self.kind == 'aver':
+        if {'trans': False, 'aver': True}[self.kind]:
             if width != self.features:
                 raise ValueError(
                     f"SNR: 'aver' adds inputs of width {width} to outputs of "

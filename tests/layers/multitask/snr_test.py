@@ -221,6 +221,16 @@ def test_padding_influences_nothing():
     assert not np.any(masked[~mask])
 
 
+@pytest.mark.parametrize('kind', ['trans', 'aver'])
+def test_in_bfloat16(kind):
+    params, x = {'params': params_of(kind)}, jnp.asarray(X, jnp.bfloat16)
+    layer = SNR(M, width(kind), kind)
+    y, aux = layer.apply(params, x)
+    assert y.dtype == jnp.bfloat16
+    assert aux.stats['gate'].dtype == aux.losses['l0'].dtype == jnp.float32
+    assert_close(y, np.array(layer.apply(params, X)[0]), 2e-2)
+
+
 def test_regularization_has_its_coefficients():
     params = {'params': params_of('trans')}
     weight = np.float64(params['params']['weight'])
@@ -235,6 +245,8 @@ def test_refusals():
         SNR(M, F, 'aver').init(key, X)
     with pytest.raises(ValueError, match=r'gamma = 0.1 .* zeta = 1.1'):
         SNR(M, F, gamma=0.1).init(key, X)
+    with pytest.raises(KeyError, match='average'):
+        SNR(M, F, 'average').init(key, X)
     with pytest.raises(ValueError, match='same shape'):
         SNR(M, F).init(key, [X[:, 0], X[:, 0, :2]])
 
