@@ -35,6 +35,7 @@ FLOORS = {
     'moe.training': 5,
     'benchmarks': 6,
     'launch': 6,
+    'moe.predict': 6,
     'moe.sample': 6,
     'train': 6,
 }
