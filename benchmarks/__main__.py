@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from benchmarks import layer, routers
+from benchmarks import layer, multitask, routers
 from moe.command_line import read_flags
 from moe.config import ConfigError
 from moe.training.host import keep_freed_memory
@@ -15,10 +15,14 @@ for _name, _value, _help in (
     ('width', 512, 'D.'),
     ('hidden', 2048, 'F of an expert.'),
     ('rounds', 7, 'Times each is measured.'),
-    ('steps', 300, 'Of each run of routers, weights.'),
-    ('seeds', 3, 'Runs of each router.'),
+    ('steps', 300, 'Of each run.'),
+    ('seeds', 3, 'Runs of each variant.'),
 ):
     flags.DEFINE_integer(_name, _value, _help, 1, flag_values=_FLAGS)
+
+flags.DEFINE_string(
+    'files', '', 'The table of the suite census.', flag_values=_FLAGS
+)
 
 _SUITES = {
     'layer': lambda f: layer.run(f.rows, f.width, f.hidden, f.rounds),
@@ -26,6 +30,9 @@ _SUITES = {
     'images': lambda f: routers.images(f.steps, f.seeds),
     'speed': lambda f: routers.speed(f.rounds),
     'weights': lambda f: routers.weights(f.steps, f.seeds),
+    'census': lambda f: multitask.census(f.files, f.seeds),
+    'snr': lambda f: multitask.snr(f.steps, f.seeds),
+    'synthetic': lambda f: multitask.synthetic(f.steps, f.seeds),
 }
 
 

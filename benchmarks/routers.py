@@ -244,10 +244,15 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
 
 def _config(changes: Mapping[str, Any]) -> training.Config:
     plain = lm.get_config().to_dict()
-    for name, value in {**_SIZES, **changes}.items():
+    return training.read_config(changed(plain, {**_SIZES, **changes}))
+
+
+def changed(plain: dict, changes: Mapping[str, Any]) -> dict:
+    """A plain config with changes by dotted name, made in place."""
+    for name, value in changes.items():
         *sections, field = name.split('.')
         section = plain
         for part in sections:
             section = section[part]
         section[field] = value
-    return training.read_config(plain)
+    return plain

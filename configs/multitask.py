@@ -29,6 +29,14 @@ from moe.config import options
 from moe.models.mixtures import MIXTURES
 
 DATASETS = ('synthetic', 'census')
+# Where they are not (16,): of 100 inputs, all models have about as many
+# parameters as 8 experts.
+_WIDTHS = {
+    'shared_bottom': (113,),
+    'single_task': (64,),
+    'cross_stitch': (48,),
+    'snr_aver': (26,),
+}
 
 
 def section(name: str, **changes) -> ml_collections.ConfigDict:
@@ -68,7 +76,7 @@ def get_config(variant: str = 'mmoe,synthetic') -> ml_collections.ConfigDict:
     features.onehot_up_to = 0  # tables of so many ids are one-hot
 
     model.expert = expert = ml_collections.ConfigDict()
-    expert.widths = (16,)  # of the layers of each expert
+    expert.widths = _WIDTHS.get(model_name, (16,))  # layers of each expert
     expert.activation = 'relu'  # relu, gelu, silu, tanh, sigmoid, linear
     expert.output_activation = 'relu'  # of the last layer
     expert.weight_norm = 'none'  # none, fixed, learned

@@ -99,10 +99,11 @@ class TableTask(MultiTask):
     def load(self):
         """Reads the table, and makes the model that fits its categories."""
         data = load_table(self._config.data)
-        self._learn(data.preprocessing)
+        self.learn(data.preprocessing)
         return data
 
-    def _learn(self, learned: Preprocessing) -> None:
+    def learn(self, learned: Preprocessing) -> None:
+        """Makes the model that fits what was learned of a table."""
         self.preprocessing = learned
         targets = tuple(
             Target(label.name, label.kind, learned.classes.get(label.name, ()))
@@ -126,7 +127,7 @@ class TableTask(MultiTask):
         if not path.exists():
             allowed = 'the folder of a run on a table that has begun'
             raise ConfigError('workdir', str(workdir), allowed)
-        self._learn(Preprocessing.from_json(path.read_text()))
+        self.learn(Preprocessing.from_json(path.read_text()))
         return self
 
     def describe(self, data: Table):

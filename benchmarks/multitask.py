@@ -1,0 +1,268 @@
+"""Published experiments with several tasks, all seeds in one program.
+
+S seeds, N rows, B rows a batch.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks.routers import changed
+from configs import multitask
+from moe import training
+from moe.layers.multitask import shared_routes
+from moe.training.step import init_state, make_eval_step, make_train_step
+
+_CHUNK = 1000  # steps a call
+
+
+def train(
+    config: Any, tasks: Sequence[Any], datas: Sequence[Any], seeds: int
+) -> tuple[list[dict[str, float]], Any, float]:
+    """Trains the same model from every seed at once.
+
+    Args:
+      config: of the runs.
+      tasks: of each seed, or one for all.
+      datas: with fields `train` and `val` (or `test` if it has rows), of each
+        seed, or one for all.
+      seeds: S.
+
+    Returns:
+      The results of each seed, the statistics of its mixtures on the last
+      batch, and the seconds that training took.
+    """
+    task, shared = tasks[0], len(datas) == 1
+    axis = None if shared else 0
+    rows = _stacked([data.train for data in datas])
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    states = jax.jit(jax.vmap(lambda key: init_state(config, key, task)))(keys)
+    step = make_train_step(config, task)
+
+    def many(state, rows, order):
+        def one(state, index):
+            batch = {name: v[index] for name, v in rows.items()}
+            batch['live'] = jnp.ones(index.shape, bool)
+            state, metrics = step(state, batch)
+            return state, metrics['train/loss']
+
+        return lax.scan(one, state, order)
+
+    advance = jax.jit(jax.vmap(many, in_axes=(0, axis, 0)), donate_argnums=0)
+    count = next(iter(datas[0].train.values())).shape[0]
+    begun = time.perf_counter()
+    for order in _orders(count, config, seeds):
+        states, losses = advance(states, rows, order)
+        if not np.all(np.isfinite(losses)):
+            raise training.Diverged('a run has no finite loss')
+    jax.block_until_ready(states)
+    seconds = time.perf_counter() - begun
+
+    held_out = [
+        data.test
+        if len(getattr(data, 'test', {}).get('label', ()))
+        else data.val
+        for data in datas
+    ]
+    held = _stacked(held_out)
+    held['live'] = jnp.ones(held['mask'].shape[:-1], bool)
+    evaluate = jax.jit(
+        jax.vmap(make_eval_step(config, task), in_axes=(0, axis))
+    )
+    found = jax.device_get(evaluate(states, held))
+    results = [
+        task.results([jax.tree.map(lambda x: x[i], found)])  # noqa: B023
+        for i in range(seeds)
+    ]
+    forward = jax.jit(
+        jax.vmap(
+            lambda state, batch: task.forward(state.variables, batch).aux.stats,
+            in_axes=(0, axis),
+        )
+    )
+    return results, jax.device_get(forward(states, held)), seconds
+
+
+def synthetic(steps: int, seeds: int) -> list[str]:
+    """MMoE's figure 4: models of one size on ever more alike tasks.
+
+    Args:
+      steps: of each run, batches of 128 of 200,000 rows.
+      seeds: each of a function, rows and parameters of its own.
+
+    Returns:
+      Lines of a table: test error, mean over the tasks, and its spread.
+    """
+    models = ('single_task', 'shared_bottom', 'omoe', 'mmoe', 'cgc', 'ple')
+    lines = [
+        f'{steps:,} steps, {seeds} seeds; mean squared error on 20,000 other '
+        'rows, mean over both tasks (the noise alone is .0100)',
+        '',
+        '| p | model | parameters | error | std | minutes |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for correlation in (0.5, 0.9, 1.0):
+        configs = [
+            _config(
+                f'{models[0]},synthetic',
+                {'data.correlation': correlation, 'data.seed': seed},
+            )
+            for seed in range(seeds)
+        ]
+        datas = [config.make_task().load() for config in configs]
+        for model in models:
+            changes = {'data.correlation': correlation, 'steps': steps}
+            config = _config(f'{model},synthetic', changes)
+            task = config.make_task()
+            results, _, seconds = train(config, [task], datas, seeds)
+            errors = [r['loss'] / 2 for r in results]
+            count = task.parameters(
+                jax.eval_shape(task.initial, jax.random.key(0))['params']
+            )[0]
+            lines.append(
+                f'| {correlation} | {model} | {count:,} | {_spread(errors, 4)} '
+                f'| {seconds / 60:.1f} |'
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def census(files: str, seeds: int) -> list[str]:
+    """Census-income: four models, two tasks.
+
+    Args:
+      files: the user's copy of the table.
+      seeds: of parameters and the order of the rows; the split is one.
+
+    Returns:
+      Lines of a table: AUC on the test rows, and its spread.
+    """
+    lines = [
+        f'{seeds} seeds; AUC on the test rows',
+        '',
+        '| model | income | std | never married | std | minutes |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    data = None
+    for model in ('single_task', 'shared_bottom', 'omoe', 'mmoe', 'ple'):
+        config = _config(
+            f'{model},census',
+            {'data.files': files, 'model.features.onehot_up_to': 10_000},
+        )
+        task = config.make_task()
+        if data is None:
+            data = task.load()
+            learned = data.preprocessing
+        task.learn(learned)
+        results, _, seconds = train(config, [task], [data], seeds)
+        cells = [
+            _spread([r[f'{name}/auc'] for r in results], 4)
+            for name in ('income', 'never_married')
+        ]
+        lines.append(f'| {model} | {" | ".join(cells)} | {seconds / 60:.1f} |')
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def snr(steps: int, seeds: int) -> list[str]:
+    """Sub-network routing: what the L0 weight and the tasks' likeness do.
+
+    Args:
+      steps: of each run.
+      seeds: each of a function, rows and parameters of its own.
+
+    Returns:
+      Lines of a table: share of routes open in evaluation, of all and to the
+      tasks, the share of a task's routes that are open for the other too, and
+      the test error.
+    """
+    lines = [
+        f'{steps:,} steps, {seeds} seeds',
+        '',
+        '| p | l0 weight | open | std | to the tasks | shared | error |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for correlation in (0.5, 1.0):
+        make = lambda seed: _config(
+            'snr_trans,synthetic',
+            {'data.correlation': correlation, 'data.seed': seed},  # noqa: B023
+        )
+        datas = [make(seed).make_task().load() for seed in range(seeds)]
+        for weight in (0.0, 1e-4, 3e-4, 1e-3, 3e-3):
+            changes = {
+                'data.correlation': correlation,
+                'losses.l0': weight,
+                'model.mixture.networks': (8,),
+                'steps': steps,
+            }
+            config = _config('snr_trans,synthetic', changes)
+            task = config.make_task()
+            results, stats, _ = train(config, [task], datas, seeds)
+            gates = {k: v for k, v in stats.items() if k.endswith('/gate')}
+            share = [
+                float(np.mean(np.concatenate(
+                    [np.ravel(z[i] > 0) for z in gates.values()]
+                )))
+                for i in range(seeds)
+            ]  # fmt: skip
+            last = gates[max(gates)]
+            both = [_both(z) for z in last]
+            known = [b for b in both if b is not None]
+            cell = f'{statistics.mean(known):.2f}' if known else '-'
+            lines.append(
+                f'| {correlation} | {weight:g} | {_spread(share, 2)} | '
+                f'{float(np.mean(last > 0)):.2f} | {cell} | '
+                f'{statistics.mean(r["loss"] / 2 for r in results):.4f} |'
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def _both(z: np.ndarray) -> float | None:
+    """Mean share of a task's open routes that the other has too."""
+    if not np.all(np.any(z > 0, axis=1)):
+        return None
+    shares = np.asarray(shared_routes(jnp.asarray(z)))
+    return float((shares[0, 1] + shares[1, 0]) / 2)
+
+
+def _orders(count: int, config, seeds: int) -> Iterator[Any]:
+    """Indices [S, chunk, B] of every step's rows; each epoch is shuffled."""
+    size = config.data.batch_size
+    draws = [np.random.default_rng((seed, 7)) for seed in range(seeds)]
+    total = config.steps * size
+    epochs = -(-total // count)
+    order = np.stack(
+        [
+            np.concatenate([d.permutation(count) for _ in range(epochs)])
+            for d in draws
+        ]
+    )[:, :total].astype(np.int32)
+    order = order.reshape(seeds, config.steps, size)
+    for first in range(0, config.steps, _CHUNK):
+        yield order[:, first : first + _CHUNK]
+
+
+def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Rows of every seed [S, N, ...], or of one for all [N, ...]."""
+    if len(rows) == 1:
+        return {k: jnp.asarray(v) for k, v in rows[0].items()}
+    stack = lambda name: jnp.asarray(np.stack([r[name] for r in rows]))
+    return {name: stack(name) for name in rows[0]}
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f'{statistics.mean(values):.{digits}f} | {std:.{digits}f}'
+
+
+def _config(variant: str, changes: Mapping[str, Any]) -> Any:
+    plain = multitask.get_config(variant).to_dict()
+    return training.read_config(changed(plain, changes))
