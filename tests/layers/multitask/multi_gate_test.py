@@ -136,9 +136,9 @@ def test_equals_the_loop(k, visible, own):
     # Inputs in common, or each expert's and each gate's own.
     router = None if k is None else functools.partial(top_k, k=k)
     layer = build(router, visible)
-    x = (X, X)
+    x = X, tiny.numbers((B, D + 1), 6)
     if own:
-        x = tiny.numbers((B, E, D), 5), tiny.numbers((B, N, D), 6)
+        x = tiny.numbers((B, E, D), 5), tiny.numbers((B, N, D + 1), 6)
     params = drawn(layer, x)
 
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
