@@ -46,8 +46,14 @@ def drawn(layer, x):
     return jax.tree_util.tree_map_with_path(draw, params), variables
 
 
-@pytest.mark.parametrize('inputs', ['one', 'shared', 'own'])
-@pytest.mark.parametrize('option', OPTIONS)
+@pytest.mark.parametrize(
+    ('option', 'inputs'),
+    [
+        *((option, 'shared') for option in OPTIONS),
+        *((option, 'one') for option in ('each', 'fixed', 'batch norm')),
+        *((option, 'own') for option in ('plain', 'batch norm')),
+    ],
+)
 def test_equals_the_loop(option, inputs):
     num = None if inputs == 'one' else N
     layer = Network((F, H), num, **OPTIONS[option])
