@@ -228,9 +228,11 @@ def _in_columns(part, seen):
     where = np.zeros((*gates.shape[::2], seen.shape[1]), np.float32)
     for n, row in enumerate(seen):
         where[n, np.arange(gates.shape[2]), np.flatnonzero(row)] = 1
-    gates = jnp.einsum('nbv,nve->nbe', gates, where)
-    load = jnp.einsum('nv,nve->ne', stats['load'], where)
-    return gates, stats | {'load': load}, per_gate
+    spread = functools.partial(
+        jnp.einsum, 'n...v,nve->n...e', precision=jax.lax.Precision.HIGHEST
+    )
+    load = spread(stats['load'], where)
+    return spread(gates, where), stats | {'load': load}, per_gate
 
 
 def _alike(seen) -> list[np.ndarray]:

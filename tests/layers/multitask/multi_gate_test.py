@@ -224,8 +224,8 @@ def test_unlike_experts():
     ]
     total = sum(np.sum(np.abs(kernel)) for kernel in kernels)
     np.testing.assert_allclose(aux.losses['regularization'], total, rtol=1e-5)
+    layer = MultiGate((Network((2,)), Network((3,))), N)
     with pytest.raises(ValueError, match=r'experts of widths \[2, 3\]'):
-        layer = MultiGate((Network((2,)), Network((3,))), N)
         jax.eval_shape(layer.init, KEY, X)
 
 
