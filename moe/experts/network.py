@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # A function, or its name in one of the tables below.
 Pointwise = str | Callable[[Array], Array]
@@ -70,15 +70,19 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'B *M D'], *, train: bool = False, mask=None
+        self,
+        x: Float[Array, 'B *M D'],
+        *,
+        train: bool = False,
+        mask: Bool[Array, 'B'] | None = None,
     ) -> Float[Array, 'B *N H']:
         """Applies the network, or each of the N.
 
         Args:
           x: [B, D], to each network the same; or, with `num`, [B, N, D].
           train: for the batch normalisation.
-          mask: [B], True for the examples that count in its statistics; None
-            if all do.
+          mask: True for the examples that count in its statistics; None if
+            all do.
 
         Returns:
           The outputs, [B, H] or [B, N, H].

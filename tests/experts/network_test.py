@@ -22,6 +22,7 @@ OPTIONS = {
     'function': {'activation': (nn.tanh, 'relu')},
     'no bias': {'use_bias': False},
     'learned': {'weight_norm': 'learned'},
+    'fixed': {'weight_norm': 'fixed'},
     'unit': {'weight_norm': 'fixed', 'fixed_norm': 'one'},
     'batch norm': {'batch_norm': BatchNorm, 'weight_norm': 'learned'},
 }
@@ -45,8 +46,14 @@ def drawn(layer, x):
     return jax.tree_util.tree_map_with_path(draw, params), variables
 
 
-@pytest.mark.parametrize('inputs', ['one', 'shared', 'own'])
-@pytest.mark.parametrize('option', OPTIONS)
+@pytest.mark.parametrize(
+    ('option', 'inputs'),
+    [
+        *((option, 'shared') for option in OPTIONS),
+        *((option, 'one') for option in ('each', 'fixed', 'batch norm')),
+        *((option, 'own') for option in ('plain', 'batch norm')),
+    ],
+)
 def test_equals_the_loop(option, inputs):
     num = None if inputs == 'one' else N
     layer = Network((F, H), num, **OPTIONS[option])
@@ -66,9 +73,12 @@ def test_equals_the_loop(option, inputs):
         given = reference.wide(
             params if num is None else reference.one_of(params, n)
         )
-        if option == 'unit':
-            for i, width in enumerate((F, H)):
+        for i, width in enumerate((F, H)):
+            if option == 'unit':
                 given[f'dense_{i}']['norm'] = np.ones(width)
+            if option == 'fixed':
+                norm = np.float64(state['constants'][f'dense_{i}']['norm'])
+                given[f'dense_{i}']['norm'] = norm if num is None else norm[n]
         x_n = np.float64(own(x) if inputs == 'own' else x)
         desired = reference.network(x_n, given, activations)
         assert_close(own(y), desired, 5e-6)
@@ -77,7 +87,7 @@ def test_equals_the_loop(option, inputs):
             return np.sum(reference.network(x, tree, activations) * own(dy))
 
         slopes = reference.numerical_gradient(objective, given)
-        if option == 'unit':
+        if option in ('unit', 'fixed'):
             for i in range(2):
                 del slopes[f'dense_{i}']['norm']
         got = d_params if num is None else reference.one_of(d_params, n)

@@ -177,3 +177,47 @@ def test_initializer_of_the_kernel():
     ones = jax.nn.initializers.ones
     params = Gate(E, router_init=ones).init(KEY, X, CONTEXT)['params']
     assert np.all(params['router'] == 1)
+
+
+def test_initializer_of_the_noise():
+    ones = jax.nn.initializers.ones
+    gate = Gate(E, noisy_top_k, noise_init=ones)
+    params = gate.init(KEY, X, CONTEXT)['params']
+    assert np.all(params['router_noise'] == 1)
+
+
+def test_temperature_divides_the_logits():
+    gate = Gate(E, temperature=2.0)
+    logits = apply(gate, {'router': KERNEL}, X, CONTEXT)[0].logits
+    assert_close(logits, np.float64(X) @ np.float64(KERNEL) / 2, 1e-6)
+
+
+def test_dropout_takes_experts_out_of_reach():
+    # 2000 tokens of 5 experts, each dropped with .3: .3 of them are, but for
+    # .3^5 = .24 % of the tokens, where one of the five stays; 5 standard
+    # deviations of 10000 draws are .023.
+    size = 2000
+    position = jnp.arange(size, dtype=jnp.int32)[None]
+    context = Context(jnp.ones((1, size), bool), position, KEY, train=True)
+    x = jnp.ones((1, size, D))
+    everyone = functools.partial(top_k, k=E, renormalize=False)
+    kept_of = {}
+    for rate in (0.3, 1.0):
+        gate = Gate(E, everyone, dropout=rate)
+        routing = apply(gate, {'router': KERNEL}, x, context)[0]
+        probs = np.asarray(routing.probs)[0]
+        kept_of[rate] = kept = probs > 0
+        # The softmax over what is left.
+        powers = np.exp(np.sum(np.float64(KERNEL), axis=0)) * kept
+        assert_close(probs, powers / powers.sum(1, keepdims=True), 1e-5)
+    np.testing.assert_allclose(np.mean(~kept_of[0.3]), 0.3, atol=0.025)
+    assert np.all(np.any(kept_of[0.3], axis=1))
+    # If all are to go, one stays, whichever.
+    assert np.all(np.sum(kept_of[1.0], axis=1) == 1)
+    assert np.all(np.any(kept_of[1.0], axis=0))
+    gate = Gate(E, everyone, dropout=0.3)
+    still = context._replace(train=False)
+    routing = apply(gate, {'router': KERNEL}, x, still)[0]
+    assert np.all(np.asarray(routing.probs) > 0)
+    with pytest.raises(ValueError, match="dropout needs an rng named 'router'"):
+        apply(gate, {'router': KERNEL}, x, context._replace(key=None))

@@ -161,6 +161,48 @@ def test_ties_go_to_the_lowest_index():
     assert np.all(routing.expert[:, 1] == 1)
 
 
+def test_ties_may_all_stay():
+    # [2, 1, 1, 0, 0] at K = 2: softmax over [2, 1, 1] = e, 1, 1 over e + 2.
+    logits = np.broadcast_to(np.float32([2, 1, 1, 0, 0]), (G, S, E))
+    routing = run(noisy_top_k, logits, context(), k=2, ties='keep')
+    assert np.all(routing.live[:, :3])
+    assert not np.any(routing.live[:, 3:])
+    for row, gate in enumerate(np.array([np.e, 1, 1]) / (np.e + 2)):
+        np.testing.assert_allclose(routing.weight[:, row], gate, rtol=1e-6)
+    assert not np.any(routing.weight[:, 3:])
+
+    def weights(logits, ties):
+        ctx = context(key=KEY, train=True, noise_logits=noise_logits(0))
+        routing = noisy_top_k(logits, ctx, k=2, ties=ties)
+        return jnp.sum(routing.weight[:, 0] ** 2)
+
+    # With noise there are none, and the gradient is the same.
+    slopes = [jax.grad(weights)(draw(0), ties) for ties in ('keep', 'lowest')]
+    assert_close(slopes[0], np.asarray(slopes[1]), 1e-6)
+
+
+def test_noise_without_a_floor_is_finite():
+    # softplus(-200) = 0: no noise, chances of 0 and 1, and no NaN.
+    logits, scale = draw(0), np.full((G, S, E), -200, np.float32)
+
+    def objective(logits, scale):
+        ctx = context(key=KEY, train=True, noise_logits=scale)
+        routing = noisy_top_k(logits, ctx, noise_epsilon=0.0)
+        total = jnp.sum(routing.weight[:, 0] ** 2)
+        total += jnp.sum(routing.chance * draw(1))
+        return total, routing
+
+    slopes, routing = jax.grad(objective, (0, 1), has_aux=True)(logits, scale)
+    assert all(np.all(np.isfinite(slope)) for slope in slopes)
+    assert np.any(slopes[0])
+    chosen = np.zeros((G, S, E))
+    for g, k, s in np.ndindex(G, 2, S):
+        chosen[g, s, routing.expert[g, k, s]] = 1
+    np.testing.assert_array_equal(routing.chance, chosen)
+    still = run(noisy_top_k, logits, context(), k=2)
+    np.testing.assert_array_equal(routing.weight, still.weight)
+
+
 def test_evaluation_is_without_noise_and_needs_no_key():
     logits = draw(0)
     alone = run(noisy_top_k, logits, context())

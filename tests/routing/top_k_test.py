@@ -91,6 +91,44 @@ def test_ties_go_to_the_lowest_index():
 
 
 @pytest.mark.parametrize('renormalize', [True, False])
+def test_ties_may_all_stay(renormalize):
+    # p = [.1, .4, .2, .2, .1]: of 1, 2, 3 and 4 choices the second and the
+    # fourth tie with another.
+    p = np.array([0.1, 0.4, 0.2, 0.2, 0.1])
+    logits = jnp.broadcast_to(jnp.log(p), (G, S, E))
+    chosen = {1: [1], 2: [1, 2, 3], 3: [1, 2, 3], 4: [1, 2, 3, 0, 4]}
+    for k, experts in chosen.items():
+        routing = top_k(
+            logits, context(), k=k, renormalize=renormalize, ties='keep'
+        )
+        gates = p[experts]
+        if renormalize and k > 1:
+            gates = gates / gates.sum()
+        for g, s in np.ndindex(G, S):
+            live = routing.live[g, :, s]
+            assert routing.expert[g, live, s].tolist() == experts
+            np.testing.assert_allclose(
+                routing.weight[g, live, s], gates, rtol=1e-6
+            )
+
+
+def test_without_ties_keeping_them_changes_nothing():
+    logits, d = draw(0)
+    for k in (1, 2, 5):
+        kept = top_k(logits, context(), k=k, ties='keep')
+        desired = route(logits, k)
+        assert_close(kept.weight[:, :k], np.asarray(desired.weight), 1e-6)
+        np.testing.assert_array_equal(kept.expert[:, :k], desired.expert)
+        assert np.all(kept.live[:, :k])
+        assert not np.any(kept.live[:, k:])
+        objective = lambda v, k=k: jnp.sum(
+            top_k(v, context(), k=k, ties='keep').weight[:, :k] * d[:, :k]
+        )
+        gradient = np.asarray(weight_gradient(logits, d[:, :k], k, True))
+        assert_close(jax.grad(objective)(logits), gradient, 2e-6)
+
+
+@pytest.mark.parametrize('renormalize', [True, False])
 def test_a_single_gate_is_a_probability_and_trains_the_router(renormalize):
     # Two experts of probabilities p and 1 - p with p = 1/(1 + e^-1) = .7311:
     # the gate is p, its gradient p (1 - p) = .1966; it would be 1 and 0.

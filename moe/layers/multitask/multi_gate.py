@@ -5,7 +5,7 @@ input, H output width.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -103,12 +103,8 @@ class MultiGate(nn.Module):
         gates, stats, per_gate = self._gates(
             emptied(gate_input, live).astype(jnp.float32),
             self._seen(out.shape[1]),
-            Context(
-                mask=live[None],
-                position=None,  # type: ignore[arg-type]  # each gate's own
-                key=self.make_rng('router') if self.has_rng('router') else None,
-                train=train,
-            ),
+            live,
+            train,
         )
         total = jnp.sum(gates, axis=1)
         stats['gate'] = total / jnp.maximum(jnp.sum(live), 1)
@@ -165,12 +161,15 @@ class MultiGate(nn.Module):
             )
         return seen
 
-    def _gates(self, x, seen, context: Context):
+    def _gates(self, x, seen, live, train):
         """Dense gates [N, B, E], statistics [N, ...] and losses [N]."""
+        key = self.make_rng('router') if self.has_rng('router') else None
+        context = functools.partial(
+            Context, mask=live[None], key=key, train=train
+        )
         decide = functools.partial(_decide, context=context)
-        batch = context.mask.shape[1]
-        position = jnp.arange(len(seen) * batch, dtype=jnp.int32)
-        position = position.reshape(-1, batch)
+        position = jnp.arange(len(seen) * len(live), dtype=jnp.int32)
+        position = position.reshape(len(seen), -1)  # noise of its own
         order, parts = [], []
         for rows in _alike(seen):
             size = int(np.sum(seen[rows[0]]))
@@ -211,10 +210,9 @@ class MultiGate(nn.Module):
         return regularization(params, self.kernel_penalty, self.bias_penalty)
 
 
-def _decide(gate, x, position, *, context: Context):
+def _decide(gate, x, position, *, context: Callable[..., Context]):
     """One gate: its dense gates [B, V], statistics and losses."""
-    context = context._replace(position=position[None])
-    routing, penalty = gate(x[None], context)
+    routing, penalty = gate(x[None], context(position=position[None]))
     gates = dense(routing, routing.weight)
     aux = account(routing, routing.live, penalty=penalty)
     importance = losses.cv_squared(jnp.sum(gates, axis=(0, 1)), unbiased=False)
@@ -230,9 +228,11 @@ def _in_columns(part, seen):
     where = np.zeros((*gates.shape[::2], seen.shape[1]), np.float32)
     for n, row in enumerate(seen):
         where[n, np.arange(gates.shape[2]), np.flatnonzero(row)] = 1
-    gates = jnp.einsum('nbv,nve->nbe', gates, where)
-    load = jnp.einsum('nv,nve->ne', stats['load'], where)
-    return gates, stats | {'load': load}, per_gate
+    spread = functools.partial(
+        jnp.einsum, 'n...v,nve->n...e', precision=jax.lax.Precision.HIGHEST
+    )
+    load = spread(stats['load'], where)
+    return spread(gates, where), stats | {'load': load}, per_gate
 
 
 def _alike(seen) -> list[np.ndarray]:

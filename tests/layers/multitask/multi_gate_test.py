@@ -136,9 +136,9 @@ def test_equals_the_loop(k, visible, own):
     # Inputs in common, or each expert's and each gate's own.
     router = None if k is None else functools.partial(top_k, k=k)
     layer = build(router, visible)
-    x = (X, X)
+    x = X, tiny.numbers((B, D + 1), 6)
     if own:
-        x = tiny.numbers((B, E, D), 5), tiny.numbers((B, N, D), 6)
+        x = tiny.numbers((B, E, D), 5), tiny.numbers((B, N, D + 1), 6)
     params = drawn(layer, x)
 
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
@@ -224,8 +224,9 @@ def test_unlike_experts():
     ]
     total = sum(np.sum(np.abs(kernel)) for kernel in kernels)
     np.testing.assert_allclose(aux.losses['regularization'], total, rtol=1e-5)
+    layer = MultiGate((Network((2,)), Network((3,))), N)
     with pytest.raises(ValueError, match=r'experts of widths \[2, 3\]'):
-        MultiGate((Network((2,)), Network((3,))), N).init(KEY, X)
+        jax.eval_shape(layer.init, KEY, X)
 
 
 def test_starts_with_equal_gates_and_experts_that_differ():
@@ -269,7 +270,7 @@ def test_noise_is_of_training_and_of_each_gate():
     # Two gates with the same kernels differ by their noise alone.
     params['gates_of_4'] = {n: np.stack([v[0]] * N) for n, v in gates.items()}
     variables = {'params': params}
-    still = layer.apply(variables, X)[0]  # without a key
+    still = jax.jit(layer.apply)(variables, X)[0]  # without a key
     np.testing.assert_array_equal(program(layer)(variables)[0], still)
     run = program(layer, train=True)
     y, aux = run(variables)
@@ -358,10 +359,10 @@ def test_nothing_live_is_finite():
 def test_refusals():
     router = functools.partial(top_k, k=3)
     with pytest.raises(ValueError, match='k = 3, but gate 1 sees 2 experts'):
-        build(router, VISIBLE).init(KEY, X)
+        jax.eval_shape(build(router, VISIBLE).init, KEY, X)
     blind = ((True,) * 4, (False,) * 4)
     for visible in (blind, VISIBLE[:1]):
         with pytest.raises(ValueError, match=r'visible must be \(2, 4\)'):
-            build(visible=visible).init(KEY, X)
+            jax.eval_shape(build(visible=visible).init, KEY, X)
     with pytest.raises(ValueError, match='2 gates for 3 tasks'):
-        MultiGate(network(num=E), 2, 3).init(KEY, X)
+        jax.eval_shape(MultiGate(network(num=E), 2, 3).init, KEY, X)
