@@ -32,6 +32,7 @@ _SUITES = {
     'weights': lambda f: routers.weights(f.steps, f.seeds),
     'census': lambda f: multitask.census(f.files, f.seeds),
     'snr': lambda f: multitask.snr(f.steps, f.seeds),
+    'tasks': lambda f: multitask.speed(f.rounds),
     'synthetic': lambda f: multitask.synthetic(f.steps, f.seeds),
 }
 

@@ -18,7 +18,8 @@ class Routing(NamedTuple):
     """Who goes where, with what weight: what every router returns.
 
     Attributes:
-      expert: [G, N, M] int32, expert of each assignment.
+      expert: [G, N, M] int32, expert of each assignment; None where every
+        token is for every expert, and assignment [g, e, s] for expert e.
       weight: [G, N, M] float32, its combine weight; carries the gradient.
       live: [G, N, M] bool, False for assignments that do not exist (padding).
       probs: [G, S, E] float32, probabilities for the losses, rows sum to 1.

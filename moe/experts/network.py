@@ -258,4 +258,9 @@ def regularization(
 
 
 def _l1_l2(w, l1=0.0, l2=0.0):
-    return l1 * jnp.sum(jnp.abs(w)) + l2 * jnp.sum(jnp.square(w))
+    total = jnp.zeros((), jnp.float32)
+    if l1:
+        total += l1 * jnp.sum(jnp.abs(w))
+    if l2:
+        total += l2 * jnp.sum(jnp.square(w))
+    return total

@@ -30,6 +30,8 @@ def dense(
       The sums, float32.
     """
     values = jnp.where(routing.live, values, 0.0)
+    if routing.expert is None:
+        return jnp.moveaxis(values, 1, -1)
     if routing.token is None:
         hit = routing.expert[..., None] == jnp.arange(routing.num_experts)
         return jnp.sum(jnp.where(hit, values[..., None], 0.0), axis=1)
@@ -62,7 +64,7 @@ def account(
     Returns:
       The Aux with the losses and statistics of `account_gates`.
     """
-    ones = jnp.ones(routing.expert.shape, jnp.float32)
+    ones = jnp.ones(routing.weight.shape, jnp.float32)
     counted = None
     if routing.counted is not None:
         counted = dense(routing._replace(live=routing.counted), ones)

@@ -109,7 +109,8 @@ def make_train_step(
                 layers = jax.tree.map(jnp.mean, out.aux.losses)
                 for name, value in layers.items():
                     metrics[f'train/{name}'] = value
-                    rest = rest + config.losses.get(name, 0.0) * value
+                    if config.losses.get(name):  # 0 * value has a gradient
+                        rest = rest + config.losses[name] * value
                 metrics['moe'] = out.aux.stats
             metrics['train/objective'] = jnp.sum(terms) + rest
             return (terms, rest), (metrics, out.state)

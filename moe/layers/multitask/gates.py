@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe.routing.choice import token_choice
 from moe.types import Context, Routing
 
 
 def softmax(logits: Float[Array, 'G S E'], context: Context) -> Routing:
     """Sends each example to every expert: `gate = softmax(logits)`.
 
-    What `top_k` with K = E and no renormalising gives, without its sort.
+    What `top_k` with K = E and no renormalising gives, without its sort, and
+    without a list of who chose whom: assignment [g, e, s] is to expert e.
     Source: Ma et al., MMoE, KDD 2018, eq. 6.
 
     Args:
@@ -19,9 +19,15 @@ def softmax(logits: Float[Array, 'G S E'], context: Context) -> Routing:
       context: only its mask is read.
 
     Returns:
-      A token-choice Routing, experts in their order.
+      A Routing of no `expert`.
     """
     probs = jax.nn.softmax(logits, axis=-1)
-    everyone = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    expert = jnp.broadcast_to(everyone, logits.shape)
-    return token_choice(expert, probs, probs, logits, context)
+    weight = jnp.moveaxis(probs, -1, 1)
+    return Routing(
+        expert=None,
+        weight=weight,
+        live=jnp.broadcast_to(context.mask[:, None], weight.shape),
+        probs=probs,
+        logits=logits,
+        mask=context.mask,
+    )

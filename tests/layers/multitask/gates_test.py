@@ -36,8 +36,12 @@ def test_is_top_k_of_all_without_the_order():
 
 def test_routing_is_whole():
     routing = softmax(LOGITS, CONTEXT)
-    assert routing.expert.dtype == jnp.int32
-    assert routing.expert[1, :, 2].tolist() == [0, 1, 2, 3]
+    assert routing.expert is None  # assignment [g, e, s] is for expert e
+    assert routing.weight.shape == (G, E, S)
+    powers = np.exp(np.float64(LOGITS[1, 2]))
+    np.testing.assert_allclose(
+        routing.weight[1, :, 2], powers / np.sum(powers), rtol=1e-6
+    )
     np.testing.assert_array_equal(routing.live[:, 3], MASK)
     np.testing.assert_array_equal(routing.logits, LOGITS)
     assert routing.token is None
