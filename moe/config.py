@@ -151,8 +151,12 @@ def differences(
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no tuples: compare them as lists."""
-    return list(value) if isinstance(value, tuple) else value
+    """JSON has no tuples: compare them as lists, however deep."""
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
 
 
 def _check_names(

@@ -1,7 +1,6 @@
 """`python -m moe.predict --workdir=DIR --input=FILE`: for rows of a table."""
 
 import csv
-import json
 import pathlib
 import sys
 from typing import TextIO
@@ -47,32 +46,29 @@ def main(argv: list[str]) -> int:
     try:
         read_flags(_FLAGS, argv)
         workdir = pathlib.Path(_FLAGS.workdir or '.')
-        if not (workdir / 'config.json').exists():
-            raise ConfigError('--workdir', _FLAGS.workdir, "a run's folder")
-        plain = json.loads((workdir / 'config.json').read_text())
-        config = training.read_config(plain)
+        config = training.read_run(workdir)
         if not isinstance(config, training.TableRun):
             allowed = 'the folder of a run on a table'
-            raise ConfigError('--workdir', _FLAGS.workdir, allowed)
+            raise ConfigError('workdir', str(workdir), allowed)
         if not _FLAGS.input:
             raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
         task = config.make_task().restored(workdir)
+        state = restore_run(config, workdir, task)
         table, skipped = apply_table(
             task.preprocessing,
             _FLAGS.input,
             columns=_FLAGS.columns,
             on_error=_FLAGS.on_error,
         )
-        state = restore_run(config, workdir)
+        if not rows.num_rows(table):
+            allowed = f'files with a row that can be used ({skipped} left out)'
+            raise ConfigError('--input', _FLAGS.input, allowed)
         if _FLAGS.output:
             with open(_FLAGS.output, 'w', newline='') as file:
                 _write(file, task, state, table, config.data.batch_size)
         else:
             _write(sys.stdout, task, state, table, config.data.batch_size)
-    except ConfigError as error:
-        print(f'moe.predict: {error}', file=sys.stderr)
-        return 2
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         print(f'moe.predict: {error}', file=sys.stderr)
         return 2
     if skipped:

@@ -1,6 +1,5 @@
 """`python -m moe.sample --workdir=DIR --prompt=TEXT`: text from a run."""
 
-import json
 import pathlib
 import sys
 
@@ -40,13 +39,10 @@ def main(argv: list[str]) -> int:
         if not _FLAGS.prompt:
             raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
         path = pathlib.Path(_FLAGS.workdir or '.')
-        if not (path / 'config.json').exists():
-            raise ConfigError('--workdir', _FLAGS.workdir, "a run's folder")
-        plain = json.loads((path / 'config.json').read_text())
-        config = training.read_config(plain)
+        config = training.read_run(path)
         if not isinstance(config, training.LanguageConfig):
             allowed = 'the folder of a language model'
-            raise ConfigError('--workdir', _FLAGS.workdir, allowed)
+            raise ConfigError('workdir', str(path), allowed)
         state = restore_run(config, path)
     except ConfigError as error:
         print(f'moe.sample: {error}', file=sys.stderr)

@@ -255,6 +255,9 @@ def test_differences():
         "config.i: '(absent)' there, 'x' now",
     ]
     assert list(config.differences(old, old)) == []
+    # However deep, as in a table's labels.
+    old, new = {'a': ({'b': ('c',)},)}, {'a': [{'b': ['c']}]}
+    assert list(config.differences(old, new)) == []
     assert list(config.differences({'a': 1}, {'a': 2}, 'run')) == [
         'run.a: 1 there, 2 now'
     ]

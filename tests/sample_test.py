@@ -17,7 +17,7 @@ WRONG = {
     'too many': (['--top=257'], ['top', '257']),
     'unknown flag': (['--promt=x'], ['promt']),
     'stray argument': (['def'], ['def', 'absent']),
-    'no such folder': (['--workdir=no/such'], ['--workdir', "run's folder"]),
+    'no such folder': (['--workdir=no/such'], ['workdir', "run's folder"]),
 }
 SAMPLE = ['--prompt=ab<\u00e9', '--length=6', '--temperature=0']
 
@@ -79,4 +79,4 @@ def test_the_command_itself(tmp_path):
     assert result.code == 2
     assert result.out == ''
     (line,) = result.err.splitlines()
-    assert line.startswith(f"moe.sample: --workdir = '{tmp_path}'"[:70])
+    assert line.startswith(f"moe.sample: workdir = '{tmp_path}'"[:70])

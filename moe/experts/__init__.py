@@ -5,6 +5,7 @@ from moe.experts.cheap import Cheap
 from moe.experts.lifted import Lifted
 from moe.experts.mlp import MLP, Activation
 from moe.experts.network import Network, regularization
+from moe.experts.unlike import Unlike
 
 __all__ = [
     'MLP',
@@ -14,5 +15,6 @@ __all__ = [
     'Lifted',
     'Network',
     'Renorm',
+    'Unlike',
     'regularization',
 ]

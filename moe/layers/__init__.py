@@ -4,7 +4,7 @@ from moe.layers.account import LOSSES
 from moe.layers.config import CHOICES, MoEConfig, check_model, choices
 from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
-from moe.layers.hard_switch import HardSwitch, Unlike, chosen
+from moe.layers.hard_switch import HardSwitch, chosen
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared
@@ -21,7 +21,6 @@ __all__ = [
     'MoEConfig',
     'Shared',
     'SoftMoE',
-    'Unlike',
     'check_model',
     'choices',
     'chosen',

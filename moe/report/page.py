@@ -56,6 +56,8 @@ class Run:
         if not self.metrics:
             allowed = 'the folder of a run that has logged a step'
             raise ConfigError('workdir', str(workdir), allowed)
+        path = workdir / 'results.json'
+        self.test = json.loads(path.read_text()) if path.exists() else {}
         names = {name for line in self.metrics for name in line}
         self.layers = sorted(
             int(name.split('_')[1].split('/')[0])
@@ -80,7 +82,7 @@ def summary(workdir: pathlib.Path) -> str:
     loss = _number(run, 'eval/loss')
     lines = [
         f'validation: {", ".join([*found, f"loss {loss}"])}',
-        *tasks.summary(run.metrics),
+        *tasks.summary(run.metrics, run.test),
     ]
     text = _sample(run)
     if text:
@@ -216,7 +218,8 @@ def _details(run: Run) -> list[str]:
         layers = {f'moe/layer_{i}/{name}': f'layer {i}' for i in run.layers}
         image = plots.curves({'': run.metrics}, layers, label)
         parts.append(figure(image, f'{name} by mixture layer.'))
-    parts += [*tasks.details(run.metrics), _token_map(run), _confusion(run)]
+    parts += [*tasks.details(run.metrics, run.test)]
+    parts += [_token_map(run), _confusion(run)]
     text = _sample(run)
     if text:
         parts.append(f'<h3>Sample</h3><pre>{html.escape(text)}</pre>')

@@ -8,26 +8,37 @@ from moe.report import plots
 from moe.report.markup import figure, shade_table, table
 
 _Metrics = Sequence[Mapping[str, Any]]
+_Rows = dict[str, dict[str, str]]
 
 
-def details(metrics: _Metrics) -> list[str]:
+def details(metrics: _Metrics, test: Mapping[str, float]) -> list[str]:
     """Results by task, and which experts each task's gate uses.
 
     Args:
       metrics: lines of `metrics.jsonl`.
+      test: results on the test rows, by TASK/METRIC; empty without any.
 
     Returns:
       Parts of the page; none for a run of one task.
     """
-    return [part for part in [*_results(metrics), *_gates(metrics)] if part]
+    parts = [*_results(metrics), *_test(test), *_gates(metrics)]
+    return [part for part in parts if part]
 
 
-def summary(metrics: _Metrics) -> list[str]:
-    """One line a task with its newest results."""
+def summary(metrics: _Metrics, test: Mapping[str, float]) -> list[str]:
+    """One line a task with its newest results, and those of the test."""
+    tested = _lines(_by_task(test))
+    return [
+        *_lines(_by_task(_newest(metrics))),
+        *(['test:', *tested] if tested else []),
+    ]
+
+
+def _lines(rows: _Rows) -> list[str]:
     return [
         f'  {task}: '
         + ', '.join(f'{value} {name}' for name, value in cells.items())
-        for task, cells in _newest(metrics).items()
+        for task, cells in rows.items()
     ]
 
 
@@ -38,18 +49,38 @@ def _names(metrics: _Metrics, pattern: str) -> dict[str, tuple[str, ...]]:
     return {name: m.groups() for name, m in found.items() if m}
 
 
-def _newest(metrics: _Metrics) -> dict[str, dict[str, str]]:
-    """The last value of every result, by task and metric."""
-    rows: dict[str, dict[str, str]] = {}
-    for name, (task, metric) in _names(metrics, 'eval/(.+)/(.+)').items():
-        _, values = plots.series(metrics, name)
-        rows.setdefault(task, {})[metric] = f'{values[-1]:.4f}'
+def _newest(metrics: _Metrics) -> dict[str, float]:
+    """The last value of every result, by TASK/METRIC."""
+    return {
+        name: plots.series(metrics, line)[1][-1]
+        for line, (name,) in _names(metrics, 'eval/(.+/.+)').items()
+    }
+
+
+def _by_task(results: Mapping[str, float]) -> _Rows:
+    """Cells of results, by task and metric."""
+    rows: _Rows = {}
+    for name, value in results.items():
+        task, _, metric = name.rpartition('/')
+        if task:
+            rows.setdefault(task, {})[metric] = f'{value:.4f}'
     return rows
 
 
+def _columns(rows: _Rows) -> list[str]:
+    return list(dict.fromkeys(c for row in rows.values() for c in row))
+
+
+def _test(test: Mapping[str, float]) -> list[str]:
+    rows = _by_task(test)
+    if not rows:
+        return []
+    return ['<h3>On the test rows</h3>', table(rows, _columns(rows), 'task')]
+
+
 def _results(metrics: _Metrics) -> list[str]:
-    rows = _newest(metrics)
-    columns = list(dict.fromkeys(c for row in rows.values() for c in row))
+    rows = _by_task(_newest(metrics))
+    columns = _columns(rows)
     if not rows:
         return []
     parts = ['<h3>Results by task</h3>', table(rows, columns, 'task')]

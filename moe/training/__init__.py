@@ -5,7 +5,7 @@ from moe.training.language import LanguageConfig, sample
 from moe.training.loop import Diverged, run
 from moe.training.step import TrainState, init_state, make_train_step
 from moe.training.tabular import TableRun
-from moe.training.tasks import read_config
+from moe.training.tasks import read_config, read_run
 from moe.training.vision import VisionConfig
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     'init_state',
     'make_train_step',
     'read_config',
+    'read_run',
     'run',
     'sample',
 ]

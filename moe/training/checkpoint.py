@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from moe.config import ConfigError
 from moe.training.config import Config
 from moe.training.step import TrainState, init_state
+from moe.training.task import Task
 
 
 class Checkpoints:
@@ -81,12 +82,15 @@ def abstract_state(shapes: TrainState, shardings: Any) -> TrainState:
     )
 
 
-def restore_run(config: Config, workdir: pathlib.Path) -> TrainState:
+def restore_run(
+    config: Config, workdir: pathlib.Path, task: Task | None = None
+) -> TrainState:
     """The newest state of a run, on the first device, whatever its mesh was.
 
     Args:
       config: of the run.
       workdir: the run's folder.
+      task: restored from it; None restores the config's.
 
     Returns:
       The state.
@@ -95,7 +99,7 @@ def restore_run(config: Config, workdir: pathlib.Path) -> TrainState:
       ConfigError: if there is no checkpoint yet.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    task = config.make_task().restored(workdir)
+    task = task or config.make_task().restored(workdir)
     shapes = jax.eval_shape(lambda: init_state(config, task=task))
     like = abstract_state(shapes, jax.tree.map(lambda _: device, shapes))
     with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:

@@ -1,5 +1,7 @@
 """The tasks there are, and the config of each."""
 
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,3 +36,24 @@ def read_config(plain: Mapping[str, Any]) -> Config:
         allowed = 'one of ' + ', '.join(repr(task) for task in TASKS)
         raise ConfigError('config.task', name, allowed)
     return parse(TASKS[name], plain)
+
+
+def read_run(workdir: pathlib.Path) -> Config:
+    """The config that a run left in its folder.
+
+    Args:
+      workdir: the run's folder.
+
+    Returns:
+      The config.
+
+    Raises:
+      ConfigError: for a folder without one that can be read.
+    """
+    try:
+        plain = json.loads((workdir / 'config.json').read_text())
+    except (OSError, ValueError):
+        plain = None
+    if not isinstance(plain, Mapping):
+        raise ConfigError('workdir', str(workdir), "a run's folder")
+    return read_config(plain)

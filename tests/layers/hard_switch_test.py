@@ -2,7 +2,6 @@
 
 import collections
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,34 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
-from moe.layers import HardSwitch, MoE, Unlike, chosen
-from moe.routing import top_k
+from moe.layers import HardSwitch, chosen
 from tests import tiny
+from tests.experts.unlike_test import Add, D, Probe, Times
 from tests.reference import switch as reference
 from tests.reference.compare import assert_close
-
-D = 3
-
-
-class Add(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return x + self.param('w', nn.initializers.normal(), x.shape[1:])
-
-
-class Times(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return x * self.param('w', nn.initializers.normal(), x.shape[1:])
-
-
-class Log(nn.Module):
-    """Only for examples of positive numbers."""
-
-    @nn.compact
-    def __call__(self, x):
-        return jnp.log(x) * self.param('w', nn.initializers.ones_init(), (1,))
 
 
 class Same(nn.Module):
@@ -45,17 +21,6 @@ class Same(nn.Module):
 
     def __call__(self, x):
         return x
-
-
-class Probe(nn.Module):
-    """Tells how many rows it runs, when it runs."""
-
-    tell: Callable
-
-    @nn.compact
-    def __call__(self, x):
-        jax.debug.callback(self.tell, x.shape[0])
-        return x * self.param('w', nn.initializers.ones_init(), x.shape[1:])
 
 
 class Column(nn.Module):
@@ -258,62 +223,9 @@ def test_the_work_does_not_grow_with_the_experts(num_experts):
     assert total == 4 * sum(-(-choice.count(e) // 4) for e in set(choice))
 
 
-def test_experts_see_no_rows_but_their_own():
-    # log is of positive examples only; 0 or another's would be NaN, and in
-    # the gradient 0 * inf. Both experts' rows end within a block.
-    x = np.float32([[1, 2, 3], [-1, 2, 3], [-4, -5, -6], [2, 1, 4], [1, 1, 1]])
-    params = {
-        'experts_0': {'w': np.ones(1, np.float32)},
-        'experts_1': {'w': np.float32([1, 2, 3])},
-    }
-    layer = HardSwitch((Log(), Times()), gate=Column(1, -1), block_size=4)
-
-    def objective(params, x):
-        y, _ = layer.apply({'params': params}, x)
-        return jnp.sum(y), y
-
-    run = jax.jit(jax.grad(objective, argnums=(0, 1), has_aux=True))
-    (d_params, d_x), y = run(params, x)
-    log = np.array([1, 0, 0, 1, 1], bool)[:, None]
-    with np.errstate(all='ignore'):
-        logs, slopes = np.log(x), 1 / x
-    np.testing.assert_allclose(y, np.where(log, logs, x * [1, 2, 3]), 1e-6)
-    np.testing.assert_allclose(d_x, np.where(log, slopes, [1, 2, 3]), 1e-6)
-    # Sums over examples 0, 3 and 4: log 1*2*3 + log 2*1*4 + log 1*1*1; and
-    # over examples 1 and 2.
-    d_log, d_times = (d_params[f'experts_{e}']['w'] for e in range(2))
-    np.testing.assert_allclose(d_log, [np.log(48)], rtol=1e-6)
-    np.testing.assert_array_equal(d_times, [-5, -3, -3])
-
-
-@pytest.mark.parametrize('executor', EXECUTORS)
-def test_unlike_experts_serve_any_mixture(executor):
-    # Two of three experts a token, in every layout of the rows.
-    experts = Unlike((Add(), nn.Dense(D, use_bias=False), Times()), 2)
-    layer = MoE(experts, functools.partial(top_k, k=2), executor=executor)
-    x = tiny.numbers((2, 4, D), 7)
-    params = tiny.parameters(layer.init, x, scale=1.0)
-    y, _ = jax.jit(layer.apply)({'params': params}, x)
-    experts = jax.tree.map(np.float64, params['experts'])
-    oracles = (
-        reference.add(experts['experts_0']['w']),
-        reference.dense(experts['experts_1']['kernel']),
-        reference.times(experts['experts_2']['w']),
-    )
-    for place in np.ndindex(2, 4):
-        token = np.float64(x[place])
-        logits = token @ np.float64(params['router'])
-        ids = reference.largest(logits, 2)
-        gates = reference.softmax(logits[ids])
-        outputs = [oracles[e][0](token) for e in ids]
-        assert_close(y[place], gates @ outputs, 2e-6)
-
-
 def test_refusals():
     refuse = lambda layer: tiny.parameters(layer.init, np.ones((2, D)))
     with pytest.raises(ValueError, match=r'logits \(2, 2\) of 2 .* 4 experts'):
         refuse(HardSwitch((Add(),) * 4, gate=Column(2)))
-    with pytest.raises(ValueError, match='return different rows'):
-        refuse(HardSwitch((nn.Dense(1), nn.Dense(2))))
     with pytest.raises(KeyError, match='straight-through'):
         refuse(HardSwitch((Same(), Same()), gradient='straight-through'))

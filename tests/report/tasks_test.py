@@ -24,23 +24,27 @@ METRICS = [
     }
     for step in (1, 2)
 ]
+TEST = {'loss': 0.7, 'income/auc': 0.65, 'married/auc': 0.8}
 
 
 def test_run_of_one_task_has_none():
-    assert tasks.details(list(runs.lines())) == []
-    assert tasks.summary(list(runs.lines())) == []
+    assert tasks.details(list(runs.lines()), {}) == []
+    assert tasks.summary(list(runs.lines()), {}) == []
 
 
 def test_summary_has_the_newest_results():
-    assert tasks.summary(METRICS) == [
+    lines = [
         '  income: 0.7000 auc, 1.0000 calibration',
         '  married: 0.9000 auc',
     ]
+    assert tasks.summary(METRICS, {}) == lines
+    lines += ['test:', '  income: 0.6500 auc', '  married: 0.8000 auc']
+    assert tasks.summary(METRICS, TEST) == lines
 
 
 def test_tables():
-    results, *gates = re.findall(
-        '<table>.*?</table>', ''.join(tasks.details(METRICS))
+    results, test, *gates = re.findall(
+        '<table>.*?</table>', ''.join(tasks.details(METRICS, TEST))
     )
     text = lambda html: re.sub('<[^>]+>', ' ', html).split()
     assert text(results) == [
@@ -48,6 +52,8 @@ def test_tables():
         *('income', '0.7000', '1.0000'),
         *('married', '0.9000', '-'),
     ]
+    desired = ['task', 'auc', 'income', '0.6500', 'married', '0.8000']
+    assert text(test) == desired
     # Gates over as many experts share a table.
     assert [text(g) for g in gates] == [
         ['0', '1', 'income', '0.25', '0.75', 'married', '1'],
@@ -57,7 +63,7 @@ def test_tables():
 
 def test_pictures():
     # Two metrics, the losses, the gates over time, their entropy.
-    parts = tasks.details(METRICS)
+    parts = tasks.details(METRICS, {})
     captions = re.findall('<figcaption>(.*?)</figcaption>', ''.join(parts))
     assert captions == [
         'Validation auc by task.',
@@ -70,5 +76,5 @@ def test_pictures():
 
 def test_run_without_gates_or_results_yet():
     young = [{'step': 1, 'train/loss': 2.0, 'moe/income/gate': [0.5, 0.5]}]
-    captions = re.findall('<figcaption>', ''.join(tasks.details(young)))
+    captions = re.findall('<figcaption>', ''.join(tasks.details(young, {})))
     assert len(captions) == 1

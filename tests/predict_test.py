@@ -1,0 +1,199 @@
+"""The command that predicts, on the folder of a small run on a table."""
+
+import csv
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from moe import training
+from moe.data import apply_table, rows
+from moe.training.checkpoint import restore_run
+from tests import commands, table_run, tiny
+
+# Another order of columns, without labels or users, and a city that nobody
+# lived in.
+FEATURES = ('city', 'device', 'pay', 'age')
+OTHERS = table_run.rows(37, seed=1, cities=('Rome', 'Lima', 'Atlantis'))
+HEADER = ['click', 'bought', 'colour']
+HEADER += [f'colour:{name}' for name in ('blue', 'green', 'red')] + ['spend']
+
+
+def bad_row(**values):
+    """The table with one more row, on line 39 of the file."""
+    return [*OTHERS, {**OTHERS[0], **values}]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A finished run, validated on the very rows that it trained on."""
+    folder = tmp_path_factory.mktemp('run')
+    table = table_run.write(folder / 'table.csv', table_run.rows(60))
+    changes = {
+        'data.val_files': str(table),
+        'data.val_fraction': 0.0,
+        'data.test_fraction': 0.0,
+        'balance.method': 'uncertainty',
+    }
+    plain = table_run.plain(table, **changes)
+    assert training.run(tiny.check(plain), plain, folder / 'run')
+    write = lambda name, *given: table_run.write(folder / name, *given)
+    write('new.csv.gz', OTHERS, FEATURES)
+    write('narrow.csv', OTHERS, FEATURES[:-1])
+    write('word.csv', bad_row(age='old'), FEATURES)
+    write('bad.csv', bad_row(age='old')[-1:], FEATURES)
+    write('headless.csv', OTHERS, FEATURES)
+    text = (folder / 'headless.csv').read_text()
+    (folder / 'headless.csv').write_text(text.split('\n', 1)[1])
+    (folder / 'wide.csv').write_text(text + 'Rome,desk,1,2,3\n')
+    begun = folder / 'begun'
+    begun.mkdir()
+    for name in ('config.json', 'preprocessing.json'):
+        shutil.copy(folder / 'run' / name, begun)
+    (folder / 'before').mkdir()
+    shutil.copy(folder / 'run' / 'config.json', folder / 'before')
+    (folder / 'text').mkdir()
+    (folder / 'text' / 'config.json').write_text(json.dumps(tiny.plain()))
+    (folder / 'broken').mkdir()
+    (folder / 'broken' / 'config.json').write_text('{"task": "table"')
+    return folder
+
+
+# Arguments, in which {} is the folder of all files, and what the line holds.
+# Those without a run are of the finished one.
+WRONG = {
+    'no run': (['--workdir={}/no'], ['workdir', '/no', "a run's folder"]),
+    'no folder': (['--workdir='], ['workdir', "a run's folder"]),
+    'another kind': (['--workdir={}/text'], ['workdir', 'a run on a table']),
+    'broken': (['--workdir={}/broken'], ['workdir', "a run's folder"]),
+    'before it began': (['--workdir={}/before'], ['workdir', 'has begun']),
+    'no checkpoint': (['--workdir={}/begun'], ['workdir', 'with a checkpoint']),
+    'no input': (['--input='], ['--input', 'a path or a glob']),
+    'no such input': (['--input={}/no*.csv'], ['/no*.csv', 'no such file']),
+    'narrow': (['--input={}/narrow.csv'], ['narrow.csv', "with 'age' once"]),
+    'word': (['--input={}/word.csv'], ['word.csv:39: age', "'old'", 'finite']),
+    'wide': (['--input={}/wide.csv'], ['wide.csv:39', '4 columns']),
+    'too few names': (
+        ['--input={}/headless.csv', '--columns=city,device,pay'],
+        ['headless.csv', "with 'age' once"],
+    ),
+    'nothing but bad rows': (
+        ['--input={}/bad.csv', '--on_error=skip'],
+        ['--input', 'bad.csv', '(1 left out)'],
+    ),
+    'no folder for output': (['--output={}/no/such.csv'], ['/no/such.csv']),
+    'unknown flag': (['--ouput=x'], ['--ouput', 'nearest: --output']),
+    'stray': (['{}/new.csv.gz'], ['absent']),
+    'on error': (['--on_error=stop'], ['on_error', 'stop', 'raise|skip']),
+}
+GOOD = {
+    'same': ['--input={}/table.csv', '--output={}/same.csv'],
+    'new': ['--input={}/new.csv.gz'],
+    'headless': ['--input={}/headless.csv', '--columns=city,device,pay,age'],
+    'skipped': ['--input={}/w*.csv', '--on_error=skip'],
+}
+
+
+@pytest.fixture(scope='module')
+def results(folder, tmp_path_factory):
+    """What came of every command line."""
+    given = {name: arguments for name, (arguments, _) in WRONG.items()} | GOOD
+    usual = [f'--workdir={folder}/run', f'--input={folder}/new.csv.gz']
+    lines = []
+    for name, arguments in given.items():
+        own = [argument.format(folder) for argument in arguments]
+        output = [f'--output={folder}/wrong.csv'] * (name in WRONG)
+        lines.append([*usual, *output, *own])
+    output = tmp_path_factory.mktemp('output')
+    with tiny.kept_programs(tmp_path_factory.mktemp('programs')) as env:
+        found = commands.run_all('moe.predict', lines, output, env)
+    return dict(zip(given, found, strict=True))
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_wrong_command_lines(results, folder, name):
+    code, out, err = results[name]
+    assert (code, out) == (2, ''), err
+    (line,) = err.splitlines()
+    assert line.startswith('moe.predict: ')
+    for word in WRONG[name][1]:
+        assert word in line
+    assert not (folder / 'wrong.csv').exists()
+
+
+def logits_of(folder, batches):
+    """What the newest parameters make of some rows, float64 [N, T, O]."""
+    config = training.read_run(folder / 'run')
+    task = config.make_task().restored(folder / 'run')
+    state = restore_run(config, folder / 'run')
+    evaluate = jax.jit(task.evaluate)
+    found = [(evaluate(state.variables, b), b['live']) for b in batches]
+    return np.float64(np.concatenate([f['logits'][b] for f, b in found]))
+
+
+def check(text, logits):
+    """Whether a written table holds the predictions of the logits."""
+    header, *lines = csv.reader(io.StringIO(text))
+    assert header == HEADER
+    assert len(lines) == len(logits)
+    for line, z in zip(lines, logits, strict=True):
+        cells = dict(zip(header, line, strict=True))
+        chance = np.exp(z[2]) / np.sum(np.exp(z[2]))
+        desired = {
+            'click': 1 / (1 + np.exp(-z[0, 0])),
+            'bought': 1 / (1 + np.exp(-z[1, 0])),
+            'colour:blue': chance[0],
+            'colour:green': chance[1],
+            'colour:red': chance[2],
+            'spend': z[3, 0],
+        }
+        best = ['blue', 'green', 'red'][np.argmax(chance)]
+        assert cells.pop('colour') == best
+        for name, value in cells.items():
+            np.testing.assert_allclose(
+                float(value), desired[name], rtol=0, atol=1e-6
+            )
+
+
+def test_predicts_what_the_evaluation_does(results, folder):
+    assert results['same'] == (0, '', '')
+    config = training.read_run(folder / 'run')
+    task = config.make_task()
+    batches = list(task.val_batches(task.load(), 0, 1))
+    assert len(batches) == 4  # 60 rows by 16, the last padded
+    logits = logits_of(folder, batches)
+    # Rows differ, and so do tasks.
+    assert np.std(logits[:, 0, 0]) > 1e-3
+    check((folder / 'same.csv').read_text(), logits)
+
+
+def test_new_tables(results, folder):
+    code, out, err = results['new']
+    assert (code, err) == (0, '')
+    config = training.read_run(folder / 'run')
+    task = config.make_task().restored(folder / 'run')
+    table, _ = apply_table(task.preprocessing, str(folder / 'new.csv.gz'))
+    # The unknown city is id 0, and there is one.
+    desired = [row['city'] == 'Atlantis' for row in OTHERS]
+    assert any(desired)
+    np.testing.assert_array_equal(table['categorical'][:, 0] == 0, desired)
+    check(out, logits_of(folder, rows.val_batches(table, 16)))
+    # The same rows without a header.
+    assert results['headless'] == results['new']
+
+
+def test_rows_left_out_are_counted(results):
+    # wide.csv and word.csv have the 37 rows and one bad one each.
+    code, out, err = results['skipped']
+    assert (code, err) == (0, 'moe.predict: 2 rows left out\n')
+    header, *lines = results['new'].out.splitlines()
+    assert out.splitlines() == [header, *lines, *lines]
+
+
+def test_the_command_itself(tmp_path):
+    result = commands.run('-m', 'moe.predict', f'--workdir={tmp_path}')
+    line = f"moe.predict: workdir = '{tmp_path}': must be a run's folder\n"
+    assert result == commands.Result(2, '', line)
