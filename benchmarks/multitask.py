@@ -199,7 +199,7 @@ def snr(steps: int, seeds: int) -> list[str]:
             {'data.correlation': correlation, 'data.seed': seed},  # noqa: B023
         )
         datas = [make(seed).make_task().load() for seed in range(seeds)]
-        for weight in (0.0, 1e-4, 3e-4, 1e-3, 3e-3):
+        for weight in (0.0, 0.003, 0.01, 0.03, 0.1):
             changes = {
                 'data.correlation': correlation,
                 'losses.l0': weight,

@@ -53,8 +53,10 @@ def curves(
         return None
     axes.set(xlabel='step', ylabel=ylabel)
     axes.grid(alpha=0.3)
-    if axes.dataLim.height == 0:  # a line that never moves, such as no drops
-        axes.set_ylim(0, max(1.0, 2 * axes.dataLim.ymax))
+    top = axes.dataLim.ymax
+    # A line that never moves, such as no drops, but for rounding.
+    if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
+        axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
         axes.legend(fontsize=8)
     return _png(figure)
