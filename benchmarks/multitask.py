@@ -199,7 +199,7 @@ def snr(steps: int, seeds: int) -> list[str]:
             {'data.correlation': correlation, 'data.seed': seed},  # noqa: B023
         )
         datas = [make(seed).make_task().load() for seed in range(seeds)]
-        for weight in (0.0, 0.003, 0.01, 0.03, 0.1):
+        for weight in (0.0, 0.03, 0.1, 0.2, 0.4):
             changes = {
                 'data.correlation': correlation,
                 'losses.l0': weight,
