@@ -7,6 +7,7 @@ import pytest
 from tests import commands, tiny
 
 CONFIG = '--config=configs/lm.py'
+TASKS = ('-' + CONFIG, '--config=configs/multitask.py:mmoe,synthetic')
 
 # Arguments beside the config file and the workdir, and what the one line must
 # hold: the field and what is allowed. `-` takes an argument away.
@@ -83,6 +84,22 @@ WRONG = {
     'too long a sequence': (
         ['--config.data.files=configs/l*.py', '--config.data.seq_len=1000000'],
         ['config.data.files', '2 text files'],
+    ),
+    'a file for a folder': (
+        ['-workdir', '--workdir=README.md', '--config.data.files=moe/*.py'],
+        ['workdir', 'README.md', 'a folder', 'File exists'],
+    ),
+    'no such table': (
+        ['-' + CONFIG, '--config=configs/multitask.py:mmoe,census'],
+        ['config.data.files', 'census-income.data.gz', 'no such file'],
+    ),
+    'weights of other tasks': (
+        [*TASKS, '--config.balance.weights=(1.0,)'],
+        ['config.balance.weights', 'one number for each of 2 tasks'],
+    ),
+    'options of another mixture': (
+        [*TASKS, '--config.model.mixture.name=ple'],
+        ['config.model.mixture.num_experts', '(nearest: task_experts)'],
     ),
     'too many devices': (
         ['--config.data.files=moe/*.py', '--config.mesh.fsdp=3'],

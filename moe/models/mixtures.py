@@ -127,6 +127,8 @@ def snr_aver(
 
 
 def _snr(kind, network, num_tasks, gates, networks, straight_through):
+    if not networks:
+        raise ValueError('networks must hold the number of each row')
     levels = tuple(network(num=num) for num in networks)
     features = levels[0].widths[-1]
     routes = tuple(

@@ -75,6 +75,8 @@ class NetworkConfig:
     def __post_init__(self):
         if not self.widths:
             raise ConfigError('widths', self.widths, 'at least one width')
+        if self.renorm and not self.batch_norm:
+            raise ConfigError('renorm', True, 'False without batch_norm')
 
     def network(self, **options: Any) -> Network:
         """A network, or with `num` several in parallel; options are others."""

@@ -65,7 +65,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         )
     main = jax.process_index() == 0
     if main:
-        workdir.mkdir(parents=True, exist_ok=True)
+        _make_folder(workdir)
         _write_json(workdir / 'config.json', plain)
         _write_json(workdir / 'data.json', described)
         task.keep(data, workdir)
@@ -234,6 +234,14 @@ def _check_same(path: pathlib.Path, now: dict, what: str) -> None:
                 lines
             )
             raise ConfigError('workdir', str(path.parent), allowed)
+
+
+def _make_folder(path: pathlib.Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f'a folder, or the name of a new one ({error.strerror})'
+        raise ConfigError('workdir', str(path), allowed) from None
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:

@@ -115,9 +115,11 @@ class MultiTask(Task):
         """
         self.targets = targets
         outputs = max(target.num_outputs for target in targets)
-        self._model = self._config.model.build(len(targets), outputs, **sizes)
         self._sizes = sizes
         try:
+            self._model = self._config.model.build(
+                len(targets), outputs, **sizes
+            )
             jax.eval_shape(self.initial, jax.random.key(0))
         except ValueError as error:
             name = self._config.model.mixture.func.__name__
@@ -340,26 +342,35 @@ def task_metrics(
       user: int32 [N]; None without users.
 
     Returns:
-      Metrics by name; those that these labels do not allow are absent.
+      Metrics by name; those that these labels do not allow are absent. The
+      loss of predictions that are no numbers is none either.
     """
+    with np.errstate(invalid='ignore'):
+        found = _told(target, logits, label, mask, user)
+    lost = np.any(mask) and not np.all(np.isfinite(logits[mask]))
+    kept = (_loss_name(target),) if lost else ()
+    return {n: v for n, v in found.items() if n in kept or np.isfinite(v)}
+
+
+def _told(target, logits, label, mask, user) -> dict[str, float]:
+    """All metrics of the kind, nan where they cannot be told."""
     first = logits[:, 0].astype(np.float64)
     if target.kind == 'regression':
-        found = {'mse': ranking.mse(first, label, mask)}
-    elif target.kind == 'classes':
-        found = {
+        return {'mse': ranking.mse(first, label, mask)}
+    if target.kind == 'classes':
+        return {
             'accuracy': ranking.accuracy(logits, label, mask),
             'log_loss': ranking.log_loss(logits, label, mask),
         }
-    else:
-        probability = _sigmoid(first)
-        found = {
-            'auc': ranking.auc(first, label, mask),
-            'log_loss': ranking.log_loss(first, label, mask),
-            'calibration': ranking.calibration(probability, label, mask),
-        }
-        if user is not None:
-            found['gauc'] = ranking.gauc(first, label, user, mask)
-    return {name: v for name, v in found.items() if np.isfinite(v)}
+    probability = _sigmoid(first)
+    found = {
+        'auc': ranking.auc(first, label, mask),
+        'log_loss': ranking.log_loss(first, label, mask),
+        'calibration': ranking.calibration(probability, label, mask),
+    }
+    if user is not None:
+        found['gauc'] = ranking.gauc(first, label, user, mask)
+    return found
 
 
 def _loss_name(target: Target) -> str:

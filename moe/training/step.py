@@ -78,7 +78,8 @@ def make_train_step(
     auxiliary losses, each averaged over the mixture layers. With accumulation
     the batch goes through in equal microbatches and the gradients are averaged,
     which is the large batch's gradient for every term that is a mean over
-    tokens; the balance loss, a product of means, is taken per microbatch.
+    tokens; the balance loss, a product of means, is taken per microbatch, as
+    is a mean over the labels there are.
 
     Args:
       config: of the run.

@@ -293,6 +293,18 @@ def test_metrics_of_a_binary_task():
     assert sorted(found) == ['auc', 'calibration', 'gauc', 'log_loss']
     np.testing.assert_allclose(found['gauc'], 0.5833333, atol=1e-6)
     np.testing.assert_allclose(found['calibration'], 6.5 / 5)
+    # What is no number is not told to be good.
+    logits[2] = np.nan
+    lost = task_metrics(Target('a', 'binary'), logits, label, every)
+    assert np.isnan(lost['log_loss'])
+    two = Target('b', 'classes', ('x', 'y'))
+    lost = task_metrics(two, np.tile(logits, 2), label, every)
+    assert np.isnan(lost['log_loss'])
+    # A row without a label is not asked.
+    labelled = np.arange(9) != 2
+    found = task_metrics(Target('a', 'binary'), logits, label, labelled)
+    assert np.isfinite(found['log_loss'])
+    logits[2] = 0.0
     # One class alone has no order: what cannot be told is absent.
     alone = task_metrics(Target('a', 'binary'), logits, label * 0, every)
     assert sorted(alone) == ['log_loss']
@@ -303,6 +315,11 @@ def test_metrics_of_a_binary_task():
     [
         ({'balance.weights': (1.0,)}, 'config.balance.weights'),
         ({'losses': {'l2': 1.0}}, 'config.losses.l2'),
+        ({'model.expert.renorm': True}, 'config.model.expert.renorm'),
+        (
+            {'model.mixture': {'name': 'snr_aver', 'networks': ()}},
+            'config.model.mixture',
+        ),
         ({'model.gate.dropout': 1.0}, 'config.model.gate.dropout'),
         (
             {'model.gate.router': {'name': 'top_k', 'k': 9}},
