@@ -54,14 +54,15 @@ def main(argv: list[str]) -> int:
             raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
         task = config.make_task().restored(workdir)
         state = restore_run(config, workdir, task)
-        table, skipped = apply_table(
+        table, left_out = apply_table(
             task.preprocessing,
             _FLAGS.input,
             columns=_FLAGS.columns,
             on_error=_FLAGS.on_error,
         )
         if not rows.num_rows(table):
-            allowed = f'files with a row that can be used ({skipped} left out)'
+            count = left_out.count
+            allowed = f'files with a row that can be used ({count} left out)'
             raise ConfigError('--input', _FLAGS.input, allowed)
         if _FLAGS.output:
             with open(_FLAGS.output, 'w', newline='') as file:
@@ -71,8 +72,11 @@ def main(argv: list[str]) -> int:
     except (ConfigError, OSError) as error:
         print(f'moe.predict: {error}', file=sys.stderr)
         return 2
-    if skipped:
-        print(f'moe.predict: {skipped} rows left out', file=sys.stderr)
+    if left_out.count:
+        places = ', '.join(left_out.places)
+        more = ', ...' if left_out.count > len(left_out.places) else ''
+        line = f'{left_out.count} rows left out: {places}{more}'
+        print(f'moe.predict: {line}', file=sys.stderr)
     return 0
 
 

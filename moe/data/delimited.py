@@ -24,10 +24,18 @@ class Problems:
     Attributes:
       skip: whether to leave it out and count it, or to raise.
       count: rows left out.
+      places: FILE:LINE of the first hundred of them.
     """
 
     def __init__(self, skip: bool):
         self.skip, self.count = skip, 0
+        self.places: list[str] = []
+
+    def leave_out(self, file: str, line: int) -> None:
+        """Counts a row."""
+        self.count += 1
+        if self.count <= 100:
+            self.places.append(f'{file}:{line}')
 
     def report(self, place: str, value, allowed: str) -> None:
         """Raises unless such rows are skipped.
@@ -181,13 +189,13 @@ def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
                 if len(row) == width > 0:
                     yield reader.line_num, row
                 elif row:  # not a blank line
-                    problems.count += 1
+                    problems.leave_out(file, reader.line_num)
                     place = f'{file}:{reader.line_num}'
                     allowed = f'{width} columns (there are {len(row)})'
                     problems.report(place, ','.join(row), allowed)
             return
         except csv.Error as error:
-            problems.count += 1
+            problems.leave_out(file, reader.line_num)
             place = f'{file}:{reader.line_num}'
             problems.report(place, '', f'a row that can be read ({error})')
 

@@ -107,7 +107,8 @@ class Preprocessing:
                 [zlib.crc32(user.encode()) % _USERS for user in users], np.int32
             )
         rows['label'] = rows['label'].astype(np.float32)
-        problems.count += int(np.sum(chunk.bad))
+        for i in np.flatnonzero(chunk.bad):
+            problems.leave_out(chunk.file, chunk.lines[i])
         return {name: array[~chunk.bad] for name, array in rows.items()}
 
     def _numeric(self, chunk, problems) -> np.ndarray:

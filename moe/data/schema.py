@@ -41,6 +41,9 @@ class Label:
     where: Condition | None
 
     def __post_init__(self):
+        if not self.name or '/' in self.name or self.name in ('all', 'shared'):
+            allowed = "a name without '/', and neither 'all' nor 'shared'"
+            raise ConfigError('name', self.name, allowed)
         if (self.kind == 'binary') != bool(self.positive):
             allowed = 'the positive values of a binary label, () for others'
             raise ConfigError('positive', self.positive, allowed)

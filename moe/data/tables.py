@@ -172,7 +172,7 @@ def apply_table(
     columns: Sequence[str] = (),
     on_error: Literal['raise', 'skip'] = 'raise',
     scratch: str = '',
-) -> tuple[Rows, int]:
+) -> tuple[Rows, Problems]:
     """Encodes a new table as that of the training.
 
     Args:
@@ -185,7 +185,7 @@ def apply_table(
       scratch: as in `TableConfig`.
 
     Returns:
-      The rows as in `Table`, and how many were left out.
+      The rows as in `Table`, and what was left out.
 
     Raises:
       ConfigError: as `load_table`.
@@ -199,7 +199,7 @@ def apply_table(
         made = _encode(
             chunks, preprocessing, problems, folder, ('all',), _whole
         )
-    return made['all'], problems.count
+    return made['all'], problems
 
 
 def _encode(

@@ -88,9 +88,15 @@ def _results(metrics: _Metrics) -> list[str]:
         lines = {f'eval/{task}/{metric}': task for task in rows}
         image = plots.curves({'': metrics}, lines, metric)
         parts.append(figure(image, f'Validation {metric} by task.'))
-    losses = {n: g[0] for n, g in _names(metrics, 'train/loss/(.+)').items()}
-    image = plots.curves({'': metrics}, losses, 'loss')
-    return [*parts, figure(image, 'Training loss by task, unweighted.')]
+    for kind, caption in (
+        ('loss', 'Training loss by task, unweighted.'),
+        ('weight', 'Weight of each task, where it moves itself.'),
+    ):
+        found = _names(metrics, f'train/{kind}/(.+)')
+        lines = {name: task for name, (task,) in found.items()}
+        image = plots.curves({'': metrics}, lines, kind)
+        parts.append(figure(image, caption))
+    return parts
 
 
 def _gates(metrics: _Metrics) -> list[str]:

@@ -226,6 +226,18 @@ class MultiTask(Task):
         total |= jax.tree.map(add(weights), shared)
         return jax.tree.map(jnp.add, total, rest), state
 
+    def weights(self, params, state):
+        """Returns what moves each task's loss, where that moves itself."""
+        method = self._config.balance.method
+        if method == 'static':
+            return {}
+        values = (
+            state['gradnorm']['weights']
+            if method == 'gradnorm'
+            else jnp.exp(-params['log_variance'])
+        )
+        return {t.name: values[i] for i, t in enumerate(self.targets)}
+
     def layer_metrics(self, stats):
         """Names the statistics by gate, `moe/GATE/STATISTIC`."""
         names = [target.name for target in self.targets]

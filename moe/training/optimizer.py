@@ -7,9 +7,9 @@ import optax
 
 from moe.training.config import OptimizerConfig
 
-# Not decayed: vectors that scale or shift, and routers, whose decay would
-# flatten the gates.
-_UNDECAYED = ('scale', 'bias', 'router', 'norm', 'gamma', 'beta', 'log_')
+# Not decayed: what scales or shifts, and routers, whose decay would flatten
+# the gates.
+_UNDECAYED = 'scale bias router norm gamma beta log_ stitch'.split()
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -156,6 +156,8 @@ def make_train_step(
             grads, state.opt_state, state.params
         )
         metrics['train/grad_norm'] = optax.tree.norm(grads)
+        for name, value in task.weights(state.params, model_state).items():
+            metrics[f'train/weight/{name}'] = value
         metrics['train/learning_rate'] = schedule(state.step)
         if 'moe' in metrics:
             model_state = task.next_state(model_state, metrics['moe'])

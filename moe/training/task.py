@@ -86,6 +86,10 @@ class Task(abc.ABC):
         """
         return pull((jnp.ones_like(terms), jnp.ones(())))[0], state
 
+    def weights(self, params: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns factors of the terms that move, for the metrics."""
+        return {}
+
     def next_state(self, state: dict[str, Any], stats: Any) -> dict[str, Any]:
         """Returns the state after a step with these statistics."""
         return state

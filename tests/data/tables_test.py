@@ -219,8 +219,8 @@ def test_new_table(tmp_path):
     table = load(file)
     # Another order, no labels and no users.
     new = write(tmp_path / 'n.csv', 'x,city,age', '0,Ulm,7', '0,Oslo,')
-    made, skipped = apply_table(table.preprocessing, new)
-    assert skipped == 0
+    made, left_out = apply_table(table.preprocessing, new)
+    assert left_out.count == 0
     assert ages(table, made)[0] == 7
     assert made['numeric'][1, 0] == 0
     ulm = 1 + table.preprocessing.categories['city'].index('Ulm')
@@ -233,10 +233,10 @@ def test_new_table(tmp_path):
         np.testing.assert_array_equal(made[name][kept], array)
     # No header, and columns of its own.
     new = write(tmp_path / 'n.csv', 'Ulm,7', 'Bonn,x')
-    made, skipped = apply_table(
+    made, left_out = apply_table(
         table.preprocessing, new, columns=('city', 'age'), on_error='skip'
     )
-    assert skipped == 1
+    assert (left_out.count, left_out.places) == (1, [f'{new}:2'])
     assert ages(table, made).tolist() == [7]
     with pytest.raises(ConfigError, match=r"n.csv:2: age = 'x'"):
         apply_table(table.preprocessing, new, columns=('city', 'age'))

@@ -11,6 +11,7 @@ METRICS = [
         'train/loss': 2.0,
         'train/loss/income': 0.5 / step,
         'train/loss/married': 1.5,
+        'train/weight/income': 1.25,
         'eval/loss': 1.0,
         'eval/income/auc': 0.5 + step / 10,
         'eval/income/calibration': 1.0,
@@ -69,6 +70,7 @@ def test_pictures():
         'Validation auc by task.',
         'Validation calibration by task.',
         'Training loss by task, unweighted.',
+        'Weight of each task, where it moves itself.',
         'Mean gate of every expert over time, by gate.',
         'Entropy of the gates, mean over examples.',
     ]

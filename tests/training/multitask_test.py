@@ -230,6 +230,8 @@ def test_uncertainty_is_learned():
     sums = task.forward(state.variables, batch).sums
     means = np.array([float(sums[f'loss/task_{i}']) / 8 for i in range(2)])
     close(grads['log_variance'], (1 - means) / 2)
+    told = task.weights({'log_variance': np.log([2.0, 0.5])}, {})
+    np.testing.assert_allclose([*told.values()], [0.5, 2.0], rtol=1e-6)
 
 
 def test_step_with_everything_at_once_keeps_its_shapes():
@@ -249,6 +251,8 @@ def test_step_with_everything_at_once_keeps_its_shapes():
     assert np.isfinite(metrics['train/loss'])
     weights = state.model_state['gradnorm']['weights']
     np.testing.assert_allclose(np.sum(weights), 2, rtol=1e-5)
+    told = [metrics[f'train/weight/task_{i}'] for i in range(2)]
+    np.testing.assert_array_equal(told, weights)
     average = jax.tree.leaves(state.model_state['batch_stats'])
     assert all(np.all(np.isfinite(x)) for x in average)
 
