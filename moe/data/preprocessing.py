@@ -108,7 +108,7 @@ class Preprocessing:
             )
         rows['label'] = rows['label'].astype(np.float32)
         for i in np.flatnonzero(chunk.bad):
-            problems.leave_out(chunk.file, chunk.lines[i])
+            problems.leave_out(chunk.file, chunk.lines[int(i)])
         return {name: array[~chunk.bad] for name, array in rows.items()}
 
     def _numeric(self, chunk, problems) -> np.ndarray:

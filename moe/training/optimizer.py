@@ -9,7 +9,16 @@ from moe.training.config import OptimizerConfig
 
 # Not decayed: what scales or shifts, and routers, whose decay would flatten
 # the gates.
-_UNDECAYED = 'scale bias router norm gamma beta log_ stitch'.split()
+_UNDECAYED = [
+    'scale',
+    'bias',
+    'router',
+    'norm',
+    'gamma',
+    'beta',
+    'log_',
+    'stitch',
+]
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
