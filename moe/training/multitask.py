@@ -6,41 +6,22 @@ B examples a batch, T tasks, O outputs a task at most, N examples.
 import dataclasses
 import json
 import pathlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from moe.config import ConfigError, NaturalFloat, PositiveFloat
 from moe.models.multitask import MultiTaskConfig, gate_metrics
-from moe.training import ranking, weighting
+from moe.training import weighting
 from moe.training.config import Config
+from moe.training.targets import Regression, Target
 from moe.training.task import Outcome, Task, state_of
 
-# Metrics of a task that an evaluation's line tells, by kind.
-_HEADLINES = {'binary': 'auc', 'classes': 'accuracy', 'regression': 'mse'}
-
-
-class Target(NamedTuple):
-    """What a task predicts.
-
-    Attributes:
-      name: of the task.
-      kind: 'binary', 'classes' or 'regression'.
-      classes: their names, () for other kinds.
-    """
-
-    name: str
-    kind: Literal['binary', 'classes', 'regression']
-    classes: tuple[str, ...] = ()
-
-    @property
-    def num_outputs(self) -> int:
-        """Logits, or the one prediction."""
-        return max(1, len(self.classes))
+# Parameters of which each task has its own.
+_OWN = ('towers', 'log_variance')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,19 +143,10 @@ class MultiTask(Task):
         self, logits: Float[Array, 'B T O'], label: Float[Array, 'B T']
     ) -> Float[Array, 'B T']:
         """Cross-entropies in nats and squared errors, float32."""
-        found = []
-        for i, target in enumerate(self.targets):
-            z, y = logits[:, i, : target.num_outputs], label[:, i]
-            if target.kind == 'regression':
-                found.append(jnp.square(z[:, 0] - y))
-            elif target.kind == 'binary':
-                found.append(optax.sigmoid_binary_cross_entropy(z[:, 0], y))
-            else:
-                found.append(
-                    optax.softmax_cross_entropy_with_integer_labels(
-                        z, y.astype(jnp.int32)
-                    )
-                )
+        found = [
+            target.loss(logits[:, i, : target.num_outputs], label[:, i])
+            for i, target in enumerate(self.targets)
+        ]
         return jnp.stack(found, axis=1)
 
     def means(self, sums):
@@ -188,7 +160,7 @@ class MultiTask(Task):
         """Returns the tasks' weighted losses."""
         losses = jnp.stack([means[f'loss/{t.name}'] for t in self.targets])
         if self._config.balance.method == 'uncertainty':
-            squared = [t.kind == 'regression' for t in self.targets]
+            squared = [isinstance(t, Regression) for t in self.targets]
             losses = weighting.uncertainty(
                 losses, params['log_variance'], jnp.array(squared)
             )
@@ -266,8 +238,7 @@ class MultiTask(Task):
         rows = {name: values[live] for name, values in rows.items()}
         found: dict[str, float] = {}
         for i, target in enumerate(self.targets):
-            metrics = task_metrics(
-                target,
+            metrics = target.metrics(
                 rows['logits'][:, i, : target.num_outputs],
                 rows['label'][:, i],
                 rows['mask'][:, i],
@@ -275,13 +246,13 @@ class MultiTask(Task):
             )
             found |= {f'{target.name}/{k}': v for k, v in metrics.items()}
         losses = [
-            found.get(f'{t.name}/{_loss_name(t)}', 0.0) for t in self.targets
+            found.get(f'{t.name}/{t.loss_name}', 0.0) for t in self.targets
         ]
         return {'loss': sum(losses), **found}
 
     def headline(self, results):
         """Returns one metric of each task."""
-        names = [(t.name, _HEADLINES[t.kind]) for t in self.targets]
+        names = [(t.name, t.headline) for t in self.targets]
         return 'validation ' + ', '.join(
             f'{task} {metric} {results[f"{task}/{metric}"]:.4f}'
             for task, metric in names
@@ -291,28 +262,10 @@ class MultiTask(Task):
     def predictions(
         self, logits: Float[np.ndarray, 'N T O']
     ) -> dict[str, list[Any]]:
-        """Returns columns of what is predicted, by name.
-
-        A probability for a binary task, a number for a regression; for classes
-        the likeliest, and the probability of each as TASK:CLASS.
-
-        Args:
-          logits: of the examples, float32.
-        """
+        """Returns columns of what is predicted, by name."""
         columns: dict[str, list[Any]] = {}
         for i, target in enumerate(self.targets):
-            z = logits[:, i, : target.num_outputs].astype(np.float64)
-            if target.kind == 'regression':
-                columns[target.name] = z[:, 0].tolist()
-            elif target.kind == 'binary':
-                columns[target.name] = _sigmoid(z[:, 0]).tolist()
-            else:
-                best = np.argmax(z, axis=1)
-                columns[target.name] = [target.classes[c] for c in best]
-                powers = np.exp(z - np.max(z, axis=1, keepdims=True))
-                chance = powers / np.sum(powers, axis=1, keepdims=True)
-                for c, name in enumerate(target.classes):
-                    columns[f'{target.name}:{name}'] = chance[:, c].tolist()
+            columns |= target.predictions(logits[:, i, : target.num_outputs])
         return columns
 
     def test_batches(self, data: Any, host: int, num_hosts: int):
@@ -331,63 +284,3 @@ class MultiTask(Task):
             text = json.dumps(results, indent=2) + '\n'
             (workdir / self.last_file).write_text(text)
         return {}
-
-
-# Parameters of which each task has its own.
-_OWN = ('towers', 'log_variance')
-
-
-def task_metrics(
-    target: Target,
-    logits: Float[np.ndarray, 'N O'],
-    label: Float[np.ndarray, 'N'],
-    mask: Bool[np.ndarray, 'N'],
-    user: Any = None,
-) -> dict[str, float]:
-    """What `moe.training.ranking` tells of a task.
-
-    Args:
-      target: the task.
-      logits: its own.
-      label: its labels.
-      mask: of the labels there are.
-      user: int32 [N]; None without users.
-
-    Returns:
-      Metrics by name; those that these labels do not allow are absent. The
-      loss of predictions that are no numbers is none either.
-    """
-    with np.errstate(invalid='ignore'):
-        found = _told(target, logits, label, mask, user)
-    lost = np.any(mask) and not np.all(np.isfinite(logits[mask]))
-    kept = (_loss_name(target),) if lost else ()
-    return {n: v for n, v in found.items() if n in kept or np.isfinite(v)}
-
-
-def _told(target, logits, label, mask, user) -> dict[str, float]:
-    """All metrics of the kind, nan where they cannot be told."""
-    first = logits[:, 0].astype(np.float64)
-    if target.kind == 'regression':
-        return {'mse': ranking.mse(first, label, mask)}
-    if target.kind == 'classes':
-        return {
-            'accuracy': ranking.accuracy(logits, label, mask),
-            'log_loss': ranking.log_loss(logits, label, mask),
-        }
-    probability = _sigmoid(first)
-    found = {
-        'auc': ranking.auc(first, label, mask),
-        'log_loss': ranking.log_loss(first, label, mask),
-        'calibration': ranking.calibration(probability, label, mask),
-    }
-    if user is not None:
-        found['gauc'] = ranking.gauc(first, label, user, mask)
-    return found
-
-
-def _loss_name(target: Target) -> str:
-    return 'mse' if target.kind == 'regression' else 'log_loss'
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))

@@ -15,7 +15,8 @@ from moe.data import (
     rows,
     synthetic,
 )
-from moe.training.multitask import MultiTask, MultiTaskRun, Target
+from moe.training.multitask import MultiTask, MultiTaskRun
+from moe.training.targets import KINDS, Regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class SyntheticTask(MultiTask):
     def __init__(self, config: SyntheticRun):
         super().__init__(config)
         names = [f'task_{i}' for i in range(config.data.num_tasks)]
-        targets = tuple(Target(name, 'regression') for name in names)
+        targets = tuple(Regression(name) for name in names)
         self.build(targets, num_numeric=config.data.num_features)
 
     def load(self):
@@ -106,7 +107,7 @@ class TableTask(MultiTask):
         """Makes the model that fits what was learned of a table."""
         self.preprocessing = learned
         targets = tuple(
-            Target(label.name, label.kind, learned.classes.get(label.name, ()))
+            KINDS[label.kind](label.name, learned.classes.get(label.name, ()))
             for label in learned.schema.labels
         )
         self.build(

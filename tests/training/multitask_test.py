@@ -9,7 +9,6 @@ import pytest
 
 from configs import multitask
 from moe.config import ConfigError
-from moe.training.multitask import Target, task_metrics
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
@@ -39,51 +38,6 @@ def example(**changes):
     task = config.make_task()
     batch = next(task.train_batches(task.load(), 0, 1))
     return config, task, batch
-
-
-def kinds():
-    """A task of three targets of each kind, without a model."""
-    task = example()[1]
-    other = object.__new__(type(task))
-    other.targets = (
-        Target('click', 'binary'),
-        Target('city', 'classes', ('a', 'b', 'c')),
-        Target('spend', 'regression'),
-    )
-    return other
-
-
-def test_losses_by_hand():
-    # log(1 + e^0) = log 2 and, surer, log(1 + 1/3) at z = log 3; of classes
-    # (0, log 2, 0) the middle one has half; (1.5 - 1)^2.
-    log2, log3 = np.log(2), np.log(3)
-    logits = jnp.array(
-        [
-            [[0.0, 9, 9], [0, log2, 0], [1.5, 9, 9]],
-            [[log3, 9, 9], [0, log2, 0], [-1, 9, 9]],
-        ]
-    )
-    label = jnp.array([[0.0, 1, 1], [1, 2, 1]])
-    losses = kinds().losses(logits, label)
-    desired = [[log2, log2, 0.25], [np.log(4 / 3), np.log(4), 4]]
-    np.testing.assert_allclose(losses, desired, rtol=1e-6)
-
-
-def test_predictions_by_hand():
-    log3 = np.log(3)
-    logits = np.array([[[log3, 9, 9], [0, log3, 0], [1.5, 9, 9]]], np.float32)
-    found = kinds().predictions(logits)
-    assert list(found) == [
-        'click',
-        'city',
-        'city:a',
-        'city:b',
-        'city:c',
-        'spend',
-    ]
-    assert found.pop('city') == ['b']
-    flat = [value for (value,) in found.values()]
-    np.testing.assert_allclose(flat, [0.75, 0.2, 0.6, 0.2, 1.5], rtol=1e-6)
 
 
 def test_means_are_over_the_labels_there_are():
@@ -284,34 +238,6 @@ def test_results_are_over_the_live_rows():
     assert task.headline(results) == (
         'validation task_0 mse 5.0000, task_1 mse 2.6667'
     )
-
-
-def test_metrics_of_a_binary_task():
-    # The check values of two users: means of 1/6 and 1, by 5 and 4 rows.
-    label = np.array([1, 0, 1, 1, 0, 1, 0, 0, 1])
-    chance = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.9, 0.8, 0.7, 0.6])
-    logits = np.log(chance / (1 - chance))[:, None]
-    user = np.array([1] * 5 + [2] * 4)
-    every = np.ones(9, bool)
-    found = task_metrics(Target('a', 'binary'), logits, label, every, user)
-    assert sorted(found) == ['auc', 'calibration', 'gauc', 'log_loss']
-    np.testing.assert_allclose(found['gauc'], 0.5833333, atol=1e-6)
-    np.testing.assert_allclose(found['calibration'], 6.5 / 5)
-    # What is no number is not told to be good.
-    logits[2] = np.nan
-    lost = task_metrics(Target('a', 'binary'), logits, label, every)
-    assert np.isnan(lost['log_loss'])
-    two = Target('b', 'classes', ('x', 'y'))
-    lost = task_metrics(two, np.tile(logits, 2), label, every)
-    assert np.isnan(lost['log_loss'])
-    # A row without a label is not asked.
-    labelled = np.arange(9) != 2
-    found = task_metrics(Target('a', 'binary'), logits, label, labelled)
-    assert np.isfinite(found['log_loss'])
-    logits[2] = 0.0
-    # One class alone has no order: what cannot be told is absent.
-    alone = task_metrics(Target('a', 'binary'), logits, label * 0, every)
-    assert sorted(alone) == ['log_loss']
 
 
 @pytest.mark.parametrize(
