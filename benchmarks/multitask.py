@@ -279,19 +279,20 @@ def speed(rounds: int) -> list[str]:
       rounds: times each is measured, all taking turns.
 
     Returns:
-      Lines of a table: a step of 1,024 rows of 100 numbers, two tasks, over
-      that of a dense network of the same useful FLOPs, both with Adam.
+      Lines of a table: a step of 1,024 rows with two tasks over that of a dense network of the same useful FLOPs, both with Adam.
     """
     calls, flops, names = {}, {}, []
-    for model, experts, widths in (
-        ('mmoe', 8, (16,)),
-        ('mmoe', 8, (32, 16)),
-        ('mmoe', 32, (16,)),
-        ('cgc', 8, (16,)),
-        ('ple', 8, (16,)),
+    for model, inputs, experts, widths in (
+        ('mmoe', 100, 8, (16,)),
+        ('mmoe', 512, 8, (16,)),
+        ('mmoe', 100, 8, (32, 16)),
+        ('mmoe', 100, 32, (16,)),
+        ('cgc', 100, 8, (16,)),
+        ('ple', 100, 8, (16,)),
     ):
         changes = {
             'model.expert.widths': widths,
+            'data.num_features': inputs,
             'data.num_rows': 4096,
             'data.batch_size': 1024,
         }
@@ -301,7 +302,7 @@ def speed(rounds: int) -> list[str]:
         task = config.make_task()
         batch = next(task.train_batches(task.load(), 0, 1))
         state = init_state(config, task=task)
-        name = f'{model}, {experts} experts {widths}'
+        name = f'{model}, {inputs} inputs, {experts} experts {widths}'
         multiplies = sum(
             leaf.size
             for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
