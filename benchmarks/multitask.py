@@ -279,7 +279,8 @@ def speed(rounds: int) -> list[str]:
       rounds: times each is measured, all taking turns.
 
     Returns:
-      Lines of a table: a step of 1,024 rows with two tasks over that of a dense network of the same useful FLOPs, both with Adam.
+      Lines of a table: a step of 1,024 rows with two tasks over that of a
+      dense network of the same useful FLOPs, both with Adam.
     """
     calls, flops, names = {}, {}, []
     for model, inputs, experts, widths in (
