@@ -3,7 +3,7 @@
 B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
-import functools
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -185,18 +185,23 @@ class MoE(nn.Module):
             return execute(tokens, routing, self.experts, slots)
         module, variables = _part(self.experts, devices)
         execute = EXCHANGES[self.exchange](execute, 'expert')
-        return over_devices(
-            lambda variables, tokens, routing: execute(
-                tokens,
-                routing,
-                functools.partial(module.apply, variables),
-                slots,
-            )
-        )(variables, tokens, routing._replace(counted=None, chance=None))
+
+        def run(variables, tokens, routing):
+            def experts(rows, sizes=None):
+                return module.apply(variables, rows, sizes)
+
+            return execute(tokens, routing, experts, slots)
+
+        routing = routing._replace(counted=None, chance=None)
+        return over_devices(run)(variables, tokens, routing)
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
     """One device's share of the experts as a module, and all parameters."""
+    fields = [field.name for field in dataclasses.fields(experts)]
+    if 'num_experts' not in fields:
+        allowed = 'experts that are alike, to be split over devices'
+        raise ConfigError('experts', type(experts).__name__, allowed)
     module, variables = experts.unbind()
     count = module.num_experts  # type: ignore[attr-defined]
     if count % devices:

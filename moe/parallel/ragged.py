@@ -47,9 +47,7 @@ def through_owners(
     return move(out, between.T, axis_name, len(rows))
 
 
-def all_counts(
-    sizes: Int[Array, 'E'], axis_name: str
-) -> Int[Array, 'n n E/n']:
+def all_counts(sizes: Int[Array, 'E'], axis_name: str) -> Int[Array, 'n n E/n']:
     """Rows from each device to each expert of each device, int32."""
     devices = lax.axis_size(axis_name)
     counts = lax.all_gather(sizes, axis_name)
