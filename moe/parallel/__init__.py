@@ -1,5 +1,6 @@
 """Devices: the mesh, what is split over it, what travels across it."""
 
+from moe.parallel.collectives import Collective, collectives
 from moe.parallel.exchange import (
     EXCHANGES,
     ExchangeName,
@@ -17,10 +18,12 @@ from moe.parallel.mesh import (
 
 __all__ = [
     'EXCHANGES',
+    'Collective',
     'ExchangeName',
     'MeshConfig',
     'all_to_all',
     'batch_sharding',
+    'collectives',
     'gather',
     'make_mesh',
     'over_devices',

@@ -1,6 +1,7 @@
 """A run from its config to its folder: train, evaluate, save, go on."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -10,12 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError, differences
 from moe.metrics import Writer
-from moe.parallel import batch_sharding, make_mesh, parameter_shardings
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from moe.parallel.mesh import BATCH_AXES
 from moe.training.checkpoint import Checkpoints, abstract_state
 from moe.training.config import Config
@@ -57,6 +63,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     described = task.describe(data)
     _check_same(workdir / 'data.json', described, 'data')
     mesh = make_mesh(config.mesh)
+    config = _on_mesh(config, mesh)
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if config.data.batch_size % (ways * config.optimizer.accumulation):
         allowed = f'a multiple of {ways} devices x accumulation'
@@ -71,6 +78,15 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         task.keep(data, workdir)
     with jax.set_mesh(mesh), _stop_signals() as stopped:
         return _Run(config, workdir, task, data, mesh).train(stopped)
+
+
+def _on_mesh(config: Config, mesh: Mesh) -> Config:
+    """The config with no size of the mesh left open, checked once more."""
+    try:
+        return dataclasses.replace(config, mesh=MeshConfig(**mesh.shape))
+    except ConfigError as error:
+        field = f'config.{error.field}'
+        raise ConfigError(field, error.value, error.allowed) from None
 
 
 class _Run:

@@ -267,6 +267,20 @@ def test_config_builds_the_layer_it_describes():
             "'grouped'",
         ),
         (
+            {'exchange': 'all_to_all'},
+            "config.exchange = 'all_to_all': must be 'none', 'gather' or "
+            "'ragged', of grouped rows",
+        ),
+        (
+            {'executor': 'onehot', 'exchange': 'ragged'},
+            "config.exchange = 'ragged': must be 'none', 'gather' or "
+            "'all_to_all', of onehot rows",
+        ),
+        (
+            {'router': {'name': 'soft'}, 'exchange': 'gather'},
+            "config.exchange = 'gather': must be 'none', for a soft mixture",
+        ),
+        (
             {'capacity_factor': 0},
             'config.capacity_factor = 0.0: must be greater than 0.0, or None',
         ),
