@@ -35,18 +35,18 @@ class Collective(NamedTuple):
       devices: how many take part together.
       size: bytes of the result on one device; of a ragged exchange, bytes of
         the buffer that it fills in part.
-      count: how many of them the program holds; the body of a loop is in it
+      times: how many of them the program holds; the body of a loop is in it
         once, however often it runs.
     """
 
     kind: str
     devices: int
     size: int
-    count: int
+    times: int
 
     @property
     def sent(self) -> int:
-        """Bytes that one device has to send, for all of the count.
+        """Bytes that one device has to send, for all of them.
 
         Of n devices: an all-to-all keeps 1/n of its buffer, a gather has its
         n-th part sent to the others, a reduce-scatter is that the other way
@@ -58,7 +58,7 @@ class Collective(NamedTuple):
             'all-reduce': 2 * self.size * others // self.devices,
             'collective-permute': self.size,
         }.get(self.kind, self.size * others // self.devices)
-        return one * self.count
+        return one * self.times
 
 
 def collectives(text: str) -> list[Collective]:
@@ -72,7 +72,7 @@ def collectives(text: str) -> list[Collective]:
 
     >>> line = '%x = f32[4,2]{1,0} all-gather(%y), replica_groups={{0,1},{2,3}}'
     >>> collectives(line)
-    [Collective(kind='all-gather', devices=2, size=32, count=1)]
+    [Collective(kind='all-gather', devices=2, size=32, times=1)]
     """
     found: collections.Counter = collections.Counter()
     for match in _LINE.finditer(text):
@@ -82,7 +82,9 @@ def collectives(text: str) -> list[Collective]:
         size = sum(_bytes(*shape) for shape in shapes)
         found[match['kind'], _devices(match['rest']), size] += 1
     return sorted(
-        Collective(*key, count) for key, count in found.items() if key[1] > 1
+        Collective(kind, devices, size, times)
+        for (kind, devices, size), times in found.items()
+        if devices > 1
     )
 
 

@@ -7,7 +7,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -109,14 +109,16 @@ class _Run:
             self._data.set_state(position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
-        self._train_step = jax.jit(
+        train_step = jax.jit(
             make_train_step(config, task),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        self._eval_step = jax.jit(
+        eval_step = jax.jit(
             make_eval_step(config, task), out_shardings=NamedSharding(mesh, P())
         )
+        self._train_step = _in_turn(train_step)
+        self._eval_step = _in_turn(eval_step)
         self._writer = Writer(workdir, self.start, self._main)
         self._progress = _Progress(config.steps, task, self.start)
         self._pending: list[tuple[int, Any, Any]] = []
@@ -210,6 +212,17 @@ class _Run:
     def _say(self, line):
         if self._main:
             print(line, flush=True)
+
+
+def _in_turn(step: Callable) -> Callable:
+    """One program at a time, where two at once could wait for each other.
+
+    Virtual devices share the threads of the CPU: those of two programs can
+    all be taken by collectives that wait for a device without a thread.
+    """
+    if jax.default_backend() != 'cpu' or jax.device_count() == 1:
+        return step
+    return lambda *args: jax.block_until_ready(step(*args))
 
 
 class _Progress:
