@@ -341,7 +341,7 @@ def test_what_does_not_fit_leaves_no_folder(
 
 def test_divergence(finished, tmp_path, monkeypatch):
     # A step whose third loss is no number; every step is logged.
-    def fake(config):
+    def fake(config, task):
         def step(state, tokens):
             loss = jnp.where(state.step == 2, jnp.nan, 1.0 + jnp.sum(tokens))
             return state._replace(step=state.step + 1), {'train/loss': loss}
