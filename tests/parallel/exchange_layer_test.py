@@ -181,10 +181,7 @@ def factor_of(i, j):
 
 @functools.cache
 def on_one_device(factor):
-    layers = {
-        name: build(name, 'indexed', 'none', factor, jitter=0.1)
-        for name in ROUTERS
-    }
+    layers = {name: build(name, 'indexed', 'none', factor) for name in ROUTERS}
     return run(layers, (1, 1, 1, 1, 1))
 
 
@@ -229,7 +226,7 @@ def test_cells_cover_all_pairs():
 def test_equals_one_device(key):
     sizes, exchange = key
     layers = {
-        name: build(name, executor, exchange, factor, jitter=0.1)
+        name: build(name, executor, exchange, factor)
         for name, executor, factor in CELLS[key]
     }
     found = run(layers, sizes)
