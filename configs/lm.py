@@ -74,6 +74,7 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     moe.allow_lookahead = False  # routers that see later tokens
     moe.jitter = 0.0  # router sees x * U(1 - jitter, 1 + jitter) in training
     moe.executor = 'grouped'  # onehot, indexed, grouped
+    moe.exchange = 'none'  # between devices: all_to_all, ragged, gather
     moe.capacity_factor = config_dict.placeholder(float)  # None drops nothing
     moe.eval_capacity_factor = config_dict.placeholder(float)  # in evaluation
     moe.min_capacity = 4  # least slots of an expert in a group

@@ -68,6 +68,47 @@ def grouped_plan(routing: Routing, slots: int | None = None) -> Plan:
     return _plan(routing, queue, kept, row, num_rows)
 
 
+def kept(routing: Routing, slots: int | None) -> Bool[Array, 'G N M']:
+    """The assignments that get a row in either plan."""
+    if slots is None:
+        return routing.live
+    return grouped_plan(routing, slots).kept
+
+
+def only_experts(
+    routing: Routing, first: int | Int[Array, ''], count: int
+) -> Routing:
+    """The assignments to a few experts, as if there were no others.
+
+    An expert-choice grid loses the others' rows; in a token-choice grid their
+    assignments are not live.
+
+    Args:
+      routing: any routing.
+      first: the first of the experts, which becomes expert 0.
+      count: of the experts, one after another.
+
+    Returns:
+      The Routing with E = count.
+    """
+    part = lambda v, axis: lax.dynamic_slice_in_dim(v, first, count, axis)
+    routing = routing._replace(
+        probs=part(routing.probs, -1), logits=part(routing.logits, -1)
+    )
+    if routing.token is not None:
+        routing = routing._replace(
+            expert=part(routing.expert, 1),
+            weight=part(routing.weight, 1),
+            live=part(routing.live, 1),
+            token=part(routing.token, 1),
+        )
+    expert = routing.expert - first
+    inside = (expert >= 0) & (expert < count)
+    return routing._replace(
+        expert=jnp.clip(expert, 0, count - 1), live=routing.live & inside
+    )
+
+
 class _Queue(NamedTuple):
     """Assignments sorted by (expert, group, priority); A entries each."""
 

@@ -24,6 +24,7 @@ from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
+from moe.parallel import ExchangeName
 from moe.routing import ROUTERS, next_state
 from moe.types import Context, Router, traits, traits_of
 
@@ -51,6 +52,7 @@ class MoEConfig:
     allow_lookahead: bool
     jitter: NaturalFloat
     executor: Literal['onehot', 'indexed', 'grouped']
+    exchange: ExchangeName
     capacity_factor: PositiveFloat | None
     eval_capacity_factor: PositiveFloat | None
     min_capacity: PositiveInt
@@ -70,6 +72,7 @@ class MoEConfig:
         if self.outer_experts and self.num_experts % self.outer_experts:
             allowed = f'0 or a divisor of num_experts ({self.num_experts})'
             raise ConfigError('outer_experts', self.outer_experts, allowed)
+        self._check_exchange()
         if not self.is_soft:
             count = self._mlps + self._cheap.num_experts
             _check('router', self.router, count)
@@ -78,6 +81,20 @@ class MoEConfig:
         elif self.outer_experts or self._cheap.num_experts:
             allowed = 'a router of assignments, for two levels or cheap experts'
             raise ConfigError('router.name', 'soft', allowed)
+
+    def _check_exchange(self):
+        """Buffers are exchanged whole, sorted rows as many as there are."""
+        fits = {
+            'all_to_all': self.executor != 'grouped',
+            'ragged': self.executor == 'grouped',
+        }
+        if not fits.get(self.exchange, True):
+            other = 'ragged' if self.exchange == 'all_to_all' else 'all_to_all'
+            allowed = f"'none', 'gather' or '{other}', of {self.executor} rows"
+            raise ConfigError('exchange', self.exchange, allowed)
+        if self.exchange != 'none' and self.is_soft:
+            allowed = "'none', for a soft mixture"
+            raise ConfigError('exchange', self.exchange, allowed)
 
     @property
     def is_soft(self) -> bool:
@@ -135,6 +152,7 @@ class MoEConfig:
                 router=self.router,
                 jitter=self.jitter,
                 executor=self.executor,
+                exchange=self.exchange,
                 capacity_factor=self.capacity_factor,
                 eval_capacity_factor=self.eval_capacity_factor,
                 min_capacity=self.min_capacity,

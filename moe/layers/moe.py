@@ -3,18 +3,22 @@
 B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from moe import losses
 from moe.capacity import CapacityRule, capacity
-from moe.dispatch import EXECUTORS
+from moe.config import ConfigError
+from moe.dispatch import EXECUTORS, only_experts
 from moe.experts import Cheap
 from moe.layers.account import account, dense
 from moe.layers.gate import Gate, in_groups
+from moe.parallel import EXCHANGES, ExchangeName, over_devices
 from moe.routing import top_k
 from moe.types import Aux, Context, Router, Routing
 
@@ -32,6 +36,9 @@ class MoE(nn.Module):
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
       executor: 'onehot', 'indexed' or 'grouped'; same values, different cost.
+      exchange: how tokens reach experts on other devices of a mesh in context:
+        'all_to_all' (of a padded executor), 'ragged' (of 'grouped') or
+        'gather'; with 'none' the compiler decides. Same values.
       capacity_factor: of slots in training; None drops nothing.
       eval_capacity_factor: of slots in evaluation; None drops nothing.
       min_capacity: least slots of an expert in a group.
@@ -50,6 +57,7 @@ class MoE(nn.Module):
     router: Router = top_k
     jitter: float = 0.0
     executor: str = 'indexed'
+    exchange: ExchangeName = 'none'
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
     min_capacity: int = 1
@@ -94,7 +102,8 @@ class MoE(nn.Module):
           The outputs, and the Aux of `account`.
 
         Raises:
-          ValueError: if the tokens do not divide into the groups.
+          ValueError: if the tokens do not divide into the groups, or, for an
+            exchange, groups or experts do not divide over the devices.
         """
         tokens, live = in_groups(x, mask, self.num_groups)
         grid = live.shape
@@ -155,12 +164,11 @@ class MoE(nn.Module):
         )
 
     def _execute(self, tokens, routing: Routing, slots: int | None):
-        execute = EXECUTORS[self.executor]
         if not self.cheap:
-            return execute(tokens, routing, self.experts, slots)
+            return self._through_experts(tokens, routing, slots)
         count = self.experts.num_experts  # type: ignore[attr-defined]
-        dispatched = _first_experts(routing, count)
-        y, kept = execute(tokens, dispatched, self.experts, slots)
+        dispatched = only_experts(routing, 0, count)
+        y, kept = self._through_experts(tokens, dispatched, slots)
         gates = dense(routing, routing.weight)[..., count:]
         y = y + self.cheap(tokens, gates)
         cheap = routing.live & (routing.expert >= count)
@@ -168,19 +176,35 @@ class MoE(nn.Module):
         kept = jnp.pad(kept, [(0, 0), (0, rows), (0, 0)])
         return y, kept | cheap
 
+    def _through_experts(self, tokens, routing: Routing, slots: int | None):
+        """Executes, here or where the mesh in context has the experts."""
+        execute = EXECUTORS[self.executor]
+        devices = jax.sharding.get_abstract_mesh().shape.get('expert', 1)
+        alone = devices == 1 or self.is_initializing()
+        if self.exchange == 'none' or alone:
+            return execute(tokens, routing, self.experts, slots)
+        module, variables = _part(self.experts, devices)
+        execute = EXCHANGES[self.exchange](execute, 'expert')
 
-def _first_experts(routing: Routing, count: int) -> Routing:
-    """The assignments to the first experts alone, as if there were no others.
+        def run(variables, tokens, routing):
+            def experts(rows, sizes=None):
+                return module.apply(variables, rows, sizes)
 
-    An expert-choice grid loses the others' rows; in a token-choice grid their
-    assignments are not live.
-    """
-    keep = slice(None) if routing.token is None else slice(count)
-    return routing._replace(
-        expert=jnp.minimum(routing.expert, count - 1)[:, keep],
-        weight=routing.weight[:, keep],
-        live=(routing.live & (routing.expert < count))[:, keep],
-        token=None if routing.token is None else routing.token[:, keep],
-        probs=routing.probs[..., :count],
-        logits=routing.logits[..., :count],
-    )
+            return execute(tokens, routing, experts, slots)
+
+        routing = routing._replace(counted=None, chance=None)
+        return over_devices(run)(variables, tokens, routing)
+
+
+def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
+    """One device's share of the experts as a module, and all parameters."""
+    fields = [field.name for field in dataclasses.fields(experts)]
+    if 'num_experts' not in fields:
+        allowed = 'experts that are alike, to be split over devices'
+        raise ConfigError('experts', type(experts).__name__, allowed)
+    module, variables = experts.unbind()
+    count = module.num_experts  # type: ignore[attr-defined]
+    if count % devices:
+        allowed = f'a multiple of the {devices} devices along expert'
+        raise ConfigError('num_experts', count, allowed)
+    return module.clone(num_experts=count // devices), variables

@@ -16,10 +16,11 @@ def decoding(config: LMConfig) -> LMConfig:
     """The config under which one token's output depends on no other's load.
 
     Capacity drops depend on the tokens that arrive together, so that decoding
-    one at a time would differ from the whole sequence: nothing is dropped.
+    one at a time would differ from the whole sequence: nothing is dropped. Nor
+    are there groups enough to split them over devices: nothing is exchanged.
     """
     layer = dataclasses.replace(
-        config.moe, eval_capacity_factor=None, num_groups=1
+        config.moe, eval_capacity_factor=None, num_groups=1, exchange='none'
     )
     return dataclasses.replace(config, moe=layer)
 

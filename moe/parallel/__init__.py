@@ -1,5 +1,14 @@
-"""Devices: the mesh and what is split over it."""
+"""Devices: the mesh, what is split over it, what travels across it."""
 
+from moe.parallel.collectives import Collective, collectives
+from moe.parallel.exchange import (
+    EXCHANGES,
+    ExchangeName,
+    all_to_all,
+    gather,
+    over_devices,
+    ragged,
+)
 from moe.parallel.mesh import (
     MeshConfig,
     batch_sharding,
@@ -7,4 +16,17 @@ from moe.parallel.mesh import (
     parameter_shardings,
 )
 
-__all__ = ['MeshConfig', 'batch_sharding', 'make_mesh', 'parameter_shardings']
+__all__ = [
+    'EXCHANGES',
+    'Collective',
+    'ExchangeName',
+    'MeshConfig',
+    'all_to_all',
+    'batch_sharding',
+    'collectives',
+    'gather',
+    'make_mesh',
+    'over_devices',
+    'parameter_shardings',
+    'ragged',
+]

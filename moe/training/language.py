@@ -19,6 +19,7 @@ from moe.config import ConfigError, NaturalInt
 from moe.data import Corpus, TextConfig, load_text, train_batches, val_batches
 from moe.data.text import VOCAB_SIZE
 from moe.models import LM, LMConfig, generate
+from moe.models.generate import decoding
 from moe.training.task import Outcome, live_sums, mean_over, state_of
 from moe.training.transformer import TransformerRun, TransformerTask
 
@@ -129,7 +130,9 @@ class Language(TransformerTask):
             text += sample(config, variables, text, config.sample_length)
         if config.model.moe_every:
             tokens = self._piece(data)
-            _, _, aux = self._model.apply(variables, tokens, record=True)
+            # A few sequences need not divide over the devices.
+            model = LM(decoding(config.model))
+            _, _, aux = model.apply(variables, tokens, record=True)
             if jax.process_index() == 0 and aux.routing is not None:
                 _write_routing(workdir / 'routing.npz', tokens, aux.routing)
         if jax.process_index() == 0:

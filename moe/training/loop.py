@@ -1,21 +1,27 @@
 """A run from its config to its folder: train, evaluate, save, go on."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError, differences
 from moe.metrics import Writer
-from moe.parallel import batch_sharding, make_mesh, parameter_shardings
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from moe.parallel.mesh import BATCH_AXES
 from moe.training.checkpoint import Checkpoints, abstract_state
 from moe.training.config import Config
@@ -57,6 +63,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     described = task.describe(data)
     _check_same(workdir / 'data.json', described, 'data')
     mesh = make_mesh(config.mesh)
+    config = _on_mesh(config, mesh)
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if config.data.batch_size % (ways * config.optimizer.accumulation):
         allowed = f'a multiple of {ways} devices x accumulation'
@@ -71,6 +78,15 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         task.keep(data, workdir)
     with jax.set_mesh(mesh), _stop_signals() as stopped:
         return _Run(config, workdir, task, data, mesh).train(stopped)
+
+
+def _on_mesh(config: Config, mesh: Mesh) -> Config:
+    """The config with no size of the mesh left open, checked once more."""
+    try:
+        return dataclasses.replace(config, mesh=MeshConfig(**mesh.shape))
+    except ConfigError as error:
+        field = f'config.{error.field}'
+        raise ConfigError(field, error.value, error.allowed) from None
 
 
 class _Run:
@@ -93,14 +109,16 @@ class _Run:
             self._data.set_state(position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
-        self._train_step = jax.jit(
+        train_step = jax.jit(
             make_train_step(config, task),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
-        self._eval_step = jax.jit(
+        eval_step = jax.jit(
             make_eval_step(config, task), out_shardings=NamedSharding(mesh, P())
         )
+        self._train_step = _in_turn(train_step)
+        self._eval_step = _in_turn(eval_step)
         self._writer = Writer(workdir, self.start, self._main)
         self._progress = _Progress(config.steps, task, self.start)
         self._pending: list[tuple[int, Any, Any]] = []
@@ -194,6 +212,17 @@ class _Run:
     def _say(self, line):
         if self._main:
             print(line, flush=True)
+
+
+def _in_turn(step: Callable) -> Callable:
+    """One program at a time, where two at once could wait for each other.
+
+    Virtual devices share the threads of the CPU: those of two programs can
+    all be taken by collectives that wait for a device without a thread.
+    """
+    if jax.default_backend() != 'cpu' or jax.device_count() == 1:
+        return step
+    return lambda *args: jax.block_until_ready(step(*args))
 
 
 class _Progress:

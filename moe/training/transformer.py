@@ -48,6 +48,23 @@ class TransformerRun(Config):
                 groups,
                 f'a divisor of the {tokens} tokens of a (micro)batch',
             )
+        if model.moe.exchange != 'none' and mesh.expert > 1:
+            self._check_exchange()
+
+    def _check_exchange(self):
+        """Experts and groups divide over the devices, as far as known."""
+        moe, mesh = self.model.moe, self.mesh
+        experts = moe.num_experts // (moe.outer_experts or 1)
+        if experts % mesh.expert:
+            allowed = f'a divisor of the {experts} experts of a mixture'
+            raise ConfigError('mesh.expert', mesh.expert, allowed)
+        ways = mesh.replica * max(mesh.data, 1) * mesh.fsdp * mesh.expert
+        if moe.num_groups and moe.num_groups % ways:
+            raise ConfigError(
+                'model.moe.num_groups',
+                moe.num_groups,
+                f'a multiple of the {ways} devices that groups are over',
+            )
 
 
 class TransformerTask(Task):

@@ -214,6 +214,7 @@ SECTION = {
     'router': {'name': 'top_k', 'k': 3, 'renormalize': False},
     'jitter': 0.125,
     'executor': 'grouped',
+    'exchange': 'none',
     'capacity_factor': 1.25,
     'eval_capacity_factor': None,
     'min_capacity': 2,
@@ -230,7 +231,7 @@ SECTION = {
     'shared_d_ff': 0,
     'shared_gate': 'none',
 }
-HERE = ('jitter', 'executor', 'capacity_factor', 'min_capacity')
+HERE = ('jitter', 'executor', 'exchange', 'capacity_factor', 'min_capacity')
 HERE += ('eval_capacity_factor', 'num_groups', 'balance_scope')
 HERE += ('batch_prioritized', 'capacity_rule')
 
@@ -264,6 +265,20 @@ def test_config_builds_the_layer_it_describes():
             {'executor': 'dense'},
             "config.executor = 'dense': must be one of 'onehot', 'indexed', "
             "'grouped'",
+        ),
+        (
+            {'exchange': 'all_to_all'},
+            "config.exchange = 'all_to_all': must be 'none', 'gather' or "
+            "'ragged', of grouped rows",
+        ),
+        (
+            {'executor': 'onehot', 'exchange': 'ragged'},
+            "config.exchange = 'ragged': must be 'none', 'gather' or "
+            "'all_to_all', of onehot rows",
+        ),
+        (
+            {'router': {'name': 'soft'}, 'exchange': 'gather'},
+            "config.exchange = 'gather': must be 'none', for a soft mixture",
         ),
         (
             {'capacity_factor': 0},

@@ -102,6 +102,16 @@ REFUSED = [
         'a divisor of data.batch_size (32)',
     ),
     ({'mesh.expert': 3}, 'mesh.expert', 'a divisor of num_experts (16)'),
+    (
+        # Two mixtures of 8 experts each.
+        {
+            'mesh.expert': 16,
+            'model.moe.outer_experts': 2,
+            'model.moe.exchange': 'ragged',
+        },
+        'mesh.expert',
+        'a divisor of the 8 experts of a mixture',
+    ),
     ({'mesh.tensor': 4}, 'mesh.tensor', 'a divisor of num_kv_heads (2)'),
     (
         {'model.moe.num_groups': 3},

@@ -313,6 +313,16 @@ def test_other_text_is_refused(finished, tmp_path):
         ({'data.batch_size': 12}, 'data.batch_size', 'a multiple of 8 devices'),
         ({'optimizer.accumulation': 2}, 'data.batch_size', 'x accumulation'),
         ({'mesh.data': 3}, 'mesh', 'number of devices (8)'),
+        (
+            # What is left for `data` is 2.
+            {
+                'mesh.expert': 4,
+                'model.moe.exchange': 'gather',
+                'model.moe.num_groups': 4,
+            },
+            'model.moe.num_groups',
+            'a multiple of the 8 devices',
+        ),
         ({'data.seq_len': 1000}, 'data.files', 'at least seq_len + 1 = 1001'),
         ({'data.files': '/no/such/*'}, 'data.files', 'at least 2 text files'),
     ],

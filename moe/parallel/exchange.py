@@ -1,0 +1,184 @@
+"""Exchanges: experts split over devices, and tokens that come to them.
+
+An exchange turns an executor for experts that are all here into one for
+experts that are split over the n devices of a mesh axis, `E / n` on each. It
+is called inside `shard_map` (or `pmap`), on each device with the tokens that
+live there, whole groups, and with its own experts. Values and gradients are
+those of one device with all tokens and all experts.
+
+G groups of this device, S tokens a group, E experts, C slots, A rows, D width.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Int
+
+from moe.config import ConfigError
+from moe.dispatch import Executor, grouped_plan, kept, only_experts
+from moe.parallel.mesh import BATCH_AXES
+from moe.parallel.ragged import all_counts, fit, through_owners
+from moe.types import Routing
+
+ExchangeName = Literal['none', 'all_to_all', 'ragged', 'gather']
+
+
+def none(execute: Executor, axis_name: str) -> Executor:
+    """The executor as it is: every device has all experts."""
+    return execute
+
+
+def all_to_all(execute: Executor, axis_name: str) -> Executor:
+    """Buffers of all slots, empty ones too, travel to the experts and back.
+
+    Each device sends `(n - 1) / n` of its [E, G*C, D] each way, whatever the
+    load. Source: GShard, arXiv 2006.16668.
+
+    Args:
+      execute: a padded executor, 'onehot' or 'indexed'.
+      axis_name: the mesh axis of the experts.
+
+    Returns:
+      The executor over all devices.
+    """
+    swap = functools.partial(lax.all_to_all, axis_name=axis_name, tiled=True)
+
+    def run(x, routing, experts, slots):
+        def there_and_back(rows, sizes=None):
+            if sizes is not None:
+                raise ValueError('all_to_all: needs a padded executor')
+            rows = swap(rows, split_axis=0, concat_axis=1)
+            return swap(experts(rows), split_axis=1, concat_axis=0)
+
+        return execute(x, routing, there_and_back, slots)
+
+    return run
+
+
+def ragged(
+    execute: Executor, axis_name: str, room: int | None = None
+) -> Executor:
+    """Exactly the routed rows travel, after how many there are.
+
+    See `moe.parallel.ragged`. A device can be sent every row that there is, so
+    that dropping nothing takes memory for `n * A` rows; with less room, what
+    does not fit is dropped as if it had found no slot.
+
+    Args:
+      execute: the executor 'grouped'.
+      axis_name: the mesh axis of the experts.
+      room: rows that a device can receive; None drops nothing.
+
+    Returns:
+      The executor over all devices.
+    """
+
+    def run(x, routing, experts, slots):
+        def there_and_back(rows, sizes=None):
+            if sizes is None:
+                raise ValueError("ragged: needs the executor 'grouped'")
+            most = room or len(rows) * lax.axis_size(axis_name)
+            return through_owners(experts, rows, sizes, axis_name, most)
+
+        if room is not None:
+            live = _fitting(routing, slots, axis_name, room)
+            routing, slots = routing._replace(live=live), None
+        return execute(x, routing, there_and_back, slots)
+
+    return run
+
+
+def gather(execute: Executor, axis_name: str) -> Executor:
+    """Experts get the tokens of all devices, and sum what they make of them.
+
+    Each device receives the `(n - 1) G S` tokens of the others and sends as
+    many partial outputs, whatever K is and wherever they are routed.
+
+    Args:
+      execute: any executor.
+      axis_name: the mesh axis of the experts.
+
+    Returns:
+      The executor over all devices.
+    """
+    everyones = functools.partial(
+        lax.all_gather, axis_name=axis_name, tiled=True
+    )
+
+    def run(x, routing, experts, slots):
+        count = routing.num_experts // lax.axis_size(axis_name)
+        first = lax.axis_index(axis_name) * count
+        own = only_experts(jax.tree.map(everyones, routing), first, count)
+        y, _ = execute(everyones(x), own, experts, slots)
+        y = lax.psum_scatter(y, axis_name, tiled=True)
+        return y, kept(routing, slots)
+
+    return run
+
+
+def _fitting(
+    routing: Routing, slots: int | None, axis_name: Any, room: int
+) -> Bool[Array, 'G N M']:
+    """The assignments that have a slot, and room where their expert is."""
+    plan = grouped_plan(routing, slots)
+    counts = all_counts(plan.sizes, axis_name)
+    fits = fit(counts, room)[lax.axis_index(axis_name)].reshape(-1)
+    row = jnp.arange(len(plan.assignment))
+    end = jnp.cumsum(plan.sizes)
+    expert = jnp.searchsorted(end, row, side='right')
+    last: Int[Array, 'E'] = end - plan.sizes + fits
+    inside = row < jnp.take(last, expert, mode='fill', fill_value=0)
+    empty = jnp.zeros((routing.live.size,), bool)
+    live = empty.at[plan.assignment].set(inside, mode='drop')
+    return live.reshape(routing.live.shape)
+
+
+def over_devices(run: Callable) -> Callable:
+    """Runs a function on every device, with whole groups and its experts.
+
+    Args:
+      run: of parameters whose first axis is experts, and of any arrays whose
+        first axis is groups, e.g. an exchanged executor.
+
+    Returns:
+      The same function of global arrays, on the mesh in context: groups are
+      split over all axes that a batch is split over, experts over `expert`.
+      The axis `tensor` is left to the compiler.
+
+    Raises:
+      ConfigError: if the groups do not divide over the devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    ways = math.prod(mesh.shape[axis] for axis in axes)
+
+    def split(parameters, *arrays):
+        groups = len(jax.tree.leaves(arrays)[0])
+        if groups % ways:
+            allowed = f'a multiple of the {ways} devices that groups are over'
+            raise ConfigError('num_groups', groups, allowed)
+        return jax.shard_map(
+            run,
+            in_specs=(P('expert'), *(P(axes) for _ in arrays)),
+            out_specs=P(axes),
+            axis_names=set(axes),
+            check_vma=False,
+        )(parameters, *arrays)
+
+    return split
+
+
+Exchange = Callable[[Executor, str], Executor]
+
+EXCHANGES: dict[str, Exchange] = {
+    'none': none,
+    'all_to_all': all_to_all,
+    'ragged': ragged,
+    'gather': gather,
+}

@@ -1,0 +1,341 @@
+"""The mixture layer with experts on other devices: the mesh changes nothing."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from moe.config import ConfigError
+from moe.experts import MLP, Cheap, Unlike
+from moe.layers import HierarchicalMoE, MoE
+from moe.parallel import EXCHANGES, batch_sharding, parameter_shardings
+from moe.parallel.mesh import AXES
+from moe.routing import ROUTERS
+from tests.reference.compare import assert_close
+
+G, S, D, E, VOCABULARY = 8, 4, 4, 8, 16
+KEY = jax.random.key(5)
+OPTIONS = {
+    'expert_choice': {'capacity_factor': 1.5},
+    'group_limited': {'k': 2, 'expert_groups': 4, 'chosen_groups': 2},
+    'hash': {'k': 2, 'vocab_size': VOCABULARY},
+    'relu': {'k': 2},
+    'replay': {'fresh_gates': True},
+    'sigmoid': {'k': 2},
+    'sinkhorn': {'k': 2, 'iterations': 4},
+    'top_p': {'k': 2, 'p': 0.6},
+}
+# Devices along replica, data, fsdp, expert, tensor.
+MESHES = [
+    (1, 1, 1, 8, 1),
+    (1, 2, 1, 2, 1),
+    (1, 1, 2, 4, 1),
+    (1, 1, 1, 2, 2),
+    (2, 1, 1, 4, 1),
+]
+# Exchange -> executors it serves.
+SERVED = {
+    'all_to_all': ('indexed', 'onehot'),
+    'ragged': ('grouped',),
+    'gather': ('indexed', 'grouped'),
+}
+
+
+class Scale(nn.Module):
+    """`tanh(x * w[e])`: experts that compile in no time."""
+
+    num_experts: int
+
+    @nn.compact
+    def __call__(self, rows, sizes=None):
+        normal = nn.initializers.normal(1.0)
+        w = self.param('w', normal, (self.num_experts, rows.shape[-1]))
+        if sizes is None:
+            return jnp.tanh(rows * w[:, None])
+        row = jnp.arange(len(rows))
+        expert = jnp.searchsorted(jnp.cumsum(sizes), row, side='right')
+        return jnp.tanh(rows * jnp.take(w, expert, axis=0, mode='clip'))
+
+
+def mesh_of(sizes):
+    return jax.make_mesh(
+        sizes,
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=jax.devices()[: np.prod(sizes)],
+    )
+
+
+def problem(scenario):
+    """Tokens, their mask, ids, and what the outputs are weighed with.
+
+    even: nothing special; empty: padding, all of groups 2 and 7 too, and no
+    token wants experts 0 and 1 (of the first of four devices).
+    """
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((G, S, D), np.float32)
+    x[..., 0] = 1
+    mask = np.ones((G, S), bool)
+    if scenario == 'empty':
+        mask = draw.random((G, S)) < 0.8
+        mask[[2, 7]] = False
+    ids = draw.integers(0, VOCABULARY, (G, S), np.int32)
+    dy = draw.standard_normal((G, S, D), np.float32)
+    return {'x': x, 'mask': mask, 'token_ids': ids}, dy
+
+
+def build(name, executor, exchange, factor, experts=None, **options):
+    return MoE(
+        experts or Scale(E),
+        router=functools.partial(ROUTERS[name], **OPTIONS.get(name, {})),
+        executor=executor,
+        exchange=exchange,
+        capacity_factor=factor,
+        **options,
+    )
+
+
+@functools.cache
+def recording():
+    given, _ = problem('even')
+    layer = build('top_k', 'indexed', 'none', None)
+
+    @jax.jit
+    def record():
+        call = functools.partial(layer.init_with_output, record=True)
+        return call(jax.random.key(9), **given)[0][1].routing
+
+    return jax.device_get(record())
+
+
+def call(layer, variables, given, dy, **options):
+    """Sum of all outputs and losses, each times its own; (y, aux)."""
+    y, aux = layer.apply(
+        variables, **given, **options, train=True, rngs={'router': KEY}
+    )
+    total = jnp.sum(y * dy)
+    for i, loss in enumerate(sorted(aux.losses)):
+        total += 0.1 * (1 + i) * aux.losses[loss]
+    return total, (y, aux.losses, aux.stats)
+
+
+def variables_of(layer, given, scenario, **options):
+    made = jax.eval_shape(
+        functools.partial(layer.init, train=False, **options), KEY, **given
+    )
+    draw = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda v: 0.5 * draw.standard_normal(v.shape, np.float32), made
+    )
+    if scenario == 'empty' and 'router' in variables['params']:
+        variables['params']['router'][0, :2] -= 20
+    return variables
+
+
+def run(layers, sizes, scenarios=('even', 'empty')):
+    """Results of layers by name, all in one program, for each scenario."""
+    mesh = mesh_of(sizes)
+
+    def program(variables, given, dy, recorded):
+        found = {}
+        for name, layer in layers.items():
+            more = {'recorded': recorded} if 'replay' in name else {}
+            objective = functools.partial(call, layer, dy=dy, **more)
+            x = given['x']
+            rest = {k: v for k, v in given.items() if k != 'x'}
+            found[name] = jax.grad(
+                lambda v, x, f=objective, r=rest: f(v, given={'x': x, **r}),
+                argnums=(0, 1),
+                has_aux=True,
+            )(variables[name], x)
+        return found
+
+    program = jax.jit(program)
+    results = {}
+    with jax.set_mesh(mesh):
+        for scenario in scenarios:
+            given, dy = problem(scenario)
+            variables = {}
+            for name, layer in layers.items():
+                more = {'recorded': recording()} if 'replay' in name else {}
+                variables[name] = variables_of(layer, given, scenario, **more)
+            out = program(
+                jax.device_put(variables, parameter_shardings(mesh, variables)),
+                jax.device_put(given, batch_sharding(mesh)),
+                jax.device_put(dy, batch_sharding(mesh)),
+                recording(),
+            )
+            for name, value in jax.device_get(out).items():
+                results[name, scenario] = value
+    return results
+
+
+def factor_of(i, j):
+    """Cells are dropless and with C = ceil(4*K*.5/8) = 1 slot by turns."""
+    return 0.5 if (i + j) % 2 else None
+
+
+@functools.cache
+def on_one_device(factor):
+    layers = {name: build(name, 'indexed', 'none', factor) for name in ROUTERS}
+    return run(layers, (1, 1, 1, 1, 1))
+
+
+def cells():
+    """Every router meets every mesh and every exchange, and those each other.
+
+    (mesh, exchange) to its layers, by router; 14 routers on 5 meshes are 70
+    cells, each run on two scenarios.
+    """
+    found = {}
+    for i, name in enumerate(ROUTERS):
+        for j, sizes in enumerate(MESHES):
+            exchange = list(SERVED)[(i + j) % 3]
+            executors = SERVED[exchange]
+            executor = executors[(i + j) // 3 % len(executors)]
+            cell = (name, executor, factor_of(i, j // 3))
+            found.setdefault((sizes, exchange), []).append(cell)
+    return found
+
+
+CELLS = cells()
+
+
+def test_cells_cover_all_pairs():
+    every = [
+        (sizes, exchange, *cell)
+        for (sizes, exchange), cells in CELLS.items()
+        for cell in cells
+    ]
+    assert len(every) == 70
+    counts = {0: 5, 1: 3, 2: 14, 4: 2}  # meshes, exchanges, routers, factors
+    for a in counts:
+        for b in counts:
+            pairs = {(cell[a], cell[b]) for cell in every}
+            assert a == b or len(pairs) == counts[a] * counts[b], (a, b)
+    served = {(exchange, executor) for _, exchange, _, executor, _ in every}
+    assert served == {(x, e) for x, es in SERVED.items() for e in es}
+    assert set(SERVED) | {'none'} == set(EXCHANGES)
+
+
+@pytest.mark.parametrize('key', CELLS, ids=str)
+def test_equals_one_device(key):
+    sizes, exchange = key
+    layers = {
+        name: build(name, executor, exchange, factor)
+        for name, executor, factor in CELLS[key]
+    }
+    found = run(layers, sizes)
+    for name, _, factor in CELLS[key]:
+        for scenario in ('even', 'empty'):
+            desired = on_one_device(factor)[name, scenario]
+            check(found[name, scenario], desired, f'{name} {scenario}')
+
+
+def check(found, desired, name):
+    (gradients, (y, losses, stats)) = found
+    (d_gradients, (d_y, d_losses, d_stats)) = desired
+    assert_close(y, d_y, 2e-6, name=name)
+    assert_close(dict(losses), dict(d_losses), 5e-6, name=name)
+    assert_close(dict(stats), dict(d_stats), 2e-6, name=name)
+    largest = max(np.max(np.abs(g)) for g in jax.tree.leaves(d_gradients))
+    assert_close(gradients, d_gradients, 5e-6, scale=largest, name=name)
+
+
+def test_scenarios_are_what_they_say():
+    # Drops with capacity only; experts 0 and 1 without a token.
+    for name in ('top_k', 'switch'):
+        for factor, low in ((None, 0.0), (0.5, 0.1)):
+            for scenario in ('even', 'empty'):
+                found = on_one_device(factor)[name, scenario]
+                _, (_, _, stats) = found
+                assert (stats['dropped'] > 0.1) == (low > 0)
+                assert (stats['load'][:2].sum() == 0) == (scenario == 'empty')
+
+
+def same_on(sizes, layer, scenario='empty'):
+    """Compares an exchanged layer with itself on one device."""
+    one = run({'top_k': layer}, (1, 1, 1, 1, 1), [scenario])
+    many = run({'top_k': layer}, sizes, [scenario])
+    check(many['top_k', scenario], one['top_k', scenario], str(sizes))
+
+
+@pytest.mark.parametrize(
+    ('exchange', 'executor', 'changes'),
+    [
+        # Experts that are nobody's: they are where the tokens are.
+        ('ragged', 'grouped', {'cheap': Cheap(1, 1, 1)}),
+        # Priorities travel with the tokens.
+        ('gather', 'indexed', {'batch_prioritized': True}),
+        # Groups that are parts of rows, two a row.
+        ('all_to_all', 'indexed', {'num_groups': 16}),
+    ],
+    ids=['cheap', 'prioritized', 'groups'],
+)
+def test_options_on_two_devices(exchange, executor, changes):
+    experts = MLP(3, num_experts=E, use_bias=True)
+    layer = build('top_k', executor, exchange, 0.5, experts, **changes)
+    same_on((1, 1, 1, 2, 1), layer)
+
+
+@pytest.mark.parametrize('exchange', list(SERVED))
+def test_two_levels(exchange):
+    # Each of 2 mixtures has its 4 experts on 2 devices.
+    executor = SERVED[exchange][0]
+    inner = build('top_k', executor, exchange, 2.0, Scale(4))
+    layer = HierarchicalMoE(inner, 2, ROUTERS['top2'])
+    same_on((1, 1, 1, 2, 1), layer)
+
+
+def applied(layer, sizes, groups=G):
+    """One call on a mesh, without compiling."""
+    x = np.ones((groups, S, D), np.float32)
+    variables = jax.eval_shape(layer.init, KEY, x)
+    with jax.set_mesh(mesh_of(sizes)):
+        return jax.eval_shape(layer.apply, variables, x)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'groups', 'message'),
+    [
+        (
+            {'experts': Scale(6)},
+            8,
+            'num_experts = 6: must be a multiple of the 4 devices along expert',
+        ),
+        (
+            {},
+            12,
+            'num_groups = 12: must be a multiple of the 8 devices that groups '
+            'are over',
+        ),
+        (
+            {'experts': Unlike((nn.Dense(D), nn.Dense(D)) * 2)},
+            8,
+            "experts = 'Unlike': must be experts that are alike, to be split "
+            'over devices',
+        ),
+    ],
+    ids=['experts', 'groups', 'unlike'],
+)
+def test_what_does_not_divide(layer, groups, message):
+    layer = build('top_k', 'indexed', 'gather', None, **layer)
+    with pytest.raises(ConfigError) as error:
+        applied(layer, (1, 2, 1, 4, 1), groups)
+    assert str(error.value) == message
+    # Where no experts are elsewhere, nothing has to divide.
+    y, _ = applied(layer, (1, 2, 1, 1, 1), groups)
+    assert y.shape == (groups, S, D)
+
+
+def test_initializes_on_any_mesh():
+    # Whatever the shape of the example.
+    layer = build('top_k', 'indexed', 'all_to_all', None)
+    x = np.ones((1, S, D), np.float32)
+    desired = jax.eval_shape(layer.init, KEY, x)
+    with jax.set_mesh(mesh_of((1, 1, 1, 8, 1))):
+        assert jax.eval_shape(layer.init, KEY, x) == desired
