@@ -5,6 +5,13 @@ from moe.parallel.mesh import (
     batch_sharding,
     make_mesh,
     parameter_shardings,
+    split_batch,
 )
 
-__all__ = ['MeshConfig', 'batch_sharding', 'make_mesh', 'parameter_shardings']
+__all__ = [
+    'MeshConfig',
+    'batch_sharding',
+    'make_mesh',
+    'parameter_shardings',
+    'split_batch',
+]

@@ -5,8 +5,10 @@ import math
 from typing import Annotated, Any
 
 import jax
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Shaped
 
 from moe.config import AtLeast, ConfigError, PositiveInt
 
@@ -83,6 +85,30 @@ def make_mesh(config: MeshConfig) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits the leading axis of a batch over all data-parallel axes."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
+    """Keeps the leading axis of activations split as the batch is.
+
+    The compiler chooses where intermediate values live from the parameters
+    and the batch together; where the parameters' split disagrees with the
+    batch's it may replicate the batch, which costs every device the memory and
+    the arithmetic of all. To the values this is the identity.
+
+    Args:
+      x: activations, rows of the batch first.
+
+    Returns:
+      x; pinned if there is a mesh with automatic axes whose data-parallel ones
+      divide B.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(BATCH_AXES) <= set(mesh.auto_axes):
+        return x
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if ways == 1 or x.shape[0] % ways:
+        return x
+    return lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
 def parameter_shardings(mesh: Mesh, tree: Any) -> Any:

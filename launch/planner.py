@@ -1,0 +1,89 @@
+"""One plan: a config and a topology in, plain data out."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from launch import cost, estimate, hlo
+from launch.chips import Topology
+from launch.compiler import compile_step, mesh_shape
+from moe.config import ConfigError
+from moe.training import Config, LanguageConfig
+
+
+def plan(config: Config, topology: Topology) -> dict[str, Any]:
+    """Plans a run on machines that are not here.
+
+    Args:
+      config: of the run, a language model.
+      topology: the machines.
+
+    Returns:
+      JSON: `topology`, `mesh`, `batch`, `parameters`, `memory` (bytes a chip by
+      kind, their `sum`, what `there` is and whether it `fits`),
+      `compile_seconds` and `versions`; for one that fits also `flops`,
+      `collectives` and `step`, see `launch.estimate.roofline`.
+
+    Raises:
+      ConfigError: if the config does not fit the topology.
+      NoCompiler: without the TPU compiler.
+      HLOError: if the program cannot be read.
+      Implausible: if the result cannot be.
+    """
+    if not isinstance(config, LanguageConfig):
+        raise ConfigError('config.task', config.task, "'lm', for a plan")
+    mesh = mesh_shape(config, topology.num_devices)
+    compiled = compile_step(config, topology, mesh)
+    sequences, length = config.data.batch_size, config.data.seq_len
+    tokens = sequences * length
+    per_chip = topology.chip.devices
+    memory: dict[str, Any] = {
+        kind: size * per_chip for kind, size in compiled.memory.items()
+    }
+    memory['sum'] = sum(memory.values())
+    memory['there'] = topology.chip.memory
+    memory['fits'] = bool(compiled.text) and memory['sum'] <= memory['there']
+    useful = estimate.useful_flops(
+        config.model, compiled.active, sequences, length
+    )
+    result = {
+        'topology': topology.name,
+        'chips': topology.num_chips,
+        'mesh': mesh,
+        'model': {
+            'layers': config.model.num_layers,
+            'remat': config.model.remat,
+            'executor': config.model.moe.executor,
+            'capacity_factor': config.model.moe.capacity_factor,
+        },
+        'batch': {
+            'sequences': sequences,
+            'length': length,
+            'tokens': tokens,
+            'tokens_per_chip': tokens / topology.num_chips,
+        },
+        'parameters': {'total': compiled.total, 'active': compiled.active},
+        'memory': memory,
+        'compile_seconds': compiled.seconds,
+        'versions': {'jax': jax.__version__},
+    }
+    if not compiled.text:
+        return result
+    counted = cost.count(hlo.parse(compiled.text))
+    traffic = estimate.network(
+        counted.collectives, mesh, compiled.coords, topology
+    )
+    step = estimate.roofline(useful, counted, traffic, tokens, topology)
+    devices = topology.num_devices
+    estimate.check(useful, counted, compiled.flops_once, step, devices)
+    return result | {
+        'flops': {
+            'useful': useful,
+            'executed': counted.flops * devices,
+            'useful_over_executed': useful / (counted.flops * devices),
+        },
+        'hbm_bytes': counted.bytes * per_chip,
+        'collectives': [dataclasses.asdict(row) for row in traffic],
+        'step': step,
+    }
