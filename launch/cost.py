@@ -259,6 +259,8 @@ def traffic(
         return 0.0
     if opcode == 'copy-start':
         return _hbm(instruction.shape[:2])
+    if opcode.endswith('-start'):  # its shape is of operands and results
+        return _hbm(instruction.shape)
     operands = [here.instructions[name] for name in instruction.operands]
     if opcode == 'fusion':
         inner = program.computations[instruction.called('calls') or '']
@@ -270,8 +272,6 @@ def traffic(
     read = sum(
         _taken(instruction, i, operand) for i, operand in enumerate(operands)
     )
-    if opcode in COLLECTIVES or opcode.removesuffix('-start') in COLLECTIVES:
-        return 2 * _hbm([a for o in operands for a in o.shape])
     if opcode in ('dynamic-update-slice', 'scatter'):
         return read + _hbm(operands[-1 if opcode == 'scatter' else 1].shape)
     return read + _hbm(instruction.shape)

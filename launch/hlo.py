@@ -140,8 +140,9 @@ def parse(text: str) -> Program:
     Raises:
       HLOError: if there is no entry computation.
     """
-    computations, entry = {}, None
-    name, instructions, root = '', {}, None
+    computations: dict[str, Computation] = {}
+    instructions: dict[str, Instruction] = {}
+    name, entry, root = '', '', None
     for line in text.splitlines():
         head = _HEAD.match(line)
         if head:
