@@ -64,13 +64,17 @@ class Cost:
       flops_once: the same with every loop body counted once, to be held
         against the compiler's own analysis.
       bytes: read from and written to the HBM.
-      collectives: in program order.
+      collectives: all of them.
+      parts: FLOPs and bytes of what `part` tells apart.
     """
 
     flops: float
     flops_once: float
     bytes: float
     collectives: tuple[Collective, ...]
+    parts: dict[str, tuple[float, float]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def count(program: Program) -> Cost:
@@ -85,22 +89,50 @@ def count(program: Program) -> Cost:
     Raises:
       HLOError: for a loop whose trip count cannot be read.
     """
-    flops = once = moved = 0.0
-    collectives = []
+    once, collectives = 0.0, []
+    parts: dict[str, tuple[float, float]] = {}
     for at, times, inside in _walk(program, program.entry, 1, False):
         here = program.computations[at]
         for instruction in here.instructions.values():
             work = product_flops(here, instruction)
-            flops, once = flops + times * work, once + work
-            if not inside:
-                moved += times * traffic(program, here, instruction)
+            moved = 0.0 if inside else traffic(program, here, instruction)
+            once += work
+            if work or moved:
+                name = part(instruction)
+                flops, size = parts.get(name, (0.0, 0.0))
+                parts[name] = flops + times * work, size + times * moved
             kind = _collective_kind(instruction, at)
             if kind:
-                size = sum(a.bytes for a in here.arrays(instruction))
+                given = sum(a.bytes for a in here.arrays(instruction))
                 collectives.append(
-                    Collective(kind, size, instruction.attributes, times)
+                    Collective(kind, given, instruction.attributes, times)
                 )
-    return Cost(flops, once, moved, tuple(collectives))
+    return Cost(
+        flops=sum(flops for flops, _ in parts.values()),
+        flops_once=once,
+        bytes=sum(size for _, size in parts.values()),
+        collectives=tuple(collectives),
+        parts=parts,
+    )
+
+
+def part(instruction: Instruction) -> str:
+    """Which part of a model's step, and which pass, an instruction is of.
+
+    Args:
+      instruction: with the name that the model's modules gave it.
+
+    Returns:
+      Such as 'moe, backward': the module inside a block, or 'rest', and
+      'forward', 'again' (computed once more for the backward pass) or
+      'backward'.
+    """
+    name = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    path = name.group(1) if name else ''
+    module = re.search(r'/block_\d+/(\w+)', path)
+    which = 'backward' if 'transpose(' in path else 'forward'
+    which = 'again' if 'rematted_computation' in path else which
+    return f'{module.group(1) if module else "rest"}, {which}'
 
 
 def _walk(

@@ -22,8 +22,9 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     Returns:
       JSON: `topology`, `mesh`, `batch`, `parameters`, `memory` (bytes a chip by
       kind, their `sum`, what `there` is and whether it `fits`),
-      `compile_seconds` and `versions`; for one that fits also `flops`,
-      `collectives` and `step`, see `launch.estimate.roofline`.
+      `compile_seconds` and `versions`; for one that compiles also `flops`,
+      `hbm_bytes`, `parts` (seconds by part of the model), `collectives` and
+      `step`, see `launch.estimate.roofline`.
 
     Raises:
       ConfigError: if the config does not fit the topology.
@@ -84,6 +85,14 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
             'useful_over_executed': useful / (counted.flops * devices),
         },
         'hbm_bytes': counted.bytes * per_chip,
+        'parts': [
+            {
+                'part': name,
+                'compute': flops * per_chip / topology.chip.flops,
+                'memory': size * per_chip / topology.chip.bandwidth,
+            }
+            for name, (flops, size) in sorted(counted.parts.items())
+        ],
         'collectives': [dataclasses.asdict(row) for row in traffic],
         'step': step,
     }

@@ -58,6 +58,12 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
         f'  {name:<16}{step[name]:>10.3f}'
         for name in ('compute', 'memory', 'network')
     ]
+    lines += [f'  {"of these":<24}{"compute":>8}{"memory":>10}']
+    lines += [
+        f'  {p["part"]:<24}{p["compute"]:>8.3f}{p["memory"]:>10.3f}'
+        for p in plan['parts']
+        if max(p['compute'], p['memory']) >= 0.01 * step['compute']
+    ]
     for name, words in (
         ('overlapped', 'the longest'),
         ('not_overlapped', 'their sum'),

@@ -70,6 +70,19 @@ def test_a_loop_counts_as_often_as_it_runs():
     }
 
 
+def test_parts_by_the_names_of_modules():
+    names = {
+        'jit(f)/jvp(LM)/while/block_0/moe/experts/dot': 'moe, forward',
+        'jit(f)/transpose(jvp(LM))/block_1/attention/dot': 'attention, backward',
+        'jit(f)/transpose(jvp(LM))/rematted_computation/block_0/moe/dot': 'moe, again',
+        'jit(f)/add': 'rest, forward',
+    }
+    for path, expected in names.items():
+        metadata = f'calls=%fused, metadata={{op_name="{path}"}}'
+        text = LOOP.replace('calls=%fused', metadata)
+        assert cost.count(hlo.parse(text)).parts[expected][1] >= 3 * 516
+
+
 @pytest.mark.parametrize(
     ('before', 'after'),
     [

@@ -133,6 +133,10 @@ def made(seconds=4.0, fits=True):
             'useful_over_executed': 0.5,
         },
         'hbm_bytes': 1e12,
+        'parts': [
+            {'part': 'moe, again', 'compute': 0.75, 'memory': 0.25},
+            {'part': 'rest, forward', 'compute': 0.001, 'memory': 0.0},
+        ],
         'collectives': [
             {
                 'kind': 'all-gather',
@@ -159,6 +163,8 @@ def test_table():
     assert 'sum                   3.00 of 95: fits\n' in text
     assert '(50% useful)' in text
     assert 'MFU 0.500, 1,000 tokens/s' in text
+    assert '  moe, again                 0.750     0.250\n' in text
+    assert 'rest' not in text
     assert 'does NOT fit' in tables.table(made(fits=False))
 
 
@@ -215,4 +221,9 @@ def test_a_whole_plan(tmp_path):
     axes = {row['axes'] for row in found['collectives']}
     assert any('fsdp' in name for name in axes)
     assert 0 < found['step']['not_overlapped']['mfu'] < 1
+    parts = {row['part']: row['compute'] for row in found['parts']}
+    assert sum(parts.values()) == pytest.approx(found['step']['compute'])
+    # The experts' forward products once more, and twice in the backward pass.
+    assert parts['moe, again'] == pytest.approx(parts['moe, forward'], rel=0.2)
+    assert parts['moe, backward'] > 1.5 * parts['moe, forward']
     assert 'tokens/s' in done.stdout
