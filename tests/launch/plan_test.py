@@ -11,7 +11,9 @@ import pytest
 
 from configs import lm
 from launch import compare, tables
+from launch import plan as command_module
 from launch.chips import GIB, parse_topology
+from launch.hlo import HLOError
 from launch.planner import plan
 from moe.config import ConfigError
 from tests import tiny
@@ -181,8 +183,8 @@ def test_ranking_is_by_time_among_those_that_fit():
     assert 'does not fit' in lines[2]
 
 
-@needs_compiler
-def test_a_whole_plan(tmp_path):
+def small(folder):
+    """A config that compiles in seconds; four devices fit it."""
     changes = {
         'model.d_model': 256,
         'model.d_ff': 512,
@@ -196,13 +198,97 @@ def test_a_whole_plan(tmp_path):
         'data.batch_size': 8,
         'mesh': {**lm.get_config().mesh.to_dict(), 'data': 2, 'fsdp': 2},
     }
-    config = tiny.write_config(tmp_path / 'tiny.py', tiny.plain(changes))
+    return tiny.write_config(folder / 'tiny.py', tiny.plain(changes))
+
+
+SCHEMA = {
+    'batch': {'sequences', 'length', 'tokens', 'tokens_per_chip'},
+    'flops': {'useful', 'executed', 'useful_over_executed'},
+    'memory': {
+        *('parameters', 'optimizer', 'other_arguments', 'outputs'),
+        *('temporaries', 'code', 'sum', 'there', 'fits'),
+    },
+    'mesh': {'replica', 'data', 'fsdp', 'expert', 'tensor'},
+    'model': {'layers', 'remat', 'executor', 'capacity_factor'},
+    'parameters': {'total', 'active'},
+    'step': {*('compute', 'memory', 'network', 'overlapped', 'not_overlapped')},
+    'versions': {'jax'},
+}
+PLAIN = {'topology', 'chips', 'compile_seconds', 'hbm_bytes'}
+LISTS = {
+    'collectives': {'kind', 'axes', 'count', 'bytes', 'seconds'},
+    'parts': {'part', 'compute', 'memory'},
+}
+
+
+def check_schema(found):
+    """The fields of a plan that compiled, and no others."""
+    assert set(found) == {*SCHEMA, *PLAIN, *LISTS}
+    for name, fields in SCHEMA.items():
+        assert set(found[name]) == fields, name
+    for name, fields in LISTS.items():
+        assert all(set(row) == fields for row in found[name]), name
+        assert found[name]
+
+
+PLANS = sorted((ROOT / 'docs' / 'plans').glob('*.json'))
+
+
+@pytest.mark.parametrize('path', PLANS, ids=lambda path: path.stem)
+def test_kept_plans(path):
+    found = json.loads(path.read_text())
+    parse_topology(found['topology'])
+    if 'step' in found:
+        check_schema(found)
+        assert 0 < found['step']['overlapped']['mfu'] <= 1
+        assert found['flops']['executed'] >= found['flops']['useful']
+    else:
+        assert not found['memory']['fits']
+    tables.table(found)
+
+
+def test_compare(tmp_path, monkeypatch, capsys):
+    # Only the compiler is not there: of three plans one takes 4 seconds, one 3,
+    # and one cannot be read.
+    def fake(config, topology):
+        if config.model.remat == 'full':
+            raise HLOError('loop x: no trip count in its condition')
+        return made({'none': 4.0, 'dots': 3.0}[config.model.remat])
+
+    monkeypatch.setattr(command_module, 'plan', fake)
+    output = tmp_path / 'plans.json'
+    argv = [
+        'plan',
+        f'--config={small(tmp_path)}',
+        '--topology=v5e:2x2',
+        '--compare',
+        '--limit=3',
+        f'--json={output}',
+    ]
+    assert command_module.main(argv) == 0
+    plans = json.loads(output.read_text())['plans']
+    assert [plan['changes']['model.remat'] for plan in plans] == [
+        'none',
+        'dots',
+        'full',
+    ]
+    assert 'no trip count' in plans[2]['refused']
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith('remat=dots')
+    assert lines[2].endswith('remat=none')
+    assert 'refused' in lines[3]
+
+
+@needs_compiler
+def test_a_whole_plan(tmp_path):
+    config = small(tmp_path)
     output = tmp_path / 'deep' / 'plan.json'
     done = command(
         f'--config={config}', '--topology=v5e:2x2', f'--json={output}'
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
+    check_schema(found)
     assert found['chips'] == 4
     assert found['mesh']['fsdp'] == 2
     # Parameters, float32: attention 3 * 4 * 256^2, experts
