@@ -61,7 +61,7 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
     lines += [f'  {"of these":<24}{"compute":>8}{"memory":>10}']
     lines += [
         f'  {p["part"]:<24}{p["compute"]:>8.3f}{p["memory"]:>10.3f}'
-        for p in plan['parts']
+        for p in plan.get('parts', ())
         if max(p['compute'], p['memory']) >= 0.01 * step['compute']
     ]
     for name, words in (
