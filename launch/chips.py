@@ -23,6 +23,8 @@ class Chip:
       dims: dimensions of the torus, each with two links a chip.
       wrap: a dimension closes to a ring if its size is a multiple of this.
       devices: JAX devices a chip.
+      mode: the compiler's name for a chip whose cores are one device, where
+        it has another.
     """
 
     flops: float
@@ -32,6 +34,7 @@ class Chip:
     dims: int
     wrap: int
     devices: int = 1
+    mode: str | None = None
 
 
 # Source: the system architecture pages of Cloud TPU,
@@ -41,9 +44,9 @@ class Chip:
 # 1200 GB/s both ways for tpu7x (600 one way). The memory is what the compiler
 # has: it says 95.74 GiB of v5p's '95 GB'.
 CHIPS = {
-    'v4': Chip(275e12, 32 * GIB, 1228 * GB, 300 * GB, 3, 4),
+    'v4': Chip(275e12, 32 * GIB, 1228 * GB, 300 * GB, 3, 4, mode='megacore'),
     'v5e': Chip(197e12, 16 * GIB, 819 * GB, 200 * GB, 2, 16),
-    'v5p': Chip(459e12, 95 * GIB, 2765 * GB, 600 * GB, 3, 4),
+    'v5p': Chip(459e12, 95 * GIB, 2765 * GB, 600 * GB, 3, 4, mode='megacore'),
     'v6e': Chip(918e12, 32 * GIB, 1640 * GB, 400 * GB, 2, 16),
     'tpu7x': Chip(2307e12, 192 * GIB, 7380 * GB, 600 * GB, 3, 4, devices=2),
 }

@@ -9,19 +9,16 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
 
 from launch.chips import Topology
-from moe.config import ConfigError
-from moe.parallel import batch_sharding, parameter_shardings
-from moe.parallel.mesh import AXES, BATCH_AXES
+from moe.parallel import batch_sharding, make_mesh, parameter_shardings
 from moe.training import LanguageConfig, init_state, make_train_step
 
 
@@ -52,46 +49,12 @@ class NoCompiler(RuntimeError):
     """The TPU compiler is not installed, or not for this topology."""
 
 
-def mesh_shape(config: LanguageConfig, num_devices: int) -> dict[str, int]:
-    """Sizes of the mesh axes, -1 resolved.
-
-    Args:
-      config: of the run.
-      num_devices: of the topology.
-
-    Returns:
-      Size by axis, in order.
-
-    Raises:
-      ConfigError: if they do not fit, as when training.
-    """
-    sizes = {axis: getattr(config.mesh, axis) for axis in AXES}
-    fixed = math.prod(n for n in sizes.values() if n != -1)
-    left = num_devices // fixed
-    found = {axis: left if n == -1 else n for axis, n in sizes.items()}
-    if math.prod(found.values()) != num_devices:
-        allowed = (
-            f'sizes whose product is the number of devices ({num_devices})'
-        )
-        raise ConfigError('config.mesh', sizes, allowed)
-    ways = math.prod(found[axis] for axis in BATCH_AXES)
-    if config.data.batch_size % (ways * config.optimizer.accumulation):
-        allowed = f'a multiple of {ways} devices x accumulation'
-        raise ConfigError(
-            'config.data.batch_size', config.data.batch_size, allowed
-        )
-    return found
-
-
-def compile_step(
-    config: LanguageConfig, topology: Topology, shape: Mapping[str, int]
-) -> Compiled:
+def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
     """Compiles the step that `moe.training` would run.
 
     Args:
       config: of the run.
       topology: the machines.
-      shape: of the mesh, by axis.
 
     Returns:
       What came of it; a program that needs too much memory has no text.
@@ -99,7 +62,7 @@ def compile_step(
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
     """
-    mesh = _mesh(topology, shape)
+    mesh = make_mesh(config.mesh, _devices(topology))
     with jax.set_mesh(mesh):
         make = lambda: init_state(config)
         shapes = jax.eval_shape(make)
@@ -140,16 +103,18 @@ def compile_step(
     return Compiled(text, flops, memory, seconds, coords, total, active)
 
 
-def _mesh(topology: Topology, shape: Mapping[str, int]) -> Mesh:
+def _devices(topology: Topology) -> Sequence[Any]:
     # No machine to ask, and nothing to say but errors.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # uses no chip
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5p-8')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+    mode = topology.chip.mode
+    options = {'chip_config_name': mode} if mode else {}
     try:
         with _quiet():
             found = topologies.get_topology_desc(
-                platform='tpu', topology_name=topology.name
+                platform='tpu', topology_name=topology.name, **options
             )
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
@@ -161,14 +126,7 @@ def _mesh(topology: Topology, shape: Mapping[str, int]) -> Mesh:
             f'{topology.name}: {len(found.devices)} devices and not '
             f'{topology.num_devices}'
         )
-    sizes = tuple(shape[axis] for axis in AXES)
-    try:
-        devices = mesh_utils.create_device_mesh(
-            sizes, found.devices, allow_split_physical_axes=True
-        )
-    except (NotImplementedError, ValueError, AssertionError):
-        devices = np.array(found.devices).reshape(sizes)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return found.devices
 
 
 @contextlib.contextmanager

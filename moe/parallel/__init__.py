@@ -4,6 +4,7 @@ from moe.parallel.mesh import (
     MeshConfig,
     batch_sharding,
     make_mesh,
+    mesh_shape,
     parameter_shardings,
     split_batch,
 )
@@ -12,6 +13,7 @@ __all__ = [
     'MeshConfig',
     'batch_sharding',
     'make_mesh',
+    'mesh_shape',
     'parameter_shardings',
     'split_batch',
 ]
