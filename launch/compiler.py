@@ -92,7 +92,7 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
         try:
             program = step.lower(state, batch).compile()
         except jax.errors.JaxRuntimeError as error:
-            memory['temporaries'] = _wanted(error, memory)
+            memory['temporaries'] = wanted(error, memory)
         else:
             text = program.as_text() or ''
             flops = dict(program.cost_analysis() or {}).get('flops', 0.0)
@@ -164,8 +164,16 @@ def _memory(found: Any, memory: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _wanted(error: Exception, memory: Mapping[str, float]) -> float:
-    """Bytes that the compiler could not find; any other error is raised."""
+def wanted(error: Exception, memory: Mapping[str, float]) -> float:
+    """Bytes of temporaries for which the compiler refused a program.
+
+    Args:
+      error: that it raised; any that is not about memory is raised again.
+      memory: bytes a device of what else is there, by kind.
+
+    Returns:
+      Bytes.
+    """
     message = str(error)
     if 'RESOURCE_EXHAUSTED' not in message:
         raise error
