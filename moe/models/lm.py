@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from moe.config import PositiveInt
 from moe.layers import check_model
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.parallel import split_batch
 from moe.types import Aux
 
 
@@ -83,7 +84,7 @@ class LM(nn.Module):
             train=train,
             record=record,
         )
-        x = RMSNorm(c.norm_epsilon, name='norm')(x)
+        x = split_batch(RMSNorm(c.norm_epsilon, name='norm')(x))
         if c.tie_embeddings:
             head = table.T
         else:

@@ -20,6 +20,7 @@ from moe.config import (
 from moe.experts import MLP, Activation
 from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
+from moe.parallel import split_batch
 from moe.types import Aux
 
 # What the backward pass keeps of a block; the rest it computes again.
@@ -130,6 +131,7 @@ class Block(nn.Module):
         """
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
+        x = split_batch(x)
         h, cache = Attention(
             num_heads=c.num_heads,
             num_kv_heads=c.num_kv_heads,
@@ -139,8 +141,8 @@ class Block(nn.Module):
             out_scale=scale,
             name='attention',
         )(RMSNorm(c.norm_epsilon, name='attention_norm')(x), cache, start)
-        x = x + h
-        h = RMSNorm(c.norm_epsilon, name='mlp_norm')(x)
+        x = split_batch(x + h)
+        h = split_batch(RMSNorm(c.norm_epsilon, name='mlp_norm')(x))
         if self.moe:
             y, aux = self.moe(
                 h, mask=mask, token_ids=token_ids, train=train, record=record

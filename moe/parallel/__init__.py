@@ -13,7 +13,9 @@ from moe.parallel.mesh import (
     MeshConfig,
     batch_sharding,
     make_mesh,
+    mesh_shape,
     parameter_shardings,
+    split_batch,
 )
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     'collectives',
     'gather',
     'make_mesh',
+    'mesh_shape',
     'over_devices',
     'parameter_shardings',
     'ragged',
+    'split_batch',
 ]

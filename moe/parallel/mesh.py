@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
+from jax import lax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Shaped
 
 from moe.config import AtLeast, ConfigError, PositiveInt
 
@@ -55,11 +59,40 @@ class MeshConfig:
             raise ConfigError('data', self.data, '-1 or at least 1')
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Lays the devices out as the config says.
+def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
+    """Sizes of the axes, with what is left for -1.
 
     Args:
       config: sizes of the axes.
+      count: devices.
+
+    Returns:
+      Size by axis, in order.
+
+    Raises:
+      ConfigError: if the sizes do not fit the number of devices.
+    """
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    fixed = math.prod(s for s in sizes.values() if s != -1)
+    if count % fixed or (-1 not in sizes.values() and fixed != count):
+        raise ConfigError(
+            'config.mesh',
+            sizes,
+            f'sizes whose product is the number of devices ({count})',
+        )
+    return {a: count // fixed if s == -1 else s for a, s in sizes.items()}
+
+
+def make_mesh(
+    config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Lays the devices out as the config says.
+
+    A dimension of the machines' torus may be split among axes.
+
+    Args:
+      config: sizes of the axes.
+      devices: all of them; None for those there are.
 
     Returns:
       The mesh, all axes Auto.
@@ -67,22 +100,41 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises:
       ConfigError: if the sizes do not fit the number of devices.
     """
-    sizes = [getattr(config, axis) for axis in AXES]
-    fixed = math.prod(s for s in sizes if s != -1)
-    count = jax.device_count()
-    if count % fixed or (-1 not in sizes and fixed != count):
-        raise ConfigError(
-            'config.mesh',
-            dict(zip(AXES, sizes, strict=True)),
-            f'sizes whose product is the number of devices ({count})',
-        )
-    shape = tuple(count // fixed if s == -1 else s for s in sizes)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    devices = jax.devices() if devices is None else devices
+    shape = tuple(mesh_shape(config, len(devices)).values())
+    grid = mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits the leading axis of a batch over all data-parallel axes."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
+    """Keeps the leading axis of activations split as the batch is.
+
+    The compiler chooses where intermediate values live from the parameters
+    and the batch together; where the parameters' split disagrees with the
+    batch's it may replicate the batch, which costs every device the memory and
+    the arithmetic of all. To the values this is the identity.
+
+    Args:
+      x: activations, rows of the batch first.
+
+    Returns:
+      x; pinned if there is a mesh with automatic axes whose data-parallel ones
+      divide B.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(BATCH_AXES) <= set(mesh.auto_axes):
+        return x
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if ways == 1 or x.shape[0] % ways:
+        return x
+    return lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
 def parameter_shardings(mesh: Mesh, tree: Any) -> Any:

@@ -70,7 +70,11 @@ class Language(TransformerTask):
 
     def initial(self, key):
         """Returns the model's variables before the first step."""
-        tokens = jnp.zeros((1, self._config.data.seq_len), jnp.int32)
+        # One sequence, or as many as divide into the groups of a batch.
+        length = self._config.data.seq_len
+        groups = self._config.model.moe.num_groups or 1
+        count = groups // math.gcd(groups, length)
+        tokens = jnp.zeros((count, length), jnp.int32)
         return dict(self._model.init(key, tokens))
 
     def forward(self, variables, batch, **options):

@@ -14,8 +14,9 @@ from moe.parallel import (
     batch_sharding,
     make_mesh,
     parameter_shardings,
+    split_batch,
 )
-from moe.training.step import init_state
+from moe.training.step import init_state, make_train_step
 from tests import tiny
 
 ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
@@ -168,3 +169,29 @@ def test_what_an_axis_does_not_divide_is_not_split():
     assert parameter_shardings(mesh, tree)['experts']['up'].spec == P(
         None, 'fsdp', 'tensor'
     )
+
+
+def test_activations_stay_split_as_the_batch():
+    # Rows of 8 over four of eight devices' shares; the width, which a product
+    # with a matrix split over fsdp would split, stays whole.
+    mesh = make_mesh(sizes(data=2, fsdp=2, tensor=2))
+    x = np.ones((8, 4), np.float32)
+    with jax.set_mesh(mesh):
+        pinned = jax.jit(lambda x: split_batch(2 * x))(x)
+        assert pinned.sharding.is_equivalent_to(batch_sharding(mesh), 2)
+        # Six rows do not divide: left alone, as without a mesh.
+        odd = jax.jit(lambda x: split_batch(2 * x))(x[:6])
+        np.testing.assert_array_equal(odd, 2 * x[:6])
+    assert split_batch(x) is x
+
+
+def test_every_block_keeps_its_batch_split():
+    # Before the mixture and in front of the head too.
+    config = tiny.parsed()
+    mesh = make_mesh(sizes(data=4, fsdp=2))
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(lambda: init_state(config))
+        batch = jax.ShapeDtypeStruct((8, 17), np.uint8)
+        lowered = jax.jit(make_train_step(config)).lower(state, batch)
+    pins = lowered.as_text().count('sdy.sharding_constraint')
+    assert pins >= 4

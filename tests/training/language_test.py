@@ -1,5 +1,6 @@
 """The language-model task: losses of targets, and samples."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,3 +44,11 @@ def test_bytes_that_are_no_text_are_shown_as_marks(monkeypatch):
     monkeypatch.setattr(language, 'generate', lambda *args, **options: made)
     config = tiny.parsed()
     assert training.sample(config, {}, 'x', 4) == 'hi\n\ufffd'
+
+
+def test_parameters_with_more_groups_than_tokens_of_a_sequence():
+    # 32 groups of a batch of 8 sequences of 16: one sequence has half of them.
+    changes = {'model.moe.num_groups': 32, 'data.seq_len': 16}
+    many = jax.eval_shape(lambda: training.init_state(tiny.parsed(changes)))
+    one = jax.eval_shape(lambda: training.init_state(tiny.parsed()))
+    assert many.params == one.params

@@ -1,0 +1,187 @@
+"""The train step, compiled for machines that are not here.
+
+Shapes only: no parameter and no batch is ever allocated.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from launch.chips import Topology
+from moe.parallel import batch_sharding, make_mesh, parameter_shardings
+from moe.training import LanguageConfig, init_state, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program, and what the compiler says of it.
+
+    Attributes:
+      text: optimised HLO; '' if the compiler refused it for want of memory.
+      flops_once: the compiler's count, each loop body once.
+      memory: bytes a device by kind.
+      seconds: it took to compile.
+      coords: of every device, [N, dimensions of the torus].
+      total: parameters.
+      active: parameters that multiply a token.
+    """
+
+    text: str
+    flops_once: float
+    memory: dict[str, float]
+    seconds: float
+    coords: np.ndarray
+    total: int
+    active: int
+
+
+class NoCompiler(RuntimeError):
+    """The TPU compiler is not installed, or not for this topology."""
+
+
+def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
+    """Compiles the step that `moe.training` would run.
+
+    Args:
+      config: of the run.
+      topology: the machines.
+
+    Returns:
+      What came of it; a program that needs too much memory has no text.
+
+    Raises:
+      NoCompiler: without libtpu, or for a topology it does not have.
+    """
+    mesh = make_mesh(config.mesh, _devices(topology))
+    with jax.set_mesh(mesh):
+        make = lambda: init_state(config)
+        shapes = jax.eval_shape(make)
+        shardings = parameter_shardings(mesh, shapes)
+        state = jax.tree.map(
+            lambda s, where: jax.ShapeDtypeStruct(
+                s.shape, s.dtype, sharding=where
+            ),
+            shapes,
+            shardings,
+        )
+        rows = (config.data.batch_size, config.data.seq_len + 1)
+        batch = jax.ShapeDtypeStruct(
+            rows, jnp.uint8, sharding=batch_sharding(mesh)
+        )
+        step = jax.jit(
+            make_train_step(config),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
+        )
+        start = time.perf_counter()
+        memory = {
+            'parameters': _share(state.params),
+            'optimizer': _share(state.opt_state),
+        }
+        text, flops = '', 0.0
+        try:
+            program = step.lower(state, batch).compile()
+        except jax.errors.JaxRuntimeError as error:
+            memory['temporaries'] = wanted(error, memory)
+        else:
+            text = program.as_text() or ''
+            flops = dict(program.cost_analysis() or {}).get('flops', 0.0)
+            memory |= _memory(program.memory_analysis(), memory)
+        seconds = time.perf_counter() - start
+    total, active = config.make_task().parameters(shapes.params)
+    coords = np.array([device.coords for device in mesh.devices.ravel()])
+    return Compiled(text, flops, memory, seconds, coords, total, active)
+
+
+def _devices(topology: Topology) -> Sequence[Any]:
+    # No machine to ask, and nothing to say but errors.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # uses no chip
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5p-8')
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+    mode = topology.chip.mode
+    options = {'chip_config_name': mode} if mode else {}
+    try:
+        with _quiet():
+            found = topologies.get_topology_desc(
+                platform='tpu', topology_name=topology.name, **options
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        if 'not installed' in reason:
+            reason = 'the TPU compiler is missing: pip install moe[plan]'
+        raise NoCompiler(f'{topology.name}: {reason}') from None
+    if len(found.devices) != topology.num_devices:
+        raise NoCompiler(
+            f'{topology.name}: {len(found.devices)} devices and not '
+            f'{topology.num_devices}'
+        )
+    return found.devices
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libtpu writes to stderr about the machine it misses."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _share(tree: Any) -> float:
+    """Bytes of a tree of shapes on one device."""
+
+    def size(leaf):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    return float(sum(size(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _memory(found: Any, memory: Mapping[str, float]) -> dict[str, float]:
+    """The compiler's account: parameters and state are written in place."""
+    known = memory['parameters'] + memory['optimizer']
+    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+    return {
+        'other_arguments': max(0.0, found.argument_size_in_bytes - known),
+        'outputs': float(outputs),
+        'temporaries': float(found.temp_size_in_bytes),
+        'code': float(found.generated_code_size_in_bytes),
+    }
+
+
+def wanted(error: Exception, memory: Mapping[str, float]) -> float:
+    """Bytes of temporaries for which the compiler refused a program.
+
+    Args:
+      error: that it raised; any that is not about memory is raised again.
+      memory: bytes a device of what else is there, by kind.
+
+    Returns:
+      Bytes.
+    """
+    message = str(error)
+    if 'RESOURCE_EXHAUSTED' not in message:
+        raise error
+    units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+    temporaries = re.search(r'HLO temporaries \(([\d.]+)([KMGT])', message)
+    used = re.search(r'Used ([\d.]+)([KMGT]) of', message)
+    found = temporaries or used
+    if not found:
+        raise error
+    size = float(found.group(1)) * units[found.group(2)]
+    return size if temporaries else size - sum(memory.values())

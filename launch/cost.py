@@ -1,0 +1,367 @@
+"""What a compiled program does in one run, its loops counted as they run.
+
+The compiler's own analysis counts the body of a loop once, so everything is
+counted here, from the text: products, traffic with the HBM, collectives.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+
+from launch.hlo import Array, Computation, HLOError, Instruction, Program
+
+COLLECTIVES = (
+    'all-gather',
+    'all-reduce',
+    'reduce-scatter',
+    'all-to-all',
+    'ragged-all-to-all',
+    'collective-permute',
+    'collective-broadcast',
+)
+# They move nothing, or what they call does.
+_FREE = {
+    'after-all',
+    'bitcast',
+    'call',
+    'conditional',
+    'constant',
+    'get-tuple-element',
+    'optimization-barrier',
+    'parameter',
+    'partition-id',
+    'replica-id',
+    'tuple',
+    'while',
+}
+_ALIASES = ('bitcast', 'reshape', 'convert', 'copy')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective, as often as it runs.
+
+    Attributes:
+      kind: one of COLLECTIVES.
+      bytes: it is given on a device, each time.
+      attributes: with its groups.
+      times: it runs in a step.
+    """
+
+    kind: str
+    bytes: int
+    attributes: str
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one run on one device.
+
+    Attributes:
+      flops: of all products.
+      flops_once: the same with every loop body counted once, to be held
+        against the compiler's own analysis.
+      bytes: read from and written to the HBM.
+      collectives: all of them.
+      parts: FLOPs and bytes of what `part` tells apart.
+    """
+
+    flops: float
+    flops_once: float
+    bytes: float
+    collectives: tuple[Collective, ...]
+    parts: dict[str, tuple[float, float]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def count(program: Program) -> Cost:
+    """Adds up a program from its entry.
+
+    Args:
+      program: of one device.
+
+    Returns:
+      Its cost.
+
+    Raises:
+      HLOError: for a loop whose trip count cannot be read.
+    """
+    once, collectives = 0.0, []
+    parts: dict[str, tuple[float, float]] = {}
+    for at, times, inside in _walk(program, program.entry, 1, False):
+        here = program.computations[at]
+        for instruction in here.instructions.values():
+            work = product_flops(here, instruction)
+            moved = 0.0 if inside else traffic(program, here, instruction)
+            once += work
+            if work or moved:
+                name = part(instruction)
+                flops, size = parts.get(name, (0.0, 0.0))
+                parts[name] = flops + times * work, size + times * moved
+            kind = _collective_kind(instruction, at)
+            if kind:
+                given = sum(a.bytes for a in here.arrays(instruction))
+                collectives.append(
+                    Collective(kind, given, instruction.attributes, times)
+                )
+    return Cost(
+        flops=sum(flops for flops, _ in parts.values()),
+        flops_once=once,
+        bytes=sum(size for _, size in parts.values()),
+        collectives=tuple(collectives),
+        parts=parts,
+    )
+
+
+def part(instruction: Instruction) -> str:
+    """Which part of a model's step, and which pass, an instruction is of.
+
+    Args:
+      instruction: with the name that the model's modules gave it.
+
+    Returns:
+      Such as 'moe, backward': the module inside a block, or 'rest', and
+      'forward', 'again' (computed once more for the backward pass) or
+      'backward'.
+    """
+    name = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    path = name.group(1) if name else ''
+    module = re.search(r'/block_\d+/(\w+)', path)
+    which = 'backward' if 'transpose(' in path else 'forward'
+    which = 'again' if 'rematted_computation' in path else which
+    return f'{module.group(1) if module else "rest"}, {which}'
+
+
+def _walk(
+    program: Program, name: str, times: int, inside: bool
+) -> Iterator[tuple[str, int, bool]]:
+    """Yields computations, how often they run, and whether they are fused."""
+    yield name, times, inside
+    for instruction in program.computations[name].instructions.values():
+        opcode, called = instruction.opcode, instruction.called
+        if opcode == 'while':
+            often = times * program.trips(instruction)
+            yield from _walk(program, called('body') or '', often, inside)
+        elif opcode == 'fusion':
+            yield from _walk(program, called('calls') or '', times, True)
+        elif opcode in ('call', 'call-start', 'async-start'):
+            to = called('to_apply') or called('calls') or ''
+            yield from _walk(program, to, times, inside)
+        elif opcode == 'conditional':
+            # Every branch: what a step may do at most.
+            found = re.search(
+                r'branch_computations=\{(.*?)\}', instruction.attributes
+            )
+            names = re.findall(r'[\w.\-]+', found.group(1)) if found else []
+            names += [
+                n
+                for n in (
+                    called('true_computation'),
+                    called('false_computation'),
+                )
+                if n
+            ]
+            for branch in names:
+                yield from _walk(program, branch, times, inside)
+
+
+def _collective_kind(instruction: Instruction, inside: str) -> str | None:
+    kind = instruction.opcode.removesuffix('-start')
+    if kind not in COLLECTIVES:
+        return None
+    # The TPU's fusion of an all-reduce with the slice that each device keeps.
+    fused = kind == 'all-reduce' and 'all-reduce-scatter' in inside
+    return 'reduce-scatter' if fused else kind
+
+
+def product_flops(here: Computation, instruction: Instruction) -> float:
+    """Two for every multiplication of a dot, a convolution or a kernel.
+
+    Args:
+      here: the computation it stands in.
+      instruction: any; others have no products.
+    """
+    if instruction.opcode == 'dot':
+        left = here.instructions[instruction.operands[0]].shape[0]
+        found = re.search(
+            r'lhs_contracting_dims=\{([\d,]*)\}', instruction.attributes
+        )
+        axes = found.group(1).split(',') if found and found.group(1) else []
+        depth = math.prod(left.dims[int(i)] for i in axes)
+        return 2.0 * math.prod(instruction.shape[0].dims) * depth
+    if instruction.opcode == 'convolution':
+        left, right = here.arrays(instruction)
+        return _convolution(left, right, instruction)
+    if instruction.opcode == 'custom-call':
+        # A kernel, such as that of a ragged dot, says itself.
+        found = re.search(r'"?flops"?:"?(\d+)', instruction.attributes)
+        return float(found.group(1)) if found else 0.0
+    return 0.0
+
+
+def _convolution(left: Array, right: Array, instruction: Instruction) -> float:
+    """Multiplications of which neither side is padding or a hole."""
+    labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.attributes)
+    if not labels:
+        raise HLOError(f'{instruction.name}: no dim_labels')
+    of_left, of_right, of_out = labels.groups()
+    out = instruction.shape[0]
+    batches = re.search(r'batch_group_count=(\d+)', instruction.attributes)
+    # The kernel's input features are those of one group already.
+    total = (
+        right.dims[of_right.index('i')]
+        * right.dims[of_right.index('o')]
+        * left.dims[of_left.index('b')]
+        // (int(batches.group(1)) if batches else 1)
+    )
+    window = _window(instruction.attributes)
+    for i in range(len(out.dims) - 2):
+        axis = str(i)
+        total *= _valid(
+            left.dims[of_left.index(axis)],
+            out.dims[of_out.index(axis)],
+            right.dims[of_right.index(axis)],
+            stride=window('stride', i, 1),
+            pad=window('pad', i, 0),
+            base=window('lhs_dilate', i, 1),
+            dilation=window('rhs_dilate', i, 1),
+        )
+    return 2.0 * total
+
+
+def _window(attributes: str) -> Callable[[str, int, int], int]:
+    """The fields of a window by dimension; of `pad` the lower one."""
+    found = re.search(r'window=\{([^}]*)\}', attributes)
+    fields = dict(
+        field.split('=') for field in (found.group(1).split() if found else [])
+    )
+
+    def get(name: str, dim: int, default: int) -> int:
+        if name not in fields:
+            return default
+        return int(fields[name].split('x')[dim].split('_')[0])
+
+    return get
+
+
+def _valid(size, out, kernel, *, stride, pad, base, dilation) -> int:
+    """Pairs of an output and a kernel position that meet an element."""
+    span = (size - 1) * base + 1
+    total = 0
+    for k in range(kernel):
+        # First and last output whose place o*stride + k*dilation - pad exists.
+        shift = k * dilation - pad
+        low = max(0, math.ceil(-shift / stride))
+        high = min(out - 1, (span - 1 - shift) // stride)
+        if high < low:
+            continue
+        if base == 1:
+            total += high - low + 1
+        else:
+            places = range(low * stride + shift, high * stride + shift + 1)
+            total += sum(p % base == 0 for p in places[::stride])
+    return total
+
+
+def traffic(
+    program: Program, here: Computation, instruction: Instruction
+) -> float:
+    """Bytes that one instruction reads from and writes to the HBM.
+
+    A slice reads what it takes and an update in place writes what it puts,
+    inside fusions too; all else reads its operands and writes its results.
+
+    Args:
+      program: for what a fusion calls.
+      here: the computation it stands in.
+      instruction: any.
+    """
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith('-done'):
+        return 0.0
+    if opcode in ('call-start', 'async-start'):
+        return 0.0
+    if opcode == 'custom-call' and (
+        'AllocateBuffer' in instruction.attributes
+        or 'AsyncCall' in instruction.attributes
+    ):
+        return 0.0
+    if opcode == 'copy-start':
+        return _hbm(instruction.shape[:2])
+    if opcode.endswith('-start'):  # its shape is of operands and results
+        return _hbm(instruction.shape)
+    operands = [here.instructions[name] for name in instruction.operands]
+    if opcode == 'fusion':
+        inner = program.computations[instruction.called('calls') or '']
+        read = sum(
+            _read(program, inner, i, operand)
+            for i, operand in enumerate(operands)
+        )
+        return read + _written(inner, inner.root, instruction.shape)
+    read = sum(
+        _taken(instruction, i, operand) for i, operand in enumerate(operands)
+    )
+    if opcode in ('dynamic-update-slice', 'scatter'):
+        return read + _hbm(operands[-1 if opcode == 'scatter' else 1].shape)
+    return read + _hbm(instruction.shape)
+
+
+def _hbm(arrays) -> float:
+    return float(sum(a.bytes for a in arrays if a.in_hbm))
+
+
+def _taken(user: Instruction, place: int, operand: Instruction) -> float:
+    """What an instruction reads of one operand."""
+    whole = _hbm(operand.shape)
+    if place == 0 and user.opcode in ('dynamic-slice', 'slice', 'gather'):
+        size = float(sum(a.bytes for a in user.shape))
+        return min(whole, size)
+    if place == 0 and user.opcode in ('dynamic-update-slice', 'scatter'):
+        return 0.0
+    return whole
+
+
+def _read(
+    program: Program, inner: Computation, place: int, operand: Instruction
+) -> float:
+    """What a fusion reads of one operand."""
+    whole = _hbm(operand.shape)
+    if not whole:
+        return 0.0
+    names = [
+        i.name
+        for i in inner.instructions.values()
+        if i.opcode == 'parameter' and i.literal == str(place)
+    ]
+    total, todo = 0.0, names
+    while todo:
+        name = todo.pop()
+        for user in inner.users(name):
+            places = [i for i, o in enumerate(user.operands) if o == name]
+            if user.opcode in ('bitcast', 'tuple'):
+                todo.append(user.name)
+            elif user.opcode == 'fusion':
+                called = program.computations[user.called('calls') or '']
+                total += sum(_read(program, called, i, operand) for i in places)
+            else:
+                total += sum(_taken(user, i, operand) for i in places)
+    return min(total, whole)
+
+
+def _written(inner: Computation, root: Instruction, shape) -> float:
+    """What a fusion writes: of an update in place, the update."""
+    if root.opcode == 'tuple' and len(root.operands) == len(shape):
+        parts = zip(root.operands, shape, strict=True)
+        return sum(
+            _written(inner, inner.instructions[name], [array])
+            for name, array in parts
+        )
+    while root.opcode in _ALIASES:
+        root = inner.instructions[root.operands[0]]
+    if root.opcode == 'dynamic-update-slice' and _hbm(shape):
+        update = inner.instructions[root.operands[1]]
+        return float(sum(a.bytes for a in update.shape))
+    return _hbm(shape)

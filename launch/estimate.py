@@ -1,0 +1,242 @@
+"""From counts to seconds: useful work, a roofline, and what is believed."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launch.chips import Topology
+from launch.cost import Collective, Cost
+from launch.hlo import axes_of, first_group
+from moe.models import LMConfig
+
+# How far our count of a program may be from the compiler's own.
+AGREEMENT = 0.1
+
+
+class Implausible(RuntimeError):
+    """Numbers that cannot be, so that none is printed."""
+
+
+def useful_flops(config: LMConfig, active: int, sequences: int, length: int):
+    """FLOPs of a step that the model itself asks for.
+
+    `6 * active * tokens + 6 * L * D * S * tokens`: two for each parameter that
+    multiplies a token, and for each query the two products with the keys and
+    the values at the S/2 positions it sees in the mean; the backward pass
+    costs twice the forward pass. Nothing computed again counts.
+    Source: PaLM, arXiv 2204.02311, appendix B, with causal attention.
+
+    Args:
+      config: of the model.
+      active: parameters that multiply a token.
+      sequences: of a step.
+      length: S.
+
+    Returns:
+      FLOPs of a whole step on all devices.
+    """
+    tokens = sequences * length
+    attention = 6 * config.num_layers * config.d_model * length
+    return float((6 * active + attention) * tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind along the same mesh axes, of one step.
+
+    Attributes:
+      kind: as in HLO.
+      axes: mesh axes, '-' for a group that is none.
+      count: how many run.
+      bytes: that a device receives.
+      seconds: at the bandwidth of the links they can use.
+    """
+
+    kind: str
+    axes: str
+    count: int
+    bytes: float
+    seconds: float
+
+
+def moved(kind: str, given: float, size: int) -> float:
+    """Bytes that each device of a group receives.
+
+    Args:
+      kind: of the collective.
+      given: bytes that each device puts in.
+      size: n, devices of the group.
+
+    Returns:
+      `given * (n-1)` if gathered, `given * (n-1)/n` if scattered or exchanged,
+      twice that if reduced for all, `given` if passed on.
+    """
+    if size <= 1:
+        return 0.0
+    share = given * (size - 1) / size
+    return {
+        'all-gather': given * (size - 1),
+        'all-reduce': 2 * share,
+        'reduce-scatter': share,
+        'all-to-all': share,
+        'ragged-all-to-all': share,
+    }.get(kind, given)
+
+
+def seconds(
+    kind: str, received: float, group: np.ndarray, topology: Topology
+) -> float:
+    """Time of one collective on the links of a torus.
+
+    A group can use the links of the dimensions in which its devices differ:
+    two a dimension if it is a ring and spans the group, else one. Gathers and
+    reductions run at the sum of these; in an exchange every byte also takes as
+    many links as the mean distance of two devices. Other traffic on the same
+    links, and latency, are left out.
+
+    Args:
+      kind: of the collective.
+      received: bytes a device.
+      group: coordinates of its devices, [n, dims].
+      topology: with the published bandwidth of all links of a chip.
+
+    Returns:
+      Seconds.
+    """
+    if not received:
+        return 0.0
+    links, hops = 0, 0.0
+    for dim, size in enumerate(topology.shape):
+        places = np.unique(group[:, dim])
+        if len(places) == 1:
+            continue
+        ring = topology.wraps(dim) and len(places) == size
+        links += 2 if ring else 1
+        distance = np.abs(group[:, None, dim] - group[None, :, dim])
+        if ring:
+            distance = np.minimum(distance, size - distance)
+        hops += float(distance.mean())
+    if not links:  # two devices of one chip
+        return 0.0
+    bandwidth = topology.chip.ici * links / (2 * len(topology.shape))
+    bandwidth /= topology.chip.devices
+    exchange = kind in ('all-to-all', 'ragged-all-to-all')
+    n = len(group)
+    # Of n devices one is oneself: the mean over the others.
+    factor = max(1.0, hops * n / (n - 1)) if exchange else 1.0
+    return received * factor / bandwidth
+
+
+def network(
+    collectives: Sequence[Collective],
+    mesh: Mapping[str, int],
+    coords: np.ndarray,
+    topology: Topology,
+) -> list[Traffic]:
+    """Adds up the collectives by kind and mesh axes.
+
+    Args:
+      collectives: of a program.
+      mesh: sizes by axis.
+      coords: of the mesh's devices in order, [N, dims].
+      topology: the machines.
+
+    Returns:
+      What takes longest first.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in collectives:
+        group = first_group(one.attributes, len(coords))
+        axes = '+'.join(axes_of(group, dict(mesh))) or '-'
+        received = moved(one.kind, one.bytes, len(group))
+        time = seconds(one.kind, received, coords[group], topology)
+        entry = found.setdefault((one.kind, axes), [0, 0.0, 0.0])
+        entry[0] += one.times
+        entry[1] += one.times * received
+        entry[2] += one.times * time
+    rows = [
+        Traffic(kind, axes, int(n), size, time)
+        for (kind, axes), (n, size, time) in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row.seconds)
+
+
+def roofline(
+    useful: float,
+    cost: Cost,
+    traffic: Sequence[Traffic],
+    tokens: int,
+    topology: Topology,
+) -> dict[str, Any]:
+    """Times of a step, and what they make of the peak.
+
+    Compute is executed FLOPs over the peak, memory HBM bytes over its
+    bandwidth, network the sum of `traffic`. All overlapped, the longest
+    counts; not overlapped at all, their sum. The truth is between, if
+    kernels reach the peaks.
+
+    Args:
+      useful: FLOPs of a step on all devices.
+      cost: of a device.
+      traffic: of a device.
+      tokens: of a step.
+      topology: the machines.
+
+    Returns:
+      `compute`, `memory`, `network` in seconds, and for `overlapped` and
+      `not_overlapped` seconds, mfu and tokens_per_second.
+    """
+    chip, per_chip = topology.chip, topology.chip.devices
+    times = {
+        'compute': cost.flops * per_chip / chip.flops,
+        'memory': cost.bytes * per_chip / chip.bandwidth,
+        'network': sum(row.seconds for row in traffic),
+    }
+
+    def at(step: float) -> dict[str, float]:
+        peak = topology.num_chips * chip.flops
+        return {
+            'seconds': step,
+            'mfu': useful / (step * peak),
+            'tokens_per_second': tokens / step,
+        }
+
+    return times | {
+        'overlapped': at(max(times.values())),
+        'not_overlapped': at(sum(times.values())),
+    }
+
+
+def check(
+    useful: float, cost: Cost, claimed: float, step: Mapping[str, Any], n: int
+) -> None:
+    """Refuses numbers that cannot be.
+
+    Args:
+      useful: FLOPs of a step on all devices.
+      cost: of a device.
+      claimed: FLOPs of a device by the compiler, every loop body once.
+      step: of `roofline`.
+      n: devices.
+
+    Raises:
+      Implausible: if the program executes less than is useful, if the MFU is
+        above 1, or if our count is not the compiler's where both count alike.
+    """
+    if not math.isclose(cost.flops_once, claimed, rel_tol=AGREEMENT):
+        raise Implausible(
+            f'counted {cost.flops_once:.3e} FLOPs with every loop body once, '
+            f'where the compiler counts {claimed:.3e}'
+        )
+    if cost.flops * n < useful:
+        raise Implausible(
+            f'{cost.flops * n:.3e} executed FLOPs are less than the '
+            f'{useful:.3e} useful ones: a loop was not counted'
+        )
+    for name in ('overlapped', 'not_overlapped'):
+        mfu = step[name]['mfu']
+        if not 0 < mfu <= 1:
+            raise Implausible(f'an MFU of {mfu:.2f}, {name}')

@@ -1,0 +1,83 @@
+"""`python -m launch.plan --config=FILE[:VARIANT] --topology=v5p:4x4x8`."""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: the pod is not here
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch.chips import parse_topology
+from launch.compare import candidates, changed
+from launch.compiler import NoCompiler
+from launch.estimate import Implausible
+from launch.hlo import HLOError
+from launch.planner import plan
+from launch.tables import ranking, table
+from moe import training
+from moe.command_line import read_config
+from moe.config import ConfigError
+
+_FLAGS = flags.FlagValues()
+config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'File with get_config(variant), as FILE[:VARIANT].',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    'topology', None, 'CHIP:SIZES, such as v5p:4x4x8.', flag_values=_FLAGS
+)
+flags.DEFINE_string(
+    'json', None, 'File for the plan, or the plans.', flag_values=_FLAGS
+)
+flags.DEFINE_bool(
+    'compare',
+    False,
+    'Tries meshes and what the backward pass keeps; ranks those that fit.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    'limit', 12, 'Plans that --compare compiles at most.', 1, flag_values=_FLAGS
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs; returns the exit code: 2 for what the user can mend."""
+    try:
+        plain = read_config(_FLAGS, argv)
+        topology = parse_topology(_FLAGS.topology)
+        if _FLAGS.compare:
+            found = []
+            for changes in candidates(plain, topology)[: _FLAGS.limit]:
+                name = ' '.join(f'{k}={v}' for k, v in changes.items())
+                print(name, file=sys.stderr, flush=True)
+                config = training.read_config(changed(plain, changes))
+                try:
+                    result = plan(config, topology)
+                except (HLOError, Implausible) as error:
+                    result = {'refused': str(error)}
+                found.append({'changes': changes, **result})
+            result, text = {'plans': found}, ranking(found)
+        else:
+            result = plan(training.read_config(plain), topology)
+            text = table(result)
+    except (ConfigError, NoCompiler) as error:
+        print(f'launch.plan: {error}', file=sys.stderr)
+        return 2
+    except (HLOError, Implausible) as error:
+        print(f'launch.plan: no plan: {error}', file=sys.stderr)
+        return 1
+    print(text)
+    if _FLAGS.json:
+        path = pathlib.Path(_FLAGS.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + '\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

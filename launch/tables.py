@@ -1,0 +1,118 @@
+"""Plans as text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.chips import GIB
+
+
+def table(plan: Mapping[str, Any]) -> str:
+    """One plan.
+
+    Args:
+      plan: of `launch.planner.plan`.
+
+    Returns:
+      Lines.
+    """
+    memory, batch = plan['memory'], plan['batch']
+    total, active = plan['parameters'].values()
+    mesh = ' x '.join(f'{a} {n}' for a, n in plan['mesh'].items() if n > 1)
+    lines = [
+        f'{plan["topology"]}: {plan["chips"]} chips, mesh {mesh or "1"}',
+        f'{total / 1e9:,.2f}B parameters, {active / 1e9:,.2f}B active',
+        f'{batch["sequences"]} sequences of {batch["length"]}: '
+        f'{batch["tokens_per_chip"]:,.0f} tokens a chip',
+        '',
+        'memory a chip, GiB',
+    ]
+    kinds = [k for k in memory if k not in ('sum', 'there', 'fits')]
+    lines += [f'  {k:<16}{memory[k] / GIB:>10.2f}' for k in kinds]
+    verdict = 'fits' if memory['fits'] else 'does NOT fit'
+    lines.append(
+        f'  {"sum":<16}{memory["sum"] / GIB:>10.2f} of '
+        f'{memory["there"] / GIB:.0f}: {verdict}'
+    )
+    if 'step' in plan:
+        lines += _times(plan)
+    return '\n'.join([*lines, f'compiled in {plan["compile_seconds"]:.0f} s'])
+
+
+def _times(plan: Mapping[str, Any]) -> list[str]:
+    flops, step = plan['flops'], plan['step']
+    lines = [
+        '',
+        f'FLOPs a step: {flops["useful"]:.3e} useful, '
+        f'{flops["executed"]:.3e} executed '
+        f'({flops["useful_over_executed"]:.0%} useful)',
+        f'HBM bytes a chip: {plan["hbm_bytes"]:.3e}',
+        'collectives of a step, a device',
+    ]
+    lines += [
+        f'  {c["kind"]:<20}{c["axes"]:<20}{c["count"]:>6} x '
+        f'{c["bytes"] / 1e9:>10.2f} GB {c["seconds"]:>9.3f} s'
+        for c in plan['collectives']
+    ]
+    lines += ['', 'seconds a step']
+    lines += [
+        f'  {name:<16}{step[name]:>10.3f}'
+        for name in ('compute', 'memory', 'network')
+    ]
+    lines += [f'  {"of these":<24}{"compute":>8}{"memory":>10}']
+    lines += [
+        f'  {p["part"]:<24}{p["compute"]:>8.3f}{p["memory"]:>10.3f}'
+        for p in plan.get('parts', ())
+        if max(p['compute'], p['memory']) >= 0.01 * step['compute']
+    ]
+    for name, words in (
+        ('overlapped', 'the longest'),
+        ('not_overlapped', 'their sum'),
+    ):
+        at = step[name]
+        lines.append(
+            f'  {words:<16}{at["seconds"]:>10.3f}  MFU {at["mfu"]:.3f}, '
+            f'{at["tokens_per_second"]:,.0f} tokens/s'
+        )
+    return lines
+
+
+def ranking(plans: Sequence[Mapping[str, Any]]) -> str:
+    """Several plans: those that fit by the time of a step, then the others.
+
+    Args:
+      plans: each with its `changes`.
+
+    Returns:
+      Lines.
+    """
+
+    def order(plan):
+        if 'refused' in plan:
+            return 2, 0.0
+        if 'step' not in plan or not plan['memory']['fits']:
+            return 1, plan['memory']['sum']
+        return 0, plan['step']['not_overlapped']['seconds']
+
+    lines = [
+        f'{"GiB":>8}{"compute":>9}{"memory":>9}{"network":>9}{"sum, s":>9}'
+        f'{"MFU":>7}  plan'
+    ]
+    for plan in sorted(plans, key=order):
+        name = ' '.join(
+            f'{field.split(".")[-1]}={value}'
+            for field, value in plan['changes'].items()
+        )
+        if 'refused' in plan:
+            lines.append(f'{"refused":>8}{"":43}  {name}: {plan["refused"]}')
+            continue
+        cells = f'{plan["memory"]["sum"] / GIB:>8.1f}'
+        if plan['memory']['fits'] and 'step' in plan:
+            step = plan['step']
+            times = (step['compute'], step['memory'], step['network'])
+            cells += ''.join(f'{time:>9.3f}' for time in times)
+            last = step['not_overlapped']
+            cells += f'{last["seconds"]:>9.3f}{last["mfu"]:>7.3f}'
+        else:
+            cells += f'{"does not fit":>43}'
+        lines.append(f'{cells}  {name}')
+    return '\n'.join(lines)
