@@ -269,24 +269,28 @@ def same_on(sizes, layer, scenario='empty'):
     [
         # Experts that are nobody's: they are where the tokens are.
         ('ragged', 'grouped', {'cheap': Cheap(1, 1, 1)}),
-        # Priorities travel with the tokens.
-        ('gather', 'indexed', {'batch_prioritized': True}),
+        # Priorities travel with the tokens; parameters of several shapes.
+        (
+            'gather',
+            'indexed',
+            {
+                'batch_prioritized': True,
+                'experts': MLP(3, num_experts=E, use_bias=True),
+            },
+        ),
         # Groups that are parts of rows, two a row.
         ('all_to_all', 'indexed', {'num_groups': 16}),
     ],
     ids=['cheap', 'prioritized', 'groups'],
 )
 def test_options_on_two_devices(exchange, executor, changes):
-    experts = MLP(3, num_experts=E, use_bias=True)
-    layer = build('top_k', executor, exchange, 0.5, experts, **changes)
+    layer = build('top_k', executor, exchange, 0.5, **changes)
     same_on((1, 1, 1, 2, 1), layer)
 
 
-@pytest.mark.parametrize('exchange', list(SERVED))
-def test_two_levels(exchange):
+def test_two_levels():
     # Each of 2 mixtures has its 4 experts on 2 devices.
-    executor = SERVED[exchange][0]
-    inner = build('top_k', executor, exchange, 2.0, Scale(4))
+    inner = build('top_k', 'grouped', 'ragged', 2.0, Scale(4))
     layer = HierarchicalMoE(inner, 2, ROUTERS['top2'])
     same_on((1, 1, 1, 2, 1), layer)
 
