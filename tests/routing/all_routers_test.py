@@ -138,6 +138,24 @@ def outputs_by_hand(problem, routing, kept):
     return y
 
 
+def expert_gradients_by_hand(problem, routing, kept):
+    """Of `sum(y * dy)`, in every parameter of the experts."""
+    wide = scenarios.float64(problem)
+    total = {n: np.zeros(v.shape) for n, v in wide.experts.items()}
+    for g, n, m in np.argwhere(kept):
+        s = m if routing.token is None else routing.token[g, n, m]
+        e = routing.expert[g, n, m]
+        _, gradients = reference_experts.mlp_gradients(
+            wide.x[g, s],
+            reference_experts.expert_of(wide.experts, e),
+            'swiglu',
+            np.float64(routing.weight[g, n, m]) * wide.dy[g, s],
+        )
+        for field, value in gradients.items():
+            total[field][e] += value
+    return total
+
+
 def spread_by_hand(routing, values, live):
     """Sums [G, S, E] of values of the live assignments."""
     total = np.zeros(routing.probs.shape)
@@ -219,6 +237,12 @@ def test_equals_the_loop_with_every_executor(name):
             desired = outputs_by_hand(problem, routing, kept)
             assert y.dtype == dtype
             assert_close(y, desired, 2e-2 if narrow else 5e-6)
+            desired = expert_gradients_by_hand(problem, routing, kept)
+            found = gradients[executor][0]['params']['experts']
+            largest = max(np.max(np.abs(v)) for v in desired.values())
+            assert_close(
+                found, desired, 4e-2 if narrow else 1e-5, scale=largest
+            )
             assert not np.any(np.float32(y)[~live])
             check_routing(routing, live)
             losses, stats = account_by_hand(name, routing, kept, live)
