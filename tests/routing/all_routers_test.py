@@ -125,35 +125,20 @@ def kept_by_hand(routing, slots):
 
 
 def outputs_by_hand(problem, routing, kept):
-    """Weighted sum of the experts' outputs over the kept assignments."""
+    """Outputs y of the kept assignments; experts' gradients of sum(y dy)."""
     wide = scenarios.float64(problem)
-    y = np.zeros(wide.x.shape)
+    y, total = np.zeros(wide.x.shape), jax.tree.map(np.zeros_like, wide.experts)
     for g, n, m in np.argwhere(kept):
         s = m if routing.token is None else routing.token[g, n, m]
-        expert = reference_experts.expert_of(
-            wide.experts, routing.expert[g, n, m]
-        )
-        out = reference_experts.mlp(wide.x[g, s], expert, 'swiglu')
-        y[g, s] += np.float64(routing.weight[g, n, m]) * out
-    return y
-
-
-def expert_gradients_by_hand(problem, routing, kept):
-    """Of `sum(y * dy)`, in every parameter of the experts."""
-    wide = scenarios.float64(problem)
-    total = {n: np.zeros(v.shape) for n, v in wide.experts.items()}
-    for g, n, m in np.argwhere(kept):
-        s = m if routing.token is None else routing.token[g, n, m]
-        e = routing.expert[g, n, m]
+        e, weight = routing.expert[g, n, m], np.float64(routing.weight[g, n, m])
+        given = (wide.x[g, s], reference_experts.expert_of(wide.experts, e))
+        y[g, s] += weight * reference_experts.mlp(*given, 'swiglu')
         _, gradients = reference_experts.mlp_gradients(
-            wide.x[g, s],
-            reference_experts.expert_of(wide.experts, e),
-            'swiglu',
-            np.float64(routing.weight[g, n, m]) * wide.dy[g, s],
+            *given, 'swiglu', weight * wide.dy[g, s]
         )
         for field, value in gradients.items():
             total[field][e] += value
-    return total
+    return y, total
 
 
 def spread_by_hand(routing, values, live):
@@ -234,15 +219,11 @@ def test_equals_the_loop_with_every_executor(name):
                     GRID[1], E, routing.expert.shape[1], FACTOR
                 )
             kept = kept_by_hand(routing, slots)
-            desired = outputs_by_hand(problem, routing, kept)
+            desired, by_hand = outputs_by_hand(problem, routing, kept)
             assert y.dtype == dtype
             assert_close(y, desired, 2e-2 if narrow else 5e-6)
-            desired = expert_gradients_by_hand(problem, routing, kept)
             found = gradients[executor][0]['params']['experts']
-            largest = max(np.max(np.abs(v)) for v in desired.values())
-            assert_close(
-                found, desired, 4e-2 if narrow else 1e-5, scale=largest
-            )
+            check_experts(found, by_hand, 4e-2 if narrow else 1e-5)
             assert not np.any(np.float32(y)[~live])
             check_routing(routing, live)
             losses, stats = account_by_hand(name, routing, kept, live)
@@ -272,6 +253,11 @@ def check_routing(routing, live):
     each = spread_by_hand(routing, np.ones(routing.expert.shape), routing.live)
     assert not np.any(each[~live])
     assert each.max() == 1
+
+
+def check_experts(found, desired, tolerance):
+    largest = max(np.abs(v).max() for v in desired.values())
+    assert_close(found, desired, tolerance, scale=largest)
 
 
 def check_gradients(name, gradients, live, tolerance):
