@@ -16,10 +16,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from benchmarks.routers import changed
 from benchmarks.timing import medians
 from configs import multitask
 from moe import training
+from moe.config import changed
 from moe.experts import Network
 from moe.layers.multitask import shared_routes
 from moe.training.step import init_state, make_eval_step, make_train_step

@@ -9,7 +9,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
+from moe.config import changed
 from moe.training.step import init_state, make_eval_step, make_train_step
 
 _TAIL = 50  # last steps that the statistics are means over
@@ -104,9 +105,7 @@ def compare(steps: int, seeds: int) -> list[str]:
         bits = [r['bits_per_byte'] for r in runs]
         spread = statistics.stdev(bits) if seeds > 1 else 0.0
         cells = [f'{statistics.mean(bits):.4f}', f'{spread:.4f}']
-        for stat in _STATS:
-            values = [r[stat] for r in runs if stat in r]
-            cells.append(f'{statistics.mean(values):.2f}' if values else '')
+        cells += _means(runs, _STATS)
         rate = statistics.median(r['tokens_per_second'] for r in runs)
         lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
         print(lines[-1], file=sys.stderr, flush=True)
@@ -188,13 +187,17 @@ def images(steps: int, seeds: int) -> list[str]:
         right = [100 * r['accuracy'] for r in runs]
         spread = statistics.stdev(right) if seeds > 1 else 0.0
         cells = [f'{statistics.mean(right):.1f} %', f'{spread:.1f}']
-        for stat in ('max_violation', 'dropped'):
-            values = [r[stat] for r in runs if stat in r]
-            cells.append(f'{statistics.mean(values):.2f}' if values else '')
+        cells += _means(runs, ('max_violation', 'dropped'))
         rate = statistics.median(r['examples_per_second'] for r in runs)
         lines.append(f'| {name} | {" | ".join(cells)} | {rate:,.0f} |')
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
+
+
+def _means(runs: Sequence[Mapping], stats: Sequence[str]) -> list[str]:
+    """The mean of each statistic over the runs, '' for a model without it."""
+    found = ([r[stat] for r in runs if stat in r] for stat in stats)
+    return [f'{statistics.mean(v):.2f}' if v else '' for v in found]
 
 
 def _runs(config, seeds) -> list[dict[str, float]]:
@@ -245,14 +248,3 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
 def _config(changes: Mapping[str, Any]) -> training.Config:
     plain = lm.get_config().to_dict()
     return training.read_config(changed(plain, {**_SIZES, **changes}))
-
-
-def changed(plain: dict, changes: Mapping[str, Any]) -> dict:
-    """A plain config with changes by dotted name, made in place."""
-    for name, value in changes.items():
-        *sections, field = name.split('.')
-        section = plain
-        for part in sections:
-            section = section[part]
-        section[field] = value
-    return plain

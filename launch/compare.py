@@ -1,6 +1,5 @@
 """Which plans to try."""
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -73,18 +72,6 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
         for values in itertools.product(*CHOICES.values())
     ]
     return [shape | other for shape in shapes for other in others]
-
-
-def changed(plain: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
-    """A copy of a plain config with changes by dotted name."""
-    result = copy.deepcopy(dict(plain))
-    for name, value in changes.items():
-        *sections, field = name.split('.')
-        section = result
-        for part in sections:
-            section = section[part]
-        section[field] = value
-    return result
 
 
 def _divisors(n: int) -> list[int]:

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.chips import parse_topology
-from launch.compare import candidates, changed
+from launch.compare import candidates
 from launch.compiler import NoCompiler
 from launch.estimate import Implausible
 from launch.hlo import HLOError
@@ -19,7 +19,7 @@ from launch.planner import plan
 from launch.tables import ranking, table
 from moe import training
 from moe.command_line import read_config
-from moe.config import ConfigError
+from moe.config import ConfigError, changed
 
 _FLAGS = flags.FlagValues()
 config_flags.DEFINE_config_file(

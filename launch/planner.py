@@ -1,7 +1,6 @@
 """One plan: a config and a topology in, plain data out."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ from launch.chips import Topology
 from launch.compiler import compile_step
 from moe.config import ConfigError
 from moe.parallel import mesh_shape
-from moe.parallel.mesh import BATCH_AXES
 from moe.training import Config, LanguageConfig
 
 
@@ -38,12 +36,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     if not isinstance(config, LanguageConfig):
         raise ConfigError('config.task', config.task, "'lm', for a plan")
     mesh = mesh_shape(config.mesh, topology.num_devices)
-    ways = math.prod(mesh[axis] for axis in BATCH_AXES)
-    if config.data.batch_size % (ways * config.optimizer.accumulation):
-        allowed = f'a multiple of {ways} devices x accumulation'
-        raise ConfigError(
-            'config.data.batch_size', config.data.batch_size, allowed
-        )
+    config.check_batch(mesh)
     compiled = compile_step(config, topology)
     sequences, length = config.data.batch_size, config.data.seq_len
     tokens = sequences * length

@@ -7,6 +7,7 @@ mapping into that dataclass, or raises `ConfigError`: one line with the field,
 the value and what is allowed. Nothing here touches a device.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -136,6 +137,26 @@ def options(function: Callable) -> dict[str, Any]:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     }
+
+
+def changed(plain: Mapping, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a plain config with changes by dotted name.
+
+    Args:
+      plain: the config.
+      changes: `a.b` names the field b of the section a, new fields included.
+
+    >>> changed({'a': {'b': 1, 'c': 2}}, {'a.b': 3})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    result = copy.deepcopy(dict(plain))
+    for name, value in changes.items():
+        *sections, field = name.split('.')
+        section = result
+        for part in sections:
+            section = section[part]
+        section[field] = copy.deepcopy(value)
+    return result
 
 
 def differences(

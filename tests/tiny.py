@@ -1,7 +1,6 @@
 """The smallest runs that have every part: plain configs and corpora."""
 
 import contextlib
-import copy
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+import moe.config
 from configs import lm
 from moe import training
 from moe.models import LM
@@ -76,14 +76,7 @@ def plain(changes=None):
 
 def changed(config, changes):
     """A copy of a config as plain data, with changes by dotted name."""
-    config = config.to_dict()
-    for name, value in changes.items():
-        *sections, field = name.split('.')
-        section = config
-        for part in sections:
-            section = section[part]
-        section[field] = copy.deepcopy(value)
-    return config
+    return moe.config.changed(config.to_dict(), changes)
 
 
 def parsed(changes=None):

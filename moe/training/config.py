@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from moe.config import (
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
+from moe.parallel.mesh import BATCH_AXES
 from moe.training.task import Task
 
 
@@ -62,6 +64,21 @@ class Config(abc.ABC):
     def known_losses(self) -> tuple[str, ...]:
         """The auxiliary losses that there are."""
         return LOSSES
+
+    def check_batch(self, sizes: Mapping[str, int]) -> None:
+        """Refuses a mesh whose devices cannot share a microbatch equally.
+
+        Args:
+          sizes: of the mesh axes, none left open.
+
+        Raises:
+          ConfigError: then.
+        """
+        ways = math.prod(sizes[axis] for axis in BATCH_AXES)
+        size = self.data.batch_size
+        if size % (ways * self.optimizer.accumulation):
+            allowed = f'a multiple of {ways} devices x accumulation'
+            raise ConfigError('config.data.batch_size', size, allowed)
 
     def __post_init__(self):
         for name in self.losses:

@@ -22,7 +22,6 @@ from moe.parallel import (
     make_mesh,
     parameter_shardings,
 )
-from moe.parallel.mesh import BATCH_AXES
 from moe.training.checkpoint import Checkpoints, abstract_state
 from moe.training.config import Config
 from moe.training.step import (
@@ -64,12 +63,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     _check_same(workdir / 'data.json', described, 'data')
     mesh = make_mesh(config.mesh)
     config = _on_mesh(config, mesh)
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if config.data.batch_size % (ways * config.optimizer.accumulation):
-        allowed = f'a multiple of {ways} devices x accumulation'
-        raise ConfigError(
-            'config.data.batch_size', config.data.batch_size, allowed
-        )
+    config.check_batch(mesh.shape)
     main = jax.process_index() == 0
     if main:
         _make_folder(workdir)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moe.config import ConfigError, NaturalFloat, PositiveFloat
+from moe.data import rows
 from moe.models.multitask import MultiTaskConfig, gate_metrics
 from moe.training import weighting
 from moe.training.config import Config
@@ -230,19 +231,19 @@ class MultiTask(Task):
 
     def results(self, batches):
         """Returns the sum of the tasks' mean losses, and metrics by task."""
-        rows = {
+        whole = {
             name: np.concatenate([b[name] for b in batches])
             for name in batches[0]
         }
-        live = rows.pop('live')
-        rows = {name: values[live] for name, values in rows.items()}
+        live = whole.pop('live')
+        whole = {name: values[live] for name, values in whole.items()}
         found: dict[str, float] = {}
         for i, target in enumerate(self.targets):
             metrics = target.metrics(
-                rows['logits'][:, i, : target.num_outputs],
-                rows['label'][:, i],
-                rows['mask'][:, i],
-                rows.get('user'),
+                whole['logits'][:, i, : target.num_outputs],
+                whole['label'][:, i],
+                whole['mask'][:, i],
+                whole.get('user'),
             )
             found |= {f'{target.name}/{k}': v for k, v in metrics.items()}
         losses = [
@@ -267,6 +268,11 @@ class MultiTask(Task):
         for i, target in enumerate(self.targets):
             columns |= target.predictions(logits[:, i, : target.num_outputs])
         return columns
+
+    def val_batches(self, data: Any, host, num_hosts):
+        """Yields the whole validation set once."""
+        size = self._config.data.batch_size
+        return rows.val_batches(data.val, size, host, num_hosts)
 
     def test_batches(self, data: Any, host: int, num_hosts: int):
         """Yields the rows of the final test once; none without any."""

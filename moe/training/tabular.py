@@ -80,11 +80,6 @@ class SyntheticTask(MultiTask):
         """Returns the endless iterator of `moe.data.synthetic`."""
         return synthetic.train_batches(data, self._config.seed, host, num_hosts)
 
-    def val_batches(self, data: Synthetic, host, num_hosts):
-        """Yields the whole validation set once."""
-        size = self._config.data.batch_size
-        return rows.val_batches(data.val, size, host, num_hosts)
-
 
 class TableTask(MultiTask):
     """The labels of a table.
@@ -155,11 +150,6 @@ class TableTask(MultiTask):
         return rows.train_batches(
             data.train, config.data.batch_size, config.seed, host, num_hosts
         )
-
-    def val_batches(self, data: Table, host, num_hosts):
-        """Yields the whole validation set once."""
-        size = self._config.data.batch_size
-        return rows.val_batches(data.val, size, host, num_hosts)
 
     def test_batches(self, data: Table, host, num_hosts):
         """Yields the rows of the final test once."""

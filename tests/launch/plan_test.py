@@ -15,7 +15,7 @@ from launch import plan as command_module
 from launch.chips import GIB, parse_topology
 from launch.hlo import HLOError
 from launch.planner import plan
-from moe.config import ConfigError
+from moe.config import ConfigError, changed
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -102,14 +102,14 @@ def test_meshes_that_divide():
 def test_candidates_change_the_config():
     plain = tiny.plain()
     found = compare.candidates(plain, parse_topology('v5p:2x2x1'))
-    first = compare.changed(plain, found[0])
+    first = changed(plain, found[0])
     # All four devices share the parameters before anything is copied.
     assert first['mesh'] == {**plain['mesh'], 'data': 1, 'fsdp': 4}
     policies = {change['model.remat'] for change in found}
     assert policies == {'none', 'dots', 'full'}
     assert plain['mesh']['data'] == -1
     for changes in found:
-        tiny.check(compare.changed(plain, changes))
+        tiny.check(changed(plain, changes))
 
 
 def made(seconds=4.0, fits=True):

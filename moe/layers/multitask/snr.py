@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from moe.experts import regularization
 from moe.types import Aux
 
 
@@ -207,8 +208,9 @@ class SNR(nn.Module):
         l0 = jnp.sum(expected_open(log_alpha, **interval))
         losses = {'l0': l0}
         if weight is not None and (self.l1 or self.l2):
-            penalty = self.l1 * jnp.abs(weight) + self.l2 * jnp.square(weight)
-            losses['regularization'] = jnp.sum(penalty)
+            losses['regularization'] = regularization(
+                {'kernel': weight}, {'l1': self.l1, 'l2': self.l2}
+            )
         stats = {'open_routes': l0, 'gate': z}
         return snr_outputs(x, z, weight), Aux(losses, stats)
 
