@@ -12,8 +12,10 @@ from moe.parallel.exchange import (
 from moe.parallel.mesh import (
     MeshConfig,
     batch_sharding,
+    host_of,
     make_mesh,
     mesh_shape,
+    on_all,
     parameter_shardings,
     split_batch,
 )
@@ -27,8 +29,10 @@ __all__ = [
     'batch_sharding',
     'collectives',
     'gather',
+    'host_of',
     'make_mesh',
     'mesh_shape',
+    'on_all',
     'over_devices',
     'parameter_shardings',
     'ragged',
