@@ -11,20 +11,24 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint slurm clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/train.done
 	$(BIN)/python train.py --config=configs/lm.py:quickstart \
 		--workdir=$(WORKDIR)
 
-test: $(VENV)/test.done lint
+test: $(VENV)/test.done lint slurm
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The programs of a SLURM cluster on this machine, for its tests.
+slurm:
+	@tests/launch/slurm/install.sh
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later"; exit 1; }
