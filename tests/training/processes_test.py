@@ -216,108 +216,94 @@ def test_a_run_through_stop_and_death(
     np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
 
 
-# What Python runs in the place of train.py: the second process cannot read
-# its third batch.
-UNREADABLE = """
-import sys, train
-from moe.training import language
+# What Python runs in the place of train.py: runs that are refused, one after
+# the other, and one whose second process cannot read its third batch.
+PROGRAM = """
+import json, pathlib, sys
+from moe import training
+from moe.config import ConfigError
+from moe.training import language, processes
+
+runs, coordinator, count, index = sys.argv[1:]
+value = lambda argument: argument.partition('=')[2]
+processes.start(value(coordinator), int(value(count)), int(value(index)))
 given = language.train_batches
+
 def batches(*args):
-    iterator, host = given(*args), args[3]
-    def read():
-        for i in range(9):
-            if host and i == 2:
-                raise OSError('the disk is gone')
-            yield next(iterator)
-    return read()
+    for i, batch in enumerate(given(*args)):
+        if value(index) == '1' and i == 2:
+            raise OSError('the disk is gone')
+        yield batch
+
 language.train_batches = batches
-sys.exit(train.main(sys.argv))
+for plain, workdir in json.loads(runs):
+    try:
+        config = training.read_config(plain)
+        training.run(config, plain, pathlib.Path(workdir))
+    except ConfigError as error:
+        print(error, flush=True)
 """
 
 
-def test_an_error_in_one_ends_all(plain, environment, tmp_path):
-    plain = {**plain, 'checkpoint_every': STEPS}
-    config = tiny.write_config(tmp_path / 'config.py', plain)
-    line = [f'--config={config}', f'--workdir={tmp_path / "run"}']
-    program = ['-c', UNREADABLE]
-    printed = tmp_path / 'printed'
-    with Started(printed, 2 * [line], environment, program=program) as run:
-        run.wait_for('step  1/')
-        first, second = run.end(30)
-    assert second.code == 1
-    assert 'Traceback' in second.err
-    last = second.err.splitlines()[-1]
-    assert re.fullmatch(LAST_WORDS, last).groups() == (
-        *('1', 'OSError', 'the disk is gone'),
-    )
-    assert first.code != 0
-
-
-def folders(tmp_path, plain, **of_second):
-    """A folder for each of two processes, with a corpus and a config."""
+def test_errors_in_one_of_two(plain, environment, tmp_path):
     for name in ('0', '1'):
         (tmp_path / name).mkdir()
         tiny.write_corpus(tmp_path / name / 'corpus')
-        changed = {**plain, **(of_second if name == '1' else {})}
-        changed = {
-            **changed,
-            'data': {**changed['data'], 'files': 'corpus/*.txt'},
-        }
-        tiny.write_config(tmp_path / name / 'config.py', changed)
-    return tmp_path / '0', tmp_path / '1'
-
-
-def refused(tmp_path, cwds, environment, workdir):
-    """The line by which each of two processes refuses to start."""
-    line = ['--config=config.py', f'--workdir={workdir}']
-    printed = tmp_path / 'printed'
-    with Started(printed, 2 * [line], environment, cwds) as run:
-        results = run.end(60)
-    for result in results:
-        assert (result.code, result.out) == (2, ''), results
-        assert len(result.err.splitlines()) == 1, results
-    return [result.err for result in results]
-
-
-def test_another_text_in_one(plain, environment, tmp_path):
-    cwds = folders(tmp_path, plain)
-    text = cwds[1] / 'corpus' / '0.txt'
+    text = tmp_path / '1' / 'corpus' / '0.txt'
     text.write_text(text.read_text()[::-1])
-    workdir = tmp_path / 'run'
-    first, second = refused(tmp_path, cwds, environment, workdir)
-    assert first == second
-    assert 'must be the same in all processes' in first
-    assert 'data.fingerprint: ' in first
-    assert not workdir.exists()
+    shared, new = str(tmp_path / 'shared'), str(tmp_path / 'new')
+    plain = {**plain, 'checkpoint_every': STEPS}
+    other_data = {**plain, 'data': {**plain['data'], 'files': 'corpus/*.txt'}}
+    other_seed = {**plain, 'seed': 1}
+    runs = [(other_data, new), (plain, new), (plain, 'own'), (plain, shared)]
+    of_second = [runs[0], (other_seed, new), *runs[2:]]
+    with Started(
+        tmp_path / 'printed',
+        [[json.dumps(runs)], [json.dumps(of_second)]],
+        environment,
+        [tmp_path / '0', tmp_path / '1'],
+        ['-c', PROGRAM],
+    ) as started:
+        started.wait_for('step  1/')
+        first, second = started.end(30)
+
+    # All refuse what one does.
+    data, config, own, *steps = first.out.splitlines()
+    assert steps[0].endswith('8 cpu device(s)')
+    assert 'must be the same in all processes' in data
+    assert 'data.fingerprint: ' in data
+    assert 'config.seed: 0 there, 1 now' in config
+    message = "workdir = 'own': must be one folder that all processes see"
+    assert own == f'process 1: {message}'
+    assert second.out.splitlines() == [data, config, message]
+    assert not (tmp_path / 'new').exists()
+    assert not (tmp_path / '1' / 'own').exists()
+
+    # What fails in one ends all.
+    assert (first.code != 0, second.code) == (True, 1)
+    assert 'Traceback' in second.err
+    last = second.err.splitlines()[-1]
+    words = re.fullmatch(LAST_WORDS, last)
+    assert words.groups() == ('1', 'OSError', 'the disk is gone')
 
 
-def test_another_config_in_one(plain, environment, tmp_path):
-    cwds = folders(tmp_path, plain, seed=3)
-    workdir = tmp_path / 'run'
-    first, second = refused(tmp_path, cwds, environment, workdir)
-    assert first == second
-    assert 'config.seed: 0 there, 3 now' in first
-    assert not workdir.exists()
-
-
-def test_an_earlier_run_that_one_sees(plain, environment, tmp_path):
-    cwds = folders(tmp_path, plain)
+def test_what_one_sees_all_refuse(plain, environment, tmp_path):
+    # The command itself: only one finds an earlier run in its folder.
+    config = tiny.write_config(tmp_path / 'config.py', plain)
+    cwds = [tmp_path / '0', tmp_path / '1']
+    for cwd in cwds:
+        cwd.mkdir()
     (cwds[0] / 'run').mkdir()
-    earlier = cwds[0] / 'run' / 'config.json'
-    earlier.write_text(json.dumps({**plain, 'seed': 3}))
-    first, second = refused(tmp_path, cwds, environment, 'run')
-    assert first.startswith("train.py: workdir = 'run': must be a new folder")
-    assert 'config.seed: 3 there, 0 now' in first
-    assert second == first.replace('workdir', 'process 0: workdir', 1)
+    earlier = json.dumps({**plain, 'seed': 3})
+    (cwds[0] / 'run' / 'config.json').write_text(earlier)
+    line = [f'--config={config}', '--workdir=run']
+    with Started(tmp_path / 'out', 2 * [line], environment, cwds) as started:
+        first, second = started.end(60)
+    message = "workdir = 'run': must be a new folder, or one of the same run: "
+    message += 'config.seed: 3 there, 0 now\n'
+    assert first == Result(2, '', f'train.py: {message}')
+    assert second == Result(2, '', f'train.py: process 0: {message}')
     assert not (cwds[1] / 'run').exists()
-
-
-def test_folders_that_are_not_one(plain, environment, tmp_path):
-    cwds = folders(tmp_path, plain)
-    first, second = refused(tmp_path, cwds, environment, 'run')
-    message = "workdir = 'run': must be one folder that all processes see\n"
-    assert first == 'train.py: process 1: ' + message
-    assert second == 'train.py: ' + message
 
 
 @pytest.mark.parametrize(
