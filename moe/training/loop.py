@@ -267,9 +267,13 @@ class _Progress:
 
 
 def _check_earlier(path: pathlib.Path, now: dict, what: str) -> None:
-    """Refuses a folder whose earlier run was of something else."""
+    """Refuses a folder whose earlier run was of something else.
+
+    A run may go on on another mesh.
+    """
     if path.exists():
-        lines = list(differences(json.loads(path.read_text()), now, what))
+        earlier = {**json.loads(path.read_text()), 'mesh': now.get('mesh')}
+        lines = list(differences(earlier, {'mesh': None, **now}, what))
         if lines:
             allowed = 'a new folder, or one of the same run: ' + '; '.join(
                 lines
