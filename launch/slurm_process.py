@@ -1,6 +1,5 @@
 """What runs on the nodes of a SLURM job, beside as little as can be."""
 
-import os
 import pathlib
 import shlex
 import signal
@@ -30,7 +29,10 @@ class Process:
         Raises:
           RuntimeError: if it fails, so that the task does.
         """
-        rank = int(os.environ['SLURM_PROCID'])
+        import submitit  # an extra, and here it is
+
+        task = submitit.JobEnvironment()
+        rank = task.global_rank
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f'log.{rank}.txt' if rank else 'log.txt'
         with open(self._folder / name, 'a') as log:
@@ -52,8 +54,9 @@ class Process:
         # Of SIGTERM it dies where it does not listen yet.
         if asked and code in (0, -signal.SIGTERM):
             if rank == 0:
-                job = os.environ['SLURM_JOB_ID']
-                subprocess.run(['scontrol', 'requeue', job], check=True)
+                # Not SLURM_JOB_ID: the last of an array has the number of all.
+                again = ['scontrol', 'requeue', task.job_id]
+                subprocess.run(again, check=True)
         elif code:
             raise RuntimeError(f'{shlex.join(self._command)}: exit code {code}')
 

@@ -15,8 +15,9 @@ from moe.config import ConfigError
 # What a trial does, on its first start and on others: a line of Python.
 DONE = "open(folder + '/done', 'w')"
 FAIL = 'raise SystemExit(3)'
-STOP = 'pass'  # as a run that was asked to: it leaves a checkpoint
-WAIT = '__import__("time").sleep(300)'
+WAIT = 'time.sleep(300)'
+# As train.py, which saves a checkpoint and says that all is well.
+STOP = f'signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); {WAIT}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Trial:
     @property
     def command(self):
         code = f"""
-import pathlib
-folder = {str(self.folder)!r}
-with open(folder + '/starts', 'a') as file:
-    print('start', file=file)
-if len(open(folder + '/starts').readlines()) == 1:
+import os, signal, time
+folder, rank = {str(self.folder)!r}, os.environ['SLURM_PROCID']
+starts = folder + '/starts.' + rank
+print('start', file=open(starts, 'a'))
+if len(open(starts).readlines()) == 1:
     {self.first}
 else:
     {self.others}
@@ -55,8 +56,8 @@ else:
     def done(self):
         return (self.folder / 'done').exists()
 
-    def starts(self):
-        path = self.folder / 'starts'
+    def starts(self, rank=0):
+        path = self.folder / f'starts.{rank}'
         return path.read_text().count('start') if path.exists() else 0
 
 
@@ -86,12 +87,14 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
     cancelled = Trial(base / 'cancelled', WAIT)
     trials = [fine, fails, mends, stops, cancelled]
 
-    def cancel():
-        eventually(lambda: cancelled.starts() == 1)
-        job = slurm_queue.jobs((base / '.slurm').resolve())['cancelled']
-        subprocess.run(['scancel', job.id], check=True)
+    def signals():
+        eventually(lambda: cancelled.starts() == stops.starts() == 1)
+        jobs = slurm_queue.jobs((base / '.slurm').resolve())
+        subprocess.run(['scancel', jobs['cancelled'].id], check=True)
+        asked = ['scancel', '--signal=TERM', jobs['stops'].id]
+        subprocess.run(asked, check=True)
 
-    user = threading.Thread(target=cancel)
+    user = threading.Thread(target=signals)
     user.start()
     slurm.run(trials, OPTIONS, parallel=5, retries=1)
     user.join()
@@ -111,9 +114,21 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
     assert '--array=0-4%5' in script.read_text()
 
 
+def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
+    # The second of two fails while the first waits; both are started again.
+    second_fails = f'if rank == "1": {FAIL}\n    {WAIT}'
+    trial = Trial(tmp_path / 'sweep' / 'a', second_fails)
+    options = dataclasses.replace(OPTIONS, nodes=2)
+    slurm.run([trial], options, parallel=1, retries=1)
+    assert trial.done()
+    assert (trial.starts(0), trial.starts(1)) == (2, 2)
+    logs = {path.name for path in trial.folder.glob('log*')}
+    assert logs == {'log.txt', 'log.1.txt'}
+
+
 def test_jobs_are_found_again(here, tmp_path, capsys, monkeypatch):
     base = tmp_path / 'sweep'
-    trial = Trial(base / 'a', f'__import__("time").sleep(3); {DONE}')
+    trial = Trial(base / 'a', f'time.sleep(3); {DONE}')
     done = Trial(base / 'b', DONE)
     shown = []
 
