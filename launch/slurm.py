@@ -232,7 +232,7 @@ def _submit(
             jobs = executor.submit_array(processes)
     except submitit.core.utils.FailedJobError as error:
         allowed = f'accepted by sbatch: {error}'
-        raise ConfigError('slurm', options, allowed) from None
+        raise ConfigError('slurm', options.for_sbatch(), allowed) from None
     for name, job in zip(names, jobs, strict=True):
         print(f'{name}: job {job.job_id}', flush=True)
 

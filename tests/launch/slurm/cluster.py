@@ -52,6 +52,14 @@ KillWait=5
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+_MUNGE = {
+    'key-file': 'key',
+    'socket': 'sock',
+    'pid-file': 'pid',
+    'log-file': 'log',
+    'seed-file': 'seed',
+}
+
 
 def lack() -> str:
     """What this machine lacks to have a private cluster; nothing if ''."""
@@ -77,16 +85,15 @@ def running(nodes: int = 2, cpus: int = 4) -> Iterator[dict[str, str]]:
       The environment in which SLURM's commands speak to it.
     """
     with contextlib.ExitStack() as stack:
-        folder = pathlib.Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix='slurm-'))
+        temporary = tempfile.TemporaryDirectory(
+            prefix='slurm-', ignore_cleanup_errors=True
         )
+        folder = pathlib.Path(stack.enter_context(temporary))
         folder.chmod(0o755)
         conf = folder / 'slurm.conf'
         names = [_HOST, *(f'{_HOST}-{i}' for i in range(2, nodes + 1))]
         _configure(conf, names, cpus)
         environment = {**os.environ, 'SLURM_CONF': str(conf)}
-        for name in [n for n in environment if n.startswith('SBATCH_')]:
-            del environment[name]
         daemons = [
             ['munged', '--foreground', '--force']
             + [f'--{k}={folder}/munge.{v}' for k, v in _MUNGE.items()],
@@ -100,15 +107,6 @@ def running(nodes: int = 2, cpus: int = 4) -> Iterator[dict[str, str]]:
         stack.callback(_end_jobs, environment)
         _until(lambda: _idle(environment) == nodes, folder)
         yield environment
-
-
-_MUNGE = {
-    'key-file': 'key',
-    'socket': 'sock',
-    'pid-file': 'pid',
-    'log-file': 'log',
-    'seed-file': 'seed',
-}
 
 
 def _program(name):

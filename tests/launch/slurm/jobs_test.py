@@ -84,8 +84,11 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
     fails = Trial(base / 'fails', FAIL, FAIL)
     mends = Trial(base / 'mends', FAIL)
     stops = Trial(base / 'stops', STOP)
+    limited = Trial(base / 'limited', STOP)
     cancelled = Trial(base / 'cancelled', WAIT)
-    trials = [fine, fails, mends, stops, cancelled]
+    trials = [fine, fails, mends, stops, limited, cancelled]
+    # Asked to stop 10 s after its start, or when SLURM next looks.
+    options = dataclasses.replace(OPTIONS, minutes=1, grace=50)
 
     def signals():
         eventually(lambda: cancelled.starts() == stops.starts() == 1)
@@ -96,11 +99,12 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
 
     user = threading.Thread(target=signals)
     user.start()
-    slurm.run(trials, OPTIONS, parallel=5, retries=1)
+    slurm.run(trials, options, parallel=6, retries=1)
     user.join()
-    assert [t.done() for t in trials] == [True, False, True, True, False]
+    done = {trial.name for trial in trials if trial.done()}
+    assert done == {'fine', 'mends', 'stops', 'limited'}
     # A failure is tried once more, a stop goes on, what is cancelled is left.
-    assert [t.starts() for t in trials] == [1, 2, 2, 2, 1]
+    assert [t.starts() for t in trials] == [1, 2, 2, 2, 2, 1]
     said = capsys.readouterr()
     assert said.err.splitlines() == [
         f'trial fails: failed at step 0 (FAILED); see {fails.folder}/log.txt',
@@ -111,7 +115,7 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
     # They were one array.
     (submission,) = (base / '.slurm').iterdir()
     (script,) = submission.glob('*_submission.sh')
-    assert '--array=0-4%5' in script.read_text()
+    assert '--array=0-5%6' in script.read_text()
 
 
 def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
@@ -167,10 +171,13 @@ def test_what_is_over_is_submitted_anew(here, tmp_path):
 def test_sbatch_refuses(here, tmp_path):
     options = dataclasses.replace(OPTIONS, partition='gpu')
     trials = [Trial(tmp_path / 'sweep' / 'a', DONE)]
-    with pytest.raises(ConfigError, match='accepted by sbatch') as caught:
+    with pytest.raises(ConfigError) as caught:
         slurm.run(trials, options, parallel=1, retries=0)
-    assert 'invalid partition specified: gpu' in str(caught.value)
-    assert 'gpu' in str(caught.value).partition(': must be')[0]
+    given, _, reason = str(caught.value).partition(': must be ')
+    assert given.startswith('slurm = ')
+    assert "'partition': 'gpu'" in given
+    assert reason.startswith('accepted by sbatch: ')
+    assert 'invalid partition specified: gpu' in reason
 
 
 def test_pasted_dry_run_runs_the_trials(here, tmp_path):

@@ -59,7 +59,7 @@ class Sweep:
 
     def finish(self):
         """Waits for the command to succeed."""
-        assert self.process.wait(150) == 0, self.said()
+        assert self.process.wait(300) == 0, self.said()
 
 
 class Trial:
@@ -78,7 +78,7 @@ class Trial:
         self._wait((self._folder / 'checkpoints' / str(SAVED)).exists)
 
     def _wait(self, condition):
-        end = time.monotonic() + 150
+        end = time.monotonic() + 300
         while not condition():
             assert self._sweep.process.poll() is None, self._sweep.said()
             assert time.monotonic() < end, self._sweep.said()
