@@ -14,6 +14,7 @@ from moe.parallel.mesh import (
     batch_sharding,
     make_mesh,
     mesh_shape,
+    over_heads,
     parameter_shardings,
     split_batch,
 )
@@ -30,6 +31,7 @@ __all__ = [
     'make_mesh',
     'mesh_shape',
     'over_devices',
+    'over_heads',
     'parameter_shardings',
     'ragged',
     'split_batch',

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -135,6 +135,31 @@ def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
     if ways == 1 or x.shape[0] % ways:
         return x
     return lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def over_heads(attend: Callable) -> Callable:
+    """Runs attention on every device, with its sequences and its heads.
+
+    Args:
+      attend: of queries [B, S, H, h], keys and values [B, S, N, h].
+
+    Returns:
+      The same function of global arrays, on the mesh in context: B is split as
+      the batch is, heads over `tensor` if that divides N.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return attend
+
+    def split(query, key, value):
+        tensor = key.shape[2] % mesh.shape['tensor'] == 0
+        spec = P(BATCH_AXES, None, 'tensor' if tensor else None)
+        run = jax.shard_map(
+            attend, in_specs=spec, out_specs=spec, check_vma=False
+        )
+        return run(query, key, value)
+
+    return split
 
 
 def parameter_shardings(mesh: Mesh, tree: Any) -> Any:

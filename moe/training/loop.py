@@ -64,6 +64,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     mesh = make_mesh(config.mesh)
     config = _on_mesh(config, mesh)
     config.check_batch(mesh.shape)
+    config.check_platform(mesh.devices.flat[0].platform)
     main = jax.process_index() == 0
     if main:
         _make_folder(workdir)

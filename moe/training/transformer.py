@@ -21,6 +21,14 @@ class TransformerRun(Config):
     def tokens_per_example(self) -> int:
         """Tokens that the mixtures see of each example of a batch."""
 
+    def check_platform(self, platform: str) -> None:
+        """Refuses an attention kernel that the platform does not have."""
+        kernel = self.model.attention
+        owner = {'splash': 'tpu', 'cudnn': 'gpu'}.get(kernel, platform)
+        if owner != platform:
+            allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
+            raise ConfigError('config.model.attention', kernel, allowed)
+
     def __post_init__(self):
         super().__post_init__()
         model, data, mesh = self.model, self.data, self.mesh
@@ -36,6 +44,10 @@ class TransformerRun(Config):
                 mesh.tensor,
                 f'a divisor of num_kv_heads ({model.num_kv_heads})',
             )
+        length = self.tokens_per_example
+        if model.attention == 'splash' and length % 128:
+            allowed = f"'xla': {length} positions are no multiple of 128"
+            raise ConfigError('model.attention', 'splash', allowed)
         groups = model.moe.num_groups
         tokens = (
             data.batch_size

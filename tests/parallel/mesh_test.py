@@ -13,6 +13,7 @@ from moe.parallel import (
     MeshConfig,
     batch_sharding,
     make_mesh,
+    over_heads,
     parameter_shardings,
     split_batch,
 )
@@ -195,3 +196,26 @@ def test_every_block_keeps_its_batch_split():
         lowered = jax.jit(make_train_step(config)).lower(state, batch)
     pins = lowered.as_text().count('sdy.sharding_constraint')
     assert pins >= 4
+
+
+@pytest.mark.parametrize('kv_heads', [2, 1])
+def test_attention_runs_where_its_heads_are(kv_heads):
+    # Four shares of eight sequences; two of the key heads, if there are two.
+    mesh = make_mesh(sizes(data=2, fsdp=2, tensor=2))
+    rng = np.random.default_rng(0)
+    heads = (4, kv_heads, kv_heads)
+    inputs = [rng.standard_normal((8, 6, n, 4), np.float32) for n in heads]
+    shapes = []
+
+    def attend(*inputs):
+        shapes.append([x.shape for x in inputs])
+        return jax.nn.dot_product_attention(*inputs, is_causal=True)
+
+    desired = attend(*inputs)
+    with jax.set_mesh(mesh):
+        actual = jax.jit(over_heads(attend))(*inputs)
+    np.testing.assert_allclose(actual, desired, 0, 1e-6)
+    ways = kv_heads
+    assert shapes[-1] == [(2, 6, n // ways, 4) for n in heads]
+    # Without a mesh it is the function itself.
+    assert over_heads(attend) is attend
