@@ -157,6 +157,21 @@ def made(seconds=4.0, fits=True):
                 'seconds': 0.5,
             }
         ],
+        'mixtures': {
+            'runs': 2,
+            'minimum': 1e9,
+            'forward': [
+                {
+                    'kind': 'all-to-all',
+                    'axes': 'expert',
+                    'count': 4,
+                    'bytes': 2e9,
+                    'seconds': 0.5,
+                }
+            ],
+            'again': [],
+            'backward': [],
+        },
         'step': {
             'compute': 2.0,
             'memory': 1.5,
@@ -176,6 +191,18 @@ def test_table():
     assert 'MFU 0.500, 1,000 tokens/s' in text
     assert '  moe, again                 0.750     0.250\n' in text
     assert 'rest' not in text
+    # Of one layer: twice, half a gigabyte each.
+    assert 'with at least 1.000 GB of rows a pass\n' in text
+    line = next(x for x in text.splitlines() if 'all-to-all' in x)
+    assert line.split() == [
+        'forward',
+        'all-to-all',
+        'expert',
+        '2',
+        'x',
+        '1.000',
+        'GB',
+    ]
     assert 'does NOT fit' in tables.table(made(fits=False))
 
 
