@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from moe import losses
 from moe.capacity import CapacityRule
 from moe.config import (
+    AtLeast,
     ConfigError,
     NaturalFloat,
     NaturalInt,
@@ -53,6 +54,8 @@ class MoEConfig:
     jitter: NaturalFloat
     executor: Literal['onehot', 'indexed', 'grouped']
     exchange: ExchangeName
+    exchange_levels: Literal[1, 2]
+    exchange_room: Annotated[float, AtLeast(1.0)] | None
     capacity_factor: PositiveFloat | None
     eval_capacity_factor: PositiveFloat | None
     min_capacity: PositiveInt
@@ -83,7 +86,17 @@ class MoEConfig:
             raise ConfigError('router.name', 'soft', allowed)
 
     def _check_exchange(self):
-        """Buffers are exchanged whole, sorted rows as many as there are."""
+        """Buffers are exchanged whole, sorted rows as many as there are.
+
+        What one exchange cannot do for another axis, or with a bound, is here.
+        """
+        if self.exchange_levels > 1 and self.exchange in ('none', 'gather'):
+            allowed = f"1, for the exchange '{self.exchange}'"
+            raise ConfigError('exchange_levels', self.exchange_levels, allowed)
+        bounded = self.exchange == 'ragged' and self.exchange_levels == 1
+        if self.exchange_room and (self.outer_experts or not bounded):
+            allowed = "None, but for 'ragged' with one level of anything"
+            raise ConfigError('exchange_room', self.exchange_room, allowed)
         fits = {
             'all_to_all': self.executor != 'grouped',
             'ragged': self.executor == 'grouped',
@@ -153,6 +166,8 @@ class MoEConfig:
                 jitter=self.jitter,
                 executor=self.executor,
                 exchange=self.exchange,
+                exchange_levels=self.exchange_levels,
+                exchange_room=self.exchange_room,
                 capacity_factor=self.capacity_factor,
                 eval_capacity_factor=self.eval_capacity_factor,
                 min_capacity=self.min_capacity,

@@ -215,6 +215,8 @@ SECTION = {
     'jitter': 0.125,
     'executor': 'grouped',
     'exchange': 'none',
+    'exchange_levels': 1,
+    'exchange_room': None,
     'capacity_factor': 1.25,
     'eval_capacity_factor': None,
     'min_capacity': 2,

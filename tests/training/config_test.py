@@ -110,7 +110,7 @@ REFUSED = [
             'model.moe.exchange': 'ragged',
         },
         'mesh.expert',
-        'a divisor of the 8 experts of a mixture',
+        'a divisor of the 8 experts that it splits',
     ),
     ({'mesh.tensor': 4}, 'mesh.tensor', 'a divisor of num_kv_heads (2)'),
     (
