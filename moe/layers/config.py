@@ -86,17 +86,7 @@ class MoEConfig:
             raise ConfigError('router.name', 'soft', allowed)
 
     def _check_exchange(self):
-        """Buffers are exchanged whole, sorted rows as many as there are.
-
-        What one exchange cannot do for another axis, or with a bound, is here.
-        """
-        if self.exchange_levels > 1 and self.exchange in ('none', 'gather'):
-            allowed = f"1, for the exchange '{self.exchange}'"
-            raise ConfigError('exchange_levels', self.exchange_levels, allowed)
-        bounded = self.exchange == 'ragged' and self.exchange_levels == 1
-        if self.exchange_room and (self.outer_experts or not bounded):
-            allowed = "None, but for 'ragged' with one level of anything"
-            raise ConfigError('exchange_room', self.exchange_room, allowed)
+        """Buffers are exchanged whole, sorted rows as many as there are."""
         fits = {
             'all_to_all': self.executor != 'grouped',
             'ragged': self.executor == 'grouped',
@@ -108,6 +98,15 @@ class MoEConfig:
         if self.exchange != 'none' and self.is_soft:
             allowed = "'none', for a soft mixture"
             raise ConfigError('exchange', self.exchange, allowed)
+        if self.exchange_levels > 1 and self.exchange in ('none', 'gather'):
+            allowed = f"1, for '{self.exchange}'"
+            raise ConfigError('exchange_levels', self.exchange_levels, allowed)
+        levels = self.exchange_levels > 1 or self.outer_experts
+        if self.exchange_room and (levels or self.exchange != 'ragged'):
+            allowed = (
+                "None, but for 'ragged' at one level of exchange and of routers"
+            )
+            raise ConfigError('exchange_room', self.exchange_room, allowed)
 
     @property
     def is_soft(self) -> bool:

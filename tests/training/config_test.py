@@ -112,6 +112,17 @@ REFUSED = [
         'mesh.expert',
         'a divisor of the 8 experts that it splits',
     ),
+    (
+        # 8 along the fast axis leave 2 to each.
+        {
+            'mesh.expert': 8,
+            'mesh.replica': 4,
+            'model.moe.exchange': 'ragged',
+            'model.moe.exchange_levels': 2,
+        },
+        'mesh.replica',
+        'a divisor of the 2 experts that it splits',
+    ),
     ({'mesh.tensor': 4}, 'mesh.tensor', 'a divisor of num_kv_heads (2)'),
     (
         {'model.moe.num_groups': 3},
