@@ -55,16 +55,16 @@ def check_sent(found, least):
 
 
 def moved(text):
-    """(rows given, rows received, devices) of each ragged exchange."""
-    found = []
-    for computation in parse(text).computations.values():
-        for one in computation.instructions.values():
-            if one.opcode == 'ragged-all-to-all':
-                (result,) = one.shape
-                given = computation.instructions[one.operands[0]].shape[0]
-                sizes = [a.bytes // (D * BYTES) for a in (given, result)]
-                found.append(tuple(sizes))
-    return sorted(found)
+    """Rows given, and of the buffer to fill, of each ragged exchange."""
+    kinds = ('ragged-all-to-all', 'ragged-all-to-all-start')
+    return sorted(
+        tuple(
+            array.bytes // (D * BYTES) for array in computation.arrays(one)[:2]
+        )
+        for computation in parse(text).computations.values()
+        for one in computation.instructions.values()
+        if one.opcode in kinds
+    )
 
 
 def test_all_to_all(texts):
