@@ -106,7 +106,7 @@ def room_stats(
       the experts, and `dropped_slot`, the share that had no slot.
     """
     excess = excess / jnp.maximum(assigned, 1)
-    by_sender, by_receiver = by_device(excess, 'expert')
+    by_sender, by_receiver = by_device(excess)
     total = jnp.sum(excess)
     return {
         'dropped_slot': dropped - total,

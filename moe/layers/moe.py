@@ -202,9 +202,9 @@ class MoE(nn.Module):
         devices = ways(jax.sharding.get_abstract_mesh(), axes)
         bounded = self.exchange_room is not None
         if self.exchange == 'none' or devices == 1 or self.is_initializing():
-            excess = jnp.zeros((len(tokens), routing.num_experts))
             y, kept = execute(tokens, routing, self.experts, slots)
-            return y, kept, excess if bounded else None
+            nothing = jnp.zeros((len(tokens), routing.num_experts))
+            return y, kept, nothing if bounded else None
         module, variables = _part(self.experts, devices)
         exchange = EXCHANGES[self.exchange]
         if bounded:

@@ -154,26 +154,25 @@ def _fitting(
 
 
 def by_device(
-    counts: Float[Array, 'G E'], axis_name: str
+    counts: Float[Array, 'G E'],
 ) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
     """Counts of assignments by the devices that send and receive them.
 
     Args:
       counts: of each group of all devices, to each expert of all.
-      axis_name: the mesh axis of the experts.
 
     Returns:
-      Sums by where on the axis the group is, and by where the expert is.
+      Sums by where along the mesh axis `expert` the group is, and by where the
+      expert is.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    devices = ways(mesh, (axis_name,))
-    inside = BATCH_AXES[BATCH_AXES.index(axis_name) :]
-    group = jnp.arange(len(counts))
-    group = group * ways(mesh, BATCH_AXES) // len(counts)
-    sender = group % ways(mesh, inside) // ways(mesh, inside[1:])
+    devices = ways(mesh, ('expert',))
+    device = jnp.arange(len(counts)) * ways(mesh, BATCH_AXES) // len(counts)
+    # Of the axes that groups are over, `expert` is the innermost.
+    sent = jnp.sum(counts, axis=1)
     received = jnp.sum(counts, axis=0).reshape(devices, -1)
     return (
-        jax.ops.segment_sum(jnp.sum(counts, axis=1), sender, devices),
+        jax.ops.segment_sum(sent, device % devices, devices),
         jnp.sum(received, axis=1),
     )
 
