@@ -16,7 +16,7 @@ from moe.config import (
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
-from moe.parallel.mesh import BATCH_AXES
+from moe.parallel.mesh import BATCH_AXES, RULES
 from moe.training.task import Task
 
 
@@ -59,6 +59,11 @@ class Config(abc.ABC):
     @abc.abstractmethod
     def make_task(self) -> Task:
         """The task that this describes."""
+
+    @property
+    def expert_axes(self) -> tuple[str, ...]:
+        """The mesh axes that experts are split over."""
+        return RULES['expert']
 
     @property
     def known_losses(self) -> tuple[str, ...]:

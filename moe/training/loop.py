@@ -94,7 +94,9 @@ class _Run:
         self._hosts = (jax.process_index(), jax.process_count())
         self._batches = batch_sharding(mesh)
         make = lambda: init_state(config, task=task)
-        shardings = parameter_shardings(mesh, jax.eval_shape(make))
+        shardings = parameter_shardings(
+            mesh, jax.eval_shape(make), config.expert_axes
+        )
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._data = task.train_batches(data, *self._hosts)
         self.start = self._checkpoints.latest() or 0

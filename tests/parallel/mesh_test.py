@@ -17,6 +17,7 @@ from moe.parallel import (
     parameter_shardings,
     split_batch,
 )
+from moe.parallel.mesh import EXPERT_AXES
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
@@ -170,6 +171,31 @@ def test_what_an_axis_does_not_divide_is_not_split():
     assert parameter_shardings(mesh, tree)['experts']['up'].spec == P(
         None, 'fsdp', 'tensor'
     )
+
+
+def test_places_of_experts_on_two_levels():
+    # Along the fast axis first; the 4 devices of both divide 8 and not 6.
+    mesh = make_mesh(sizes(replica=2, fsdp=2, expert=2))
+    tree = {
+        'experts': {'up': jax.ShapeDtypeStruct((8, 16, 12), np.float32)},
+        'router': jax.ShapeDtypeStruct((16, 8), np.float32),
+    }
+    found = parameter_shardings(mesh, tree, EXPERT_AXES)
+    up = found['experts']['up']
+    assert up.spec == P(('expert', 'replica'), 'fsdp', 'tensor')
+    assert up.shard_shape((8, 16, 12)) == (2, 8, 12)
+    # On the first host experts 0 and 1, 4 and 5; on the other what is between.
+    grid = mesh.devices.reshape(2, 2, 2)  # replica, fsdp, expert
+    first = {
+        device: where[0].start or 0
+        for device, where in up.devices_indices_map((8, 16, 12)).items()
+    }
+    assert [first[d] for d in grid[0, 0]] == [0, 4]
+    assert [first[d] for d in grid[1, 0]] == [2, 6]
+    assert found['router'].spec == P(None, None)
+    tree = {'experts': {'up': jax.ShapeDtypeStruct((6, 16, 12), np.float32)}}
+    odd = parameter_shardings(mesh, tree, EXPERT_AXES)['experts']['up']
+    assert odd.spec == P(None, 'fsdp', 'tensor')
 
 
 def test_activations_stay_split_as_the_batch():
