@@ -1,14 +1,19 @@
-"""Trains a model: `train.py --config=FILE[:VARIANT] --workdir=DIR`."""
+"""Trains a model: `train.py --config=FILE[:VARIANT] --workdir=DIR`.
+
+The same command on every host of SLURM and TPU pods, with `--distributed`.
+"""
 
 import pathlib
 import sys
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from moe import training
 from moe.command_line import read_config
 from moe.config import ConfigError
+from moe.training import processes
 from moe.training.host import keep_freed_memory
 
 _FLAGS = flags.FlagValues()
@@ -19,25 +24,48 @@ config_flags.DEFINE_config_file(
     flag_values=_FLAGS,
 )
 flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
+flags.DEFINE_bool(
+    'distributed',
+    False,
+    'One of the processes that SLURM or a TPU pod has started.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    'coordinator',
+    None,
+    'HOST:PORT of the first of several processes started by hand.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    'processes', None, 'How many they are.', flag_values=_FLAGS
+)
+flags.DEFINE_integer(
+    'process', None, 'Which of them this is, from 0.', flag_values=_FLAGS
+)
 
 
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
         plain = read_config(_FLAGS, argv)
-        config = training.read_config(plain)
         if not _FLAGS.workdir:
             raise ConfigError('--workdir', _FLAGS.workdir, 'given')
         workdir = pathlib.Path(_FLAGS.workdir)
+        by_hand = _FLAGS.coordinator, _FLAGS.processes, _FLAGS.process
+        if _FLAGS.distributed or by_hand != (None, None, None):
+            processes.start(*by_hand)
         keep_freed_memory()
+        with processes.agreeing():
+            config = training.read_config(plain)
         complete = training.run(config, plain, workdir)
+        processes.finish()
     except ConfigError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 2
     except training.Diverged as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 1
-    if not complete:
+    if not complete or jax.process_index():
         return 0
     from moe import report  # not before: it needs matplotlib
 

@@ -101,6 +101,14 @@ WRONG = {
         [*TASKS, '--config.model.mixture.name=ple'],
         ['config.model.mixture.num_experts', '(nearest: task_experts)'],
     ),
+    'several processes, and nothing that says which': (
+        ['--distributed'],
+        ['--distributed', 'absent, but on SLURM and TPU pods'],
+    ),
+    'several processes, half told': (
+        ['--processes=2', '--process=0'],
+        ['--coordinator', 'given with the others'],
+    ),
     'too many devices': (
         ['--config.data.files=moe/*.py', '--config.mesh.fsdp=3'],
         ['config.mesh', "'fsdp': 3", 'number of devices (8)'],

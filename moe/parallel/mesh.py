@@ -121,6 +121,34 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def host_of(mesh: Mesh) -> tuple[int, int]:
+    """Which share of a batch's rows this process brings, and of how many.
+
+    Processes whose devices differ along `tensor` alone bring the same rows.
+
+    Args:
+      mesh: the device mesh.
+
+    Returns:
+      The index of the share, and the number of shares.
+
+    Raises:
+      ConfigError: if processes have some rows in common, and others not.
+    """
+    rows = batch_sharding(mesh).devices_indices_map((mesh.size,))
+    starts: dict[int, set[int]] = {}
+    for device in mesh.devices.flat:
+        (part,) = rows[device]
+        starts.setdefault(device.process_index, set()).add(part.start or 0)
+    shares = sorted({tuple(sorted(own)) for own in starts.values()})
+    apart = len(set().union(*shares)) == sum(map(len, shares))
+    if not apart or len({len(share) for share in shares}) > 1:
+        allowed = 'sizes by which processes have all their rows or none alike'
+        raise ConfigError('config.mesh', dict(mesh.shape), allowed)
+    own = tuple(sorted(starts[jax.process_index()]))
+    return shares.index(own), len(shares)
+
+
 def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
     """Keeps the leading axis of activations split as the batch is.
 
@@ -167,6 +195,19 @@ def over_heads(attend: Callable) -> Callable:
         return run(query, key, value)
 
     return split
+
+
+def on_all(tree: Any) -> Any:
+    """Puts what a program returns on every device of the mesh, whole.
+
+    Every process can then read it. To the values this is the identity.
+
+    Args:
+      tree: of arrays, inside `jax.jit`.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return lax.with_sharding_constraint(tree, P())
 
 
 def parameter_shardings(

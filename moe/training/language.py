@@ -5,6 +5,7 @@ L mixture layers.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from typing import Any
@@ -20,6 +21,7 @@ from moe.data import Corpus, TextConfig, load_text, train_batches, val_batches
 from moe.data.text import VOCAB_SIZE
 from moe.models import LM, LMConfig, generate
 from moe.models.generate import decoding
+from moe.parallel import on_all
 from moe.training.task import Outcome, live_sums, mean_over, state_of
 from moe.training.transformer import TransformerRun, TransformerTask
 
@@ -136,20 +138,20 @@ class Language(TransformerTask):
             tokens = self._piece(data)
             # A few sequences need not divide over the devices.
             model = LM(decoding(config.model))
-            _, _, aux = model.apply(variables, tokens, record=True)
-            if jax.process_index() == 0 and aux.routing is not None:
-                _write_routing(workdir / 'routing.npz', tokens, aux.routing)
+            routing = _routing(model, variables, tokens)
+            if jax.process_index() == 0 and routing is not None:
+                _write_routing(workdir / 'routing.npz', tokens, routing)
         if jax.process_index() == 0:
             (workdir / self.last_file).write_text(text)
         return {'sample': text}
 
-    def _piece(self, data: Corpus) -> jax.Array:
+    def _piece(self, data: Corpus) -> np.ndarray:
         """Sequences from the middle of the validation text, [B, S]."""
         span, text = self._config.data.seq_len, data.val
         count = max(1, min(_MAP_BYTES, len(text)) // span)
         start = (len(text) - count * span) // 2
         piece = text[start : start + count * span]
-        return jnp.asarray(piece, jnp.int32).reshape(count, span)
+        return np.asarray(piece, np.int32).reshape(count, span)
 
 
 def token_losses(
@@ -202,6 +204,13 @@ def sample(
         tokens = np.concatenate([tokens, np.asarray(out[0])])
     raw = tokens[size:].astype(np.uint8).tobytes()
     return raw.replace(b'\0', b'\n').decode(errors='replace')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _routing(model, variables, tokens):
+    """Where every token goes."""
+    _, _, aux = model.apply(variables, tokens, record=True)
+    return on_all(aux.routing)
 
 
 def _write_routing(path, tokens, routing) -> None:

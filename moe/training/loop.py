@@ -5,9 +5,8 @@ import dataclasses
 import json
 import math
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,11 +18,13 @@ from moe.metrics import Writer
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
+    host_of,
     make_mesh,
     parameter_shardings,
 )
 from moe.training.checkpoint import Checkpoints, abstract_state
 from moe.training.config import Config
+from moe.training.processes import agreeing, check_same, ending, stop_signals
 from moe.training.step import (
     init_state,
     make_eval_step,
@@ -41,7 +42,8 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
 
     Writes `config.json`, `data.json`, `metrics.jsonl`, `tensorboard/`,
     `checkpoints/` and at the end what the task leaves. On SIGTERM or SIGINT it
-    saves a checkpoint and stops.
+    saves a checkpoint and stops. Several processes run it together, the first
+    one writes all but the checkpoints.
 
     Args:
       config: of the run, checked.
@@ -56,23 +58,31 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         with a different run; nothing is written then.
       Diverged: if the loss is not finite.
     """
-    _check_same(workdir / 'config.json', plain, 'config')
-    task = config.make_task()
-    data = task.load()
-    described = task.describe(data)
-    _check_same(workdir / 'data.json', described, 'data')
-    mesh = make_mesh(config.mesh)
-    config = _on_mesh(config, mesh)
-    config.check_batch(mesh.shape)
-    config.check_platform(mesh.devices.flat[0].platform)
-    main = jax.process_index() == 0
-    if main:
-        _make_folder(workdir)
-        _write_json(workdir / 'config.json', plain)
-        _write_json(workdir / 'data.json', described)
-        task.keep(data, workdir)
-    with jax.set_mesh(mesh), _stop_signals() as stopped:
-        return _Run(config, workdir, task, data, mesh).train(stopped)
+    with agreeing():
+        _check_earlier(workdir / 'config.json', plain, 'config')
+        task = config.make_task()
+        data = task.load()
+        described = task.describe(data)
+        _check_earlier(workdir / 'data.json', described, 'data')
+        mesh = make_mesh(config.mesh)
+        config = _on_mesh(config, mesh)
+        config.check_batch(mesh.shape)
+        config.check_platform(mesh.devices.flat[0].platform)
+        hosts = host_of(mesh)
+    check_same('config', plain)
+    check_same('data', described)
+    with agreeing():
+        if jax.process_index() == 0:
+            _make_folder(workdir)
+            _write_json(workdir / 'config.json', plain)
+            _write_json(workdir / 'data.json', described)
+            task.keep(data, workdir)
+    with agreeing():
+        if not (workdir / 'config.json').exists():
+            allowed = 'one folder that all processes see'
+            raise ConfigError('workdir', str(workdir), allowed)
+    with jax.set_mesh(mesh), stop_signals() as stopping:
+        return _Run(config, workdir, task, data, mesh, hosts).train(stopping)
 
 
 def _on_mesh(config: Config, mesh: Mesh) -> Config:
@@ -87,11 +97,11 @@ def _on_mesh(config: Config, mesh: Mesh) -> Config:
 class _Run:
     """The moving parts of one run."""
 
-    def __init__(self, config, workdir, task: Task, data, mesh):
+    def __init__(self, config, workdir, task: Task, data, mesh, hosts):
         self._config, self._workdir = config, workdir
         self._task, self._source = task, data
         self._main = jax.process_index() == 0
-        self._hosts = (jax.process_index(), jax.process_count())
+        self._hosts = hosts
         self._batches = batch_sharding(mesh)
         make = lambda: init_state(config, task=task)
         shardings = parameter_shardings(
@@ -100,19 +110,24 @@ class _Run:
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._data = task.train_batches(data, *self._hosts)
         self.start = self._checkpoints.latest() or 0
+        # Before anyone goes on, and could write it.
+        self._finished = (workdir / task.last_file).exists()
+        there = {'checkpoint': self.start, 'finished': self._finished}
+        check_same('workdir', there)
         if self.start:
             like = abstract_state(jax.eval_shape(make), shardings)
             self.state, position = self._checkpoints.restore(self.start, like)
             self._data.set_state(position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
+        everywhere = NamedSharding(mesh, P())
         train_step = jax.jit(
             make_train_step(config, task),
             donate_argnums=0,
-            out_shardings=(shardings, None),
+            out_shardings=(shardings, everywhere),
         )
         eval_step = jax.jit(
-            make_eval_step(config, task), out_shardings=NamedSharding(mesh, P())
+            make_eval_step(config, task), out_shardings=everywhere
         )
         self._train_step = _in_turn(train_step)
         self._eval_step = _in_turn(eval_step)
@@ -120,33 +135,37 @@ class _Run:
         self._progress = _Progress(config.steps, task, self.start)
         self._pending: list[tuple[int, Any, Any]] = []
 
-    def train(self, stopped: list[int]) -> bool:
+    def train(self, stopping: Callable[[int], bool]) -> bool:
         """Steps until the end or a signal; True at the end."""
-        config = self._config
         self._announce()
-        step = self.start
         with contextlib.closing(self._checkpoints):
-            while step < config.steps and not stopped:
-                batch = self._global(next(self._data))
-                self.state, metrics = self._train_step(self.state, batch)
-                step += 1
-                # Only now: the device is busy with the step just started.
-                self._write_pending()
-                last = step == config.steps
-                evaluation = None
-                if last or step % config.eval_every == 0:
-                    evaluation = self._evaluate()
-                if evaluation or step == 1 or step % config.log_every == 0:
-                    self._pending.append((step, metrics, evaluation))
-                if last or step % config.checkpoint_every == 0:
-                    self._save(step)
-            self._write_pending()
-            if step < config.steps:
-                self._save(step)
-                self._say(f'stopped at step {step}; the same command goes on')
-        if step == config.steps:
-            self._finish()
+            complete = self._steps(stopping)
+        if complete and not self._finished:
+            self._leave()
         self._writer.close()
+        return complete
+
+    @ending(Diverged)
+    def _steps(self, stopping: Callable[[int], bool]) -> bool:
+        config, step = self._config, self.start
+        while step < config.steps and not stopping(step):
+            batch = self._global(next(self._data))
+            self.state, metrics = self._train_step(self.state, batch)
+            step += 1
+            # Only now: the device is busy with the step just started.
+            self._write_pending()
+            last = step == config.steps
+            evaluation = None
+            if last or step % config.eval_every == 0:
+                evaluation = self._evaluate()
+            if evaluation or step == 1 or step % config.log_every == 0:
+                self._pending.append((step, metrics, evaluation))
+            if last or step % config.checkpoint_every == 0:
+                self._save(step)
+        self._write_pending()
+        if step < config.steps:
+            self._save(step)
+            self._say(f'stopped at step {step}; the same command goes on')
         return step == config.steps
 
     def _save(self, step):
@@ -196,10 +215,9 @@ class _Run:
         if self.start:
             self._say(f'going on from step {self.start}')
 
-    def _finish(self):
-        """Leaves what the report shows, once."""
-        if (self._workdir / self._task.last_file).exists():
-            return
+    @ending()
+    def _leave(self):
+        """Leaves what the report shows."""
         texts = self._task.leave(
             self.state.variables, self._source, self._workdir
         )
@@ -215,7 +233,8 @@ def _in_turn(step: Callable) -> Callable:
     """One program at a time, where two at once could wait for each other.
 
     Virtual devices share the threads of the CPU: those of two programs can
-    all be taken by collectives that wait for a device without a thread.
+    all be taken by collectives that wait for a device without a thread. JAX
+    0.10 then aborts after 40 seconds.
     """
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step
@@ -251,10 +270,14 @@ class _Progress:
         return '  '.join(parts)
 
 
-def _check_same(path: pathlib.Path, now: dict, what: str) -> None:
-    """Refuses a folder whose earlier run was of something else."""
+def _check_earlier(path: pathlib.Path, now: dict, what: str) -> None:
+    """Refuses a folder whose earlier run was of something else.
+
+    A run may go on on another mesh.
+    """
     if path.exists():
-        lines = list(differences(json.loads(path.read_text()), now, what))
+        earlier = {**json.loads(path.read_text()), 'mesh': now.get('mesh')}
+        lines = list(differences(earlier, {'mesh': None, **now}, what))
         if lines:
             allowed = 'a new folder, or one of the same run: ' + '; '.join(
                 lines
@@ -272,23 +295,3 @@ def _make_folder(path: pathlib.Path) -> None:
 
 def _write_json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + '\n')
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them."""
-    seen: list[int] = []
-    handler = lambda number, frame: seen.append(number)
-    try:
-        old = {
-            s: signal.signal(s, handler)
-            for s in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:  # not the main thread
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from moe.config import ConfigError, NaturalFloat, PositiveFloat
 from moe.data import rows
 from moe.models.multitask import MultiTaskConfig, gate_metrics
+from moe.parallel import on_all
 from moe.training import weighting
 from moe.training.config import Config
 from moe.training.targets import Regression, Target
@@ -280,7 +281,7 @@ class MultiTask(Task):
 
     def leave(self, variables, data, workdir: pathlib.Path):
         """Writes the results on the test rows."""
-        evaluate = jax.jit(self.evaluate)
+        evaluate = jax.jit(lambda *of: on_all(self.evaluate(*of)))
         batches = [
             jax.device_get(evaluate(variables, batch))
             for batch in self.test_batches(data, 0, 1)

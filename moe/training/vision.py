@@ -16,6 +16,7 @@ import optax
 from moe.config import ConfigError
 from moe.data import ImageConfig, Images, images, load_images
 from moe.models import ViT, ViTConfig
+from moe.parallel import on_all
 from moe.training.task import Outcome, live_sums, mean_over, state_of
 from moe.training.transformer import TransformerRun, TransformerTask
 
@@ -127,9 +128,13 @@ class Vision(TransformerTask):
         """Writes how many images of each class were taken for which."""
         count = self._config.model.num_classes
         table = np.zeros((count, count), int)
-        predict = jax.jit(self._model.apply)
+
+        @jax.jit
+        def predict(variables, image, mask):
+            return on_all(self._model.apply(variables, image, mask=mask)[0])
+
         for batch in images.val_batches(data, self._config.data):
-            logits, _ = predict(variables, batch['image'], mask=batch['mask'])
+            logits = predict(variables, batch['image'], batch['mask'])
             guess = np.argmax(jax.device_get(logits), axis=-1)
             live = batch['mask']
             np.add.at(table, (batch['label'][live], guess[live]), 1)

@@ -5,23 +5,93 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
+    host_of,
     make_mesh,
+    on_all,
     over_heads,
     parameter_shardings,
     split_batch,
 )
-from moe.parallel.mesh import EXPERT_AXES
+from moe.parallel.mesh import AXES, EXPERT_AXES
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
 ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
+
+
+class Device:
+    """A device as far as a mesh asks."""
+
+    platform = 'cpu'
+    client = None
+
+    def __init__(self, index, process):
+        self.id, self.process_index = index, process
+
+
+def mesh_of(shape, processes):
+    """A mesh of these sizes, whose devices are of these processes."""
+    devices = [Device(i, process) for i, process in enumerate(processes)]
+    return Mesh(np.array(devices).reshape(shape), AXES)
+
+
+# Sizes along replica, data, fsdp, expert, tensor; the process of each device
+# in turn; the share of each process.
+@pytest.mark.parametrize(
+    ('shape', 'processes', 'shares'),
+    [
+        ((1, 8, 1, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], [0, 1]),
+        ((1, 1, 2, 4, 1), [0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3]),
+        # The last process has the first rows.
+        ((2, 4, 1, 1, 1), [1, 1, 1, 1, 0, 0, 0, 0], [1, 0]),
+        # Rows that alternate.
+        ((1, 4, 1, 1, 1), [0, 1, 0, 1], [0, 1]),
+        # Two processes to each row: along `tensor` they bring the same.
+        ((1, 2, 1, 1, 4), [0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1]),
+        ((1, 1, 1, 1, 4), [0, 0, 1, 1], [0, 0]),
+    ],
+)
+def test_shares_of_the_processes(monkeypatch, shape, processes, shares):
+    mesh = mesh_of(shape, processes)
+    for process, share in enumerate(shares):
+        monkeypatch.setattr(jax, 'process_index', lambda p=process: p)
+        assert host_of(mesh) == (share, len(set(shares)))
+
+
+@pytest.mark.parametrize(
+    'processes',
+    [
+        # The first row of both, the others of one; more rows of one.
+        [0, 1, 0, 0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+    ],
+)
+def test_rows_that_processes_cannot_share(processes):
+    with pytest.raises(ConfigError) as caught:
+        host_of(mesh_of((1, 4, 1, 1, 2), processes))
+    assert caught.value.field == 'config.mesh'
+
+
+def test_on_all():
+    # What is split over the devices is whole on each of them, afterwards.
+    mesh = make_mesh(sizes(data=8))
+    rows = np.arange(8.0)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(rows, batch_sharding(mesh))
+        found = jax.jit(lambda x: on_all({'y': 2 * x}))(split)['y']
+    assert not split.sharding.is_fully_replicated
+    assert found.sharding.is_fully_replicated
+    for shard in found.addressable_shards:
+        np.testing.assert_array_equal(shard.data, 2 * rows)
+    # Without a mesh nothing happens.
+    assert on_all(rows) is rows
 
 
 def sizes(**changes):

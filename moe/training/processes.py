@@ -1,0 +1,199 @@
+"""Several processes as one run: they start, agree, stop and end together.
+
+One that dies, or ends alone, takes the others with it: JAX's coordinator hears
+each one's heart beat, and whoever waits for a process that is gone is ended.
+In one process all of this is nothing.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from moe.config import ConfigError, differences
+
+_TIMEOUT = 10  # seconds of silence after which a process counts as dead
+_FLAGS = ('--coordinator', '--processes', '--process')
+_BY_HAND = ', '.join(_FLAGS)
+
+
+def start(
+    coordinator: str | None, count: int | None, index: int | None
+) -> None:
+    """Joins the other processes of a run, before any device is touched.
+
+    Args:
+      coordinator: 'HOST:PORT' at which the first process listens; None, as
+        the others then are, takes it all from SLURM or the TPU pod.
+      count: of the processes.
+      index: of this one.
+
+    Raises:
+      ConfigError: for what is missing or cannot be, and where nothing tells
+        which the processes are.
+    """
+    given = (coordinator, count, index)
+    bind = None
+    if given != (None, None, None):
+        bind = _check(*given)
+        waits = f'process {index} of {count} waits for all at {coordinator}'
+        print(waits, flush=True)
+    try:
+        jax.distributed.initialize(
+            *given,
+            heartbeat_timeout_seconds=_TIMEOUT,
+            shutdown_timeout_seconds=_TIMEOUT,
+            coordinator_bind_address=bind,
+        )
+    except ValueError:
+        allowed = f'absent, but on SLURM and TPU pods (else {_BY_HAND})'
+        raise ConfigError('--distributed', True, allowed) from None
+    except jax.errors.JaxRuntimeError as error:
+        allowed = f'HOST:PORT of process 0, and free there ({error})'
+        raise ConfigError('--coordinator', coordinator, allowed) from None
+
+
+def _check(coordinator, count, index) -> str | None:
+    """Checks what was given by hand; returns where alone to listen."""
+    given = zip(_FLAGS, (coordinator, count, index), strict=True)
+    for flag, value in given:
+        if value is None:
+            raise ConfigError(
+                flag, value, f'given with the others ({_BY_HAND})'
+            )
+    host, _, port = coordinator.rpartition(':')
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError('--coordinator', coordinator, 'HOST:PORT')
+    if count < 1:
+        raise ConfigError('--processes', count, 'at least 1')
+    if index not in range(count):
+        raise ConfigError('--process', index, f'between 0 and {count - 1}')
+    # Left to itself, the first process listens to every network.
+    return coordinator if host in ('localhost', '127.0.0.1', '[::1]') else None
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns what each process has, in their order.
+
+    Args:
+      value: of this process, JSON.
+    """
+    if not jax.distributed.is_initialized():
+        return [value]
+    raw = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(raw)))
+    row = np.zeros(max(sizes), np.uint8)
+    row[: len(raw)] = raw
+    rows = multihost_utils.process_allgather(row)
+    found = zip(rows, sizes, strict=True)
+    return [json.loads(row[:size].tobytes()) for row, size in found]
+
+
+@contextlib.contextmanager
+def agreeing() -> Iterator[None]:
+    """What one process refuses inside, all refuse; all wait for each other.
+
+    Raises:
+      ConfigError: where another process did.
+    """
+    own = None
+    try:
+        yield
+    except ConfigError as error:
+        own = error
+    refused = gather(own and (own.field, own.value, own.allowed))
+    if own:
+        raise own
+    for process, error in enumerate(refused):
+        if error:
+            field, value, allowed = error
+            raise ConfigError(f'process {process}: {field}', value, allowed)
+
+
+def check_same(what: str, value: dict[str, Any]) -> None:
+    """Refuses what is not the same in all processes.
+
+    Args:
+      what: the name of it.
+      value: of this process, plain data.
+
+    Raises:
+      ConfigError: in every process, if any two differ.
+    """
+    first, *others = gather(value)
+    for process, other in enumerate(others, start=1):
+        if lines := list(differences(first, other, what)):
+            allowed = (
+                'the same in all processes, not in process 0 (there) and '
+                f'{process} (now): ' + '; '.join(lines)
+            )
+            raise ConfigError(what, value, allowed)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """SIGTERM and SIGINT, to any process, as the end of a step of all.
+
+    Yields:
+      Whether to stop, a function of the number of steps taken: asked by all
+      processes before every step, it is the same in all.
+    """
+    seen: list[int] = []
+    stopping: Callable[[int], bool] = lambda step: bool(seen)
+    handler: Any = lambda number, frame: seen.append(number)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if jax.distributed.is_initialized():
+        # JAX took SIGTERM, and lets all know the step to stop at; asking it
+        # takes no message.
+        stopping = multihost_utils.reached_preemption_sync_point
+        handler = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        signals = [signal.SIGINT]
+    try:
+        old = {s: signal.signal(s, handler) for s in signals}
+    except ValueError:  # not the main thread
+        old = {}
+    try:
+        yield stopping
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+@contextlib.contextmanager
+def ending(*but: type[Exception]) -> Iterator[None]:
+    """Ends a process at an error inside, where others would wait for it.
+
+    Python would first wait for threads and devices, which wait for the other
+    processes.
+
+    Args:
+      *but: errors that all processes have at once.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, but) or not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        line = ' '.join(str(error).split())[:200]
+        print(
+            f'process {jax.process_index()} of {jax.process_count()} ends, and '
+            f'so will the others: {type(error).__name__}: {line}',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+
+def finish() -> None:
+    """Waits for the others, and goes on alone."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()

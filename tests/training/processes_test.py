@@ -1,0 +1,331 @@
+"""One run in several processes, on the loopback of this machine.
+
+The same small run of experts split over eight devices, however many processes
+have them: it is stopped, killed, and goes on, and its curve is that of one
+process.
+"""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from moe import training
+from moe.config import ConfigError
+from moe.metrics import read_metrics
+from moe.training import processes
+from tests import tiny
+from tests.commands import ROOT, Result
+
+STEPS = 16
+CHANGES = {
+    'steps': STEPS,
+    'mesh.data': 1,
+    'mesh.fsdp': 2,
+    'mesh.expert': 4,
+    'model.moe.exchange': 'all_to_all',
+    'eval_every': 8,
+    'checkpoint_every': 2,
+}
+# The loss of a process that is gone comes with a traceback of what waited.
+LAST_WORDS = r'process (\d) of 2 ends, and so will the others: (\w+): (.*)'
+
+
+class Started:
+    """`train.py` in several processes, which end with the block.
+
+    Args:
+      folder: for what they print.
+      lines: the arguments of each.
+      environment: of all of them.
+      cwds: the folder each starts in; None for the repository's.
+      program: what Python runs.
+    """
+
+    def __init__(self, folder, lines, environment, cwds=None, program=None):
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            coordinator = f'127.0.0.1:{free.getsockname()[1]}'
+        folder.mkdir()
+        environment = {
+            **environment,
+            'JAX_NUM_CPU_DEVICES': str(8 // len(lines)),
+            'PYTHONPATH': str(ROOT),
+        }
+        program = program or [str(ROOT / 'train.py')]
+        self._files, self.processes = [], []
+        for i, line in enumerate(lines):
+            line = [*map(str, line), f'--coordinator={coordinator}']
+            line += [f'--processes={len(lines)}', f'--process={i}']
+            files = [folder / f'{i}.{end}' for end in ('out', 'err')]
+            with files[0].open('w') as out, files[1].open('w') as err:
+                started = subprocess.Popen(
+                    [sys.executable, *program, *line],
+                    cwd=cwds[i] if cwds else ROOT,
+                    env=environment,
+                    stdout=out,
+                    stderr=err,
+                )
+            self._files.append(files)
+            self.processes.append(started)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait_for(self, pattern):
+        """Until the first process prints it; returns what was found."""
+        return self._until(
+            lambda: re.search(pattern, self._files[0][0].read_text()), 120
+        )
+
+    def end(self, seconds=120):
+        """Until all have ended; returns the Results."""
+        self._until(
+            lambda: all(p.poll() is not None for p in self.processes), seconds
+        )
+        # The collectives' library prints to stdout, of who is connected.
+        noise = (
+            r'.*(?:\[Gloo\]|peer ranks).*\n|'
+            r'process \d of \d waits for all at [\d.:]+\n'
+        )
+        return [
+            Result(
+                process.returncode,
+                re.sub(noise, '', out.read_text()),
+                err.read_text(),
+            )
+            for process, (out, err) in zip(
+                self.processes, self._files, strict=True
+            )
+        ]
+
+    def _until(self, done, seconds):
+        deadline = time.monotonic() + seconds
+        while not (found := done()):
+            printed = [
+                file.read_text() for pair in self._files for file in pair
+            ]
+            ended = [p.poll() for p in self.processes]
+            assert time.monotonic() < deadline, (ended, printed)
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+    with tiny.kept_programs(tmp_path_factory.mktemp('programs')) as values:
+        yield values
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+    corpus = tiny.write_corpus(tmp_path_factory.mktemp('text') / 'corpus')
+    return tiny.plain({**CHANGES, 'data.files': corpus})
+
+
+def curve(folder):
+    """Losses, balance and drops of each step, and the evaluations."""
+    metrics = read_metrics(folder / 'metrics.jsonl')
+    assert [m['step'] for m in metrics] == list(range(1, STEPS + 1))
+    names = ('train/loss', 'train/load_balance', 'train/grad_norm')
+    names += ('moe/layer_0/load_max', 'moe/layer_1/entropy')
+    found = [[m[name] for name in names] for m in metrics]
+    return np.array(found), [
+        m['eval/loss'] for m in metrics if 'eval/loss' in m
+    ]
+
+
+def checkpoints(folder):
+    return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
+
+
+@pytest.fixture(scope='module')
+def alone(plain, environment, tmp_path_factory):
+    """The curve of one process, on the eight devices of this one."""
+    folder = tmp_path_factory.mktemp('alone') / 'run'
+    assert training.run(tiny.check(plain), plain, folder)
+    return curve(folder)
+
+
+def test_a_run_through_stop_and_death(
+    plain, alone, environment, tmp_path_factory, tmp_path
+):
+    config = tiny.write_config(tmp_path / 'config.py', plain)
+    folder = tmp_path / 'run'
+    line = [f'--config={config}', f'--workdir={folder}']
+
+    # SIGTERM to one of two while the step is compiled: both stop after the
+    # same step, which is saved.
+    with Started(tmp_path / 'first', 2 * [line], environment) as run:
+        run.wait_for('parameters, ')
+        run.processes[1].send_signal(signal.SIGTERM)
+        first, second = run.end()
+    assert (first.code, second.code) == (0, 0), (first, second)
+    (stop,) = checkpoints(folder)[-1:]
+    assert 1 <= stop < STEPS
+    last = first.out.splitlines()[-1]
+    assert last == f'stopped at step {stop}; the same command goes on'
+    assert second.out == ''
+    assert read_metrics(folder / 'metrics.jsonl')[-1]['step'] == stop
+    shutil.copytree(folder, tmp_path / 'stopped')
+
+    # The same command goes on, and the death of one ends the other.
+    with Started(tmp_path / 'second', 2 * [line], environment) as run:
+        run.wait_for(f'going on from step {stop}\n')
+        run.wait_for(rf'step +{stop + 3}/')
+        run.processes[1].kill()
+        first, second = run.end(30)
+    assert second.code == -signal.SIGKILL
+    assert first.code != 0
+    assert not (folder / 'sample.txt').exists()
+    assert re.search(LAST_WORDS, first.err) or 'another task died' in first.err
+    resumed = checkpoints(folder)[-1]
+    assert stop <= resumed < STEPS
+
+    # Four go on where two were.
+    with Started(tmp_path / 'third', 4 * [line], environment) as run:
+        first, *others = run.end()
+    assert first.code == 0, first
+    assert [other[:2] for other in others] == 3 * [(0, '')]
+    assert f'going on from step {resumed}\n' in first.out
+    assert '8 cpu device(s)' in first.out
+    report = folder / 'report' / 'index.html'
+    assert first.out.splitlines()[-1] == f'report: {report}'
+    assert report.exists()
+    assert (folder / 'sample.txt').read_text().startswith('def ')
+    assert (folder / 'routing.npz').exists()
+    assert checkpoints(folder)[-1] == STEPS
+    losses, evaluations = curve(folder)
+    np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
+    np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
+
+    # One does so on another mesh.
+    other = {'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2, 'replica': 1}
+    moved = {**plain, 'mesh': other}
+    assert training.run(tiny.check(moved), moved, tmp_path / 'stopped')
+    losses, evaluations = curve(tmp_path / 'stopped')
+    np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
+    np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
+
+
+# What Python runs in the place of train.py: runs that are refused, one after
+# the other, and one whose second process cannot read its third batch.
+PROGRAM = """
+import json, pathlib, sys
+from moe import training
+from moe.config import ConfigError
+from moe.training import language, processes
+
+runs, coordinator, count, index = sys.argv[1:]
+value = lambda argument: argument.partition('=')[2]
+processes.start(value(coordinator), int(value(count)), int(value(index)))
+given = language.train_batches
+
+def batches(*args):
+    for i, batch in enumerate(given(*args)):
+        if value(index) == '1' and i == 2:
+            raise OSError('the disk is gone')
+        yield batch
+
+language.train_batches = batches
+for plain, workdir in json.loads(runs):
+    try:
+        config = training.read_config(plain)
+        training.run(config, plain, pathlib.Path(workdir))
+    except ConfigError as error:
+        print(error, flush=True)
+"""
+
+
+def test_errors_in_one_of_two(plain, environment, tmp_path):
+    for name in ('0', '1'):
+        (tmp_path / name).mkdir()
+        tiny.write_corpus(tmp_path / name / 'corpus')
+    text = tmp_path / '1' / 'corpus' / '0.txt'
+    text.write_text(text.read_text()[::-1])
+    shared, new = str(tmp_path / 'shared'), str(tmp_path / 'new')
+    plain = {**plain, 'checkpoint_every': STEPS}
+    other_data = {**plain, 'data': {**plain['data'], 'files': 'corpus/*.txt'}}
+    other_seed = {**plain, 'seed': 1}
+    runs = [(other_data, new), (plain, new), (plain, 'own'), (plain, shared)]
+    of_second = [runs[0], (other_seed, new), *runs[2:]]
+    with Started(
+        tmp_path / 'printed',
+        [[json.dumps(runs)], [json.dumps(of_second)]],
+        environment,
+        [tmp_path / '0', tmp_path / '1'],
+        ['-c', PROGRAM],
+    ) as started:
+        started.wait_for('step  1/')
+        first, second = started.end(30)
+
+    # All refuse what one does.
+    data, config, own, *steps = first.out.splitlines()
+    assert steps[0].endswith('8 cpu device(s)')
+    assert 'must be the same in all processes' in data
+    assert 'data.fingerprint: ' in data
+    assert 'config.seed: 0 there, 1 now' in config
+    message = "workdir = 'own': must be one folder that all processes see"
+    assert own == f'process 1: {message}'
+    assert second.out.splitlines() == [data, config, message]
+    assert not (tmp_path / 'new').exists()
+    assert not (tmp_path / '1' / 'own').exists()
+
+    # What fails in one ends all.
+    assert (first.code != 0, second.code) == (True, 1)
+    assert 'Traceback' in second.err
+    last = second.err.splitlines()[-1]
+    words = re.fullmatch(LAST_WORDS, last)
+    assert words.groups() == ('1', 'OSError', 'the disk is gone')
+
+
+def test_what_one_sees_all_refuse(plain, environment, tmp_path):
+    # The command itself: only one finds an earlier run in its folder.
+    config = tiny.write_config(tmp_path / 'config.py', plain)
+    cwds = [tmp_path / '0', tmp_path / '1']
+    for cwd in cwds:
+        cwd.mkdir()
+    (cwds[0] / 'run').mkdir()
+    earlier = json.dumps({**plain, 'seed': 3})
+    (cwds[0] / 'run' / 'config.json').write_text(earlier)
+    line = [f'--config={config}', '--workdir=run']
+    with Started(tmp_path / 'out', 2 * [line], environment, cwds) as started:
+        first, second = started.end(60)
+    message = "workdir = 'run': must be a new folder, or one of the same run: "
+    message += 'config.seed: 3 there, 0 now\n'
+    assert first == Result(2, '', f'train.py: {message}')
+    assert second == Result(2, '', f'train.py: process 0: {message}')
+    assert not (cwds[1] / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ((None, 2, 0), '--coordinator = None: must be given with the others'),
+        (('localhost:1234', None, 0), '--processes = None: must be given'),
+        (('localhost:1234', 2, None), '--process = None: must be given'),
+        (('localhost', 2, 0), "= 'localhost': must be HOST:PORT"),
+        ((':1234', 2, 0), "= ':1234': must be HOST:PORT"),
+        (('localhost:0', 2, 0), "= 'localhost:0': must be HOST:PORT"),
+        (('localhost:65536', 2, 0), "= 'localhost:65536': must be HOST:PORT"),
+        (('localhost:1234', 0, 0), '--processes = 0: must be at least 1'),
+        (('localhost:1234', 2, 2), '--process = 2: must be between 0 and 1'),
+        (('localhost:1234', 2, -1), '--process = -1: must be between 0 and 1'),
+    ],
+)
+def test_what_cannot_start(given, message):
+    with pytest.raises(ConfigError) as caught:
+        processes.start(*given)
+    assert message in str(caught.value)
