@@ -58,10 +58,14 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     model.use_bias = False  # in the dense feed-forward
     model.norm_epsilon = 1e-6  # of RMSNorm
     model.rope_theta = 10_000.0  # base of the rotary wavelengths
+    model.attention = 'xla'  # kernel; on GPUs also cudnn, on TPUs splash
     model.tie_embeddings = False  # whether the head is the embedding
     model.moe_every = 1  # every n-th layer is a mixture; 0 for none
     model.dtype = 'float32'  # of the computation: float32 or bfloat16
-    model.remat = 'none'  # recompute in the backward pass: none, dots, full
+    # What the backward pass computes again, from least to most: none, dots
+    # (all but unbatched products), hidden (all but what attention and experts
+    # return, and the hidden products of feed-forwards), full.
+    model.remat = 'none'
 
     model.moe = moe = ml_collections.ConfigDict()
     moe.num_experts = 32  # E
@@ -75,6 +79,8 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     moe.jitter = 0.0  # router sees x * U(1 - jitter, 1 + jitter) in training
     moe.executor = 'grouped'  # onehot, indexed, grouped
     moe.exchange = 'none'  # between devices: all_to_all, ragged, gather
+    moe.exchange_levels = 1  # 2: experts are over mesh.replica too
+    moe.exchange_room = config_dict.placeholder(float)  # of ragged; see docs
     moe.capacity_factor = config_dict.placeholder(float)  # None drops nothing
     moe.eval_capacity_factor = config_dict.placeholder(float)  # in evaluation
     moe.min_capacity = 4  # least slots of an expert in a group

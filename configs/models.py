@@ -1,10 +1,10 @@
 """Published mixtures at their published sizes, to plan and to train.
 
     python -m launch.plan --config=configs/models.py:mixtral_8x7b \
-        --topology=v5p:4x4x8 --config.mesh.fsdp=-1 --config.mesh.data=1
+        --topology=v5p:4x4x8 --config.mesh.fsdp=32 --config.mesh.expert=4
 
-Variants, with the sequences of a step after a comma:
-`configs/models.py:mixtral_8x7b,512`. Attention, norms and positions are this
+Experts drop what is beyond their mean load (capacity factor 1), tokens travel
+to them along `expert`. Attention, norms and positions are this
 library's: grouped-query attention of heads `d_model / num_heads` wide, without
 norms of queries and keys. Where the published model has others:
   mixtral_8x7b    none. arXiv 2401.04088: 46.7B parameters, 12.9B active.
@@ -26,31 +26,28 @@ from configs import lm
 SEQ_LEN = 4096
 
 # d_model, num_layers, num_heads, num_kv_heads, vocab_size; E, K, F, F of the
-# shared expert; tokens a group; sequences a step.
+# shared expert; sequences a step.
 SIZES = {
-    'mixtral_8x7b': (4096, 32, 32, 8, 32_000, 8, 2, 14_336, 0, 512, 512),
-    'mixtral_8x22b': (6144, 56, 48, 8, 32_000, 8, 2, 16_384, 0, 512, 1024),
-    'olmoe_1b_7b': (2048, 16, 16, 16, 50_304, 64, 8, 1024, 0, 128, 256),
-    'qwen3_30b_a3b': (2048, 48, 32, 4, 151_936, 128, 8, 768, 0, 128, 512),
+    'mixtral_8x7b': (4096, 32, 32, 8, 32_000, 8, 2, 14_336, 0, 512),
+    'mixtral_8x22b': (6144, 56, 48, 8, 32_000, 8, 2, 16_384, 0, 1024),
+    'olmoe_1b_7b': (2048, 16, 16, 16, 50_304, 64, 8, 1024, 0, 256),
+    'qwen3_30b_a3b': (2048, 48, 32, 4, 151_936, 128, 8, 768, 0, 512),
     'deepseek_v3': (
         *(7168, 58, 56, 56, 129_280),
-        *(256, 8, 2048, 2048, 128, 4096),
+        *(256, 8, 2048, 2048, 4096),
     ),
     'ten_trillion': (
         *(12_288, 64, 96, 8, 131_072),
-        *(512, 8, 8192, 8192, 256, 6144),
+        *(512, 8, 8192, 8192, 6144),
     ),
 }
 
 
 def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
-    name, _, sequences = variant.partition(',')
-    if name not in SIZES or (sequences and not sequences.isdecimal()):
-        raise ValueError(
-            f'a variant among {", ".join(SIZES)}, and sequences a step'
-        )
-    width, layers, heads, kv_heads, vocab, *mixture = SIZES[name]
-    experts, k, hidden, shared, group, batch = mixture
+    if variant not in SIZES:
+        raise ValueError(f'a variant among {", ".join(SIZES)}')
+    width, layers, heads, kv_heads, vocab, *mixture = SIZES[variant]
+    experts, k, hidden, shared, batch = mixture
     config = lm.get_config()
     config.steps = 100_000
 
@@ -63,31 +60,30 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
     model.d_ff = hidden
     model.rope_theta = 1e6
     model.norm_epsilon = 1e-5
+    model.attention = 'splash'
     model.dtype = 'bfloat16'
-    model.remat = 'full'
+    model.remat = 'hidden'
 
     moe = model.moe
     moe.num_experts = experts
     moe.d_ff = hidden
     moe.shared_d_ff = shared
     moe.router = lm.router('top_k', k=k)
-    if name in ('olmoe_1b_7b',):
+    if variant == 'olmoe_1b_7b':
         moe.router = lm.router('top_k', k=k, renormalize=False)
-    if name == 'deepseek_v3':
+    if variant == 'deepseek_v3':
         moe.router = lm.router(
             'group_limited', k=k, expert_groups=8, chosen_groups=4, scale=2.5
         )
-    if name == 'ten_trillion':
+    if variant == 'ten_trillion':
         moe.router = lm.router('sigmoid', k=k)
-    # Einsums over small groups: what the compiler splits over a mesh by
-    # itself. The dispatch costs 2/3 * group / F of the experts' arithmetic.
-    moe.executor = 'onehot'
-    moe.capacity_factor = 1.25
+    moe.executor = 'indexed'
+    moe.exchange = 'all_to_all'
+    moe.capacity_factor = 1.0
     moe.eval_capacity_factor = 2.0
 
     config.data.seq_len = SEQ_LEN
-    config.data.batch_size = int(sequences or batch)
-    moe.num_groups = config.data.batch_size * SEQ_LEN // group
+    config.data.batch_size = batch
 
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_steps = 2000

@@ -9,11 +9,17 @@ from moe.models.transformer import REMAT_POLICIES
 
 Changes = dict[str, Any]
 
-# What is tried beside the mesh, by dotted name; every further choice, such as
-# of an exchange between devices, is a line here.
-CHOICES: dict[str, tuple[Any, ...]] = {
-    'model.remat': tuple(REMAT_POLICIES),
-}
+# What is tried beside the mesh, by dotted name, the most promising first.
+# Tokens travel in buffers of slots, or as rows sorted by expert.
+EXCHANGES: tuple[Changes, ...] = (
+    {'model.moe.exchange': 'all_to_all', 'model.moe.executor': 'indexed'},
+    {'model.moe.exchange': 'none'},
+    {'model.moe.exchange': 'ragged', 'model.moe.executor': 'grouped'},
+    {'model.moe.exchange': 'gather'},
+)
+REMAT: tuple[Changes, ...] = tuple(
+    {'model.remat': name} for name in reversed(REMAT_POLICIES)
+)
 
 
 def meshes(plain: Mapping[str, Any], num_devices: int) -> Iterator[Changes]:
@@ -49,7 +55,8 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
     """What to compile, the likeliest to fit and to be fast first.
 
     State is split over all devices before it is copied, and little is split
-    over `tensor`, whose collectives are on the way of every product.
+    over `tensor`, whose collectives are on the way of every product. What is
+    far down more than one list comes last.
 
     Args:
       plain: a config.
@@ -67,11 +74,18 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
         )
 
     shapes = sorted(meshes(plain, topology.num_devices), key=order)
-    others = [
-        dict(zip(CHOICES, values, strict=True))
-        for values in itertools.product(*CHOICES.values())
-    ]
-    return [shape | other for shape in shapes for other in others]
+    lists = (shapes, EXCHANGES, REMAT)
+    places = itertools.product(*(range(len(choices)) for choices in lists))
+    found = []
+    for place in sorted(places, key=sum):
+        shape, exchange, remat = (
+            choices[i] for choices, i in zip(lists, place, strict=True)
+        )
+        # On one device there is nothing to exchange.
+        nothing = exchange['model.moe.exchange'] == 'none'
+        if nothing or shape['mesh.expert'] > 1:
+            found.append(shape | exchange | remat)
+    return found
 
 
 def _divisors(n: int) -> list[int]:

@@ -62,11 +62,11 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
     """
-    mesh = make_mesh(config.mesh, _devices(topology))
+    mesh = make_mesh(config.mesh, devices_of(topology))
     with jax.set_mesh(mesh):
         make = lambda: init_state(config)
         shapes = jax.eval_shape(make)
-        shardings = parameter_shardings(mesh, shapes)
+        shardings = parameter_shardings(mesh, shapes, config.expert_axes)
         state = jax.tree.map(
             lambda s, where: jax.ShapeDtypeStruct(
                 s.shape, s.dtype, sharding=where
@@ -103,7 +103,15 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
     return Compiled(text, flops, memory, seconds, coords, total, active)
 
 
-def _devices(topology: Topology) -> Sequence[Any]:
+def devices_of(topology: Topology) -> Sequence[Any]:
+    """The devices of machines that are not here, to compile for.
+
+    Args:
+      topology: the machines.
+
+    Raises:
+      NoCompiler: without libtpu, or for a topology it does not have.
+    """
     # No machine to ask, and nothing to say but errors.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # uses no chip

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from launch.hlo import Array, Computation, HLOError, Instruction, Program
+from launch.kernels import attention
 
 COLLECTIVES = (
     'all-gather',
@@ -47,12 +48,14 @@ class Collective:
       bytes: it is given on a device, each time.
       attributes: with its groups.
       times: it runs in a step.
+      part: of the model's step, see `part`.
     """
 
     kind: str
     bytes: int
     attributes: str
     times: int
+    part: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Cost:
 
     Attributes:
       flops: of all products.
-      flops_once: the same with every loop body counted once, to be held
-        against the compiler's own analysis.
+      flops_once: the same as the compiler's own analysis counts: every loop
+        body once, kernels not at all unless they say.
       bytes: read from and written to the HBM.
       collectives: all of them.
       parts: FLOPs and bytes of what `part` tells apart.
@@ -97,6 +100,8 @@ def count(program: Program) -> Cost:
             work = product_flops(here, instruction)
             moved = 0.0 if inside else traffic(program, here, instruction)
             once += work
+            unseen, streamed = attention(here, instruction)
+            work, moved = work + unseen, moved + streamed
             if work or moved:
                 name = part(instruction)
                 flops, size = parts.get(name, (0.0, 0.0))
@@ -105,7 +110,13 @@ def count(program: Program) -> Cost:
             if kind:
                 given = sum(a.bytes for a in here.arrays(instruction))
                 collectives.append(
-                    Collective(kind, given, instruction.attributes, times)
+                    Collective(
+                        kind,
+                        given,
+                        instruction.attributes,
+                        times,
+                        part(instruction),
+                    )
                 )
     return Cost(
         flops=sum(flops for flops, _ in parts.values()),

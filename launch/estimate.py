@@ -11,6 +11,8 @@ from launch.chips import Topology
 from launch.cost import Collective, Cost
 from launch.hlo import axes_of, first_group
 from moe.models import LMConfig
+from moe.parallel.mesh import BATCH_AXES
+from moe.training import LanguageConfig
 
 # How far our count of a program may be from the compiler's own.
 AGREEMENT = 0.1
@@ -162,6 +164,28 @@ def network(
         for (kind, axes), (n, size, time) in found.items()
     ]
     return sorted(rows, key=lambda row: -row.seconds)
+
+
+def least_exchanged(config: LanguageConfig, mesh: Mapping[str, int]) -> float:
+    """Bytes that a device has to receive for one mixture layer, one pass.
+
+    `2 * rows * D * bytes * (n - 1) / n`: the rows routed to its experts that
+    are not its own, of n devices along `expert`, and what comes back.
+
+    Args:
+      config: of the run.
+      mesh: sizes by axis.
+
+    Returns:
+      Bytes, all experts being chosen equally often.
+    """
+    model, n = config.model, mesh['expert']
+    tokens = config.data.batch_size * config.data.seq_len
+    rows = tokens * model.moe.experts_per_token
+    rows /= config.optimizer.accumulation
+    rows /= math.prod(mesh[axis] for axis in BATCH_AXES)
+    width = model.d_model * {'float32': 4, 'bfloat16': 2}[model.dtype]
+    return 2.0 * rows * width * (n - 1) / n
 
 
 def roofline(

@@ -12,6 +12,9 @@ _SHAPE = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 
+# Attributes of a kernel go on over lines that begin so.
+_BROKEN = re.compile(r'\n(?="|\}\})')
+
 
 class HLOError(ValueError):
     """A program that cannot be read, so that nothing is said of it."""
@@ -143,7 +146,7 @@ def parse(text: str) -> Program:
     computations: dict[str, Computation] = {}
     instructions: dict[str, Instruction] = {}
     name, entry, root = '', '', None
-    for line in text.splitlines():
+    for line in _BROKEN.sub(' ', text).splitlines():
         head = _HEAD.match(line)
         if head:
             name, instructions, root = head.group(2), {}, None

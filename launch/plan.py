@@ -50,20 +50,21 @@ def main(argv: list[str]) -> int:
     try:
         plain = read_config(_FLAGS, argv)
         topology = parse_topology(_FLAGS.topology)
+        config = training.read_config(plain)
         if _FLAGS.compare:
             found = []
             for changes in candidates(plain, topology)[: _FLAGS.limit]:
                 name = ' '.join(f'{k}={v}' for k, v in changes.items())
                 print(name, file=sys.stderr, flush=True)
-                config = training.read_config(changed(plain, changes))
                 try:
+                    config = training.read_config(changed(plain, changes))
                     result = plan(config, topology)
-                except (HLOError, Implausible) as error:
+                except (ConfigError, HLOError, Implausible) as error:
                     result = {'refused': str(error)}
                 found.append({'changes': changes, **result})
             result, text = {'plans': found}, ranking(found)
         else:
-            result = plan(training.read_config(plain), topology)
+            result = plan(config, topology)
             text = table(result)
     except (ConfigError, NoCompiler) as error:
         print(f'launch.plan: {error}', file=sys.stderr)

@@ -24,8 +24,10 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
       JSON: `topology`, `mesh`, `batch`, `parameters`, `memory` (bytes a chip by
       kind, their `sum`, what `there` is and whether it `fits`),
       `compile_seconds` and `versions`; for one that compiles also `flops`,
-      `hbm_bytes`, `parts` (seconds by part of the model), `collectives` and
-      `step`, see `launch.estimate.roofline`.
+      `hbm_bytes`, `parts` (seconds by part of the model), `collectives`,
+      `mixtures` (the collectives of all mixture layers by pass, how often one
+      runs, and the bytes that it has to exchange) and `step`, see
+      `launch.estimate.roofline`.
 
     Raises:
       ConfigError: if the config does not fit the topology.
@@ -37,6 +39,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         raise ConfigError('config.task', config.task, "'lm', for a plan")
     mesh = mesh_shape(config.mesh, topology.num_devices)
     config.check_batch(mesh)
+    config.check_platform('tpu')
     compiled = compile_step(config, topology)
     sequences, length = config.data.batch_size, config.data.seq_len
     tokens = sequences * length
@@ -57,6 +60,8 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         'model': {
             'layers': config.model.num_layers,
             'remat': config.model.remat,
+            'attention': config.model.attention,
+            'exchange': config.model.moe.exchange,
             'executor': config.model.moe.executor,
             'capacity_factor': config.model.moe.capacity_factor,
         },
@@ -78,6 +83,15 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         counted.collectives, mesh, compiled.coords, topology
     )
     step = estimate.roofline(useful, counted, traffic, tokens, topology)
+    passes = {
+        name: estimate.network(
+            [c for c in counted.collectives if c.part == f'moe, {name}'],
+            mesh,
+            compiled.coords,
+            topology,
+        )
+        for name in ('forward', 'again', 'backward')
+    }
     devices = topology.num_devices
     estimate.check(useful, counted, compiled.flops_once, step, devices)
     return result | {
@@ -96,5 +110,14 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
             for name, (flops, size) in sorted(counted.parts.items())
         ],
         'collectives': [dataclasses.asdict(row) for row in traffic],
+        'mixtures': {
+            'runs': len(config.model.moe_layers)
+            * config.optimizer.accumulation,
+            'minimum': estimate.least_exchanged(config, mesh),
+            **{
+                name: [dataclasses.asdict(row) for row in rows]
+                for name, rows in passes.items()
+            },
+        },
         'step': step,
     }

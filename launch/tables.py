@@ -46,13 +46,14 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
         f'{flops["executed"]:.3e} executed '
         f'({flops["useful_over_executed"]:.0%} useful)',
         f'HBM bytes a chip: {plan["hbm_bytes"]:.3e}',
-        'collectives of a step, a device',
+        'collectives of a step, a device: how many, bytes received, time',
     ]
     lines += [
-        f'  {c["kind"]:<20}{c["axes"]:<20}{c["count"]:>6} x '
-        f'{c["bytes"] / 1e9:>10.2f} GB {c["seconds"]:>9.3f} s'
+        f'  {c["kind"]:<20}{c["axes"]:<20}{c["count"]:>6}'
+        f'{c["bytes"] / 1e9:>12.2f} GB {c["seconds"]:>9.3f} s'
         for c in plan['collectives']
     ]
+    lines += _mixtures(plan.get('mixtures', {}))
     lines += ['', 'seconds a step']
     lines += [
         f'  {name:<16}{step[name]:>10.3f}'
@@ -73,6 +74,25 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
             f'  {words:<16}{at["seconds"]:>10.3f}  MFU {at["mfu"]:.3f}, '
             f'{at["tokens_per_second"]:,.0f} tokens/s'
         )
+    return lines
+
+
+def _mixtures(found: Mapping[str, Any]) -> list[str]:
+    """What the devices say to each other for one mixture layer."""
+    if not found:
+        return []
+    runs, least = found['runs'], found['minimum']
+    lines = [
+        'collectives of one mixture layer, a device, with at least '
+        f'{least / 1e9:.3f} GB of rows a pass'
+    ]
+    for name in ('forward', 'again', 'backward'):
+        lines += [
+            f'  {name:<12}{c["kind"]:<20}{c["axes"]:<14}'
+            f'{c["count"] / runs:>6.3g}{c["bytes"] / runs / 1e9:>12.3f} GB'
+            for c in found[name]
+            if c['bytes'] >= 0.01 * least * runs
+        ]
     return lines
 
 

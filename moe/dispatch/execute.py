@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from moe.dispatch.plan import Plan, grouped_plan, padded_plan
@@ -61,6 +62,7 @@ def onehot(
     combine = hit * weight.transpose(1, 0, 2)[:, None]
     buffers = jnp.einsum('gsec,gsd->egcd', dispatch, x)
     out = experts(rearrange(buffers, 'e g c d -> e (g c) d'))
+    out = checkpoint_name(out, 'returned')
     out = rearrange(out, 'e (g c) f -> e g c f', g=num_groups)
     y = jnp.einsum('gsec,egcf->gsf', combine.astype(out.dtype), out)
     return y, plan.kept
@@ -107,6 +109,7 @@ def _through_rows(x, routing, plan: Plan, run: Callable):
     num_groups, group_size, width = x.shape
     flat = x.reshape(num_groups * group_size, width)
     out = run(spread(flat, plan.token, plan.row))
+    out = checkpoint_name(out, 'returned')
     weight = row_weight(routing, plan)
     y = collect(out, weight, plan.token, plan.row, flat.shape[0])
     return y.reshape(num_groups, group_size, -1), plan.kept

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from moe.ops import grouped_matmul
@@ -70,8 +71,12 @@ class MLP(nn.Module):
         if self.num_experts is None:
             # As one matrix: XLA transposes the gradients of batched products.
             x = x.reshape(-1, width)
-        h = product('up', x, self.hidden)
-        h = act(product('gate', x, self.hidden)) * h if gated else act(h)
+        h = checkpoint_name(product('up', x, self.hidden), 'hidden')
+        if gated:
+            gate = checkpoint_name(product('gate', x, self.hidden), 'hidden')
+            h = act(gate) * h
+        else:
+            h = act(h)
         return product('down', h, width, scale=self.down_scale).reshape(shape)
 
     def _product(self, name, x, features, *, sizes, scale=1.0):

@@ -1,9 +1,10 @@
 """From a Routing to the Aux: every loss that applies, every statistic."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from moe import losses, stats
+from moe.parallel import by_device
 from moe.types import Aux, Routing
 
 # What every mixture layer's Aux holds.
@@ -84,6 +85,35 @@ def account(
     if penalty is not None:
         aux.losses['l1'] *= penalty
     return aux._replace(routing=routing if record else None)
+
+
+def room_stats(
+    excess: Float[Array, 'G E'],
+    assigned: Int[Array, ''],
+    dropped: Float[Array, ''],
+) -> dict[str, Array]:
+    """Statistics of the assignments that had a slot and found no room.
+
+    Args:
+      excess: how many of each group's to each expert.
+      assigned: how many live ones there were in all.
+      dropped: the share of them that was dropped for any reason.
+
+    Returns:
+      `dropped_room`, the share that was dropped for lack of room on the
+      experts' devices, `dropped_room_by_sender` [n] and
+      `dropped_room_by_receiver` [n], its parts by place on the mesh axis of
+      the experts, and `dropped_slot`, the share that had no slot.
+    """
+    excess = excess / jnp.maximum(assigned, 1)
+    by_sender, by_receiver = by_device(excess)
+    total = jnp.sum(excess)
+    return {
+        'dropped_slot': dropped - total,
+        'dropped_room': total,
+        'dropped_room_by_sender': by_sender,
+        'dropped_room_by_receiver': by_receiver,
+    }
 
 
 def account_gates(

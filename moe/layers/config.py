@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from moe import losses
 from moe.capacity import CapacityRule
 from moe.config import (
+    AtLeast,
     ConfigError,
     NaturalFloat,
     NaturalInt,
@@ -53,6 +54,8 @@ class MoEConfig:
     jitter: NaturalFloat
     executor: Literal['onehot', 'indexed', 'grouped']
     exchange: ExchangeName
+    exchange_levels: Literal[1, 2]
+    exchange_room: Annotated[float, AtLeast(1.0)] | None
     capacity_factor: PositiveFloat | None
     eval_capacity_factor: PositiveFloat | None
     min_capacity: PositiveInt
@@ -95,6 +98,15 @@ class MoEConfig:
         if self.exchange != 'none' and self.is_soft:
             allowed = "'none', for a soft mixture"
             raise ConfigError('exchange', self.exchange, allowed)
+        if self.exchange_levels > 1 and self.exchange in ('none', 'gather'):
+            allowed = f"1, for '{self.exchange}'"
+            raise ConfigError('exchange_levels', self.exchange_levels, allowed)
+        levels = self.exchange_levels > 1 or self.outer_experts
+        if self.exchange_room and (levels or self.exchange != 'ragged'):
+            allowed = (
+                "None, but for 'ragged' at one level of exchange and of routers"
+            )
+            raise ConfigError('exchange_room', self.exchange_room, allowed)
 
     @property
     def is_soft(self) -> bool:
@@ -153,6 +165,8 @@ class MoEConfig:
                 jitter=self.jitter,
                 executor=self.executor,
                 exchange=self.exchange,
+                exchange_levels=self.exchange_levels,
+                exchange_room=self.exchange_room,
                 capacity_factor=self.capacity_factor,
                 eval_capacity_factor=self.eval_capacity_factor,
                 min_capacity=self.min_capacity,

@@ -4,6 +4,7 @@ B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe import losses
+from moe import dispatch, losses
 from moe.capacity import CapacityRule, capacity
 from moe.config import ConfigError
 from moe.dispatch import EXECUTORS, only_experts
 from moe.experts import Cheap
-from moe.layers.account import account, dense
+from moe.layers.account import account, dense, room_stats
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import EXCHANGES, ExchangeName, over_devices
+from moe.parallel.mesh import EXPERT_AXES, ways
 from moe.routing import top_k
 from moe.types import Aux, Context, Router, Routing
 
@@ -39,6 +41,11 @@ class MoE(nn.Module):
       exchange: how tokens reach experts on other devices of a mesh in context:
         'all_to_all' (of a padded executor), 'ragged' (of 'grouped') or
         'gather'; with 'none' the compiler decides. Same values.
+      exchange_levels: 2 for experts that are split over the mesh axis
+        `replica` too, with an exchange along each axis; not of 'gather'.
+      exchange_room: of 'ragged' with one level, rows that a device can
+        receive over those it is sent if all are sent as many; None drops
+        nothing. What is dropped depends on the mesh.
       capacity_factor: of slots in training; None drops nothing.
       eval_capacity_factor: of slots in evaluation; None drops nothing.
       min_capacity: least slots of an expert in a group.
@@ -58,6 +65,8 @@ class MoE(nn.Module):
     jitter: float = 0.0
     executor: str = 'indexed'
     exchange: ExchangeName = 'none'
+    exchange_levels: int = 1
+    exchange_room: float | None = None
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
     min_capacity: int = 1
@@ -126,7 +135,8 @@ class MoE(nn.Module):
         )
         nn.share_scope(self, gate)  # its parameters are this layer's
         routing, penalty = gate(tokens, context)
-        y, kept = self._execute(tokens, routing, self.slots(routing, train))
+        slots = self.slots(routing, train)
+        y, kept, excess = self._execute(tokens, routing, slots)
         aux = account(
             routing,
             kept,
@@ -135,6 +145,11 @@ class MoE(nn.Module):
             penalty=penalty,
             record=record,
         )
+        if excess is not None:
+            lost = room_stats(
+                excess, jnp.sum(routing.live), aux.stats['dropped']
+            )
+            aux.stats.update(lost)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
 
     @property
@@ -168,32 +183,47 @@ class MoE(nn.Module):
             return self._through_experts(tokens, routing, slots)
         count = self.experts.num_experts  # type: ignore[attr-defined]
         dispatched = only_experts(routing, 0, count)
-        y, kept = self._through_experts(tokens, dispatched, slots)
+        y, kept, excess = self._through_experts(tokens, dispatched, slots)
         gates = dense(routing, routing.weight)[..., count:]
         y = y + self.cheap(tokens, gates)
         cheap = routing.live & (routing.expert >= count)
         rows = cheap.shape[1] - kept.shape[1]  # of expert choice
         kept = jnp.pad(kept, [(0, 0), (0, rows), (0, 0)])
-        return y, kept | cheap
+        return y, kept | cheap, excess
 
     def _through_experts(self, tokens, routing: Routing, slots: int | None):
-        """Executes, here or where the mesh in context has the experts."""
+        """Executes, here or where the mesh in context has the experts.
+
+        Returns the outputs, what was kept, and with a bound on the room the
+        assignments [G, E] that had a slot but none.
+        """
         execute = EXECUTORS[self.executor]
-        devices = jax.sharding.get_abstract_mesh().shape.get('expert', 1)
-        alone = devices == 1 or self.is_initializing()
-        if self.exchange == 'none' or alone:
-            return execute(tokens, routing, self.experts, slots)
+        axes = EXPERT_AXES[: self.exchange_levels]
+        devices = ways(jax.sharding.get_abstract_mesh(), axes)
+        bounded = self.exchange_room is not None
+        if self.exchange == 'none' or devices == 1 or self.is_initializing():
+            y, kept = execute(tokens, routing, self.experts, slots)
+            nothing = jnp.zeros((len(tokens), routing.num_experts))
+            return y, kept, nothing if bounded else None
         module, variables = _part(self.experts, devices)
-        execute = EXCHANGES[self.exchange](execute, 'expert')
+        exchange = EXCHANGES[self.exchange]
+        if bounded:
+            exchange = functools.partial(exchange, room=self.exchange_room)
+        execute = functools.reduce(exchange, axes, execute)
 
         def run(variables, tokens, routing):
             def experts(rows, sizes=None):
                 return module.apply(variables, rows, sizes)
 
-            return execute(tokens, routing, experts, slots)
+            y, kept = execute(tokens, routing, experts, slots)
+            if not bounded:
+                return y, kept, None
+            lost = dispatch.kept(routing, slots) & ~kept
+            lost = dense(routing._replace(live=lost), jnp.ones(kept.shape))
+            return y, kept, jnp.sum(lost, axis=1)
 
         routing = routing._replace(counted=None, chance=None)
-        return over_devices(run)(variables, tokens, routing)
+        return over_devices(run, axes)(variables, tokens, routing)
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
@@ -205,6 +235,6 @@ def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
     module, variables = experts.unbind()
     count = module.num_experts  # type: ignore[attr-defined]
     if count % devices:
-        allowed = f'a multiple of the {devices} devices along expert'
+        allowed = f'a multiple of the {devices} devices that they are over'
         raise ConfigError('num_experts', count, allowed)
     return module.clone(num_experts=count // devices), variables

@@ -4,13 +4,18 @@ B batch, S positions of this call, M positions of the cache, D width, H query
 heads, N key-value heads (H a multiple of N), h head width.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
+
+from moe.ops import ATTENTION_KERNELS, AttentionKernel
+from moe.parallel import over_heads
 
 
 class Cache(NamedTuple):
@@ -53,6 +58,7 @@ class Attention(nn.Module):
       num_kv_heads: N.
       causal: whether a position sees only itself and those before it.
       rope_theta: base of the rotary wavelengths; None for no rotation.
+      kernel: of `moe.ops.ATTENTION_KERNELS`; decoding always takes 'xla'.
       dtype: of the computation.
       out_scale: factor on the initial output projection.
     """
@@ -61,6 +67,7 @@ class Attention(nn.Module):
     num_kv_heads: int
     causal: bool = True
     rope_theta: float | None = 10_000.0
+    kernel: AttentionKernel = 'xla'
     dtype: Any = jnp.float32
     out_scale: float = 1.0
 
@@ -91,9 +98,13 @@ class Attention(nn.Module):
             query = rotate(query, position, self.rope_theta)
             key = rotate(key, position, self.rope_theta)
         if cache is None:
-            out = jax.nn.dot_product_attention(
-                query, key, value, is_causal=self.causal
-            )
+            kernel = 'xla' if self.is_initializing() else self.kernel
+            run = ATTENTION_KERNELS[kernel]
+            attend = functools.partial(run, is_causal=self.causal)
+            if kernel == 'splash':  # the compiler cannot split it
+                out = over_heads(attend)(query, key, value)
+            else:
+                out = attend(query, key, value)
         else:
             write = lambda old, new: lax.dynamic_update_slice_in_dim(
                 old, new.astype(old.dtype), start, axis=1
@@ -106,6 +117,7 @@ class Attention(nn.Module):
                 cache.value.astype(self.dtype),
                 mask=seen[None, None],
             )
+        out = checkpoint_name(out, 'attention')
         init = nn.initializers.variance_scaling(
             self.out_scale**2, 'fan_in', 'truncated_normal', in_axis=(0, 1)
         )

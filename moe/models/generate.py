@@ -21,7 +21,12 @@ def decoding(config: LMConfig) -> LMConfig:
     are there groups enough to split them over devices: nothing is exchanged.
     """
     layer = dataclasses.replace(
-        config.moe, eval_capacity_factor=None, num_groups=1, exchange='none'
+        config.moe,
+        eval_capacity_factor=None,
+        num_groups=1,
+        exchange='none',
+        exchange_levels=1,
+        exchange_room=None,
     )
     return dataclasses.replace(config, moe=layer)
 

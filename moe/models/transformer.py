@@ -20,6 +20,7 @@ from moe.config import (
 from moe.experts import MLP, Activation
 from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
+from moe.ops import AttentionKernel
 from moe.parallel import split_batch
 from moe.types import Aux
 
@@ -27,6 +28,9 @@ from moe.types import Aux
 REMAT_POLICIES = {
     'none': None,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'hidden': jax.checkpoint_policies.save_only_these_names(
+        'attention', 'hidden', 'returned'
+    ),
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -44,10 +48,11 @@ class TransformerConfig:
     use_bias: bool
     norm_epsilon: PositiveFloat
     rope_theta: PositiveFloat | None
+    attention: AttentionKernel
     moe_every: NaturalInt
     moe: MoEConfig
     dtype: Literal['float32', 'bfloat16']
-    remat: Literal['none', 'dots', 'full']
+    remat: Literal['none', 'dots', 'hidden', 'full']
 
     def __post_init__(self):
         if self.d_model % (2 * self.num_heads):
@@ -137,6 +142,7 @@ class Block(nn.Module):
             num_kv_heads=c.num_kv_heads,
             causal=self.causal,
             rope_theta=c.rope_theta,
+            kernel=c.attention,
             dtype=dtype,
             out_scale=scale,
             name='attention',

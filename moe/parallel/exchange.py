@@ -6,6 +6,12 @@ is called inside `shard_map` (or `pmap`), on each device with the tokens that
 live there, whole groups, and with its own experts. Values and gradients are
 those of one device with all tokens and all experts.
 
+Experts that are split over two axes have two exchanges, one inside the other:
+`all_to_all(all_to_all(execute, 'expert'), 'replica')` brings rows along
+`expert` first, to the device there with the place of their expert's, then from
+it along `replica`. Over slow links between m hosts of n devices each device
+then has m - 1 messages to send, and not n (m - 1), of as many bytes together.
+
 G groups of this device, S tokens a group, E experts, C slots, A rows, D width.
 """
 
@@ -18,11 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import ConfigError
 from moe.dispatch import Executor, grouped_plan, kept, only_experts
-from moe.parallel.mesh import BATCH_AXES
+from moe.parallel.mesh import BATCH_AXES, RULES, ways
 from moe.parallel.ragged import all_counts, fit, through_owners
 from moe.types import Routing
 
@@ -62,7 +68,7 @@ def all_to_all(execute: Executor, axis_name: str) -> Executor:
 
 
 def ragged(
-    execute: Executor, axis_name: str, room: int | None = None
+    execute: Executor, axis_name: str, room: float | None = None
 ) -> Executor:
     """Exactly the routed rows travel, after how many there are.
 
@@ -73,7 +79,8 @@ def ragged(
     Args:
       execute: the executor 'grouped'.
       axis_name: the mesh axis of the experts.
-      room: rows that a device can receive; None drops nothing.
+      room: rows that a device can receive, over the A that it is sent if all
+        are sent as many; None drops nothing.
 
     Returns:
       The executor over all devices.
@@ -83,11 +90,12 @@ def ragged(
         def there_and_back(rows, sizes=None):
             if sizes is None:
                 raise ValueError("ragged: needs the executor 'grouped'")
-            most = room or len(rows) * lax.axis_size(axis_name)
+            most = _most(len(rows), axis_name, room)
             return through_owners(experts, rows, sizes, axis_name, most)
 
         if room is not None:
-            live = _fitting(routing, slots, axis_name, room)
+            most = _most(routing.live.size, axis_name, room)
+            live = _fitting(routing, slots, axis_name, most)
             routing, slots = routing._replace(live=live), None
         return execute(x, routing, there_and_back, slots)
 
@@ -122,6 +130,12 @@ def gather(execute: Executor, axis_name: str) -> Executor:
     return run
 
 
+def _most(rows: int, axis_name: str, room: float | None) -> int:
+    """Rows that a device can receive if every one has so many to send."""
+    all_rows = rows * lax.axis_size(axis_name)
+    return all_rows if room is None else min(math.ceil(room * rows), all_rows)
+
+
 def _fitting(
     routing: Routing, slots: int | None, axis_name: Any, room: int
 ) -> Bool[Array, 'G N M']:
@@ -139,33 +153,62 @@ def _fitting(
     return live.reshape(routing.live.shape)
 
 
-def over_devices(run: Callable) -> Callable:
+def by_device(
+    counts: Float[Array, 'G E'],
+) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
+    """Counts of assignments by the devices that send and receive them.
+
+    Args:
+      counts: of each group of all devices, to each expert of all.
+
+    Returns:
+      Sums by where along the mesh axis `expert` the group is, and by where the
+      expert is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = ways(mesh, ('expert',))
+    device = jnp.arange(len(counts)) * ways(mesh, BATCH_AXES) // len(counts)
+    # Of the axes that groups are over, `expert` is the innermost.
+    sent = jnp.sum(counts, axis=1)
+    received = jnp.sum(counts, axis=0).reshape(devices, -1)
+    return (
+        jax.ops.segment_sum(sent, device % devices, devices),
+        jnp.sum(received, axis=1),
+    )
+
+
+def over_devices(
+    run: Callable, expert_axes: tuple[str, ...] = RULES['expert']
+) -> Callable:
     """Runs a function on every device, with whole groups and its experts.
 
     Args:
       run: of parameters whose first axis is experts, and of any arrays whose
         first axis is groups, e.g. an exchanged executor.
+      expert_axes: mesh axes that experts are split over.
 
     Returns:
       The same function of global arrays, on the mesh in context: groups are
-      split over all axes that a batch is split over, experts over `expert`.
-      The axis `tensor` is left to the compiler.
+      split over all axes that a batch is split over. The axis `tensor` is left
+      to the compiler.
 
     Raises:
       ConfigError: if the groups do not divide over the devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-    ways = math.prod(mesh.shape[axis] for axis in axes)
+    devices = ways(mesh, axes)
 
     def split(parameters, *arrays):
         groups = len(jax.tree.leaves(arrays)[0])
-        if groups % ways:
-            allowed = f'a multiple of the {ways} devices that groups are over'
+        if groups % devices:
+            allowed = (
+                f'a multiple of the {devices} devices that groups are over'
+            )
             raise ConfigError('num_groups', groups, allowed)
         return jax.shard_map(
             run,
-            in_specs=(P('expert'), *(P(axes) for _ in arrays)),
+            in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
             out_specs=P(axes),
             axis_names=set(axes),
             check_vma=False,
@@ -174,7 +217,7 @@ def over_devices(run: Callable) -> Callable:
     return split
 
 
-Exchange = Callable[[Executor, str], Executor]
+Exchange = Callable[..., Executor]
 
 EXCHANGES: dict[str, Exchange] = {
     'none': none,

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import jax
 from jax import lax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
@@ -32,14 +32,17 @@ PARAMETER_AXES = {
     'head': ('embed', None),
 }
 
-# Logical axis -> mesh axis.
-RULES = {
-    'embed': 'fsdp',
-    'heads': 'tensor',
-    'hidden': 'tensor',
-    'expert': 'expert',
-    None: None,
+# Logical axis -> mesh axes.
+RULES: dict[str | None, tuple[str, ...]] = {
+    'embed': ('fsdp',),
+    'heads': ('tensor',),
+    'hidden': ('tensor',),
+    'expert': ('expert',),
+    None: (),
 }
+# What experts can be split over, by level. The fast links come first in where
+# an expert lives: rows that went along them lie as they go along the slow ones.
+EXPERT_AXES = ('expert', 'replica')
 
 AxisSize = Annotated[int, AtLeast(-1)]
 
@@ -108,6 +111,11 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def ways(mesh: Mesh | AbstractMesh, axes: Iterable[str]) -> int:
+    """Devices along some axes together; an axis that is not there is 1."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in axes)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits the leading axis of a batch over all data-parallel axes."""
     return NamedSharding(mesh, P(BATCH_AXES))
@@ -159,10 +167,34 @@ def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
     mesh = jax.sharding.get_abstract_mesh()
     if not set(BATCH_AXES) <= set(mesh.auto_axes):
         return x
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if ways == 1 or x.shape[0] % ways:
+    if (devices := ways(mesh, BATCH_AXES)) == 1 or x.shape[0] % devices:
         return x
     return lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def over_heads(attend: Callable) -> Callable:
+    """Runs attention on every device, with its sequences and its heads.
+
+    Args:
+      attend: of queries [B, S, H, h], keys and values [B, S, N, h].
+
+    Returns:
+      The same function of global arrays, on the mesh in context: B is split as
+      the batch is, heads over `tensor` if that divides N.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return attend
+
+    def split(query, key, value):
+        tensor = key.shape[2] % mesh.shape['tensor'] == 0
+        spec = P(BATCH_AXES, None, 'tensor' if tensor else None)
+        run = jax.shard_map(
+            attend, in_specs=spec, out_specs=spec, check_vma=False
+        )
+        return run(query, key, value)
+
+    return split
 
 
 def on_all(tree: Any) -> Any:
@@ -178,7 +210,9 @@ def on_all(tree: Any) -> Any:
     return lax.with_sharding_constraint(tree, P())
 
 
-def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
+def parameter_shardings(
+    mesh: Mesh, tree: Any, expert_axes: tuple[str, ...] = RULES['expert']
+) -> Any:
     """Where each leaf of a tree of parameters lives.
 
     Works for optimizer states too: their leaves carry the same names.
@@ -186,11 +220,13 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
     Args:
       mesh: the device mesh.
       tree: arrays or shapes; the last string key on a leaf's path names it.
+      expert_axes: mesh axes that experts are split over.
 
     Returns:
-      The same tree of shardings. A dimension that its mesh axis does not
-      divide is not split.
+      The same tree of shardings. A dimension that its mesh axes do not divide
+      is not split.
     """
+    rules = RULES | {'expert': expert_axes}
 
     def place(path, leaf):
         keys = [k.key for k in path if isinstance(getattr(k, 'key', 0), str)]
@@ -198,12 +234,12 @@ def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
         if logical and 'experts' in keys:
             logical = ('expert', *logical)
         # Factored moments have fewer dimensions than their parameter.
-        axes = [RULES[name] for name in logical]
+        axes = [rules[name] for name in logical]
         if leaf.ndim < len(axes):
             axes = []
-        axes = [*(leaf.ndim - len(axes)) * [None], *axes]
+        axes = [*(leaf.ndim - len(axes)) * [()], *axes]
         sized = zip(axes, leaf.shape, strict=True)
-        spec = [a if a and n % mesh.shape[a] == 0 else None for a, n in sized]
+        spec = [a if n % ways(mesh, a) == 0 else None for a, n in sized]
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)

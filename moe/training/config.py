@@ -16,7 +16,7 @@ from moe.config import (
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
-from moe.parallel.mesh import BATCH_AXES
+from moe.parallel.mesh import BATCH_AXES, RULES
 from moe.training.task import Task
 
 
@@ -61,6 +61,11 @@ class Config(abc.ABC):
         """The task that this describes."""
 
     @property
+    def expert_axes(self) -> tuple[str, ...]:
+        """The mesh axes that experts are split over."""
+        return RULES['expert']
+
+    @property
     def known_losses(self) -> tuple[str, ...]:
         """The auxiliary losses that there are."""
         return LOSSES
@@ -79,6 +84,17 @@ class Config(abc.ABC):
         if size % (ways * self.optimizer.accumulation):
             allowed = f'a multiple of {ways} devices x accumulation'
             raise ConfigError('config.data.batch_size', size, allowed)
+
+    def check_platform(self, platform: str) -> None:
+        """Refuses kernels that a platform does not have.
+
+        Args:
+          platform: of the devices, such as 'tpu'.
+
+        Raises:
+          ConfigError: then.
+        """
+        del platform  # all have what most tasks need
 
     def __post_init__(self):
         for name in self.losses:

@@ -67,6 +67,7 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
         mesh = make_mesh(config.mesh)
         config = _on_mesh(config, mesh)
         config.check_batch(mesh.shape)
+        config.check_platform(mesh.devices.flat[0].platform)
         hosts = host_of(mesh)
     check_same('config', plain)
     check_same('data', described)
@@ -103,7 +104,9 @@ class _Run:
         self._hosts = hosts
         self._batches = batch_sharding(mesh)
         make = lambda: init_state(config, task=task)
-        shardings = parameter_shardings(mesh, jax.eval_shape(make))
+        shardings = parameter_shardings(
+            mesh, jax.eval_shape(make), config.expert_axes
+        )
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._data = task.train_batches(data, *self._hosts)
         self.start = self._checkpoints.latest() or 0
@@ -230,7 +233,8 @@ def _in_turn(step: Callable) -> Callable:
     """One program at a time, where two at once could wait for each other.
 
     Virtual devices share the threads of the CPU: those of two programs can
-    all be taken by collectives that wait for a device without a thread.
+    all be taken by collectives that wait for a device without a thread. JAX
+    0.10 then aborts after 40 seconds.
     """
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step

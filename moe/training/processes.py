@@ -41,7 +41,11 @@ def start(
         which the processes are.
     """
     given = (coordinator, count, index)
-    bind = None if given == (None, None, None) else _check(*given)
+    bind = None
+    if given != (None, None, None):
+        bind = _check(*given)
+        waits = f'process {index} of {count} waits for all at {coordinator}'
+        print(waits, flush=True)
     try:
         jax.distributed.initialize(
             *given,
@@ -52,6 +56,9 @@ def start(
     except ValueError:
         allowed = f'absent, but on SLURM and TPU pods (else {_BY_HAND})'
         raise ConfigError('--distributed', True, allowed) from None
+    except jax.errors.JaxRuntimeError as error:
+        allowed = f'HOST:PORT of process 0, and free there ({error})'
+        raise ConfigError('--coordinator', coordinator, allowed) from None
 
 
 def _check(coordinator, count, index) -> str | None:

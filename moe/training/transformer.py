@@ -2,10 +2,13 @@
 
 import abc
 import dataclasses
+import math
+from collections.abc import Mapping
 
 from moe.config import ConfigError
 from moe.models.lm import active_parameters
 from moe.models.transformer import TransformerConfig
+from moe.parallel.mesh import EXPERT_AXES
 from moe.training.config import Config
 from moe.training.task import Task
 
@@ -20,6 +23,14 @@ class TransformerRun(Config):
     @abc.abstractmethod
     def tokens_per_example(self) -> int:
         """Tokens that the mixtures see of each example of a batch."""
+
+    def check_platform(self, platform: str) -> None:
+        """Refuses an attention kernel that the platform does not have."""
+        kernel = self.model.attention
+        owner = {'splash': 'tpu', 'cudnn': 'gpu'}.get(kernel, platform)
+        if owner != platform:
+            allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
+            raise ConfigError('config.model.attention', kernel, allowed)
 
     def __post_init__(self):
         super().__post_init__()
@@ -36,6 +47,10 @@ class TransformerRun(Config):
                 mesh.tensor,
                 f'a divisor of num_kv_heads ({model.num_kv_heads})',
             )
+        length = self.tokens_per_example
+        if model.attention == 'splash' and length % 128:
+            allowed = f"'xla': {length} positions are no multiple of 128"
+            raise ConfigError('model.attention', 'splash', allowed)
         groups = model.moe.num_groups
         tokens = (
             data.batch_size
@@ -48,16 +63,24 @@ class TransformerRun(Config):
                 groups,
                 f'a divisor of the {tokens} tokens of a (micro)batch',
             )
-        if model.moe.exchange != 'none' and mesh.expert > 1:
-            self._check_exchange()
+        sizes = {axis: getattr(mesh, axis) for axis in self.expert_axes}
+        if model.moe.exchange != 'none' and math.prod(sizes.values()) > 1:
+            self._check_exchange(sizes)
 
-    def _check_exchange(self):
+    @property
+    def expert_axes(self) -> tuple[str, ...]:
+        """Those of as many levels as the exchange has."""
+        return EXPERT_AXES[: self.model.moe.exchange_levels]
+
+    def _check_exchange(self, sizes: Mapping[str, int]):
         """Experts and groups divide over the devices, as far as known."""
         moe, mesh = self.model.moe, self.mesh
         experts = moe.num_experts // (moe.outer_experts or 1)
-        if experts % mesh.expert:
-            allowed = f'a divisor of the {experts} experts of a mixture'
-            raise ConfigError('mesh.expert', mesh.expert, allowed)
+        for axis, size in sizes.items():
+            if experts % size:
+                allowed = f'a divisor of the {experts} experts that it splits'
+                raise ConfigError(f'mesh.{axis}', size, allowed)
+            experts //= size
         ways = mesh.replica * max(mesh.data, 1) * mesh.fsdp * mesh.expert
         if moe.num_groups and moe.num_groups % ways:
             raise ConfigError(

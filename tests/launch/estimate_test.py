@@ -123,6 +123,26 @@ def test_useful_flops():
     assert found == (6000 + 1536) * 24
 
 
+@pytest.mark.parametrize(
+    ('changes', 'mesh', 'received'),
+    [
+        # 8 * 16 tokens, each to 2 experts: 256 rows, 32 of each device, 16
+        # numbers of 4 bytes wide; 3 of 4 of them go away and come back.
+        ({}, {'data': 2, 'expert': 4}, 2 * 32 * 16 * 4 * 3 / 4),
+        # Half as wide, in two microbatches.
+        (
+            {'model.dtype': 'bfloat16', 'optimizer.accumulation': 2},
+            {'data': 1, 'expert': 2},
+            2 * 64 * 16 * 2 / 2,
+        ),
+        ({}, {'data': 8, 'expert': 1}, 0.0),
+    ],
+)
+def test_what_a_mixture_has_to_exchange(changes, mesh, received):
+    sizes = {'replica': 1, 'fsdp': 1, 'tensor': 1, **mesh}
+    assert estimate.least_exchanged(tiny.parsed(changes), sizes) == received
+
+
 # 16 chips: 8000 FLOPs useful of 16 * 1000 executed.
 COST = Cost(flops=1000.0, flops_once=500.0, bytes=30.0, collectives=())
 TRAFFIC = [estimate.Traffic('all-gather', 'fsdp', 1, 4.0, 2.0)]

@@ -50,14 +50,9 @@ def test_training_settings(name):
     assert run.model.dtype == 'bfloat16'
     assert run.model.remat != 'none'
     assert run.data.seq_len == 4096
-    # Groups divide the step's tokens at any number of sequences.
-    other = training.read_config(models.get_config(f'{name},64').to_dict())
-    size = run.data.batch_size * 4096 // run.model.moe.num_groups
-    assert other.data.batch_size == 64
-    assert 64 * 4096 // other.model.moe.num_groups == size
 
 
-@pytest.mark.parametrize('variant', ['mixtral', 'mixtral_8x7b,many', ''])
+@pytest.mark.parametrize('variant', ['mixtral', 'mixtral_8x7b,512', ''])
 def test_variants_that_are_none(variant):
     with pytest.raises(ValueError, match='a variant among mixtral_8x7b'):
         models.get_config(variant)

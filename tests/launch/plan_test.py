@@ -106,7 +106,16 @@ def test_candidates_change_the_config():
     # All four devices share the parameters before anything is copied.
     assert first['mesh'] == {**plain['mesh'], 'data': 1, 'fsdp': 4}
     policies = {change['model.remat'] for change in found}
-    assert policies == {'none', 'dots', 'full'}
+    assert policies == {'none', 'dots', 'hidden', 'full'}
+    exchanges = {
+        (change['mesh.expert'] > 1, change['model.moe.exchange'])
+        for change in found
+    }
+    assert exchanges == {(False, 'none')} | {
+        (True, name) for name in ('none', 'all_to_all', 'ragged', 'gather')
+    }
+    # No plan twice.
+    assert len({str(change) for change in found}) == len(found)
     assert plain['mesh']['data'] == -1
     for changes in found:
         tiny.check(changed(plain, changes))
@@ -148,6 +157,21 @@ def made(seconds=4.0, fits=True):
                 'seconds': 0.5,
             }
         ],
+        'mixtures': {
+            'runs': 2,
+            'minimum': 1e9,
+            'forward': [
+                {
+                    'kind': 'all-to-all',
+                    'axes': 'expert',
+                    'count': 4,
+                    'bytes': 2e9,
+                    'seconds': 0.5,
+                }
+            ],
+            'again': [],
+            'backward': [],
+        },
         'step': {
             'compute': 2.0,
             'memory': 1.5,
@@ -167,6 +191,18 @@ def test_table():
     assert 'MFU 0.500, 1,000 tokens/s' in text
     assert '  moe, again                 0.750     0.250\n' in text
     assert 'rest' not in text
+    # Of one layer: twice, half a gigabyte each.
+    assert 'with at least 1.000 GB of rows a pass\n' in text
+    line = next(x for x in text.splitlines() if 'all-to-all' in x)
+    assert line.split() == [
+        'forward',
+        'all-to-all',
+        'expert',
+        '2',
+        'x',
+        '1.000',
+        'GB',
+    ]
     assert 'does NOT fit' in tables.table(made(fits=False))
 
 
@@ -209,8 +245,12 @@ SCHEMA = {
         *('temporaries', 'code', 'sum', 'there', 'fits'),
     },
     'mesh': {'replica', 'data', 'fsdp', 'expert', 'tensor'},
-    'model': {'layers', 'remat', 'executor', 'capacity_factor'},
+    'model': {
+        *('layers', 'remat', 'attention', 'exchange'),
+        *('executor', 'capacity_factor'),
+    },
     'parameters': {'total', 'active'},
+    'mixtures': {'runs', 'minimum', 'forward', 'again', 'backward'},
     'step': {*('compute', 'memory', 'network', 'overlapped', 'not_overlapped')},
     'versions': {'jax'},
 }
@@ -222,8 +262,8 @@ LISTS = {
 
 
 def check_schema(found):
-    """The fields of a plan that compiled; older ones have no parts."""
-    assert {*SCHEMA, *PLAIN, *LISTS} == {*found, 'parts'}
+    """The fields of a plan that compiled."""
+    assert {*SCHEMA, *PLAIN, *LISTS} == {*found}
     for name, fields in SCHEMA.items():
         assert set(found[name]) == fields, name
     for name, fields in LISTS.items():
@@ -248,12 +288,12 @@ def test_kept_plans(path):
 
 
 def test_compare(tmp_path, monkeypatch, capsys):
-    # Only the compiler is not there: of three plans one takes 4 seconds, one 3,
-    # and one cannot be read.
+    # Only the compiler is not there: some plans take 4 seconds, some 3, and
+    # some cannot be read.
     def fake(config, topology):
         if config.model.remat == 'full':
             raise HLOError('loop x: no trip count in its condition')
-        return made({'none': 4.0, 'dots': 3.0}[config.model.remat])
+        return made(3.0 if config.model.remat == 'hidden' else 4.0)
 
     monkeypatch.setattr(command_module, 'plan', fake)
     output = tmp_path / 'plans.json'
@@ -262,21 +302,23 @@ def test_compare(tmp_path, monkeypatch, capsys):
         f'--config={small(tmp_path)}',
         '--topology=v5e:2x2',
         '--compare',
-        '--limit=3',
+        '--limit=12',
         f'--json={output}',
     ]
     assert command_module.main(argv) == 0
     plans = json.loads(output.read_text())['plans']
-    assert [plan['changes']['model.remat'] for plan in plans] == [
-        'none',
-        'dots',
-        'full',
-    ]
-    assert 'no trip count' in plans[2]['refused']
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].endswith('remat=dots')
-    assert lines[2].endswith('remat=none')
-    assert 'refused' in lines[3]
+    assert len(plans) == 12
+    for found in plans:
+        unread = found['changes']['model.remat'] == 'full'
+        assert ('no trip count' in found.get('refused', '')) == unread
+    _, *lines = capsys.readouterr().out.splitlines()
+    kinds = [line.partition('remat=')[2] for line in lines]
+    assert kinds[0] == 'hidden'
+    assert kinds[-1].startswith('full: loop x')
+    places = {'hidden': 0, 'dots': 1, 'none': 1, 'full': 2}
+    order = [places[kind.partition(':')[0]] for kind in kinds]
+    assert order == sorted(order)
+    assert set(order) == {0, 1, 2}
 
 
 @needs_compiler

@@ -214,7 +214,9 @@ SECTION = {
     'router': {'name': 'top_k', 'k': 3, 'renormalize': False},
     'jitter': 0.125,
     'executor': 'grouped',
-    'exchange': 'none',
+    'exchange': 'ragged',
+    'exchange_levels': 1,
+    'exchange_room': 2.5,
     'capacity_factor': 1.25,
     'eval_capacity_factor': None,
     'min_capacity': 2,
@@ -232,6 +234,7 @@ SECTION = {
     'shared_gate': 'none',
 }
 HERE = ('jitter', 'executor', 'exchange', 'capacity_factor', 'min_capacity')
+HERE += ('exchange_levels', 'exchange_room')
 HERE += ('eval_capacity_factor', 'num_groups', 'balance_scope')
 HERE += ('batch_prioritized', 'capacity_rule')
 
@@ -279,6 +282,37 @@ def test_config_builds_the_layer_it_describes():
         (
             {'router': {'name': 'soft'}, 'exchange': 'gather'},
             "config.exchange = 'gather': must be 'none', for a soft mixture",
+        ),
+        (
+            {'exchange': 'gather', 'exchange_levels': 2},
+            "config.exchange_levels = 2: must be 1, for 'gather'",
+        ),
+        (
+            {'exchange': 'none', 'exchange_levels': 2},
+            "config.exchange_levels = 2: must be 1, for 'none'",
+        ),
+        (
+            {'exchange_levels': 3},
+            'config.exchange_levels = 3: must be one of 1, 2',
+        ),
+        (
+            {'exchange': 'gather'},
+            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
+            'level of exchange and of routers',
+        ),
+        (
+            {'exchange_levels': 2},
+            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
+            'level of exchange and of routers',
+        ),
+        (
+            {'outer_experts': 2, 'router': {'name': 'top_k', 'k': 1}},
+            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
+            'level of exchange and of routers',
+        ),
+        (
+            {'exchange_room': 0.5},
+            'config.exchange_room = 0.5: must be at least 1.0, or None',
         ),
         (
             {'capacity_factor': 0},

@@ -18,13 +18,19 @@ KEY = jax.random.key(7)
 
 @functools.lru_cache
 def config():
-    """Half of the slots that a balanced load needs: many tokens drop."""
+    """Half of the slots that a balanced load needs: many tokens drop.
+
+    More would on a mesh, for lack of room.
+    """
     return tiny.model(
         {
             'num_kv_heads': 1,
             'moe.capacity_factor': 0.5,
             'moe.eval_capacity_factor': 0.5,
             'moe.min_capacity': 1,
+            'moe.executor': 'grouped',
+            'moe.exchange': 'ragged',
+            'moe.exchange_room': 1.0,
         }
     )
 

@@ -1,6 +1,7 @@
 """Blocks and their stack: pattern, scan, remat, norm, config checks."""
 
 import functools
+import math
 import re
 
 import chex
@@ -105,7 +106,7 @@ def test_layers_and_experts_differ_at_the_start():
 def objective(stack, params, coefficients, x):
     y, _, aux = stack.apply({'params': params}, x)
     total = jnp.sum(jnp.sin(y))
-    for name, value in aux.losses.items():
+    for name, value in (aux.losses if aux else {}).items():
         chex.assert_shape(value, (2,))
         total += coefficients.get(name, 0) * jnp.sum(value)
     return total
@@ -125,7 +126,7 @@ def gradient(remat):
     return run
 
 
-@pytest.mark.parametrize('remat', ['dots', 'full'])
+@pytest.mark.parametrize('remat', ['dots', 'hidden', 'full'])
 def test_remat_changes_no_number(remat):
     desired, actual = (gradient(r)(1.0, 1.0) for r in ('none', remat))
     names = ('value', 'gradients')
@@ -153,9 +154,10 @@ def test_auxiliary_losses_reach_the_routers():
 
 
 def test_remat_keeps_less():
-    # Bytes the forward pass leaves for the backward pass, shapes alone.
-    def kept(remat):
-        stack = Stack(tiny.model({'remat': remat}), causal=True)
+    # Numbers the forward pass leaves for the backward pass, shapes alone.
+    def kept(remat, **changes):
+        config = tiny.model({'remat': remat, **changes})
+        stack = Stack(config, causal=True)
         given = {'load_balance': 1.0, 'router_z': 1.0}
         function = lambda p, x: objective(stack, p, given, x)
         params = jax.eval_shape(stack.init, jax.random.key(0), inputs())
@@ -166,6 +168,11 @@ def test_remat_keeps_less():
 
     sizes = {remat: kept(remat) for remat in ('none', 'dots', 'full')}
     assert sizes['full'] < sizes['dots'] < sizes['none']
+    # Of a dense stack 'hidden' keeps two products of a gated feed-forward and
+    # what attention returns, for each position of each layer.
+    hidden, full = (kept(remat, moe_every=0) for remat in ('hidden', 'full'))
+    c, positions = tiny.model(), math.prod(inputs().shape[:2])
+    assert hidden - full == c.num_layers * positions * (2 * c.d_ff + c.d_model)
 
 
 def test_positions_are_seen_through_the_rotation_alone():
@@ -229,7 +236,7 @@ def test_empty_cache():
         ),
         ({'num_kv_heads': 4}, 'num_kv_heads', 'a divisor of num_heads (2)'),
         ({'moe_every': 3}, 'moe_every', '0 or a divisor of num_layers (2)'),
-        ({'remat': 'some'}, 'remat', "one of 'none', 'dots', 'full'"),
+        ({'remat': 'some'}, 'remat', "one of 'none', 'dots', 'hidden', 'full'"),
         ({'rope_theta': 0.0}, 'rope_theta', 'greater than 0.0, or None'),
         ({'dtype': 'float16'}, 'dtype', "one of 'float32', 'bfloat16'"),
     ],

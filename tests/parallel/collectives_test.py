@@ -15,7 +15,7 @@ from moe.parallel import (
     collectives,
     parameter_shardings,
 )
-from moe.parallel.mesh import AXES
+from moe.parallel.mesh import AXES, EXPERT_AXES
 from moe.routing import top_k
 
 LINES = [
@@ -83,17 +83,20 @@ G, S, D, F, E, K, C = 8, 4, 16, 6, 8, 2, 2
 
 
 @functools.cache
-def of_layer(exchange, executor, data, expert):
+def of_layer(exchange, executor, data, expert, replica=1):
     """What the layer's program sends, forward and backward."""
     layer = MoE(
         MLP(F, num_experts=E, activation='relu'),
         functools.partial(top_k, k=K),
         executor=executor,
         exchange=exchange,
+        exchange_levels=min(replica, 2),
         capacity_factor=2.0,
     )
     mesh = jax.make_mesh(
-        (1, data, 1, expert, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+        (replica, data, 1, expert, 1),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
     )
     place = lambda shape, sharding: jax.ShapeDtypeStruct(
         shape.shape, shape.dtype, sharding=sharding
@@ -102,7 +105,8 @@ def of_layer(exchange, executor, data, expert):
         (G, S, D), jnp.float32, sharding=batch_sharding(mesh)
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
-    params = jax.tree.map(place, made, parameter_shardings(mesh, made))
+    axes = EXPERT_AXES[: layer.exchange_levels]
+    params = jax.tree.map(place, made, parameter_shardings(mesh, made, axes))
 
     def objective(params, x):
         y, aux = layer.apply(params, x, train=True)
@@ -147,6 +151,24 @@ def test_all_to_all_sends_its_buffers_and_no_more(data, expert):
     assert [one for one in sums if one.devices < 8] == (
         [Collective('all-reduce', 2, weights, 1)] if data > 1 else []
     )
+
+
+def test_two_levels_send_one_message_to_each_host():
+    # 2 hosts of 4 devices. The buffer goes inside (4 devices), then across (2).
+    exchanges, sums, others = split(
+        of_layer('all_to_all', 'indexed', 1, 4, replica=2)
+    )
+    buffer = 4 * E * C * D
+    across = Collective('all-to-all', 2, buffer, 4)
+    assert exchanges == [across, Collective('all-to-all', 4, buffer, 4)]
+    # Of a flat exchange among the 8, 4 of 8 parts are for the other host, each
+    # a message of its own: as many bytes in 4 messages as now in 1.
+    (flat,), _, _ = split(of_layer('all_to_all', 'indexed', 1, 8))
+    assert flat.size == across.size
+    assert across.sent == 4 * buffer * 4 // 8
+    assert others == [TOP_K]
+    # No expert has a copy on the other host whose gradient it could share.
+    assert {one.devices for one in sums} == {8}
 
 
 def test_ragged_sends_rows_and_their_counts():

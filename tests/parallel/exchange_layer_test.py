@@ -13,7 +13,7 @@ from moe.config import ConfigError
 from moe.experts import MLP, Cheap, Unlike
 from moe.layers import HierarchicalMoE, MoE
 from moe.parallel import EXCHANGES, batch_sharding, parameter_shardings
-from moe.parallel.mesh import AXES
+from moe.parallel.mesh import AXES, EXPERT_AXES
 from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
 
@@ -32,16 +32,18 @@ OPTIONS = {
 # Devices along replica, data, fsdp, expert, tensor.
 MESHES = [
     (1, 1, 1, 8, 1),
-    (1, 2, 1, 2, 1),
+    (2, 2, 1, 2, 1),
     (1, 1, 2, 4, 1),
-    (1, 1, 1, 2, 2),
+    (2, 1, 1, 2, 2),
     (2, 1, 1, 4, 1),
 ]
-# Exchange -> executors it serves.
+# Exchange and its levels -> executors it serves.
 SERVED = {
-    'all_to_all': ('indexed', 'onehot'),
-    'ragged': ('grouped',),
-    'gather': ('indexed', 'grouped'),
+    ('all_to_all', 1): ('indexed', 'onehot'),
+    ('all_to_all', 2): ('onehot', 'indexed'),
+    ('ragged', 1): ('grouped',),
+    ('ragged', 2): ('grouped',),
+    ('gather', 1): ('indexed', 'grouped'),
 }
 
 
@@ -156,6 +158,11 @@ def run(layers, sizes, scenarios=('even', 'empty')):
 
     program = jax.jit(program)
     results = {}
+    # All layers of a program have their experts in one place.
+    (axes,) = {
+        EXPERT_AXES[: getattr(layer, 'inner', layer).exchange_levels]
+        for layer in layers.values()
+    }
     with jax.set_mesh(mesh):
         for scenario in scenarios:
             given, dy = problem(scenario)
@@ -164,7 +171,9 @@ def run(layers, sizes, scenarios=('even', 'empty')):
                 more = {'recorded': recording()} if 'replay' in name else {}
                 variables[name] = variables_of(layer, given, scenario, **more)
             out = program(
-                jax.device_put(variables, parameter_shardings(mesh, variables)),
+                jax.device_put(
+                    variables, parameter_shardings(mesh, variables, axes)
+                ),
                 jax.device_put(given, batch_sharding(mesh)),
                 jax.device_put(dy, batch_sharding(mesh)),
                 recording(),
@@ -194,9 +203,9 @@ def cells():
     found = {}
     for i, name in enumerate(ROUTERS):
         for j, sizes in enumerate(MESHES):
-            exchange = list(SERVED)[(i + j) % 3]
+            exchange = list(SERVED)[(i + j) % 5]
             executors = SERVED[exchange]
-            executor = executors[(i + j) // 3 % len(executors)]
+            executor = executors[(i + j) // 5 % len(executors)]
             cell = (name, executor, factor_of(i, j // 3))
             found.setdefault((sizes, exchange), []).append(cell)
     return found
@@ -212,21 +221,21 @@ def test_cells_cover_all_pairs():
         for cell in cells
     ]
     assert len(every) == 70
-    counts = {0: 5, 1: 3, 2: 14, 4: 2}  # meshes, exchanges, routers, factors
+    counts = {0: 5, 1: 5, 2: 14, 4: 2}  # meshes, exchanges, routers, factors
     for a in counts:
         for b in counts:
             pairs = {(cell[a], cell[b]) for cell in every}
             assert a == b or len(pairs) == counts[a] * counts[b], (a, b)
     served = {(exchange, executor) for _, exchange, _, executor, _ in every}
     assert served == {(x, e) for x, es in SERVED.items() for e in es}
-    assert set(SERVED) | {'none'} == set(EXCHANGES)
+    assert {x for x, _ in SERVED} | {'none'} == set(EXCHANGES)
 
 
 @pytest.mark.parametrize('key', CELLS, ids=str)
 def test_equals_one_device(key):
-    sizes, exchange = key
+    sizes, (exchange, levels) = key
     layers = {
-        name: build(name, executor, exchange, factor)
+        name: build(name, executor, exchange, factor, exchange_levels=levels)
         for name, executor, factor in CELLS[key]
     }
     found = run(layers, sizes)
@@ -288,11 +297,16 @@ def test_options_on_two_devices(exchange, executor, changes):
     same_on((1, 1, 1, 2, 1), layer)
 
 
-def test_two_levels():
-    # Each of 2 mixtures has its 4 experts on 2 devices.
-    inner = build('top_k', 'grouped', 'ragged', 2.0, Scale(4))
+@pytest.mark.parametrize(
+    ('levels', 'sizes'), [(1, (1, 1, 1, 2, 1)), (2, (2, 1, 1, 2, 1))]
+)
+def test_two_levels_of_routers(levels, sizes):
+    # Each of 2 mixtures has its 4 experts on 2 devices, or 4.
+    inner = build(
+        'top_k', 'grouped', 'ragged', 2.0, Scale(4), exchange_levels=levels
+    )
     layer = HierarchicalMoE(inner, 2, ROUTERS['top2'])
-    same_on((1, 1, 1, 2, 1), layer)
+    same_on(sizes, layer)
 
 
 def applied(layer, sizes, groups=G):
@@ -309,7 +323,8 @@ def applied(layer, sizes, groups=G):
         (
             {'experts': Scale(6)},
             8,
-            'num_experts = 6: must be a multiple of the 4 devices along expert',
+            'num_experts = 6: must be a multiple of the 4 devices that they '
+            'are over',
         ),
         (
             {},

@@ -146,15 +146,15 @@ def test_layouts_that_cannot_be_exchanged(exchange, executor):
 def test_room_for_fewer_rows():
     # 2 devices with 4 groups, 4 experts each, K = 1, all 12 tokens of each
     # device to experts 0 (the first 6) and 3 (the others), both of device 0.
-    # 24 rows are sent to a device with room for 16: all of the first sender's,
-    # of the second's 4, which are those for expert 0.
+    # 24 rows are sent to a device with room for 4/3 of 12: all of the first
+    # sender's, of the second's 4, which are those for expert 0.
     choice = np.tile(np.repeat([0, 3], 6), 2).reshape(G, S)
     logits = jnp.asarray(np.eye(E, dtype=np.float32)[choice] * 9)
     context = Context(jnp.ones((G, S), bool), jnp.zeros((G, S), jnp.int32))
     routing = top_k(logits, context, k=1)
     x, w, _, _ = problem()
     found = {}
-    for room in (16, 24, None):
+    for room in (4 / 3, 2.0, None):
         execute = ragged(EXECUTORS['grouped'], 'expert', room)
         with jax.set_mesh(mesh_of(expert=2)):
             run = jax.jit(
@@ -165,10 +165,10 @@ def test_room_for_fewer_rows():
                 )
             )
             found[room] = jax.device_get(run(w, x, routing))
-    y, kept = found[16]
+    y, kept = found[4 / 3]
     desired = np.arange(G * S) < 16
     assert kept[:, 0].ravel().tolist() == desired.tolist()
-    full, everything = found[24]
+    full, everything = found[2.0]
     assert everything.all()
     assert_close(y, np.where(kept[:, 0, :, None], full, 0), 1e-6)
     assert_close(found[None][0], full, 1e-6)

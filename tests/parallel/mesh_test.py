@@ -5,21 +5,93 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
+    host_of,
     make_mesh,
+    on_all,
+    over_heads,
     parameter_shardings,
     split_batch,
 )
+from moe.parallel.mesh import AXES, EXPERT_AXES
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
 ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
+
+
+class Device:
+    """A device as far as a mesh asks."""
+
+    platform = 'cpu'
+    client = None
+
+    def __init__(self, index, process):
+        self.id, self.process_index = index, process
+
+
+def mesh_of(shape, processes):
+    """A mesh of these sizes, whose devices are of these processes."""
+    devices = [Device(i, process) for i, process in enumerate(processes)]
+    return Mesh(np.array(devices).reshape(shape), AXES)
+
+
+# Sizes along replica, data, fsdp, expert, tensor; the process of each device
+# in turn; the share of each process.
+@pytest.mark.parametrize(
+    ('shape', 'processes', 'shares'),
+    [
+        ((1, 8, 1, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], [0, 1]),
+        ((1, 1, 2, 4, 1), [0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3]),
+        # The last process has the first rows.
+        ((2, 4, 1, 1, 1), [1, 1, 1, 1, 0, 0, 0, 0], [1, 0]),
+        # Rows that alternate.
+        ((1, 4, 1, 1, 1), [0, 1, 0, 1], [0, 1]),
+        # Two processes to each row: along `tensor` they bring the same.
+        ((1, 2, 1, 1, 4), [0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1]),
+        ((1, 1, 1, 1, 4), [0, 0, 1, 1], [0, 0]),
+    ],
+)
+def test_shares_of_the_processes(monkeypatch, shape, processes, shares):
+    mesh = mesh_of(shape, processes)
+    for process, share in enumerate(shares):
+        monkeypatch.setattr(jax, 'process_index', lambda p=process: p)
+        assert host_of(mesh) == (share, len(set(shares)))
+
+
+@pytest.mark.parametrize(
+    'processes',
+    [
+        # The first row of both, the others of one; more rows of one.
+        [0, 1, 0, 0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+    ],
+)
+def test_rows_that_processes_cannot_share(processes):
+    with pytest.raises(ConfigError) as caught:
+        host_of(mesh_of((1, 4, 1, 1, 2), processes))
+    assert caught.value.field == 'config.mesh'
+
+
+def test_on_all():
+    # What is split over the devices is whole on each of them, afterwards.
+    mesh = make_mesh(sizes(data=8))
+    rows = np.arange(8.0)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(rows, batch_sharding(mesh))
+        found = jax.jit(lambda x: on_all({'y': 2 * x}))(split)['y']
+    assert not split.sharding.is_fully_replicated
+    assert found.sharding.is_fully_replicated
+    for shard in found.addressable_shards:
+        np.testing.assert_array_equal(shard.data, 2 * rows)
+    # Without a mesh nothing happens.
+    assert on_all(rows) is rows
 
 
 def sizes(**changes):
@@ -171,6 +243,31 @@ def test_what_an_axis_does_not_divide_is_not_split():
     )
 
 
+def test_places_of_experts_on_two_levels():
+    # Along the fast axis first; the 4 devices of both divide 8 and not 6.
+    mesh = make_mesh(sizes(replica=2, fsdp=2, expert=2))
+    tree = {
+        'experts': {'up': jax.ShapeDtypeStruct((8, 16, 12), np.float32)},
+        'router': jax.ShapeDtypeStruct((16, 8), np.float32),
+    }
+    found = parameter_shardings(mesh, tree, EXPERT_AXES)
+    up = found['experts']['up']
+    assert up.spec == P(('expert', 'replica'), 'fsdp', 'tensor')
+    assert up.shard_shape((8, 16, 12)) == (2, 8, 12)
+    # On the first host experts 0 and 1, 4 and 5; on the other what is between.
+    grid = mesh.devices.reshape(2, 2, 2)  # replica, fsdp, expert
+    first = {
+        device: where[0].start or 0
+        for device, where in up.devices_indices_map((8, 16, 12)).items()
+    }
+    assert [first[d] for d in grid[0, 0]] == [0, 4]
+    assert [first[d] for d in grid[1, 0]] == [2, 6]
+    assert found['router'].spec == P(None, None)
+    tree = {'experts': {'up': jax.ShapeDtypeStruct((6, 16, 12), np.float32)}}
+    odd = parameter_shardings(mesh, tree, EXPERT_AXES)['experts']['up']
+    assert odd.spec == P(None, 'fsdp', 'tensor')
+
+
 def test_activations_stay_split_as_the_batch():
     # Rows of 8 over four of eight devices' shares; the width, which a product
     # with a matrix split over fsdp would split, stays whole.
@@ -195,3 +292,26 @@ def test_every_block_keeps_its_batch_split():
         lowered = jax.jit(make_train_step(config)).lower(state, batch)
     pins = lowered.as_text().count('sdy.sharding_constraint')
     assert pins >= 4
+
+
+@pytest.mark.parametrize('kv_heads', [2, 1])
+def test_attention_runs_where_its_heads_are(kv_heads):
+    # Four shares of eight sequences; two of the key heads, if there are two.
+    mesh = make_mesh(sizes(data=2, fsdp=2, tensor=2))
+    rng = np.random.default_rng(0)
+    heads = (4, kv_heads, kv_heads)
+    inputs = [rng.standard_normal((8, 6, n, 4), np.float32) for n in heads]
+    shapes = []
+
+    def attend(*inputs):
+        shapes.append([x.shape for x in inputs])
+        return jax.nn.dot_product_attention(*inputs, is_causal=True)
+
+    desired = attend(*inputs)
+    with jax.set_mesh(mesh):
+        actual = jax.jit(over_heads(attend))(*inputs)
+    np.testing.assert_allclose(actual, desired, 0, 1e-6)
+    ways = kv_heads
+    assert shapes[-1] == [(2, 6, n // ways, 4) for n in heads]
+    # Without a mesh it is the function itself.
+    assert over_heads(attend) is attend

@@ -110,7 +110,18 @@ REFUSED = [
             'model.moe.exchange': 'ragged',
         },
         'mesh.expert',
-        'a divisor of the 8 experts of a mixture',
+        'a divisor of the 8 experts that it splits',
+    ),
+    (
+        # 8 along the fast axis leave 2 to each.
+        {
+            'mesh.expert': 8,
+            'mesh.replica': 4,
+            'model.moe.exchange': 'ragged',
+            'model.moe.exchange_levels': 2,
+        },
+        'mesh.replica',
+        'a divisor of the 2 experts that it splits',
     ),
     ({'mesh.tensor': 4}, 'mesh.tensor', 'a divisor of num_kv_heads (2)'),
     (

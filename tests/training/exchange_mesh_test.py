@@ -6,7 +6,12 @@ import pytest
 from jax.sharding import AxisType
 
 from moe.config import ConfigError
-from moe.parallel import batch_sharding, parameter_shardings
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from moe.parallel.mesh import AXES
 from moe.training.step import make_train_step
 from tests import tiny
@@ -33,7 +38,7 @@ def curve(sizes, **changes):
     )
     with jax.set_mesh(mesh):
         state = tiny.state(config)
-        shardings = parameter_shardings(mesh, state)
+        shardings = parameter_shardings(mesh, state, config.expert_axes)
         state = jax.device_put(state, shardings)
         step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
         found = []
@@ -54,20 +59,54 @@ def alone():
 
 # Devices along replica, data, fsdp, expert, tensor.
 @pytest.mark.parametrize(
-    ('exchange', 'executor', 'sizes'),
+    ('exchange', 'levels', 'executor', 'sizes'),
     [
-        ('all_to_all', 'indexed', (1, 1, 2, 2, 2)),
-        ('ragged', 'grouped', (1, 2, 1, 4, 1)),
-        ('gather', 'indexed', (2, 1, 1, 4, 1)),
+        ('all_to_all', 1, 'indexed', (1, 1, 2, 2, 2)),
+        ('all_to_all', 2, 'indexed', (2, 1, 2, 2, 1)),
+        ('ragged', 1, 'grouped', (1, 2, 1, 4, 1)),
+        ('ragged', 2, 'grouped', (2, 1, 1, 2, 1)),
+        ('gather', 1, 'indexed', (2, 1, 1, 4, 1)),
     ],
 )
-def test_same_curve(alone, exchange, executor, sizes):
-    found = curve(sizes, exchange=exchange, executor=executor)
+def test_same_curve(alone, exchange, levels, executor, sizes):
+    found = curve(
+        sizes, exchange=exchange, exchange_levels=levels, executor=executor
+    )
     assert alone[-1, 0] < alone[0, 0] - 0.1
     assert np.all(alone[:, 3:] > 0)
     np.testing.assert_allclose(found[:, :3], alone[:, :3], rtol=1e-4)
     # A rounding may move a token or two of the 512 assignments.
     np.testing.assert_allclose(found[:, 3:], alone[:, 3:], atol=3 / 256)
+
+
+def test_what_finds_no_room_is_in_the_logs():
+    # Two layers on 2 rows of 4 devices with no more room than balanced routers
+    # need, of which new ones fall short.
+    config = tiny.parsed(
+        {
+            'model.moe.exchange': 'ragged',
+            'model.moe.exchange_room': 1.0,
+            'model.moe.executor': 'grouped',
+        }
+    )
+    mesh = make_mesh(MeshConfig(1, 2, 1, 4, 1))
+    with jax.set_mesh(mesh):
+        state = tiny.state(config)
+        _, metrics = jax.jit(make_train_step(config))(
+            jax.device_put(state, parameter_shardings(mesh, state)),
+            jax.device_put(BATCHES[0], batch_sharding(mesh)),
+        )
+    task = config.make_task()
+    logged = task.layer_metrics(jax.device_get(metrics['moe']))
+    for layer in ('moe/layer_0/', 'moe/layer_1/'):
+        dropped = logged[layer + 'dropped']
+        assert logged[layer + 'dropped_slot'] == pytest.approx(0, abs=1e-6)
+        assert logged[layer + 'dropped_room'] == pytest.approx(dropped)
+        assert 0 < dropped < 0.5
+        for side in ('sender', 'receiver'):
+            parts = logged[f'{layer}dropped_room_by_{side}']
+            assert len(parts) == 4
+            assert sum(parts) == pytest.approx(dropped)
 
 
 def test_groups_that_do_not_divide_over_the_devices():

@@ -357,3 +357,23 @@ def test_divergence(finished, tmp_path, monkeypatch):
     assert '\n' not in str(caught.value)
     assert [m['step'] for m in lines(tmp_path / 'run')] == [1, 2, 3]
     assert checkpoints(tmp_path / 'run') == []
+
+
+def test_one_program_at_a_time(monkeypatch):
+    # On virtual devices of the CPU a step has ended when it returns, all of
+    # it; elsewhere it goes on while the next is prepared.
+    class Result:
+        def block_until_ready(self):
+            waited.append(self)
+            return self
+
+    results = {'loss': Result(), 'state': [Result()]}
+    step = lambda *args: results
+    waited = []
+    assert loop._in_turn(step)(1, 2) == results
+    assert waited == [results['loss'], *results['state']]
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    assert loop._in_turn(step) is step
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    assert loop._in_turn(step) is step

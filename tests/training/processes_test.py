@@ -95,11 +95,15 @@ class Started:
         self._until(
             lambda: all(p.poll() is not None for p in self.processes), seconds
         )
-        # Of the C++ below, the collectives' library prints to stdout.
+        # The collectives' library prints to stdout, of who is connected.
+        noise = (
+            r'.*(?:\[Gloo\]|peer ranks).*\n|'
+            r'process \d of \d waits for all at [\d.:]+\n'
+        )
         return [
             Result(
                 process.returncode,
-                re.sub(r'\[Gloo\].*\n', '', out.read_text()),
+                re.sub(noise, '', out.read_text()),
                 err.read_text(),
             )
             for process, (out, err) in zip(

@@ -1,7 +1,9 @@
 """What the tasks of all transformers share."""
 
 import numpy as np
+import pytest
 
+from moe.config import ConfigError
 from tests import tiny
 
 
@@ -17,3 +19,33 @@ def test_layer_metrics():
         'moe/layer_3/entropy': 0.5,
         'moe/layer_3/load': [2.0, 0.0],
     }
+
+
+@pytest.mark.parametrize(
+    ('kernel', 'platform', 'allowed'),
+    [
+        ('xla', 'cpu', True),
+        ('xla', 'gpu', True),
+        ('cudnn', 'gpu', True),
+        ('cudnn', 'tpu', False),
+        ('splash', 'tpu', True),
+        ('splash', 'cpu', False),
+    ],
+)
+def test_kernels_of_platforms(kernel, platform, allowed):
+    run = tiny.parsed({'model.attention': kernel, 'data.seq_len': 128})
+    if allowed:
+        run.check_platform(platform)
+        return
+    with pytest.raises(ConfigError) as caught:
+        run.check_platform(platform)
+    owner = {'cudnn': 'gpu', 'splash': 'tpu'}[kernel]
+    assert str(caught.value) == (
+        f"config.model.attention = '{kernel}': must be 'xla' on a {platform}: "
+        f'this kernel is of a {owner}'
+    )
+
+
+def test_positions_that_a_kernel_cannot_divide():
+    with pytest.raises(ConfigError, match='192 positions are no multiple'):
+        tiny.parsed({'model.attention': 'splash', 'data.seq_len': 192})

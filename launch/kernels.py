@@ -1,0 +1,41 @@
+"""What kernels do that no compiler looks into."""
+
+import math
+import re
+
+from launch.hlo import Computation, Instruction
+
+# Products of a block of scores: Q K^T and P V; for the queries' gradient
+# Q K^T, dO V^T and dS K; for the keys' and values' also P^T dO and dS^T Q, but
+# not dS K.
+_PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
+# The two operands of which a block is read for every block of scores.
+_STREAMED = {'fwd': (3, 4), 'dq': (3, 4), 'dkv': (2, 6)}
+
+
+def attention(here: Computation, instruction: Instruction) -> tuple[float, ...]:
+    """FLOPs of a fused attention, and bytes beyond each operand once.
+
+    It is given how its blocks follow each other, [1, n, n], queries, keys and
+    values; of a causal mask, which it makes from the positions that it is given
+    at the end, it computes `n (n + 1) / 2` blocks of scores, else all.
+
+    Args:
+      here: the computation it stands in.
+      instruction: any; others than jax's splash attention give 0.
+
+    Returns:
+      Both, of one run.
+    """
+    found = re.search(r'/splash_mha_(fwd|dq|dkv)', instruction.attributes)
+    if not found or 'tpu_custom_call' not in instruction.attributes:
+        return 0.0, 0.0
+    phase, given = found.group(1), here.arrays(instruction)
+    blocks, query = given[0].dims[-1], given[2]
+    causal = given[-1].dtype == 's32'
+    visible = (blocks + 1) / (2 * blocks) if causal else 1.0
+    length = query.dims[-2]
+    product = 2.0 * math.prod(query.dims) * length * visible
+    streamed = 2 * query.bytes * blocks * visible
+    once = sum(given[i].bytes for i in _STREAMED[phase])
+    return _PRODUCTS[phase] * product, streamed - once

@@ -1,0 +1,93 @@
+"""Compiles a mixture layer for TPUs that are not here.
+
+    python -m tests.parallel.tpu_layer FOLDER
+
+writes the program of every case, forward and backward, to FOLDER/CASE.txt. It
+runs in a process of its own, without the tests' settings of the compiler.
+"""
+
+import functools
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from launch.chips import parse_topology
+from launch.compiler import devices_of
+from moe.experts import MLP
+from moe.layers import MoE
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
+from moe.parallel.mesh import EXPERT_AXES
+from moe.routing import top_k
+
+# 8 groups of 512 tokens, 2 of 16 experts each, C = 512 * 2 / 16 = 64 slots.
+G, S, D, F, E, K, C = 8, 512, 256, 512, 16, 2, 64
+
+
+class Case(NamedTuple):
+    """A layer and the machines it is compiled for."""
+
+    topology: str
+    replica: int
+    expert: int
+    exchange: str
+    room: float | None = None
+
+
+CASES = {
+    'all_to_all': Case('v5e:2x2', 1, 4, 'all_to_all'),
+    'gather': Case('v5e:2x2', 1, 4, 'gather'),
+    'ragged': Case('v5e:2x2', 1, 4, 'ragged'),
+    'room': Case('v5p:2x2x2', 1, 8, 'ragged', 1.5),
+    'levels': Case('v5p:2x2x2', 2, 4, 'all_to_all'),
+    'ragged_levels': Case('v5p:2x2x2', 2, 4, 'ragged'),
+}
+
+
+def program(case):
+    """The text of the gradients of tokens and parameters, all in bfloat16."""
+    layer = MoE(
+        MLP(F, num_experts=E, activation='relu', dtype=jnp.bfloat16),
+        functools.partial(top_k, k=K),
+        executor='grouped' if case.exchange == 'ragged' else 'indexed',
+        exchange=case.exchange,
+        exchange_levels=case.replica,
+        exchange_room=case.room,
+        capacity_factor=None if case.exchange == 'ragged' else 1.0,
+    )
+    mesh = make_mesh(
+        MeshConfig(case.replica, 1, 1, case.expert, 1),
+        devices_of(parse_topology(case.topology)),
+    )
+    place = lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+    )
+    x = jax.ShapeDtypeStruct(
+        (G, S, D), jnp.bfloat16, sharding=batch_sharding(mesh)
+    )
+    made = jax.eval_shape(layer.init, jax.random.key(0), x)
+    axes = EXPERT_AXES[: case.replica]
+    params = jax.tree.map(place, made, parameter_shardings(mesh, made, axes))
+
+    def objective(params, x):
+        y, aux = layer.apply(params, x, train=True)
+        loss = jnp.sum(jnp.float32(y) ** 2) + aux.losses['load_balance']
+        return loss, (y, aux.stats)
+
+    gradients = jax.grad(objective, argnums=(0, 1), has_aux=True)
+    with jax.set_mesh(mesh):
+        return jax.jit(gradients).lower(params, x).compile().as_text()
+
+
+if __name__ == '__main__':
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    for name, case in CASES.items():
+        (pathlib.Path(sys.argv[1]) / f'{name}.txt').write_text(program(case))

@@ -1,0 +1,134 @@
+"""What the layer sends when compiled for TPUs: its rows, and no more."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from launch.hlo import parse
+from moe.parallel import Collective, collectives
+from tests.parallel.tpu_layer import CASES, C, D, E, G, K, S
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# Of the tests, or of jax in the process that runs them.
+UNWANTED = (
+    'JAX_DISABLE_MOST_OPTIMIZATIONS',
+    'JAX_NUM_CPU_DEVICES',
+    'TPU_LIBRARY_PATH',
+)
+BYTES = 2  # of a bfloat16
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason='needs the TPU compiler: pip install moe[plan]',
+)
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('programs')
+    environment = {n: v for n, v in os.environ.items() if n not in UNWANTED}
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.parallel.tpu_layer', str(folder)],
+        cwd=ROOT,
+        env={**environment, 'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: (folder / f'{name}.txt').read_text() for name in CASES}
+
+
+def check_sent(found, least):
+    """Little beside what has to travel, and nobody gathers anything large.
+
+    The largest of the rest is the router's gradient, [D, E] summed by all.
+    """
+    sent = sum(one.sent for one in found)
+    assert least <= sent <= 1.05 * least
+    # Neither tokens [G, S, D], nor probabilities [G, S, E], nor weights.
+    gathered = [one for one in found if one.kind == 'all-gather']
+    assert sum(one.size for one in gathered) < 4 * G * S * E / 8
+
+
+def moved(text):
+    """Rows given, and of the buffer to fill, of each ragged exchange."""
+    kinds = ('ragged-all-to-all', 'ragged-all-to-all-start')
+    return sorted(
+        tuple(
+            array.bytes // (D * BYTES) for array in computation.arrays(one)[:2]
+        )
+        for computation in parse(text).computations.values()
+        for one in computation.instructions.values()
+        if one.opcode in kinds
+    )
+
+
+def test_all_to_all(texts):
+    found = collectives(texts['all_to_all'])
+    # The buffers of 2 groups, there and back, twice.
+    buffer = BYTES * E * (G // 4) * C * D
+    exchanges = [one for one in found if one.kind == 'all-to-all']
+    assert sum(one.times for one in exchanges) == 4
+    assert {one.size for one in exchanges} == {buffer}
+    check_sent(found, 4 * buffer * 3 // 4)
+
+
+def test_two_levels(texts):
+    found = collectives(texts['levels'])
+    buffer = BYTES * E * (G // 8) * C * D
+    exchanges = [one for one in found if one.kind == 'all-to-all']
+    assert exchanges == [
+        Collective('all-to-all', 2, buffer, 4),
+        Collective('all-to-all', 4, buffer, 4),
+    ]
+    check_sent(found, 4 * buffer * 3 // 4 + 4 * buffer // 2)
+
+
+@pytest.mark.parametrize(
+    ('name', 'devices', 'room'), [('ragged', 4, 4), ('room', 8, 1.5)]
+)
+def test_ragged(texts, name, devices, room):
+    # There with the routed rows as they are, back into as many; the other
+    # side is a buffer of which as many are filled, if all are sent as many.
+    rows = G * S * K // devices
+    buffer = round(room * rows)
+    assert moved(texts[name]) == sorted(2 * [(rows, buffer), (buffer, rows)])
+    least = 4 * rows * D * BYTES * (devices - 1) // devices
+    others = [
+        one
+        for one in collectives(texts[name])
+        if one.kind != 'ragged-all-to-all'
+    ]
+    assert {one.kind for one in others} <= {'all-reduce', 'all-gather'}
+    rest = Collective('ragged-all-to-all', devices, rows * D * BYTES, 4)
+    check_sent([*others, rest], least)
+
+
+def test_ragged_in_two_levels(texts):
+    # Inside: the rows of 4 devices at most. Across: of both hosts.
+    rows = G * S * K // 8
+    sizes = [(rows, 4 * rows), (4 * rows, 8 * rows)]
+    back = [(b, a) for a, b in sizes]
+    assert moved(texts['ragged_levels']) == sorted(2 * (sizes + back))
+    found = collectives(texts['ragged_levels'])
+    assert {
+        one.devices for one in found if one.kind == 'ragged-all-to-all'
+    } == {2, 4}
+
+
+def test_gather(texts):
+    found = collectives(texts['gather'])
+    # Tokens of all 4 devices, twice forward and backward, are both gathered
+    # and summed; their routing beside them is 4 bytes where tokens are 512.
+    tokens = BYTES * G * S * D
+    gathers = [one for one in found if one.kind == 'all-gather']
+    assert [one.times for one in gathers if one.size == tokens] == [2]
+    assert all(one.size <= tokens for one in gathers)
+    assert 4 * G * S * E not in {one.size for one in gathers}
+    sent = sum(one.sent for one in found)
+    least = 4 * tokens * 3 // 4
+    assert least <= sent <= 1.05 * least
