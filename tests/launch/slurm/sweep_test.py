@@ -21,6 +21,7 @@ CHANGES = {
     'checkpoint_every': SAVED,
     'optimizer.schedule': 'constant',
 }
+TWO_NODES = ['--slurm.nodes=2', '--slurm.cpus_per_task=4']
 # Trials that differ in what does not change the curve.
 SWEEP = """
 
@@ -128,28 +129,30 @@ class Trial:
 def test_trials_survive(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv('SLURM_CONF', cluster['SLURM_CONF'])
     options = ['--backend=slurm', '--slurm.poll=1', '--parallel=3']
-    with tiny.kept_programs(tmp_path / 'programs') as environment:
-        environment |= {**cluster, **environment}
-        environment['JAX_NUM_CPU_DEVICES'] = '4'
-        two = Sweep(
-            tmp_path / 'two', [4], environment, *options, '--slurm.nodes=2'
-        )
-        environment['JAX_NUM_CPU_DEVICES'] = '1'
-        one = Sweep(tmp_path / 'one', [1, 2, 3], environment, *options)
-    names = [f'keep_checkpoints={keep}' for keep in (1, 2, 3)]
-    whole, killed, preempted = (Trial(one, name) for name in names)
-    spread = Trial(two, 'trial')
+    # Programs are kept for one process alone: of two, one would have to wait
+    # for the other to compile, for longer than collectives do.
+    with tiny.kept_programs(tmp_path / 'programs') as kept:
+        alone = {**cluster, **kept, 'JAX_NUM_CPU_DEVICES': '1'}
+    together = {**cluster, 'JAX_NUM_CPU_DEVICES': '4'}
+    sweeps = []
     try:
+        two = Sweep(tmp_path / 'two', [4], together, *options, *TWO_NODES)
+        sweeps.append(two)
+        spread = Trial(two, 'trial')
+        spread.until(3)
+        spread.preempt()
+        one = Sweep(tmp_path / 'one', [1, 2, 3], alone, *options)
+        sweeps.append(one)
+        names = [f'keep_checkpoints={keep}' for keep in (1, 2, 3)]
+        whole, killed, preempted = (Trial(one, name) for name in names)
         killed.until_saved()
         killed.kill()
         preempted.until(3)
         preempted.preempt()
-        spread.until(3)
-        spread.preempt()
         one.finish()
         two.finish()
     finally:
-        for sweep in (one, two):
+        for sweep in sweeps:
             sweep.process.kill()
             sweep.process.wait()
     losses = whole.losses()
