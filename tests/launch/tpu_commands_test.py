@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 GOLDENS = ROOT / 'tests' / 'goldens'
 XPK = pathlib.Path(sys.prefix) / 'xpk' / 'bin' / 'xpk'
 TOP_K = 'router=top_k,seed=0'
+CREATE = ['xpk', 'workload', 'create']
 SHOWN = {
     'gcloud': (['a=1', 'b=2', 'a=3'], {'slices': 2, 'capacity': 'spot'}),
     'xpk': ([TOP_K], {'slices': 2}),
@@ -47,6 +48,14 @@ def test_dry_run(engine):
     # Read the difference and, if it is meant, change the file by hand.
     golden = (GOLDENS / f'tpu_{engine}.txt').read_text()
     assert '\n'.join(shown(engine)) + '\n' == golden
+
+
+def documented(tool):
+    """Command lines of a tool in the page about pods."""
+    text = (ROOT / 'docs' / 'pods.md').read_text().replace('\\\n', '')
+    blocks = re.findall(r'^```\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    lines = '\n'.join(blocks).splitlines()
+    return [shlex.split(x) for x in lines if x.startswith(f'{tool} ')]
 
 
 def expected(name, python):
@@ -144,19 +153,25 @@ def test_gcloud_knows_every_flag(tmp_path):
         **{n: v for n, v in os.environ.items() if not n.startswith('CLOUD')},
         'CLOUDSDK_CONFIG': str(tmp_path / 'config'),
         'CLOUDSDK_CORE_CHECK_GCE_METADATA': 'false',
+        'CLOUDSDK_CORE_DISABLE_PROMPTS': '1',
     }
     environment.pop('GOOGLE_APPLICATION_CREDENTIALS', None)
     given = [
         *argvs('gcloud'),
         *argvs('gcloud', slices=1, capacity='reserved'),
+        *documented('gcloud'),
     ]
-    given = [argv for argv in given if argv[0] == 'gcloud']
-    flags = [
-        frozenset(a.partition('=')[0] for a in argv if a.startswith('--'))
+    kinds = [
+        (*argv[:5], *sorted({a.partition('=')[0] for a in argv if '--' in a}))
         for argv in given
     ]
-    unlike = [*dict(zip(flags, given, strict=True)).values()]
-    commands = [*unlike, [*unlike[-1], '--no-such-flag']]
+    unlike = dict(zip(kinds, given, strict=True))
+    right = [
+        argv
+        for argv in unlike.values()
+        if argv[0] == 'gcloud' and argv[1] != 'auth'
+    ]
+    commands = [*right, [*right[0], '--no-such-flag']]
     running = [
         subprocess.Popen(
             argv,
@@ -171,38 +186,37 @@ def test_gcloud_knows_every_flag(tmp_path):
     ]
     said = [process.communicate()[0] for process in running]
     codes = [process.returncode for process in running]
-    assert len(unlike) == 7
-    assert codes == [1] * 7 + [2], said
-    assert all('active account' in text for text in said[:-1]), said
+    assert len(right) > 10
+    assert codes == [1] * len(right) + [2], said
+    unread = [text for text in said[:-1] if 'active account' not in text]
+    assert unread == []
 
 
-@pytest.mark.skipif(
+needs_xpk = pytest.mark.skipif(
     not XPK.exists(), reason='needs xpk beside the environment: see Makefile'
 )
+
+
+@needs_xpk
 def test_xpk_makes_a_job_of_it(tmp_path):
     path = tmp_path / 'job.yaml'
-    create, wait, delete = (argv for argv in argvs('xpk') if argv[0] == 'xpk')
-    environment = {
-        **os.environ,
-        'HOME': str(tmp_path),
-        'PATH': f'{XPK.parent}:{os.environ["PATH"]}',
-    }
-
-    def run(argv):
-        return subprocess.run(
-            [*argv, '--dry-run', '--skip-validation'],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-
-    done = run([*create, f'--output-manifest-file={path}'])
+    create = next(a for a in argvs('xpk') if a[:3] == CREATE)
+    dry = ('--dry-run', '--skip-validation', f'--output-manifest-file={path}')
+    done = subprocess.run(
+        [*create, *dry],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            'HOME': str(tmp_path),
+            'PATH': f'{XPK.parent}:{os.environ["PATH"]}',
+        },
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     job = yaml.safe_load(path.read_text())
     assert job['kind'] == 'JobSet'
-    name = 'routers-router-top-k-0fbab5'
-    assert job['metadata']['name'] == name
+    assert job['metadata']['name'] == 'routers-router-top-k-0fbab5'
     assert job['spec']['failurePolicy']['maxRestarts'] == 10
     (slices,) = job['spec']['replicatedJobs']
     assert slices['replicas'] == 2
@@ -218,11 +232,37 @@ def test_xpk_makes_a_job_of_it(tmp_path):
     script = container['command'][-1]
     (command,) = re.findall(r'^\((exec .*)\) & PID=', script, re.MULTILINE)
     assert shlex.split(command) == ['exec', *expected(TOP_K, 'python')]
-    # The parser stops at the first flag that it does not know, with 2.
-    assert run([*wait, '--no-such-flag']).returncode == 2
-    for argv in (wait, delete):
-        done = run(argv)
-        assert done.returncode != 2, done.stdout + done.stderr
+
+
+# Command lines in, a word for each out; the parser itself ends the program.
+_PARSE = """
+import argparse, json, sys
+from xpk.parser.core import set_parser
+parser = argparse.ArgumentParser()
+set_parser(parser)
+for argv in json.load(sys.stdin):
+    try:
+        parser.parse_args(argv[1:])
+        print('read')
+    except SystemExit:
+        print('refused')
+"""
+
+
+@needs_xpk
+def test_xpk_knows_every_flag():
+    given = [argv for argv in argvs('xpk') if argv[0] == 'xpk']
+    given += documented('xpk')
+    assert len(given) == 3 + 4
+    wrong = [*given[0], '--no-such-flag']
+    done = subprocess.run(
+        [XPK.parent / 'python', '-c', _PARSE],
+        input=json.dumps([*given, wrong]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ['read'] * 7 + ['refused'], done.stderr
 
 
 def task():
