@@ -60,10 +60,10 @@ def _main(argv: list[str]) -> int:
     plain = read_config(values, argv)
     if not values.workdir:
         raise ConfigError('--workdir', values.workdir, 'given')
+    how: dict[str, Any] = {n: values[n].value for n in ('parallel', 'retries')}
     for flag, least in (('parallel', 1), ('retries', 0)):
-        if values[flag].value < least:
-            allowed = f'at least {least}'
-            raise ConfigError(f'--{flag}', values[flag].value, allowed)
+        if how[flag] < least:
+            raise ConfigError(f'--{flag}', how[flag], f'at least {least}')
     section: Any = values[name].value
     options = parse(backend.Options, section.to_dict(), name)
     overrides = {
@@ -76,7 +76,6 @@ def _main(argv: list[str]) -> int:
     left = [trial for trial in sweep.trials if not trial.done()]
     if values.plan:
         fits.check(left, values.plan)
-    how = {'parallel': values.parallel, 'retries': values.retries}
     lines = list(backend.dry_run(left, options, **how))  # checks the options
     if values.dry_run:
         print(*lines, sep='\n')
