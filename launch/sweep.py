@@ -60,6 +60,10 @@ def _main(argv: list[str]) -> int:
     plain = read_config(values, argv)
     if not values.workdir:
         raise ConfigError('--workdir', values.workdir, 'given')
+    how: dict[str, Any] = {n: values[n].value for n in ('parallel', 'retries')}
+    for flag, least in (('parallel', 1), ('retries', 0)):
+        if how[flag] < least:
+            raise ConfigError(f'--{flag}', how[flag], f'at least {least}')
     section: Any = values[name].value
     options = parse(backend.Options, section.to_dict(), name)
     overrides = {
@@ -72,10 +76,9 @@ def _main(argv: list[str]) -> int:
     left = [trial for trial in sweep.trials if not trial.done()]
     if values.plan:
         fits.check(left, values.plan)
-    how = {'parallel': values.parallel, 'retries': values.retries}
+    lines = list(backend.dry_run(left, options, **how))  # checks the options
     if values.dry_run:
-        for line in backend.dry_run(left, options, **how):
-            print(line)
+        print(*lines, sep='\n')
         return 0
     manifest.write(workdir, sweep)
     done = len(sweep.trials) - len(left)
@@ -122,11 +125,9 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
         'Where trials run.',
         flag_values=values,
     )
+    flags.DEFINE_integer('parallel', 1, 'Trials at a time.', flag_values=values)
     flags.DEFINE_integer(
-        'parallel', 1, 'Trials at a time.', 1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        'retries', 1, 'Starts again after a failure.', 0, flag_values=values
+        'retries', 1, 'Starts again after a failure.', flag_values=values
     )
     flags.DEFINE_bool(
         'dry_run', False, 'Prints what would be run.', flag_values=values
