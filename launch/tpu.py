@@ -7,6 +7,7 @@ give back: it is started again with the same command.
 
 import concurrent.futures
 import contextlib
+import os
 import pathlib
 import shutil
 import signal
@@ -108,12 +109,12 @@ def dry_run(
 
 def _engine(trials: Sequence[Trial], options: Options) -> Engine:
     for trial in trials:
-        for argument in trial.command:
-            path = argument.removeprefix('--config=').partition(':')[0]
-            outside = pathlib.Path(path).is_absolute() or '..' in path
-            if argument.startswith('--config=') and outside:
-                allowed = 'a file of this folder, which the hosts get a copy of'
-                raise ConfigError('--config', path, allowed)
+        flag = next(a for a in trial.command if a.startswith('--config='))
+        name = flag.removeprefix('--config=').partition(':')[0]
+        path = pathlib.PurePath(name)
+        if path.is_absolute() or path.parts[0] in ('..', 'runs'):
+            allowed = 'a file that hosts get: of this folder, not of runs/'
+            raise ConfigError('--config', name, allowed)
     return _ENGINES[options.engine](options)
 
 
@@ -136,7 +137,7 @@ class _Shell:
         """Ends the commands that run; but for `last` ones, none starts."""
         self.stopping.set()
         for process in list(self._running):
-            process.terminate()
+            self._end(process)
 
     def run(
         self,
@@ -191,13 +192,18 @@ class _Shell:
             **streams,
         )
 
+    def _end(self, process: subprocess.Popen) -> None:
+        # gcloud is a shell that waits for Python: both are meant.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
     def _finish(
         self, process: subprocess.Popen, command: Command, last: bool
     ) -> tuple[int, str]:
         if not last:
             self._running.add(process)
             if self.stopping.is_set():  # since it was looked at
-                process.terminate()
+                self._end(process)
         text, _ = process.communicate(command.stdin)
         self._running.discard(process)
         if self.stopping.is_set() and not last:

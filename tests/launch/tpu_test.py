@@ -1,11 +1,13 @@
 """Sweeps on pods: what is run, with tools that only record it."""
 
+import contextlib
 import os
 import shlex
 import signal
 import threading
 import time
 
+import psutil
 import pytest
 
 from launch import tpu
@@ -188,6 +190,9 @@ def test_a_signal_ends_the_command_and_deletes_the_pods(play, tmp_path, number):
     thread.join()
     kinds = [kind for kind, _ in calls(tmp_path)]
     assert kinds == [*SENT, *UP, 'pkill', 'train', 'delete']
+    child = int((tmp_path / 'hangs').read_text())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_output_goes_to_the_log_of_the_trial(play, tmp_path):
@@ -295,7 +300,9 @@ def test_a_tool_that_is_not_there_is_named(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('path', ['/etc/config.py', '../config.py:x'])
+@pytest.mark.parametrize(
+    'path', ['/etc/config.py', '../config.py:x', 'runs/a.py']
+)
 def test_a_config_that_the_hosts_would_not_have_is_refused(path):
     (trial,) = trials('a=1')
     object.__setattr__(trial, 'command', ('train.py', f'--config={path}'))

@@ -21,7 +21,7 @@ GIVEN = {
 # Appends its arguments to calls.jsonl and does what is next in outcomes.json
 # for this kind of call; at the end of a list, and without one, all is well.
 _TOOL = """#!/usr/bin/python3 -IS
-import json, pathlib, re, sys, time
+import json, pathlib, re, subprocess, sys
 here = pathlib.Path({folder!r})
 argv = [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
 text = ' '.join(argv)
@@ -42,8 +42,11 @@ if outcomes.get(kind):
 if kind == 'describe':
     print('ACTIVE' if outcome == 'ok' else outcome)
 elif outcome == 'hang':
-    (here / 'hangs').touch()
-    time.sleep(100)
+    # As gcloud does, which waits for another program.
+    child = subprocess.Popen(['sleep', '100'])
+    (here / 'hangs.part').write_text(str(child.pid))
+    (here / 'hangs.part').rename(here / 'hangs')
+    child.wait()
 elif outcome == 'ok' and trial:
     (here / trial.group(1)).touch()
 fetched = kind == 'rsync' and outcome == 'ok'
