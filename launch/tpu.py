@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from launch.tpu_engine import Command, Engine, Lot, Options
@@ -34,6 +35,7 @@ _GONE = ('FAILED', 'SUSPENDING', 'SUSPENDED', 'DELETING')
 _UNTIL = '# again until it says ACTIVE'
 _POLL = 30.0  # seconds between two looks at a pod
 _UNANSWERED = 3  # looks in a row before a pod counts as not there
+_DELETIONS = 10  # tries: none succeeds while a pod is being made
 
 
 def run(
@@ -303,7 +305,11 @@ class _Pod:
         if not self._claimed:
             return
         for command in self._engine.release(self._name):
-            if self._shell.run(command, last=True):
+            for _ in range(_DELETIONS):
+                if not self._shell.run(command, last=True):
+                    break
+                time.sleep(_POLL)
+            else:
                 self._say(f'may be there still, and cost: {command}')
         self._claimed = self._ready = False
 

@@ -120,6 +120,11 @@ class Gcloud(Engine):
         )
 
     def _on_all_hosts(self, name: str, script: str) -> Command:
-        # In batches, by default of 64, the first would wait for the others.
-        hosts = ('--node=all', '--worker=all', '--batch-size=all')
-        return self._command('ssh', name, *hosts, f'--command={script}')
+        return self._command(
+            'ssh',
+            name,
+            *('--node=all', '--worker=all'),
+            '--batch-size=all',  # or the first 64 wait for the others
+            '--ssh-flag=-oServerAliveInterval=30',  # or a lost host hangs it
+            f'--command={script}',
+        )

@@ -169,8 +169,14 @@ def test_a_failed_job_is_deleted_and_submitted_again(
     assert tools.done == [True]
 
 
+def test_a_deletion_that_fails_is_tried_again(play):
+    # A pod that is being made cannot be deleted.
+    tools = play('gcloud', delete=['fail', 'fail'])
+    assert tools.kinds == [*SENT, *UP, *TRIAL, *['delete'] * 3]
+
+
 def test_what_is_not_deleted_is_said_to_be_there(play, capfd):
-    play('gcloud', delete=['fail'])
+    play('gcloud', delete=['fail'] * 100)
     last = capfd.readouterr().out.splitlines()[-1]
     there = 'may be there still, and cost: gcloud compute tpus queued-resources'
     assert there in last
