@@ -171,7 +171,10 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
 def _config_file(argv: Sequence[str]) -> str:
     """FILE[:VARIANT] as it was given."""
     prefix = '--config='
-    return [a for a in argv if a.startswith(prefix)][-1].removeprefix(prefix)
+    given = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+    if not given:
+        raise ConfigError('--config', None, 'given as --config=FILE[:VARIANT]')
+    return given[-1]
 
 
 if __name__ == '__main__':
