@@ -1,1 +1,1 @@
-"""What a run would need of machines that are not here."""
+"""Sweeps of runs, and what a run would need of machines that are not here."""

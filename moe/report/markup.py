@@ -1,8 +1,34 @@
-"""Pieces of a page: figures and tables as HTML."""
+"""A page and its pieces: figures and tables as HTML."""
 
 import base64
 import html
 from collections.abc import Callable, Mapping, Sequence
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;
+padding:0 1rem;color:#222} img{max-width:100%;height:auto}
+pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:12.5px}
+table{border-collapse:collapse} td,th{padding:.2rem .8rem;text-align:right;
+border-bottom:1px solid #ddd} td:first-child,th:first-child{text-align:left}
+figure{display:inline-block;width:48%;margin:.5rem .5% 1rem;
+vertical-align:top} figcaption{color:#666;font-size:13px}
+.map{max-height:22rem} .map span{white-space:pre-wrap}
+"""
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A static page, which needs nothing else.
+
+    Args:
+      title: as text.
+      parts: as HTML.
+    """
+    title = html.escape(title)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<title>{title}</title><style>{_STYLE}</style>'
+        f'<h1>{title}</h1>{"".join(parts)}</html>\n'
+    )
 
 
 def figure(png: bytes | None, caption: str) -> str:

@@ -13,18 +13,7 @@ import numpy as np
 from moe.config import ConfigError
 from moe.metrics import read_metrics
 from moe.report import plots, tasks
-from moe.report.markup import figure, shade_table, table
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;
-padding:0 1rem;color:#222} img{max-width:100%;height:auto}
-pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:12.5px}
-table{border-collapse:collapse} td,th{padding:.2rem .8rem;text-align:right;
-border-bottom:1px solid #ddd} td:first-child,th:first-child{text-align:left}
-figure{display:inline-block;width:48%;margin:.5rem .5% 1rem;
-vertical-align:top} figcaption{color:#666;font-size:13px}
-.map{max-height:22rem} .map span{white-space:pre-wrap}
-"""
+from moe.report.markup import figure, page, shade_table, table
 
 # What a task's evaluation comes to.
 _RESULTS = {'eval/bits_per_byte': 'bits/byte', 'eval/accuracy': 'accuracy'}
@@ -112,15 +101,10 @@ def write(
     for label, run in labelled.items():
         heading = f'<h2>{html.escape(label)}</h2>' if others else ''
         parts += [heading, *_details(run)]
-    title = html.escape(' | '.join(labelled))
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<title>{title}</title><style>{_STYLE}</style>'
-        f'<h1>{title}</h1>{"".join(parts)}</html>\n'
-    )
     folder = workdir / 'report'
     folder.mkdir(exist_ok=True)
-    (folder / 'index.html').write_text(page)
+    text = page(' | '.join(labelled), parts)
+    (folder / 'index.html').write_text(text)
     return folder / 'index.html'
 
 

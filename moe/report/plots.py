@@ -118,6 +118,53 @@ def expert_map(
     return _png(figure)
 
 
+def against(
+    points: Sequence[tuple[Any, float, str]], xlabel: str, ylabel: str
+) -> bytes | None:
+    """A metric against a field, and lines through the means at its values.
+
+    Args:
+      points: value of the field, value of the metric, and the line it is of.
+        Fields of numbers have a scale, others a place for each value.
+      xlabel: the field.
+      ylabel: the metric.
+
+    Returns:
+      A PNG; None without points.
+    """
+    if not points:
+        return None
+    values = list(dict.fromkeys(x for x, _, _ in points))
+    numbers = all(isinstance(x, (int, float)) for x in values)
+    places = {x: x if numbers else i for i, x in enumerate(values)}
+    figure, axes = plt.subplots(figsize=(6, 3.2))
+    for label in dict.fromkeys(line for _, _, line in points):
+        mine = [(places[x], y) for x, y, line in points if line == label]
+        means = {
+            x: float(np.mean([y for other, y in mine if other == x]))
+            for x in sorted({x for x, _ in mine})
+        }
+        (drawn,) = axes.plot(
+            list(means), list(means.values()), label=label, lw=1.2
+        )
+        axes.plot(*zip(*mine, strict=True), 'o', ms=4, color=drawn.get_color())
+    if numbers:
+        ordered = sorted(values)
+        if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
+            axes.set_xscale('log')
+        axes.set_xticks(ordered, [f'{x:g}' for x in ordered])
+        axes.minorticks_off()
+    else:
+        axes.set_xticks(
+            range(len(values)), values, rotation=20, ha='right', fontsize=8
+        )
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    if any(line for _, _, line in points):
+        axes.legend(fontsize=7)
+    return _png(figure)
+
+
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight')

@@ -80,6 +80,7 @@ class MultiTask(Task):
 
     unit = 'examples'
     last_file = 'results.json'
+    rising = frozenset({'accuracy', 'auc', 'gauc'})
     targets: tuple[Target, ...]
 
     def __init__(self, config: MultiTaskRun):

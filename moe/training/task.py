@@ -37,11 +37,14 @@ class Task(abc.ABC):
       unit: of what the speed counts.
       units_per_step: how many of it a step takes.
       last_file: what `leave` writes last; a run that has it is finished.
+      rising: last parts of the names of results of which more is better; of
+        all others less is.
     """
 
     unit: str = 'tokens'
     units_per_step: int
     last_file: str
+    rising: frozenset[str] = frozenset()
 
     @abc.abstractmethod
     def initial(self, key: Key[Array, '']) -> dict[str, Any]:

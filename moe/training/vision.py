@@ -46,6 +46,7 @@ class Vision(TransformerTask):
     """
 
     last_file = 'confusion.json'
+    rising = frozenset({'accuracy'})
     _config: VisionConfig
 
     def __init__(self, config: VisionConfig):

@@ -2,7 +2,7 @@
 
 import re
 
-from moe.report.markup import figure, shade_table, table
+from moe.report.markup import figure, page, shade_table, table
 
 
 def cells(text):
@@ -44,3 +44,9 @@ def test_figure():
     text = figure(b'abc', 'a < b')
     assert 'base64,YWJj"' in text
     assert '<figcaption>a &lt; b</figcaption>' in text
+
+
+def test_page():
+    text = page('a < b', ['<p>x</p>', '<p>y</p>'])
+    assert '<title>a &lt; b</title>' in text
+    assert '<h1>a &lt; b</h1><p>x</p><p>y</p></html>' in text

@@ -95,3 +95,33 @@ def test_load_map_of_several_layers():
     one = pixels(load_map(METRICS, [1]))
     two = pixels(load_map(METRICS, list(runs.LAYERS)))
     assert two.shape[0] > 1.3 * one.shape[0]
+
+
+def test_against(monkeypatch):
+    # Two values of a field of numbers, 8 apart: a scale of powers, the line
+    # through the means 3 and 5; another line has a point of its own.
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    points = [(8, 5.0, ''), (1, 2.0, ''), (1, 4.0, ''), (8, 1.0, 'x=1')]
+    plots.against(points, 'experts', 'loss')
+    (axes,) = drawn[0].axes
+    assert axes.get_xscale() == 'log'
+    assert axes.get_xlabel() == 'experts'
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ['1', '8']
+    mean, dots, other, dot = axes.lines
+    assert mean.get_xydata().tolist() == [[1, 3], [8, 5]]
+    assert dots.get_xydata().tolist() == [[8, 5], [1, 2], [1, 4]]
+    assert other.get_xydata().tolist() == dot.get_xydata().tolist() == [[8, 1]]
+    plots.plt.close(drawn[0])
+
+
+def test_against_words(monkeypatch):
+    # Words have places, in the order in which they come.
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    plots.against([('b', 1.0, ''), ('a', 2.0, '')], 'router', 'loss')
+    (axes,) = drawn[0].axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ['b', 'a']
+    assert axes.lines[0].get_xydata().tolist() == [[0, 1], [1, 2]]
+    plots.plt.close(drawn[0])
+    assert plots.against([], 'router', 'loss') is None

@@ -1,0 +1,83 @@
+"""Whether trials fit a pod, before any is started."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from launch.chips import GIB, parse_topology
+from launch.trials import Trial
+from moe.config import ConfigError
+
+# They change neither the memory nor the program's size.
+_ALIKE = ('seed',)
+
+
+class Unfit(ValueError):
+    """Trials that cannot run on a pod.
+
+    Args:
+      lines: one a trial, saying why.
+    """
+
+    def __init__(self, lines: Sequence[str]):
+        super().__init__(*lines)
+        self.lines = list(lines)
+
+
+def check(trials: Sequence[Trial], topology: str) -> None:
+    """Plans every trial for a pod that is not there.
+
+    Each is compiled in a process of its own, which gives the compiler's memory
+    back; trials that differ only in the seed share a plan.
+
+    Args:
+      trials: of a sweep.
+      topology: CHIP:SIZES, such as v5p:4x4x8.
+
+    Raises:
+      ConfigError: for a topology that there is not.
+      Unfit: if a trial does not fit, or cannot be planned.
+    """
+    try:
+        parse_topology(topology)
+    except ConfigError as error:
+        raise ConfigError('--plan', error.value, error.allowed) from None
+    known: dict[str, str] = {}
+    lines = []
+    for trial in trials:
+        same = {k: v for k, v in trial.plain.items() if k not in _ALIKE}
+        key = json.dumps(same, sort_keys=True)
+        if key not in known:
+            print(f'planning {trial.name} for {topology}', flush=True)
+            known[key] = _problem(trial, topology)
+        if known[key]:
+            lines.append(f'trial {trial.name}: {known[key]}')
+    if lines:
+        raise Unfit(lines)
+
+
+def _problem(trial: Trial, topology: str) -> str:
+    """Why a trial does not fit, '' if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / 'plan.json'
+        arguments = [a for a in trial.command if a.startswith('--config')]
+        done = subprocess.run(
+            [
+                *(sys.executable, '-m', 'launch.plan', *arguments),
+                *(f'--topology={topology}', f'--json={path}'),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            last = lines[-1] if lines else f'exit code {done.returncode}'
+            return last.removeprefix('launch.plan: ')
+        memory = json.loads(path.read_text())['memory']
+    if memory['fits']:
+        return ''
+    need, there = memory['sum'] / GIB, memory['there'] / GIB
+    return f'memory a chip = {need:.1f} GiB: must be at most {there:.0f} GiB'

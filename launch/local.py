@@ -1,0 +1,271 @@
+"""Trials as processes of this machine."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, NamedTuple
+
+from launch import progress
+from launch.trials import Trial
+from moe.config import ConfigError, NaturalInt, PositiveInt
+
+_POLL = 0.5  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a trial gets.
+
+    Attributes:
+      cores: CPU cores, its own; XLA makes as many threads. 0 shares out those
+        there are.
+      devices: JAX devices, virtual ones of the CPU unless there are `gpus`.
+      gpus: those to use, as CUDA_VISIBLE_DEVICES names them, '0,1,2,3'; each
+        trial has `devices` of its own.
+    """
+
+    cores: NaturalInt = 0
+    devices: PositiveInt = 1
+    gpus: str = ''
+
+
+class Slot(NamedTuple):
+    """What one trial at a time may use.
+
+    Attributes:
+      cores: of the CPU.
+      environment: variables beside those there are.
+    """
+
+    cores: tuple[int, ...]
+    environment: dict[str, str]
+
+
+def run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> None:
+    """Runs trials, several at a time, each in a process of its own.
+
+    Output goes to `log.txt` in the trial's folder. On SIGTERM or Ctrl-C the
+    trials are asked to save a checkpoint and to stop; a second one kills them.
+
+    Args:
+      trials: none of them done.
+      options: of each.
+      parallel: how many at a time.
+      retries: how often a trial that fails is started again.
+
+    Raises:
+      ConfigError: if there are not enough cores or GPUs, or a process of an
+        earlier sweep still runs one of the trials; nothing is started then.
+      KeyboardInterrupt: after a signal, when the trials have ended.
+    """
+    free = slots(options, parallel)
+    for trial in trials:
+        _open_log(trial).close()
+    jobs = [_Job(trial, retries) for trial in trials]
+    with _signals() as seen, progress.display() as show:
+        while any(job.busy for job in jobs) or (
+            not seen and any(job.state == 'waiting' for job in jobs)
+        ):
+            for job in jobs:
+                if job.state == 'waiting' and free and not seen:
+                    job.start(free.pop(0))
+                if seen and job.busy:
+                    job.stop(kill=len(seen) > 1)
+                freed = job.poll(stopping=bool(seen))
+                free += [freed] if freed else []
+            show([job.row() for job in jobs])
+            time.sleep(_POLL)
+    for job in jobs:
+        if job.state == 'failed':
+            print(job.reason, file=sys.stderr, flush=True)
+    if seen:
+        raise KeyboardInterrupt
+
+
+def dry_run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> Iterator[str]:
+    """Yields the commands of the trials, as a shell takes them.
+
+    Args:
+      trials: as in `run`.
+      options: of each.
+      parallel: how many at a time.
+      retries: not shown.
+    """
+    places = slots(options, parallel)
+    for i, trial in enumerate(trials):
+        cores, environment = places[i % parallel]
+        pinned = ['taskset', '--cpu-list', ','.join(map(str, cores))]
+        given = [f'{name}={value}' for name, value in environment.items()]
+        command = [*pinned, sys.executable, *trial.command]
+        yield shlex.join(['env', *given, *command])
+
+
+def slots(options: Options, parallel: int) -> list[Slot]:
+    """Shares the machine out.
+
+    Args:
+      options: what a trial gets.
+      parallel: how many trials at a time.
+
+    Returns:
+      As many slots.
+
+    Raises:
+      ConfigError: if there is not enough for all.
+    """
+    there = sorted(os.sched_getaffinity(0))
+    share = options.cores or max(1, len(there) // parallel)
+    if options.cores * parallel > len(there):
+        allowed = f'at most {len(there) // parallel}: {len(there)} cores for '
+        allowed += f'{parallel} trials at a time'
+        raise ConfigError('local.cores', options.cores, allowed)
+    gpus = [name for name in options.gpus.split(',') if name]
+    need = options.devices * parallel
+    if gpus and need > len(gpus):
+        allowed = f'{need} or more, for {parallel} trials at a time'
+        raise ConfigError('local.gpus', options.gpus, allowed)
+    result = []
+    for i in range(parallel):
+        # With fewer cores than trials, they take turns.
+        cores = [there[(i * share + j) % len(there)] for j in range(share)]
+        mine = gpus[i * options.devices : (i + 1) * options.devices]
+        environment = (
+            {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
+            if gpus
+            else {'JAX_NUM_CPU_DEVICES': str(options.devices)}
+        )
+        result.append(Slot(tuple(cores), environment))
+    return result
+
+
+class _Job:
+    """A trial and the process that runs it."""
+
+    def __init__(self, trial: Trial, retries: int):
+        self._trial, self._left = trial, retries
+        self._process: subprocess.Popen | None = None
+        self._slot: Slot | None = None
+        self._signalled: int | None = None
+        self._first: tuple[int, float] | None = None
+        self._newest = trial.newest()
+        self.state, self.attempts, self.reason = 'waiting', 0, ''
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    def start(self, slot: Slot) -> None:
+        """Starts the trial on a slot, which is its own until it ends."""
+        before = os.sched_getaffinity(0)
+        with _open_log(self._trial) as log:
+            os.sched_setaffinity(0, slot.cores)  # the child inherits it
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, *self._trial.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **slot.environment},
+                    start_new_session=True,  # Ctrl-C is for the sweep alone
+                )
+            finally:
+                os.sched_setaffinity(0, before)
+        self._slot, self._first, self._signalled = slot, None, None
+        self.state, self.attempts = 'running', self.attempts + 1
+
+    def stop(self, kill: bool) -> None:
+        """Asks the process, once, to save and to stop; or kills it."""
+        number = signal.SIGKILL if kill else signal.SIGTERM
+        if self._process is not None and self._signalled != number:
+            self._process.send_signal(number)
+            self._signalled = number
+
+    def poll(self, stopping: bool) -> Slot | None:
+        """Looks whether the process has ended; then returns its slot."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return None
+        self._process, slot = None, self._slot
+        self._newest = self._trial.newest()
+        if self._trial.done():
+            self.state = 'done'
+        elif stopping or code == 0:  # train.py stops so when it is asked to
+            self.state = 'interrupted'
+        elif self._left:
+            self.state, self._left = 'waiting', self._left - 1
+        else:
+            self.state = 'failed'
+            log = self._trial.folder / 'log.txt'
+            lines = log.read_text(errors='replace').strip().splitlines()
+            last = lines[-1] if lines else 'no output'
+            self.reason = (
+                f'trial {self._trial.name}: failed {self.attempts} time(s), '
+                f'exit code {code}: {last} ({log})'
+            )
+        return slot
+
+    def row(self) -> progress.Row:
+        """How it is getting on."""
+        if self.busy:
+            self._newest = self._trial.newest()
+        newest = self._newest
+        step, steps = newest.get('step', 0), self._trial.plain['steps']
+        left, now = None, time.monotonic()
+        if self.state == 'running' and step:
+            first, then = self._first = self._first or (step, now)
+            if step > first:
+                left = (steps - step) * (now - then) / (step - first)
+        return progress.Row(
+            self._trial.name,
+            self.state,
+            step,
+            steps,
+            newest.get('train/loss'),
+            left,
+            self.attempts,
+        )
+
+
+def _open_log(trial: Trial) -> IO:
+    """The log of a trial, locked for as long as a process writes to it."""
+    try:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        log = (trial.folder / 'log.txt').open('a')
+    except OSError as error:
+        allowed = f'a folder, or the name of a new one ({error.strerror})'
+        raise ConfigError('--workdir', str(trial.folder), allowed) from None
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        log.close()
+        allowed = 'free: a process of an earlier sweep still runs in it'
+        raise ConfigError('trial', str(trial.folder), allowed) from None
+    return log
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM instead of dying of them."""
+    seen: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        kind: signal.signal(kind, lambda number, frame: seen.append(number))
+        for kind in kinds
+    }
+    try:
+        yield seen
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

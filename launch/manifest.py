@@ -1,0 +1,118 @@
+"""What a sweep's folder says of it: `sweep.json`."""
+
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+from launch.trials import Sweep, Trial, with_changes
+from moe.config import ConfigError, differences
+
+_NAME = 'sweep.json'
+
+
+def write(workdir: pathlib.Path, sweep: Sweep) -> None:
+    """Writes the config file, the fields, and every trial's command.
+
+    Args:
+      workdir: of the sweep, made if absent.
+      sweep: that is about to run.
+
+    Raises:
+      ConfigError: if there can be no such folder.
+    """
+    text = json.dumps(_described(sweep) | {'commit': _commit()}, indent=1)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / _NAME).write_text(text + '\n')
+    except OSError as error:
+        allowed = f'a folder, or the name of a new one ({error.strerror})'
+        raise ConfigError('--workdir', str(workdir), allowed) from None
+
+
+def read(workdir: pathlib.Path) -> Sweep:
+    """Reads the sweep that a folder holds.
+
+    Args:
+      workdir: of the sweep; it may have been moved.
+
+    Returns:
+      The sweep.
+
+    Raises:
+      ConfigError: if it holds none.
+    """
+    try:
+        found = json.loads((workdir / _NAME).read_text())
+    except (OSError, ValueError):
+        allowed = f"a sweep's folder, with {_NAME}"
+        raise ConfigError('workdir', str(workdir), allowed) from None
+    base = found['base']
+    trials = [
+        Trial(
+            name,
+            trial['changes'],
+            with_changes(base, trial['changes']),
+            workdir / name,
+            tuple(trial['command']),
+        )
+        for name, trial in found['trials'].items()
+    ]
+    return Sweep(found['config'], base, tuple(found['fields']), tuple(trials))
+
+
+def check_same(workdir: pathlib.Path, sweep: Sweep) -> None:
+    """Refuses the folder of a sweep of other trials, or of another config.
+
+    Args:
+      workdir: of the sweep; it need not exist.
+      sweep: that is about to run.
+
+    Raises:
+      ConfigError: with what differs.
+    """
+    if not (workdir / _NAME).exists():
+        return
+    there, now = (
+        {
+            'config': found['base'],
+            **{name: t['changes'] for name, t in found['trials'].items()},
+        }
+        for found in (_described(read(workdir)), _described(sweep))
+    )
+    lines = list(differences(there, now, 'sweep'))
+    if lines:
+        more = f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''
+        allowed = f'a new folder, or one of the same sweep: {lines[0]}{more}'
+        raise ConfigError('--workdir', str(workdir), allowed)
+
+
+def _described(sweep: Sweep) -> dict[str, Any]:
+    return {
+        'config': sweep.config,
+        'fields': list(sweep.fields),
+        'base': sweep.base,
+        'trials': {
+            trial.name: {
+                'changes': dict(trial.changes),
+                'command': list(trial.command),
+            }
+            for trial in sweep.trials
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a + if it has changed since."""
+    git = ['git', '-C', str(pathlib.Path(__file__).parent)]
+    found = []
+    for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '-uno']):
+        try:
+            done = subprocess.run(
+                [*git, *command], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        found.append(done.stdout.strip())
+    head, edited = found
+    return head + ('+' if edited else '')

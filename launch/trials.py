@@ -1,0 +1,384 @@
+"""A sweep: one config file in, named and checked trials out.
+
+The file has, beside `get_config`, either `sweep()`, which yields dictionaries
+from dotted field to value, or `get_hyper(hyper)`, which makes a list of them
+with `launch.hyper`. A field may be a whole section, and may begin with
+`config.`.
+
+A trial is its command line: its config is read back from there as `train.py`
+would, so that the command copied by hand repeats the trial.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from launch import hyper
+from moe import training
+from moe.command_line import read_config
+from moe.config import ConfigError, changed, differences
+from moe.metrics import read_metrics
+
+_LONGEST = 120  # characters of a name, which is a folder's
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of a sweep.
+
+    Attributes:
+      name: tells it apart; the last part of its folder.
+      changes: value by dotted name below config.
+      plain: the whole config, checked.
+      folder: the run's workdir.
+      command: what follows the Python interpreter.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    plain: dict[str, Any]
+    folder: pathlib.Path
+    command: tuple[str, ...]
+
+    def newest(self) -> Mapping[str, Any]:
+        """The last metrics that it logged, empty before the first."""
+        path = self.folder / 'metrics.jsonl'
+        lines = read_metrics(path) if path.exists() else []
+        return lines[-1] if lines else {}
+
+    def step(self) -> int:
+        """The last step that it logged, 0 before the first."""
+        return self.newest().get('step', 0)
+
+    def done(self) -> bool:
+        """Whether it has trained to its last step and left its results."""
+        if self.step() < self.plain['steps']:
+            return False
+        task = training.read_config(self.plain).make_task()
+        return (self.folder / task.last_file).exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Trials that differ in some fields.
+
+    Attributes:
+      config: FILE[:VARIANT].
+      base: the config that the trials change, overrides of the command line
+        included.
+      fields: dotted names of those that differ between trials, sorted.
+      trials: in the order of the file.
+    """
+
+    config: str
+    base: dict[str, Any]
+    fields: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+
+def read_sweep(
+    config: str, overrides: Mapping[str, Any], workdir: pathlib.Path
+) -> Sweep:
+    """Reads a sweep and checks the config of every trial.
+
+    Args:
+      config: FILE[:VARIANT].
+      overrides: value by dotted name below config, for all trials.
+      workdir: of the sweep; a trial's folder is `workdir/NAME`.
+
+    Returns:
+      The sweep.
+
+    Raises:
+      ConfigError: for a file without a sweep, two equal trials, an override of
+        what the sweep changes, or a trial whose config cannot be used.
+    """
+    bare = _parsed([f'--config={config}'])
+    base = changed(bare.to_dict(), overrides)
+    given = _defined(config)
+    for changes in given:
+        for name in changes:
+            for other in overrides:
+                if _within(name, other) or _within(other, name):
+                    allowed = f'absent: the sweep changes config.{name}'
+                    field = f'--config.{other}'
+                    raise ConfigError(field, overrides[other], allowed)
+            _check_name(name, changes[name], base)
+    plains = [with_changes(base, changes) for changes in given]
+    fields = _varying(given, plains)
+    names = _names(fields, plains)
+    trials = []
+    for name, changes, plain in zip(names, given, plains, strict=True):
+        try:
+            training.read_config(plain)
+            arguments = _arguments(bare, plain, [*overrides, *changes])
+            line = [f'--config={config}', *arguments]
+            found = _parsed(line).to_dict()
+            for difference in differences(plain, found):
+                where, _, values = difference.partition(': ')
+                raise ConfigError(where, values, 'what a flag can give')
+        except ConfigError as error:
+            field = f'trial {name}: {error.field}'
+            raise ConfigError(field, error.value, error.allowed) from None
+        folder = workdir / name
+        command = ('train.py', *line, f'--workdir={folder}')
+        trials.append(Trial(name, changes, found, folder, command))
+    return Sweep(config, base, fields, tuple(trials))
+
+
+def with_changes(
+    base: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A config with the changes of a trial, sections before what is inside.
+
+    Args:
+      base: of the sweep.
+      changes: of the trial.
+    """
+    return changed(base, {name: changes[name] for name in sorted(changes)})
+
+
+def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Defines the flag `--config`, whose overrides are those of `argv`."""
+    config_flags.DEFINE_config_file(
+        'config',
+        None,
+        'File with get_config(variant), as FILE[:VARIANT].',
+        flag_values=values,
+        sys_argv=list(argv),
+    )
+
+
+def _parsed(arguments: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of a command line, as `train.py` reads it."""
+    values = flags.FlagValues()
+    argv = ['trial', *arguments]
+    define_config(values, argv)
+    read_config(values, argv)  # says what is wrong
+    return values.config
+
+
+def _defined(config: str) -> list[dict[str, Any]]:
+    """The changes of every trial that the file defines."""
+    path = config.partition(':')[0]
+    spec = importlib.util.spec_from_file_location('sweep_config', path)
+    assert spec is not None  # it has been read before
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    known: dict[str, Callable[[Any], Iterable]] = {
+        'sweep': lambda define: define(),
+        'get_hyper': lambda define: define(hyper),
+    }
+    found = [name for name in known if hasattr(module, name)]
+    if len(found) != 1:
+        allowed = 'a file with one of sweep() and get_hyper(hyper)'
+        raise ConfigError('--config', path, allowed)
+    define = getattr(module, found[0])
+    try:
+        given = [dict(changes) for changes in known[found[0]](define)]
+        result = [
+            {_field(name): _plain(value) for name, value in changes.items()}
+            for changes in given
+        ]
+    except ConfigError:
+        raise
+    except Exception as error:  # of the user's own function
+        what = f'{type(error).__name__}: {error}'
+        allowed = 'an iterable of dictionaries, from field to value'
+        raise ConfigError(f'{path}: {found[0]}', what, allowed) from None
+    if not result:
+        raise ConfigError(f'{path}: {found[0]}', result, 'a trial or more')
+    return result
+
+
+def _field(name: str) -> str:
+    return name.removeprefix('config.')
+
+
+def _plain(value: Any) -> Any:
+    """Plain data of what a file may yield."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_plain(v) for v in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_name(name: str, value: Any, base: Mapping[str, Any]) -> None:
+    """Refuses a field of a section that there is not."""
+    section: Any = base
+    for part in name.split('.')[:-1]:
+        if not isinstance(section, Mapping) or part not in section:
+            allowed = 'absent: no such section'
+            raise ConfigError(f'config.{name}', value, allowed)
+        section = section[part]
+    if not isinstance(section, Mapping):
+        raise ConfigError(f'config.{name}', value, 'absent: no such section')
+
+
+def _within(inner: str, outer: str) -> bool:
+    """Whether a field is another, or one of a section."""
+    return f'{inner}.'.startswith(f'{outer}.')
+
+
+_ABSENT = object()
+
+
+def value_of(plain: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of a field by its dotted name; `default` without it."""
+    value: Any = plain
+    for part in name.split('.'):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def _arguments(
+    bare: ml_collections.ConfigDict,
+    plain: Mapping[str, Any],
+    names: Iterable[str],
+) -> list[str]:
+    """Overrides that make one config of another.
+
+    A flag takes the type of the field it is of, which has no way to say None
+    or a list, and knows no new fields: then the section is given whole.
+    """
+    chosen: list[str] = []
+    for name in names:
+        new = value_of(plain, name)
+        if new is not None or value_of(bare, name, _ABSENT) is not None:
+            chosen.append(_sayable(bare, plain, name))
+    return [
+        f'--config.{name}={_literal(value_of(plain, name), quoted=False)}'
+        for name in dict.fromkeys(chosen)
+        if not any(_within(name, o) and name != o for o in chosen)
+    ]
+
+
+def _sayable(
+    bare: ml_collections.ConfigDict, plain: Mapping[str, Any], name: str
+) -> str:
+    """The field, or the section around it that a flag can give."""
+    path, _, field = name.rpartition('.')
+    section = bare
+    for part in path.split('.') if path else ():
+        section = section.get(part, {})
+    new = value_of(plain, name)
+    known = field in section and section.get_type(field) is not type(None)
+    if path and (new is None or isinstance(new, list) or not known):
+        return _sayable(bare, plain, path)
+    return name
+
+
+def _literal(value: Any, quoted: bool = True) -> str:
+    """A value as Python writes it, but with the quotes that shells leave."""
+    if isinstance(value, Mapping):
+        items = (f'{_literal(k)}: {_literal(v)}' for k, v in value.items())
+        return '{' + ', '.join(items) + '}'
+    if isinstance(value, str) and quoted:
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _varying(
+    given: Sequence[Mapping], plains: Sequence[Mapping]
+) -> tuple[str, ...]:
+    """Changed fields whose value is not the same in all trials, sorted."""
+    names = sorted({name for changes in given for name in changes})
+    return tuple(
+        name
+        for name in names
+        if len({_key(value_of(plain, name, _ABSENT)) for plain in plains}) > 1
+    )
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def labels(fields: Sequence[str]) -> dict[str, str]:
+    """Short names of fields: the last parts that tell them apart.
+
+    >>> labels(['model.moe.router.name', 'seed', 'a.k', 'b.k'])
+    {'model.moe.router.name': 'router', 'seed': 'seed', 'a.k': 'a.k', 'b.k': \
+'b.k'}
+    """
+    whole = {name: name.removesuffix('.name').split('.') for name in fields}
+    result = {}
+    for name, parts in whole.items():
+        for size in range(1, len(parts) + 1):
+            short = parts[-size:]
+            same = [n for n, p in whole.items() if p[-size:] == short]
+            if same == [name]:
+                break
+        else:
+            short = name.split('.')
+        result[name] = '.'.join(short)
+    return result
+
+
+def text_of(value: Any, others: Sequence[Any] = ()) -> str:
+    """A value in few words; a section by its name and what it differs in.
+
+    Args:
+      value: of a field.
+      others: values that the field takes.
+
+    >>> two, one = {'name': 'top_k', 'k': 2}, {'name': 'top_k', 'k': 1}
+    >>> text_of(two), text_of(two, [two, one]), text_of(1e-5)
+    ('top_k', 'top_k-k2', '1e-05')
+    """
+    if not isinstance(value, Mapping):
+        return str(value)
+    alike = [
+        other
+        for other in others
+        if isinstance(other, Mapping) and other.get('name') == value.get('name')
+    ]
+    differ = [
+        f'{name}{text_of(value[name])}'
+        for name in sorted(value)
+        if any(_key(o.get(name)) != _key(value[name]) for o in alike)
+    ]
+    return '-'.join([str(value[n]) for n in ('name',) if n in value] + differ)
+
+
+def _names(
+    fields: Sequence[str], plains: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A name a trial, which does not depend on the order of the trials."""
+    short = labels(fields)
+    texts = []
+    for plain in plains:
+        parts = []
+        for field in fields:
+            value = value_of(plain, field, _ABSENT)
+            if value is not _ABSENT:
+                others = [value_of(p, field) for p in plains]
+                parts.append(f'{short[field]}={text_of(value, others)}')
+        text = re.sub(r'[^\w.+=,-]+', '-', ','.join(parts), flags=re.ASCII)
+        texts.append(text.lstrip('.-') or 'trial')
+    result = []
+    for text, plain in zip(texts, plains, strict=True):
+        if texts.count(text) > 1 or len(text) > _LONGEST:
+            digest = hashlib.sha256(_key(plain).encode()).hexdigest()[:8]
+            text = f'{text[:_LONGEST]}-{digest}'
+        result.append(text)
+    for name in result:
+        if result.count(name) > 1:
+            raise ConfigError(f'trial {name}', 'twice', 'given once')
+    return result
