@@ -194,6 +194,7 @@ def ending(*but: type[Exception]) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Waits for the others, and goes on alone."""
+    """Waits for the others, however long, and goes on alone."""
     if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices('finish')
         jax.distributed.shutdown()

@@ -27,6 +27,7 @@ from tests.commands import ROOT, Result
 STEPS = 16
 CHANGES = {
     'steps': STEPS,
+    'model.num_layers': 1,
     'mesh.data': 1,
     'mesh.fsdp': 2,
     'mesh.expert': 4,
@@ -87,16 +88,16 @@ class Started:
     def wait_for(self, pattern):
         """Until the first process prints it; returns what was found."""
         return self._until(
-            lambda: re.search(pattern, self._files[0][0].read_text()), 120
+            lambda: re.search(pattern, self._files[0][0].read_text()), 300
         )
 
-    def end(self, seconds=120):
+    def end(self, seconds=300):
         """Until all have ended; returns the Results."""
         self._until(
             lambda: all(p.poll() is not None for p in self.processes), seconds
         )
         # The collectives' library prints to stdout, of who is connected.
-        noise = r'.*(?:\[Gloo\]|peer ranks).*\n|process \d of \d waits for all at [\d.:]+\n'
+        noise = r'.*(\[Gloo\]|peer ranks|waits for all at 127).*\n'
         return [
             Result(
                 process.returncode,
@@ -133,11 +134,11 @@ def plain(tmp_path_factory):
 
 
 def curve(folder):
-    """Losses, balance and drops of each step, and the evaluations."""
+    """What describes each step, and the evaluations."""
     metrics = read_metrics(folder / 'metrics.jsonl')
     assert [m['step'] for m in metrics] == list(range(1, STEPS + 1))
     names = ('train/loss', 'train/load_balance', 'train/grad_norm')
-    names += ('moe/layer_0/load_max', 'moe/layer_1/entropy')
+    names += ('moe/layer_0/load_max', 'moe/layer_0/entropy')
     found = [[m[name] for name in names] for m in metrics]
     return np.array(found), [
         m['eval/loss'] for m in metrics if 'eval/loss' in m
