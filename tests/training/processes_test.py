@@ -305,8 +305,7 @@ def test_every_task(environment, tmp_path):
     table = table_run.write(tmp_path / 'table.csv', table_run.rows(120))
     plains = {
         'images': vision_test.plain(
-            *(str(tmp_path / 'images.npz'), 'dense'),
-            **{'steps': 2, 'eval_every': 2},
+            str(tmp_path / 'images.npz'), 'dense', steps=2, eval_every=2
         ),
         'table': table_run.plain(table, steps=2),
         'text': tiny.plain(
