@@ -98,8 +98,9 @@ class Started:
         self._until(
             lambda: all(p.poll() is not None for p in self.processes), seconds
         )
-        # The collectives' library prints to stdout, of who is connected.
-        noise = r'.*(\[Gloo\]|peer ranks|waits for all at 127).*\n'
+        # The collectives' library prints to stdout, of who is connected, from
+        # all threads at once.
+        noise = r'.*(\[Gloo\]|peer ranks|waits for all at 127).*\n|[ \d]*\n'
         return [
             Result(
                 process.returncode,
