@@ -11,14 +11,14 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test lint slurm clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/train.done
 	$(BIN)/python train.py --config=configs/lm.py:quickstart \
 		--workdir=$(WORKDIR)
 
-test: $(VENV)/test.done $(VENV)/xpk.done lint
+test: $(VENV)/test.done $(VENV)/xpk.done lint slurm
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.done
@@ -26,6 +26,10 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+
+# The programs of a SLURM cluster on this machine, for its tests.
+slurm:
+	@tests/launch/slurm/install.sh
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later"; exit 1; }

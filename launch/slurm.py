@@ -1,0 +1,330 @@
+"""The trials of a sweep as one SLURM job array, submitted by submitit.
+
+The queue alone knows what runs: the command can be stopped and started at any
+time, and finds the jobs again.
+"""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from launch import progress, slurm_queue
+from launch.slurm_process import Process
+from launch.slurm_queue import Job, NoAnswer
+from launch.trials import Trial
+from moe.config import ConfigError, NaturalInt, PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a trial asks of the cluster; 0 and '' leave it to the cluster.
+
+    Attributes:
+      nodes: of a trial.
+      gpus_per_node: none by default.
+      tasks_per_node: processes; by default one a GPU, or one.
+      cpus_per_task: processors of a process.
+      memory: of a node, as SLURM writes it: '64G'.
+      minutes: time limit; a trial that reaches it is queued again and goes on.
+      grace: seconds before the limit at which a trial is asked to stop.
+      partition: to submit to.
+      account: to charge.
+      qos: quality of service.
+      sbatch: more arguments of sbatch, as '--constraint=a100 --exclusive'.
+      srun: more arguments of srun.
+      poll: seconds between two looks at the queue.
+    """
+
+    nodes: PositiveInt = 1
+    gpus_per_node: NaturalInt = 0
+    tasks_per_node: NaturalInt = 0
+    cpus_per_task: NaturalInt = 0
+    memory: str = ''
+    minutes: PositiveInt = 60
+    grace: PositiveInt = 120
+    partition: str = ''
+    account: str = ''
+    qos: str = ''
+    sbatch: str = ''
+    srun: str = ''
+    poll: PositiveInt = 15
+
+    def __post_init__(self):
+        gpus, tasks = self.gpus_per_node, self.tasks_per_node
+        if gpus and tasks not in (0, gpus) and self.tasks > 1:
+            allowed = f'gpus_per_node ({gpus}): a process drives one GPU'
+            raise ConfigError('tasks_per_node', tasks, allowed)
+        if self.grace >= 60 * self.minutes:
+            allowed = f'less than the {60 * self.minutes} s of the time limit'
+            raise ConfigError('grace', self.grace, allowed)
+        for name in ('sbatch', 'srun'):
+            for argument in _words(name, getattr(self, name)):
+                if not argument.startswith('--'):
+                    allowed = f"'--name=value' ({argument!r} is not)"
+                    raise ConfigError(name, getattr(self, name), allowed)
+
+    @property
+    def tasks(self) -> int:
+        """Processes of a trial."""
+        return self.nodes * self._on_a_node
+
+    @property
+    def _on_a_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    def for_sbatch(self) -> dict[str, Any]:
+        """The parameters of sbatch that say what a trial gets."""
+        given = {
+            'nodes': self.nodes,
+            'ntasks_per_node': self._on_a_node,
+            'cpus_per_task': self.cpus_per_task,
+            'gpus_per_node': self.gpus_per_node,
+            'mem': self.memory,
+            'time': self.minutes,
+            'partition': self.partition,
+            'account': self.account,
+            'qos': self.qos,
+        }
+        return {name: value for name, value in given.items() if value}
+
+    def more_for_sbatch(self) -> dict[str, Any]:
+        """The parameters of sbatch that are the user's own or ours."""
+        words = (w[2:].partition('=') for w in _words('sbatch', self.sbatch))
+        return {'requeue': True} | {k: v or True for k, _, v in words}
+
+    def for_srun(self) -> list[str]:
+        """The arguments of srun."""
+        # The death of one process is the end of all. What sbatch was told of
+        # processors does not reach srun since SLURM 22.05.
+        arguments = ['--kill-on-bad-exit=1']
+        if self.cpus_per_task:
+            arguments.append(f'--cpus-per-task={self.cpus_per_task}')
+        return arguments + _words('srun', self.srun)
+
+
+def run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> None:
+    """Submits the trials that no job is running, and follows all to their end.
+
+    Args:
+      trials: the unfinished ones of a sweep, each a folder in the sweep's.
+      options: of the jobs.
+      parallel: how many run at once.
+      retries: how often a trial that failed is started again.
+
+    Raises:
+      ConfigError: if SLURM or submitit is not here, or refuses the jobs.
+    """
+    _check_installed()
+    folder = _submissions(trials)
+    try:
+        jobs = slurm_queue.jobs(folder)
+    except NoAnswer as error:
+        allowed = f'used where squeue answers ({error})'
+        raise ConfigError('--backend', 'slurm', allowed) from None
+    idle = [t for t in trials if t.name not in jobs or jobs[t.name].ended]
+    if idle:
+        _submit(idle, options, parallel, folder)
+    _follow(trials, retries, options.poll, folder)
+
+
+def dry_run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> Iterator[str]:
+    """Yields the lines of a shell command that runs the trials as `run` does.
+
+    All but starting again: a job that is asked to stop saves a checkpoint,
+    and goes on when it is submitted once more.
+
+    Args:
+      trials: of a sweep, each a folder in the sweep's.
+      options: of the jobs.
+      parallel: how many run at once.
+      retries: not shown.
+    """
+    del retries
+    if not trials:
+        return
+    parameters = {
+        'job_name': _submissions(trials).parent.name,
+        'array': f'0-{len(trials) - 1}%{parallel}',
+        'output': f'{_submissions(trials)}/%A_%a.out',
+        'signal': f'TERM@{options.grace}',
+        **options.for_sbatch(),
+        **options.more_for_sbatch(),
+    }
+    yield f'mkdir -p {shlex.quote(str(_submissions(trials)))}'
+    yield "sbatch <<'END'"
+    yield '#!/bin/bash'
+    for name, value in parameters.items():
+        flag = '--' + name.replace('_', '-')
+        text = '' if value is True else f'={shlex.quote(str(value))}'
+        yield f'#SBATCH {flag}{text}'
+    yield 'case $SLURM_ARRAY_TASK_ID in'
+    for i, trial in enumerate(trials):
+        command = [sys.executable, *_command(trial, options)]
+        yield f'{i}) ' + shlex.join(['srun', *options.for_srun(), *command])
+        yield ';;'
+    yield 'esac'
+    yield 'END'
+
+
+def _words(name: str, value: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ConfigError(name, value, f'as a shell takes it ({error})') from (
+            None
+        )
+
+
+def _submissions(trials: Sequence[Trial]) -> pathlib.Path:
+    """The folder of a sweep's submissions, by the one path it goes by."""
+    return trials[0].folder.parent.resolve() / '.slurm'
+
+
+def _command(trial: Trial, options: Options) -> tuple[str, ...]:
+    return trial.command + ('--distributed',) * (options.tasks > 1)
+
+
+def _check_installed() -> None:
+    if not shutil.which('sbatch'):
+        allowed = 'used where sbatch is, as on the login node of a cluster'
+        raise ConfigError('--backend', 'slurm', allowed)
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        allowed = "used with submitit (pip install 'moe[slurm]')"
+        raise ConfigError('--backend', 'slurm', allowed) from None
+
+
+def _submit(
+    trials: Sequence[Trial],
+    options: Options,
+    parallel: int,
+    folder: pathlib.Path,
+) -> None:
+    """Submits the trials as one array."""
+    import submitit  # an extra
+
+    names = [trial.name for trial in trials]
+    executor = submitit.SlurmExecutor(slurm_queue.new_submission(folder, names))
+    executor.update_parameters(
+        job_name=folder.parent.name,
+        array_parallelism=parallel,
+        signal_delay_s=options.grace,
+        stderr_to_stdout=True,
+        srun_args=options.for_srun(),
+        additional_parameters=options.more_for_sbatch(),
+        **options.for_sbatch(),
+    )
+    processes = [Process(_command(t, options), t.folder) for t in trials]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the same, once more
+            jobs = executor.submit_array(processes)
+    except submitit.core.utils.FailedJobError as error:
+        allowed = f'accepted by sbatch: {error}'
+        raise ConfigError('slurm', options.for_sbatch(), allowed) from None
+    for name, job in zip(names, jobs, strict=True):
+        print(f'{name}: job {job.job_id}', flush=True)
+
+
+class _Followed:
+    """A trial and how its jobs get on."""
+
+    def __init__(self, trial: Trial, retries: int):
+        self._trial, self._left = trial, retries
+        self.state, self.attempts, self.reason = 'waiting', 1, ''
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not started again."""
+        return self.state in ('done', 'failed', 'cancelled')
+
+    def look(self, job: Job | None) -> None:
+        """Takes note of its newest job; starts an ended one again if need be.
+
+        Args:
+          job: None if the queue does not know it any more.
+        """
+        if job and not job.ended:
+            self.state = 'running' if job.state == 'RUNNING' else 'waiting'
+        elif self._trial.done():
+            self.state = 'done'
+        elif job and job.state == 'CANCELLED':  # somebody means it
+            self._end('cancelled', job.state)
+        elif not job:
+            self._end('failed', 'no longer in the queue')
+        else:
+            self._again(job)
+
+    def row(self) -> progress.Row:
+        """How it is getting on."""
+        newest, steps = self._trial.newest(), self._trial.plain['steps']
+        loss, step = newest.get('train/loss'), newest.get('step', 0)
+        return progress.Row(
+            self._trial.name, self.state, step, steps, loss, None, self.attempts
+        )
+
+    def _again(self, job: Job) -> None:
+        # One that was asked to stop says that all is well: only a failure
+        # costs a retry.
+        failed = job.state not in ('COMPLETED', 'PREEMPTED')
+        if failed and not self._left:
+            self._end('failed', job.state)
+            return
+        try:
+            slurm_queue.requeue(job)
+        except NoAnswer as error:
+            self._end('failed', f'{job.state}, {error}')
+            return
+        self._left -= failed
+        self.state, self.attempts = 'waiting', self.attempts + 1
+
+    def _end(self, state: str, why: str) -> None:
+        self.state = state
+        self.reason = (
+            f'trial {self._trial.name}: {state} at step {self._trial.step()} '
+            f'({why}); see {self._trial.folder / "log.txt"}'
+        )
+
+
+def _follow(
+    trials: Sequence[Trial], retries: int, poll: int, folder: pathlib.Path
+) -> None:
+    """Shows how the trials get on until all have ended."""
+    followed = {trial.name: _Followed(trial, retries) for trial in trials}
+    jobs: dict[str, Job] = {}
+    try:
+        with progress.display() as show:
+            while True:
+                # Its administrators restart SLURM now and then.
+                with contextlib.suppress(NoAnswer):
+                    jobs = slurm_queue.jobs(folder)
+                    for name, trial in followed.items():
+                        if not trial.ended:
+                            trial.look(jobs.get(name))
+                show([trial.row() for trial in followed.values()])
+                if all(trial.ended for trial in followed.values()):
+                    break
+                time.sleep(poll)
+    except KeyboardInterrupt:
+        ids = sorted({job.array for job in jobs.values() if not job.ended})
+        numbers = ' '.join(map(str, ids))
+        print(
+            'the jobs go on: squeue --me shows them, '
+            f'scancel {numbers} ends them, the same command follows them',
+            flush=True,
+        )
+        raise
+    for trial in followed.values():
+        if trial.reason:
+            print(trial.reason, file=sys.stderr, flush=True)

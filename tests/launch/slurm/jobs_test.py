@@ -1,0 +1,194 @@
+"""Trials as jobs of a real SLURM; what they train is no matter here."""
+
+import contextlib
+import dataclasses
+import pathlib
+import subprocess
+import threading
+import time
+
+import pytest
+
+from launch import progress, slurm, slurm_queue
+from moe.config import ConfigError
+
+# What a trial does, on its first start and on others: a line of Python.
+DONE = "open(folder + '/done', 'w')"
+FAIL = 'raise SystemExit(3)'
+WAIT = 'time.sleep(300)'
+# As train.py, which saves a checkpoint and says that all is well.
+STOP = f'signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); {WAIT}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Stands in for a trial of a sweep."""
+
+    folder: pathlib.Path
+    first: str
+    others: str = DONE
+    plain = {'steps': 1}
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @property
+    def command(self):
+        code = f"""
+import os, signal, time
+folder, rank = {str(self.folder)!r}, os.environ['SLURM_PROCID']
+starts = folder + '/starts.' + rank
+print('start', file=open(starts, 'a'))
+if len(open(starts).readlines()) == 1:
+    {self.first}
+else:
+    {self.others}
+"""
+        return ('-c', code)
+
+    def newest(self):
+        return {}
+
+    def step(self):
+        return 0
+
+    def done(self):
+        return (self.folder / 'done').exists()
+
+    def starts(self, rank=0):
+        path = self.folder / f'starts.{rank}'
+        return path.read_text().count('start') if path.exists() else 0
+
+
+@pytest.fixture
+def here(cluster, monkeypatch):
+    """Puts this process on the cluster."""
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+
+
+OPTIONS = slurm.Options(poll=1, minutes=5)
+
+
+def eventually(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_trials_end_in_every_way(here, tmp_path, capsys):
+    base = tmp_path / 'a sweep'
+    fine = Trial(base / 'fine', DONE)
+    fails = Trial(base / 'fails', FAIL, FAIL)
+    mends = Trial(base / 'mends', FAIL)
+    stops = Trial(base / 'stops', STOP)
+    limited = Trial(base / 'limited', STOP)
+    cancelled = Trial(base / 'cancelled', WAIT)
+    trials = [fine, fails, mends, stops, limited, cancelled]
+    # Asked to stop 10 s after its start, or when SLURM next looks.
+    options = dataclasses.replace(OPTIONS, minutes=1, grace=50)
+
+    def signals():
+        eventually(lambda: cancelled.starts() == stops.starts() == 1)
+        jobs = slurm_queue.jobs((base / '.slurm').resolve())
+        subprocess.run(['scancel', jobs['cancelled'].id], check=True)
+        asked = ['scancel', '--signal=TERM', jobs['stops'].id]
+        subprocess.run(asked, check=True)
+
+    user = threading.Thread(target=signals)
+    user.start()
+    slurm.run(trials, options, parallel=6, retries=1)
+    user.join()
+    done = {trial.name for trial in trials if trial.done()}
+    assert done == {'fine', 'mends', 'stops', 'limited'}
+    # A failure is tried once more, a stop goes on, what is cancelled is left.
+    assert [t.starts() for t in trials] == [1, 2, 2, 2, 2, 1]
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f'trial fails: failed at step 0 (FAILED); see {fails.folder}/log.txt',
+        'trial cancelled: cancelled at step 0 (CANCELLED); '
+        f'see {cancelled.folder}/log.txt',
+    ]
+    assert 'done        mends  step 0/1  attempt 2' in said.out
+    # They were one array.
+    (submission,) = (base / '.slurm').iterdir()
+    (script,) = submission.glob('*_submission.sh')
+    assert '--array=0-5%6' in script.read_text()
+
+
+def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
+    # The second of two fails while the first waits; both are started again.
+    second_fails = f'if rank == "1": {FAIL}\n    {WAIT}'
+    trial = Trial(tmp_path / 'sweep' / 'a', second_fails)
+    options = dataclasses.replace(OPTIONS, nodes=2)
+    slurm.run([trial], options, parallel=1, retries=1)
+    assert trial.done()
+    assert (trial.starts(0), trial.starts(1)) == (2, 2)
+    logs = {path.name for path in trial.folder.glob('log*')}
+    assert logs == {'log.txt', 'log.1.txt'}
+
+
+def test_jobs_are_found_again(here, tmp_path, capsys, monkeypatch):
+    base = tmp_path / 'sweep'
+    trial = Trial(base / 'a', f'time.sleep(3); {DONE}')
+    done = Trial(base / 'b', DONE)
+    shown = []
+
+    @contextlib.contextmanager
+    def interrupted():
+        def show(rows):
+            shown.append(rows)
+            if trial.starts():
+                raise KeyboardInterrupt
+
+        yield show
+
+    with monkeypatch.context() as patched:
+        patched.setattr(progress, 'display', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            slurm.run([trial, done], OPTIONS, parallel=2, retries=1)
+    job = slurm_queue.jobs((base / '.slurm').resolve())['a']
+    assert f'scancel {job.array} ends them' in capsys.readouterr().out
+    slurm.run([trial], OPTIONS, parallel=2, retries=1)
+    assert trial.done()
+    assert trial.starts() == 1
+    assert len(list((base / '.slurm').iterdir())) == 1
+
+
+def test_what_is_over_is_submitted_anew(here, tmp_path):
+    # Alone, it is no array.
+    base = tmp_path / 'sweep'
+    trial = Trial(base / 'a', FAIL)
+    slurm.run([trial], OPTIONS, parallel=2, retries=0)
+    assert (trial.starts(), trial.done()) == (1, False)
+    slurm.run([trial], OPTIONS, parallel=2, retries=0)
+    assert (trial.starts(), trial.done()) == (2, True)
+    assert len(list((base / '.slurm').iterdir())) == 2
+
+
+def test_sbatch_refuses(here, tmp_path):
+    options = dataclasses.replace(OPTIONS, partition='gpu')
+    trials = [Trial(tmp_path / 'sweep' / 'a', DONE)]
+    with pytest.raises(ConfigError) as caught:
+        slurm.run(trials, options, parallel=1, retries=0)
+    given, _, reason = str(caught.value).partition(': must be ')
+    assert given.startswith('slurm = ')
+    assert "'partition': 'gpu'" in given
+    assert reason.startswith('accepted by sbatch: ')
+    assert 'invalid partition specified: gpu' in reason
+
+
+def test_pasted_dry_run_runs_the_trials(here, tmp_path):
+    base = tmp_path / "a user's sweep"
+    trials = [Trial(base / name, DONE) for name in ('a', 'b')]
+    for trial in trials:
+        trial.folder.mkdir(parents=True)
+    options = dataclasses.replace(OPTIONS, cpus_per_task=2)
+    lines = slurm.dry_run(trials, options, parallel=2, retries=0)
+    subprocess.run(
+        ['bash', '-e'], input='\n'.join(lines), text=True, check=True
+    )
+    eventually(lambda: all(t.done() for t in trials))
+    assert [t.starts() for t in trials] == [1, 1]
