@@ -81,10 +81,11 @@ def _main(argv: list[str]) -> int:
         if name != 'local':
             raise ConfigError('--together', name, 'with --backend=local')
         jobs = together.grouped(left)
-        print(together.told(jobs), flush=True)
+        print(together.told(jobs), file=sys.stderr)
     lines = list(backend.dry_run(jobs, options, **how))  # checks the options
     if values.dry_run:
-        print(*lines, sep='\n')
+        for line in lines:
+            print(line)
         return 0
     manifest.write(workdir, sweep)
     done = len(sweep.trials) - len(left)

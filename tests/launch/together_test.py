@@ -1,7 +1,6 @@
 """Trials as one program, against each by itself."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from launch.trials import read_sweep
 from moe import training
 from moe.metrics import read_metrics
 from moe.training.checkpoint import restore_run
-from tests import commands
+from tests import commands, tiny
 from tests.launch import sweeps
 
 GIVEN = [
@@ -32,15 +31,16 @@ def runs(tmp_path_factory):
     """Trials run together, and again each by its own command."""
     base = tmp_path_factory.mktemp('together')
     trials = write(base, GIVEN, {'model.moe.executor': 'grouped'})
-    together.run(trials)
-    alone, lines = {}, []
-    for trial in trials:
-        alone[trial.name] = base / 'alone' / trial.name
-        workdir = f'--workdir={alone[trial.name]}'
-        lines.append([*trial.command[1:-1], workdir])
-    environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '1'}
-    for result in commands.run_all('train', lines, base, environment):
-        assert result.code == 0, result
+    with tiny.kept_programs(base / 'programs') as environment:
+        together.run(trials)
+        alone, lines = {}, []
+        for trial in trials:
+            alone[trial.name] = base / 'alone' / trial.name
+            workdir = f'--workdir={alone[trial.name]}'
+            lines.append([*trial.command[1:-1], workdir])
+        environment['JAX_NUM_CPU_DEVICES'] = '1'
+        for result in commands.run_all('train', lines, base, environment):
+            assert result.code == 0, result
     return trials, alone
 
 
