@@ -1,6 +1,6 @@
 # make train   set up, train the quickstart model, print where its report is
 # make test    set up, run linters and all tests
-# make lint    linters and types alone
+# make lint    linters and types alone, the Dockerfile's too
 # make clean   remove the environment and the quickstart run
 
 # The first Python of 3.11 or later that runs; override with PYTHON=...
@@ -18,13 +18,14 @@ train: $(VENV)/train.done
 	$(BIN)/python train.py --config=configs/lm.py:quickstart \
 		--workdir=$(WORKDIR)
 
-test: $(VENV)/test.done lint slurm
+test: $(VENV)/test.done $(VENV)/xpk.done lint slurm
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # The programs of a SLURM cluster on this machine, for its tests.
 slurm:
@@ -42,6 +43,13 @@ $(VENV)/train.done: requirements.txt $(VENV)/bin/python
 $(VENV)/test.done: requirements-test.txt requirements.txt $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-r requirements-test.txt
+	touch $@
+
+# xpk's pins are not ours: it has an environment of its own.
+$(VENV)/xpk.done: requirements-xpk.txt $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/xpk
+	$(VENV)/xpk/bin/python -m pip install --quiet --no-deps \
+		--disable-pip-version-check -r requirements-xpk.txt
 	touch $@
 
 clean:

@@ -51,7 +51,7 @@ def check(trials: Sequence[Trial], topology: str) -> None:
         same = {k: v for k, v in trial.plain.items() if k not in _ALIKE}
         key = json.dumps(same, sort_keys=True)
         if key not in known:
-            print(f'planning {trial.name} for {topology}', flush=True)
+            print(f'planning {trial.name} for {topology}', file=sys.stderr)
             known[key] = _problem(trial, topology)
         if known[key]:
             lines.append(f'trial {trial.name}: {known[key]}')

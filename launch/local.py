@@ -240,8 +240,12 @@ class _Job:
 
 def _open_log(trial: Trial) -> IO:
     """The log of a trial, locked for as long as a process writes to it."""
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    log = (trial.folder / 'log.txt').open('a')
+    try:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        log = (trial.folder / 'log.txt').open('a')
+    except OSError as error:
+        allowed = f'a folder, or the name of a new one ({error.strerror})'
+        raise ConfigError('--workdir', str(trial.folder), allowed) from None
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 _EVERY = 30.0  # seconds between lines of a trial that runs
@@ -50,14 +51,13 @@ Show = Callable[[Sequence[Row]], None]
 @contextlib.contextmanager
 def display() -> Iterator[Show]:
     """A way to show rows: a live table in a terminal, else lines."""
-    if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):
-            from rich.live import Live  # the extra `sweep`
+    if not sys.stdout.isatty() or find_spec('rich') is None:
+        yield _Lines().show
+        return
+    from rich.live import Live  # of the extra `sweep`
 
-            with Live(auto_refresh=False) as live:
-                yield lambda rows: live.update(_table(rows), refresh=True)
-            return
-    yield _Lines().show
+    with Live(auto_refresh=False) as live:
+        yield lambda rows: live.update(_table(rows), refresh=True)
 
 
 def _table(rows: Sequence[Row]):

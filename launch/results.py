@@ -237,12 +237,12 @@ def _cell(value: Any) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         '| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))
         for row in rows
     ]
-    rule = '| ' + ' | '.join('-' * max(3, width) for width in widths)
+    rule = '| ' + ' | '.join('-' * width for width in widths)
     return [f'{line} |' for line in (lines[0], rule, *lines[1:])]
 
 

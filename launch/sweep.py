@@ -19,8 +19,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from launch import fits, manifest, results
-from launch.trials import define_config, read_sweep, value_of
+from launch import fits, manifest, results, together
+from launch.trials import Trial, define_config, read_sweep, value_of
 from moe.command_line import read_config
 from moe.config import ConfigError, parse
 
@@ -60,6 +60,10 @@ def _main(argv: list[str]) -> int:
     plain = read_config(values, argv)
     if not values.workdir:
         raise ConfigError('--workdir', values.workdir, 'given')
+    how: dict[str, Any] = {n: values[n].value for n in ('parallel', 'retries')}
+    for flag, least in (('parallel', 1), ('retries', 0)):
+        if how[flag] < least:
+            raise ConfigError(f'--{flag}', how[flag], f'at least {least}')
     section: Any = values[name].value
     options = parse(backend.Options, section.to_dict(), name)
     overrides = {
@@ -72,9 +76,15 @@ def _main(argv: list[str]) -> int:
     left = [trial for trial in sweep.trials if not trial.done()]
     if values.plan:
         fits.check(left, values.plan)
-    how = {'parallel': values.parallel, 'retries': values.retries}
+    jobs: Sequence[Trial] = left
+    if values.together:
+        if name != 'local':
+            raise ConfigError('--together', name, 'with --backend=local')
+        jobs = together.grouped(left)
+        print(together.told(jobs), file=sys.stderr)
+    lines = list(backend.dry_run(jobs, options, **how))  # checks the options
     if values.dry_run:
-        for line in backend.dry_run(left, options, **how):
+        for line in lines:
             print(line)
         return 0
     manifest.write(workdir, sweep)
@@ -82,7 +92,7 @@ def _main(argv: list[str]) -> int:
     already = f', {done} of them done already' if done else ''
     print(f'{len(sweep.trials)} trials{already}', flush=True)
     if left:
-        backend.run(left, options, **how)
+        backend.run(jobs, options, **how)
     results.show(workdir)
     missing = [trial.name for trial in left if not trial.done()]
     if missing:
@@ -122,11 +132,15 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
         'Where trials run.',
         flag_values=values,
     )
+    flags.DEFINE_integer('parallel', 1, 'Trials at a time.', flag_values=values)
     flags.DEFINE_integer(
-        'parallel', 1, 'Trials at a time.', 1, flag_values=values
+        'retries', 1, 'Starts again after a failure.', flag_values=values
     )
-    flags.DEFINE_integer(
-        'retries', 1, 'Starts again after a failure.', 0, flag_values=values
+    flags.DEFINE_bool(
+        'together',
+        False,
+        'Trains those that differ only in scalars as one program.',
+        flag_values=values,
     )
     flags.DEFINE_bool(
         'dry_run', False, 'Prints what would be run.', flag_values=values
@@ -158,7 +172,10 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
 def _config_file(argv: Sequence[str]) -> str:
     """FILE[:VARIANT] as it was given."""
     prefix = '--config='
-    return [a for a in argv if a.startswith(prefix)][-1].removeprefix(prefix)
+    given = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+    if not given:
+        raise ConfigError('--config', None, 'given as --config=FILE[:VARIANT]')
+    return given[-1]
 
 
 if __name__ == '__main__':

@@ -104,16 +104,16 @@ def read_sweep(
         what the sweep changes, or a trial whose config cannot be used.
     """
     bare = _parsed([f'--config={config}'])
-    base = changed(bare, overrides)
+    base = changed(bare.to_dict(), overrides)
     given = _defined(config)
     for changes in given:
         for name in changes:
-            _check_name(name, changes[name], base)
             for other in overrides:
                 if _within(name, other) or _within(other, name):
                     allowed = f'absent: the sweep changes config.{name}'
                     field = f'--config.{other}'
                     raise ConfigError(field, overrides[other], allowed)
+            _check_name(name, changes[name], base)
     plains = [with_changes(base, changes) for changes in given]
     fields = _varying(given, plains)
     names = _names(fields, plains)
@@ -123,7 +123,7 @@ def read_sweep(
             training.read_config(plain)
             arguments = _arguments(bare, plain, [*overrides, *changes])
             line = [f'--config={config}', *arguments]
-            found = _parsed(line)
+            found = _parsed(line).to_dict()
             for difference in differences(plain, found):
                 where, _, values = difference.partition(': ')
                 raise ConfigError(where, values, 'what a flag can give')
@@ -159,12 +159,13 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     )
 
 
-def _parsed(arguments: Sequence[str]) -> dict[str, Any]:
+def _parsed(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """The config of a command line, as `train.py` reads it."""
     values = flags.FlagValues()
     argv = ['trial', *arguments]
     define_config(values, argv)
-    return read_config(values, argv)
+    read_config(values, argv)  # says what is wrong
+    return values.config
 
 
 def _defined(config: str) -> list[dict[str, Any]]:
@@ -247,7 +248,9 @@ def value_of(plain: Mapping[str, Any], name: str, default: Any = None) -> Any:
 
 
 def _arguments(
-    bare: Mapping[str, Any], plain: Mapping[str, Any], names: Iterable[str]
+    bare: ml_collections.ConfigDict,
+    plain: Mapping[str, Any],
+    names: Iterable[str],
 ) -> list[str]:
     """Overrides that make one config of another.
 
@@ -256,10 +259,9 @@ def _arguments(
     """
     chosen: list[str] = []
     for name in names:
-        if _key(value_of(bare, name, _ABSENT)) != _key(value_of(plain, name)):
+        new = value_of(plain, name)
+        if new is not None or value_of(bare, name, _ABSENT) is not None:
             chosen.append(_sayable(bare, plain, name))
-        elif value_of(plain, name) is not None:
-            chosen.append(name)  # said, although it is so already
     return [
         f'--config.{name}={_literal(value_of(plain, name), quoted=False)}'
         for name in dict.fromkeys(chosen)
@@ -267,12 +269,18 @@ def _arguments(
     ]
 
 
-def _sayable(bare: Mapping, plain: Mapping, name: str) -> str:
+def _sayable(
+    bare: ml_collections.ConfigDict, plain: Mapping[str, Any], name: str
+) -> str:
     """The field, or the section around it that a flag can give."""
+    path, _, field = name.rpartition('.')
+    section = bare
+    for part in path.split('.') if path else ():
+        section = section.get(part, {})
     new = value_of(plain, name)
-    known = value_of(bare, name, _ABSENT) is not _ABSENT
-    if '.' in name and (new is None or isinstance(new, list) or not known):
-        return _sayable(bare, plain, name.rpartition('.')[0])
+    known = field in section and section.get_type(field) is not type(None)
+    if path and (new is None or isinstance(new, list) or not known):
+        return _sayable(bare, plain, path)
     return name
 
 

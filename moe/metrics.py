@@ -51,6 +51,8 @@ class Writer:
         if not self._active:
             return
         self._lines.write(json.dumps({'step': step, **metrics}) + '\n')
+        # To a bucket goes what is synced; the rest is lost with the machine.
+        os.fsync(self._lines.fileno())
         for name, value in metrics.items():
             if isinstance(value, list) and np.all(np.isfinite(value)):
                 self._events.add_histogram(name, np.asarray(value), step)

@@ -1,5 +1,6 @@
 """From a Routing to the Aux: every loss that applies, every statistic."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -36,9 +37,10 @@ def dense(
     if routing.token is None:
         hit = routing.expert[..., None] == jnp.arange(routing.num_experts)
         return jnp.sum(jnp.where(hit, values[..., None], 0.0), axis=1)
-    group = jnp.arange(values.shape[0])[:, None, None]
-    zeros = jnp.zeros(routing.probs.shape, jnp.float32)
-    return zeros.at[group, routing.token, routing.expert].add(values)
+    zeros = jnp.zeros(routing.probs.shape[1:], jnp.float32)
+    # By group: a sum over indices of all would be one over all devices.
+    add = lambda token, expert, value: zeros.at[token, expert].add(value)
+    return jax.vmap(add)(routing.token, routing.expert, values)
 
 
 def account(

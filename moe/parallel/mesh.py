@@ -91,7 +91,8 @@ def make_mesh(
 ) -> Mesh:
     """Lays the devices out as the config says.
 
-    A dimension of the machines' torus may be split among axes.
+    A dimension of the machines' torus may be split among axes. Slices of TPUs,
+    which no torus joins, are laid along `replica`.
 
     Args:
       config: sizes of the axes.
@@ -101,13 +102,25 @@ def make_mesh(
       The mesh, all axes Auto.
 
     Raises:
-      ConfigError: if the sizes do not fit the number of devices.
+      ConfigError: if the sizes do not fit the number of devices, or of slices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = tuple(mesh_shape(config, len(devices)).values())
-    grid = mesh_utils.create_device_mesh(
-        shape, devices, allow_split_physical_axes=True
-    )
+    replica, *others = mesh_shape(config, len(devices)).values()
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if devices[0].platform != 'tpu' or slices == 1:
+        grid = mesh_utils.create_device_mesh(
+            (replica, *others), devices, allow_split_physical_axes=True
+        )
+    elif replica % slices:
+        allowed = f'a multiple of the number of slices ({slices})'
+        raise ConfigError('config.mesh.replica', replica, allowed)
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (replica // slices, *others),
+            (slices, *(1 for _ in others)),
+            devices,
+            allow_split_physical_axes=True,
+        )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -51,8 +51,12 @@ def against(found: Mapping[str, Any], field: str, metric: str) -> bytes | None:
     Returns:
       A PNG; None if no trial that is done has it.
     """
-    fields = [f for f in found['fields'].values() if f != found['seed']]
-    others = [f for f in fields if f != field]
+    others = [
+        other
+        for other in found['fields'].values()
+        if other not in (field, found['seed'])
+        and not _follows(found, other, field)
+    ]
     points = [
         (
             trial['values'][field],
@@ -63,6 +67,15 @@ def against(found: Mapping[str, Any], field: str, metric: str) -> bytes | None:
         if trial['done'] and trial['metrics'][metric] is not None
     ]
     return plots.against(points, field, metric)
+
+
+def _follows(found: Mapping[str, Any], other: str, field: str) -> bool:
+    """Whether a field's value always comes with the same one of another."""
+    pairs = {
+        (trial['values'][field], trial['values'][other])
+        for trial in found['trials'].values()
+    }
+    return len(pairs) == len({value for value, _ in pairs})
 
 
 def _against(found: Mapping[str, Any], metric: str) -> list[str]:

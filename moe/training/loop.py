@@ -73,16 +73,53 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     check_same('data', described)
     with agreeing():
         if jax.process_index() == 0:
-            _make_folder(workdir)
-            _write_json(workdir / 'config.json', plain)
-            _write_json(workdir / 'data.json', described)
-            task.keep(data, workdir)
+            describe(workdir, plain, task, data)
     with agreeing():
         if not (workdir / 'config.json').exists():
             allowed = 'one folder that all processes see'
             raise ConfigError('workdir', str(workdir), allowed)
     with jax.set_mesh(mesh), stop_signals() as stopping:
         return _Run(config, workdir, task, data, mesh, hosts).train(stopping)
+
+
+def describe(
+    workdir: pathlib.Path, plain: dict[str, Any], task: Task, data: Any
+) -> None:
+    """Writes into a run's folder what it is a run of.
+
+    Args:
+      workdir: the run's folder, made if absent.
+      plain: its config.
+      task: of the run.
+      data: of the task.
+
+    Raises:
+      ConfigError: if there can be no such folder.
+    """
+    _make_folder(workdir)
+    _write_json(workdir / 'config.json', plain)
+    _write_json(workdir / 'data.json', task.describe(data))
+    task.keep(data, workdir)
+
+
+def logged(
+    task: Task, metrics: dict[str, Any], batches: Any
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The line of a step in `metrics.jsonl`.
+
+    Args:
+      task: of the run.
+      metrics: of the train step, on the host.
+      batches: of the evaluation after it, likewise; None without one.
+
+    Returns:
+      Values by name, and the results of the evaluation among them.
+    """
+    stats = metrics.pop('moe', {})
+    values: dict[str, Any] = {name: float(x) for name, x in metrics.items()}
+    values |= task.layer_metrics(stats)
+    results = {} if batches is None else task.results(batches)
+    return values | {f'eval/{n}': v for n, v in results.items()}, results
 
 
 def _on_mesh(config: Config, mesh: Mesh) -> Config:
@@ -185,14 +222,10 @@ class _Run:
 
     def _write_pending(self):
         for step, metrics, evaluation in self._pending:
-            metrics, batches = jax.device_get((metrics, evaluation))
-            stats = metrics.pop('moe', {})
-            values = {name: float(x) for name, x in metrics.items()}
-            values |= self._task.layer_metrics(stats)
+            fetched = jax.device_get((metrics, evaluation))
+            values, results = logged(self._task, *fetched)
             line = self._progress.line(step, values)
-            if batches is not None:
-                results = self._task.results(batches)
-                values |= {f'eval/{name}': v for name, v in results.items()}
+            if results:
                 line += f'  {self._task.headline(results)}'
             self._say(line)
             self._writer.write_scalars(step, values)

@@ -57,7 +57,7 @@ def start(
         allowed = f'absent, but on SLURM and TPU pods (else {_BY_HAND})'
         raise ConfigError('--distributed', True, allowed) from None
     except jax.errors.JaxRuntimeError as error:
-        allowed = f'HOST:PORT of process 0, and free there ({error})'
+        allowed = f'that of process 0, and a free port there ({error})'
         raise ConfigError('--coordinator', coordinator, allowed) from None
 
 
@@ -86,7 +86,7 @@ def gather(value: Any) -> list[Any]:
     Args:
       value: of this process, JSON.
     """
-    if not jax.distributed.is_initialized():
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return [value]
     raw = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(raw)))
@@ -194,6 +194,7 @@ def ending(*but: type[Exception]) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Waits for the others, and goes on alone."""
+    """Waits for the others, however long, and goes on alone."""
     if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices('finish')
         jax.distributed.shutdown()

@@ -110,8 +110,10 @@ def make_train_step(
                 layers = jax.tree.map(jnp.mean, out.aux.losses)
                 for name, value in layers.items():
                     metrics[f'train/{name}'] = value
-                    if config.losses.get(name):  # 0 * value has a gradient
-                        rest = rest + config.losses[name] * value
+                    weight = config.losses.get(name, 0.0)
+                    # One traced is not 0; 0 * value has a gradient.
+                    if isinstance(weight, jax.Array) or weight:
+                        rest = rest + weight * value
                 metrics['moe'] = out.aux.stats
             metrics['train/objective'] = jnp.sum(terms) + rest
             return (terms, rest), (metrics, out.state)

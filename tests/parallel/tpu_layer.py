@@ -6,7 +6,6 @@ writes the program of every case, forward and backward, to FOLDER/CASE.txt. It
 runs in a process of its own, without the tests' settings of the compiler.
 """
 
-import functools
 import os
 import pathlib
 import sys
@@ -26,9 +25,10 @@ from moe.parallel import (
     parameter_shardings,
 )
 from moe.parallel.mesh import EXPERT_AXES
-from moe.routing import top_k
+from moe.routing import ROUTERS
 
-# 8 groups of 512 tokens, 2 of 16 experts each, C = 512 * 2 / 16 = 64 slots.
+# 8 groups of 512 tokens, 2 of 16 experts each (the routers' default), and so
+# C = 512 * 2 / 16 = 64 slots.
 G, S, D, F, E, K, C = 8, 512, 256, 512, 16, 2, 64
 
 
@@ -40,10 +40,12 @@ class Case(NamedTuple):
     expert: int
     exchange: str
     room: float | None = None
+    router: str = 'top_k'
 
 
 CASES = {
     'all_to_all': Case('v5e:2x2', 1, 4, 'all_to_all'),
+    'expert_choice': Case('v5e:2x2', 1, 4, 'all_to_all', None, 'expert_choice'),
     'gather': Case('v5e:2x2', 1, 4, 'gather'),
     'ragged': Case('v5e:2x2', 1, 4, 'ragged'),
     'room': Case('v5p:2x2x2', 1, 8, 'ragged', 1.5),
@@ -56,7 +58,7 @@ def program(case):
     """The text of the gradients of tokens and parameters, all in bfloat16."""
     layer = MoE(
         MLP(F, num_experts=E, activation='relu', dtype=jnp.bfloat16),
-        functools.partial(top_k, k=K),
+        ROUTERS[case.router],
         executor='grouped' if case.exchange == 'ragged' else 'indexed',
         exchange=case.exchange,
         exchange_levels=case.replica,

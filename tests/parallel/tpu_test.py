@@ -67,8 +67,9 @@ def moved(text):
     )
 
 
-def test_all_to_all(texts):
-    found = collectives(texts['all_to_all'])
+@pytest.mark.parametrize('name', ['all_to_all', 'expert_choice'])
+def test_all_to_all(texts, name):
+    found = collectives(texts[name])
     # The buffers of 2 groups, there and back, twice.
     buffer = BYTES * E * (G // 4) * C * D
     exchanges = [one for one in found if one.kind == 'all-to-all']

@@ -1,0 +1,332 @@
+"""Trials on TPU pods, by the engines that there are for them.
+
+Every step is a command line of gcloud, xpk or sky, printed before it is run,
+and `dry_run` prints the same. What a pod loses, the trial's own checkpoints
+give back: it is started again with the same command.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from launch.tpu_engine import Command, Engine, Lot, Options
+from launch.tpu_gcloud import Gcloud
+from launch.tpu_skypilot import SkyPilot
+from launch.tpu_xpk import Xpk
+from launch.trials import Trial
+from moe.config import ConfigError
+
+__all__ = ['Options', 'dry_run', 'run']
+
+_ENGINES: dict[str, type[Engine]] = {
+    'gcloud': Gcloud,
+    'xpk': Xpk,
+    'skypilot': SkyPilot,
+}
+_GONE = ('FAILED', 'SUSPENDING', 'SUSPENDED', 'DELETING')
+_UNTIL = '# again until it says ACTIVE'
+_POLL = 30.0  # seconds between two looks at a pod
+_UNANSWERED = 3  # looks in a row before a pod counts as not there
+_DELETIONS = 10  # tries: none succeeds while a pod is being made
+
+
+def run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> None:
+    """Runs trials on pods, and deletes the pods.
+
+    What a command prints about a trial goes to `log.txt` in the trial's folder.
+    On SIGTERM or Ctrl-C the commands end, and what was made is deleted.
+
+    Args:
+      trials: none of them done.
+      options: of the pods.
+      parallel: pods at a time.
+      retries: how often a trial that fails is started again.
+
+    Raises:
+      ConfigError: if the engine is not installed, or a trial's config is no
+        file of the working folder; nothing is started then.
+      KeyboardInterrupt: after a signal, when all is deleted.
+    """
+    engine = _engine(trials, options)
+    for tool in {engine.tool, 'gcloud'}:
+        if shutil.which(tool) is None:
+            allowed = f'one whose tools are installed: there is no {tool}'
+            raise ConfigError('tpu.engine', options.engine, allowed)
+    shell = _Shell()
+    with (
+        _on_signal(shell.stop),
+        concurrent.futures.ThreadPoolExecutor(parallel) as pool,
+        contextlib.suppress(_Stopped),
+    ):
+        if any(shell.run(command) for command in engine.prepare()):
+            print('nothing was started', file=sys.stderr, flush=True)
+            return
+        pods = [
+            _Pod(engine, lot, shell, retries)
+            for lot in engine.lots(trials, parallel)
+        ]
+        for done in [pool.submit(pod.run) for pod in pods]:
+            done.result()
+    if shell.stopping.is_set():
+        raise KeyboardInterrupt
+
+
+def dry_run(
+    trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
+) -> Iterator[str]:
+    """Yields what `run` runs if nothing fails, as a shell takes it.
+
+    Args:
+      trials: as in `run`.
+      options: of the pods.
+      parallel: pods at a time; shown one after another.
+      retries: not shown.
+    """
+    engine = _engine(trials, options)
+    yield from map(str, engine.prepare())
+    for lot in engine.lots(trials, parallel):
+        yield f'# {lot.name}'
+        yield from map(str, engine.claim(lot.name))
+        state = engine.state(lot.name)
+        if state:
+            yield f'{state}  {_UNTIL}'
+        yield from map(str, engine.equip(lot.name))
+        for trial in lot.trials:
+            yield str(_make_folder(trial))
+            yield from map(str, engine.train(lot.name, trial))
+            yield from map(str, engine.fetch(trial))
+        if not options.keep:
+            yield from map(str, engine.release(lot.name))
+
+
+def _engine(trials: Sequence[Trial], options: Options) -> Engine:
+    for trial in trials:
+        flag = next(a for a in trial.command if a.startswith('--config='))
+        name = flag.removeprefix('--config=').partition(':')[0]
+        path = pathlib.PurePath(name)
+        if path.is_absolute() or path.parts[0] in ('..', 'runs'):
+            allowed = 'a file that hosts get: of this folder, not of runs/'
+            raise ConfigError('--config', name, allowed)
+    return _ENGINES[options.engine](options)
+
+
+def _make_folder(trial: Trial) -> Command:
+    return Command(('mkdir', '-p', str(trial.folder)))
+
+
+class _Stopped(Exception):
+    """A signal came."""
+
+
+class _Shell:
+    """Runs commands, from several threads, until it is stopped."""
+
+    def __init__(self):
+        self.stopping = threading.Event()
+        self._running: set[subprocess.Popen] = set()
+
+    def stop(self) -> None:
+        """Ends the commands that run; but for `last` ones, none starts."""
+        self.stopping.set()
+        for process in list(self._running):
+            self._end(process)
+
+    def run(
+        self,
+        command: Command,
+        log: pathlib.Path | None = None,
+        last: bool = False,
+    ) -> int:
+        """Prints a command, runs it and returns its exit code.
+
+        Args:
+          command: to run.
+          log: where its output goes, if not where ours does.
+          last: whether it runs after a stop as well, and to its end.
+
+        Raises:
+          _Stopped: if there was a stop.
+        """
+        print(f'$ {command}', flush=True)
+        with contextlib.ExitStack() as stack:
+            to = None if log is None else stack.enter_context(log.open('a'))
+            process = self._start(command, last, stdout=to, stderr=to)
+            return self._finish(process, command, last)[0]
+
+    def ask(self, command: Command) -> str | None:
+        """What a command prints, without the end of the line.
+
+        Args:
+          command: to run.
+
+        Returns:
+          The text, None if the command fails.
+
+        Raises:
+          _Stopped: if there was a stop.
+        """
+        process = self._start(command, False, stdout=subprocess.PIPE)
+        code, text = self._finish(process, command, False)
+        return None if code else text.strip()
+
+    def sleep(self) -> None:
+        """Waits before another look at a pod."""
+        self.stopping.wait(_POLL)
+
+    def _start(self, command: Command, last: bool, **streams):
+        if self.stopping.is_set() and not last:
+            raise _Stopped
+        return subprocess.Popen(
+            command.argv,
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us alone
+            **streams,
+        )
+
+    def _end(self, process: subprocess.Popen) -> None:
+        # gcloud is a shell that waits for Python: both are meant.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
+    def _finish(
+        self, process: subprocess.Popen, command: Command, last: bool
+    ) -> tuple[int, str]:
+        if not last:
+            self._running.add(process)
+            if self.stopping.is_set():  # since it was looked at
+                self._end(process)
+        text, _ = process.communicate(command.stdin)
+        self._running.discard(process)
+        if self.stopping.is_set() and not last:
+            raise _Stopped
+        return process.returncode, text
+
+
+class _Pod:
+    """What runs the trials of a lot, one after another."""
+
+    def __init__(self, engine: Engine, lot: Lot, shell: _Shell, retries: int):
+        self._engine, self._shell, self._retries = engine, shell, retries
+        self._name, self._trials = lot
+        self._losses = engine.options.preemptions
+        self._claimed = self._ready = False
+
+    def run(self) -> None:
+        """Runs all trials; whatever happens, deletes what was made."""
+        try:
+            for trial in self._trials:
+                self._train(trial)
+        finally:
+            if not self._engine.options.keep:
+                self._release()
+
+    def _train(self, trial: Trial) -> None:
+        failures = 0
+        while failures <= self._retries:
+            if self._make_ready():
+                self._attempt(trial)
+                if trial.done():
+                    self._say(f'{trial.name}: done')
+                    return
+            if not self._lost():
+                failures += 1
+                self._say(f'{trial.name}: failed {failures} time(s)')
+
+    def _attempt(self, trial: Trial) -> None:
+        """Runs a trial; its files say whether it is done."""
+        log = trial.folder / 'log.txt'
+        self._shell.run(_make_folder(trial))
+        self._claimed = True
+        for command in self._engine.train(self._name, trial):
+            if self._shell.run(command, log):
+                break
+        for command in self._engine.fetch(trial):
+            self._shell.run(command, log)
+
+    def _make_ready(self) -> bool:
+        """Claims and equips; whether trials can run."""
+        if self._ready:
+            return True
+        for command in self._engine.claim(self._name):
+            self._claimed = True
+            self._shell.run(command)  # fails where it is there already
+        if not self._wait():
+            return False
+        equip = self._engine.equip(self._name)
+        self._ready = not any(self._shell.run(command) for command in equip)
+        return self._ready
+
+    def _wait(self) -> bool:
+        """Waits until what was claimed is there; False if it is not to be."""
+        command = self._engine.state(self._name)
+        if command is None:
+            return True
+        print(f'$ {command}  {_UNTIL}', flush=True)
+        shown, unanswered = None, 0
+        while True:
+            state = self._shell.ask(command)
+            if state not in (None, shown):
+                self._say(state)
+                shown = state
+            unanswered = unanswered + 1 if state is None else 0
+            if state == 'ACTIVE':
+                return True
+            if state in _GONE or unanswered == _UNANSWERED:
+                return False
+            self._shell.sleep()
+
+    def _lost(self) -> bool:
+        """Whether a pod was lost, not a trial at fault; makes place if so."""
+        self._ready = False
+        command = self._engine.state(self._name)
+        if command is None:  # a job has ended, and its name is to be free
+            self._release()
+            return False
+        self._shell.sleep()  # a loss shows late
+        if self._shell.ask(command) not in _GONE:
+            return False
+        self._say('lost')
+        self._release()
+        self._losses -= 1
+        return self._losses >= 0
+
+    def _release(self) -> None:
+        if not self._claimed:
+            return
+        for command in self._engine.release(self._name):
+            for _ in range(_DELETIONS):
+                if not self._shell.run(command, last=True):
+                    break
+                time.sleep(_POLL)
+            else:
+                self._say(f'may be there still, and cost: {command}')
+        self._claimed = self._ready = False
+
+    def _say(self, text: str) -> None:
+        print(f'{self._name}: {text}', flush=True)
+
+
+@contextlib.contextmanager
+def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Stops on Ctrl-C and SIGTERM, instead of dying of them."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        kind: signal.signal(kind, lambda number, frame: stop())
+        for kind in kinds
+    }
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

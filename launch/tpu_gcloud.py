@@ -1,0 +1,130 @@
+"""Trials on TPU VMs, by `gcloud compute tpus queued-resources`.
+
+A pod is a queued resource, of one slice or more. It is claimed once, runs its
+share of the trials and is deleted.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from launch.tpu_engine import SHARED, Command, Engine, Lot
+from launch.trials import Trial
+
+_GCSFUSE = '3.8.0'
+_RELEASES = 'https://github.com/GoogleCloudPlatform/gcsfuse/releases/download'
+_UNSENT = r'(.*/)?(\.[^/]+|__pycache__|checkpoints)(/.*)?$|runs/.*'
+_CAPACITY = {'on_demand': (), 'spot': ('--spot',), 'reserved': ('--reserved',)}
+
+# The VMs' own Python may be older than ours.
+INSTALL = (
+    'python3 -m pip install --quiet --user uv',
+    '~/.local/bin/uv venv --quiet --allow-existing --python=3.12 ~/venv',
+    '~/.local/bin/uv pip install --quiet --python='
+    "$HOME/venv/bin/python --requirement=requirements.txt 'jax[tpu]'",
+)
+
+
+class Gcloud(Engine):
+    """TPU VMs."""
+
+    tool = 'gcloud'
+
+    def lots(self, trials: Sequence[Trial], parallel: int) -> list[Lot]:
+        """A pod for every trial at a time, and its share of the trials."""
+        return [
+            Lot(f'{self.options.name}-{i}', trials[i::parallel])
+            for i in range(min(parallel, len(trials)))
+        ]
+
+    def prepare(self) -> list[Command]:
+        """Sends the code: the working folder as it is, once for all hosts."""
+        return [
+            Command(
+                (
+                    *('gcloud', 'storage', 'rsync', '--recursive'),
+                    '--delete-unmatched-destination-objects',
+                    *(f'--exclude={_UNSENT}', '.', f'{self.url}/.code'),
+                )
+            )
+        ]
+
+    def claim(self, name: str) -> list[Command]:
+        """Queues; does no harm where the pod is there."""
+        many = self.options.slices > 1
+        nodes = (f'--node-count={self.options.slices}', f'--node-prefix={name}')
+        return [
+            self._command(
+                'create',
+                name,
+                f'--accelerator-type={self.options.accelerator}',
+                f'--runtime-version={self.options.runtime_version}',
+                *(nodes if many else (f'--node-id={name}',)),
+                *_CAPACITY[self.options.capacity],
+            )
+        ]
+
+    def state(self, name: str) -> Command:
+        """ACTIVE when all slices are there."""
+        return self._command('describe', name, '--format=value(state.state)')
+
+    def equip(self, name: str) -> list[Command]:
+        """Mounts the bucket, copies the code, installs what it needs."""
+        # Checkpoints are written by many hosts: none may remember what was or
+        # was not there. A file is in the bucket when it is closed or synced.
+        mount = shlex.join(
+            [
+                *('gcsfuse', '--implicit-dirs', '--metadata-cache-ttl-secs=0'),
+                '--metadata-cache-negative-ttl-secs=0',
+                '--enable-streaming-writes=false',
+                *(self.options.bucket, SHARED),
+            ]
+        )
+        package = f'{_RELEASES}/v{_GCSFUSE}/gcsfuse_{_GCSFUSE}_amd64.deb'
+        steps = (
+            f'(command -v gcsfuse || (curl -fsSLo ~/gcsfuse.deb {package} && '
+            'sudo apt-get install --yes ~/gcsfuse.deb))',
+            f'(mountpoint -q {SHARED} || (sudo mkdir -p {SHARED} && '
+            f'sudo chown "$USER" {SHARED} && {mount}))',
+            'rm -rf ~/moe',
+            f'cp -r {SHARED}/{self.options.name}/.code ~/moe',
+            'cd ~/moe',
+            *INSTALL,
+        )
+        return [self._on_all_hosts(name, ' && '.join(steps))]
+
+    def train(self, name: str, trial: Trial) -> list[Command]:
+        """The same command on all hosts."""
+        # What a lost connection left behind would hold the chips. The pattern
+        # does not match the shell that looks for it.
+        stop = "pkill --full '[t]rain.py'; true"
+        run = shlex.join(self.arguments(trial))
+        start = f'cd ~/moe && mountpoint -q {SHARED} && '
+        return [
+            self._on_all_hosts(name, stop),
+            self._on_all_hosts(name, f'{start}exec ~/venv/bin/python {run}'),
+        ]
+
+    def release(self, name: str) -> list[Command]:
+        """Deletes the pod, its VMs included."""
+        return [self._command('delete', name, '--force')]
+
+    def _command(self, verb: str, name: str, *flags: str) -> Command:
+        return Command(
+            (
+                *('gcloud', 'compute', 'tpus', 'queued-resources', verb, name),
+                f'--project={self.options.project}',
+                f'--zone={self.options.zone}',
+                '--quiet',
+                *flags,
+            )
+        )
+
+    def _on_all_hosts(self, name: str, script: str) -> Command:
+        return self._command(
+            'ssh',
+            name,
+            *('--node=all', '--worker=all'),
+            '--batch-size=all',  # or the first 64 wait for the others
+            '--ssh-flag=-oServerAliveInterval=30',  # or a lost host hangs it
+            f'--command={script}',
+        )

@@ -1,0 +1,54 @@
+"""Trials as managed jobs of SkyPilot, which recovers them by itself."""
+
+import shlex
+
+import yaml
+
+from launch.tpu_engine import SHARED, Command, Engine
+from launch.tpu_gcloud import INSTALL
+from launch.trials import Trial
+
+
+class SkyPilot(Engine):
+    """Managed jobs."""
+
+    tool = 'sky'
+
+    def train(self, name: str, trial: Trial) -> list[Command]:
+        """Writes the task, submits it and follows its log to the end."""
+        path = str(trial.folder / 'skypilot.yaml')
+        text = yaml.safe_dump(self.task(name, trial), sort_keys=False)
+        return [
+            Command(('tee', path), stdin=text),
+            Command(
+                ('sky', 'jobs', 'launch', '--yes', f'--name={name}', path),
+            ),
+        ]
+
+    def release(self, name: str) -> list[Command]:
+        """Cancels the job, which deletes its machines."""
+        return [Command(('sky', 'jobs', 'cancel', '--yes', f'--name={name}'))]
+
+    def task(self, name: str, trial: Trial) -> dict:
+        """The task of a trial, as SkyPilot's YAML has it."""
+        run = shlex.join(self.arguments(trial))
+        return {
+            'name': name,
+            'resources': {
+                'infra': f'gcp/*/{self.options.zone}',
+                'accelerators': f'tpu-{self.options.accelerator}:1',
+                'accelerator_args': {
+                    'runtime_version': self.options.runtime_version
+                },
+                'use_spot': self.options.capacity == 'spot',
+            },
+            'workdir': '.',
+            'file_mounts': {
+                SHARED: {
+                    'source': f'gs://{self.options.bucket}',
+                    'mode': 'MOUNT',
+                }
+            },
+            'setup': ' && '.join(INSTALL),
+            'run': f'exec ~/venv/bin/python {run}',
+        }

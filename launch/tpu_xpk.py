@@ -1,0 +1,45 @@
+"""Trials as workloads of a GKE cluster (JobSets), submitted by `xpk`."""
+
+import shlex
+
+from launch.tpu_engine import Command, Engine
+from launch.trials import Trial
+
+
+class Xpk(Engine):
+    """Workloads; Kueue decides when each has its slices."""
+
+    tool = 'xpk'
+
+    def train(self, name: str, trial: Trial) -> list[Command]:
+        """Submits and waits."""
+        # xpk sends SIGTERM to what it started: Python, not a shell around it.
+        run = 'exec ' + shlex.join(['python', *self.arguments(trial)])
+        options = self.options
+        return [
+            self._command(
+                'create',
+                f'--workload={name}',
+                f'--tpu-type={options.accelerator}',
+                f'--num-slices={options.slices}',
+                f'--docker-image={options.image}',
+                f'--storage={options.bucket}',
+                f'--max-restarts={options.preemptions}',
+                f'--command={run}',
+            ),
+            self._command('list', f'--wait-for-job-completion={name}'),
+        ]
+
+    def release(self, name: str) -> list[Command]:
+        """Deletes the workload, run or not: its name must be free again."""
+        return [self._command('delete', f'--workload={name}', '--force')]
+
+    def _command(self, verb: str, *flags: str) -> Command:
+        return Command(
+            (
+                *('xpk', 'workload', verb, f'--cluster={self.options.cluster}'),
+                f'--project={self.options.project}',
+                f'--zone={self.options.zone}',
+                *flags,
+            )
+        )
