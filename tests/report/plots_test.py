@@ -125,3 +125,17 @@ def test_against_words(monkeypatch):
     assert axes.lines[0].get_xydata().tolist() == [[0, 1], [1, 2]]
     plots.plt.close(drawn[0])
     assert plots.against([], 'router', 'loss') is None
+
+
+def test_against_nothing(monkeypatch):
+    # 0 has no place on a scale of powers: side by side, in order.
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    plots.against([(0.01, 1.0, ''), (0.0, 2.0, '')], 'rate', 'loss')
+    (axes,) = drawn[0].axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        '0.0',
+        '0.01',
+    ]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 2], [1, 1]]
+    plots.plt.close(drawn[0])
