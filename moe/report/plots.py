@@ -42,6 +42,9 @@ def curves(
       A PNG; None if no run has any of the metrics.
     """
     figure, axes = plt.subplots(figsize=(6, 3.2))
+    many = len(runs) * len(names) > 6
+    if many:
+        axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)
     for label, metrics in runs.items():
         for name, what in names.items():
             steps, values = series(metrics, name)
@@ -58,7 +61,8 @@ def curves(
     if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
-        axes.legend(fontsize=8)
+        beside = {'loc': 'upper left', 'bbox_to_anchor': (1.01, 1.0)}
+        axes.legend(fontsize=8, **(beside if many else {}))
     return _png(figure)
 
 
