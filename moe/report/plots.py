@@ -61,8 +61,10 @@ def curves(
     if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
-        beside = {'loc': 'upper left', 'bbox_to_anchor': (1.01, 1.0)}
-        axes.legend(fontsize=8, **(beside if many else {}))
+        legend = axes.legend(fontsize=8)
+        if many:
+            legend.set_loc('upper left')
+            legend.set_bbox_to_anchor((1.01, 1.0))
     return _png(figure)
 
 
