@@ -42,6 +42,9 @@ def curves(
       A PNG; None if no run has any of the metrics.
     """
     figure, axes = plt.subplots(figsize=(6, 3.2))
+    many = len(runs) * len(names) > 6
+    if many:
+        axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)
     for label, metrics in runs.items():
         for name, what in names.items():
             steps, values = series(metrics, name)
@@ -58,7 +61,8 @@ def curves(
     if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
-        axes.legend(fontsize=8)
+        beside = {'loc': 'upper left', 'bbox_to_anchor': (1.01, 1.0)}
+        axes.legend(fontsize=8, **(beside if many else {}))
     return _png(figure)
 
 
@@ -125,7 +129,8 @@ def against(
 
     Args:
       points: value of the field, value of the metric, and the line it is of.
-        Fields of numbers have a scale, others a place for each value.
+        Positive numbers have a scale, of powers if they are far apart; other
+        values have places side by side, numbers in order.
       xlabel: the field.
       ylabel: the metric.
 
@@ -135,8 +140,12 @@ def against(
     if not points:
         return None
     values = list(dict.fromkeys(x for x, _, _ in points))
-    numbers = all(isinstance(x, (int, float)) for x in values)
-    places = {x: x if numbers else i for i, x in enumerate(values)}
+    if all(isinstance(x, (int, float)) for x in values):
+        values.sort()
+        scale = values[0] > 0
+    else:
+        scale = False
+    places = {x: x if scale else i for i, x in enumerate(values)}
     figure, axes = plt.subplots(figsize=(6, 3.2))
     for label in dict.fromkeys(line for _, _, line in points):
         mine = [(places[x], y) for x, y, line in points if line == label]
@@ -148,16 +157,12 @@ def against(
             list(means), list(means.values()), label=label, lw=1.2
         )
         axes.plot(*zip(*mine, strict=True), 'o', ms=4, color=drawn.get_color())
-    if numbers:
-        ordered = sorted(values)
-        if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
-            axes.set_xscale('log')
-        axes.set_xticks(ordered, [f'{x:g}' for x in ordered])
-        axes.minorticks_off()
-    else:
-        axes.set_xticks(
-            range(len(values)), values, rotation=20, ha='right', fontsize=8
-        )
+    if scale and values[-1] >= 8 * values[0]:
+        axes.set_xscale('log')
+    axes.set_xticks(list(places.values()), [str(x) for x in places])
+    axes.minorticks_off()
+    if max(len(str(x)) for x in values) > 6:
+        axes.tick_params(axis='x', labelrotation=20, labelsize=8)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     if any(line for _, _, line in points):

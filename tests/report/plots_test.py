@@ -50,6 +50,20 @@ def test_curves_show_every_line():
     assert orange > 100
 
 
+def test_legend_of_many_curves_hides_none(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    for count, inside in ((6, True), (7, False)):
+        runs = {f'run {i}': METRICS for i in range(count)}
+        plots.curves(runs, {'train/loss': ''}, 'loss')
+        (axes,) = drawn[-1].axes
+        drawn[-1].canvas.draw()
+        legend = axes.get_legend().get_window_extent()
+        assert (legend.x0 < axes.bbox.x1) == inside
+        assert len({line.get_color() for line in axes.lines}) == count
+        plots.plt.close(drawn[-1])
+
+
 @pytest.mark.parametrize(
     'values',
     [[0.0], [0.0, 0.0, 0.0], [5.0, float('nan'), 4.0], [float('nan')]],
@@ -125,3 +139,17 @@ def test_against_words(monkeypatch):
     assert axes.lines[0].get_xydata().tolist() == [[0, 1], [1, 2]]
     plots.plt.close(drawn[0])
     assert plots.against([], 'router', 'loss') is None
+
+
+def test_against_nothing(monkeypatch):
+    # 0 has no place on a scale of powers: side by side, in order.
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    plots.against([(0.01, 1.0, ''), (0.0, 2.0, '')], 'rate', 'loss')
+    (axes,) = drawn[0].axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        '0.0',
+        '0.01',
+    ]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 2], [1, 1]]
+    plots.plt.close(drawn[0])
