@@ -44,7 +44,7 @@ def curves(
     figure, axes = plt.subplots(figsize=(6, 3.2))
     many = len(runs) * len(names) > 6
     if many:
-        axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)
+        axes.set_prop_cycle(color=plt.get_cmap('tab20')(range(20)))
     for label, metrics in runs.items():
         for name, what in names.items():
             steps, values = series(metrics, name)
@@ -61,8 +61,10 @@ def curves(
     if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
-        beside = {'loc': 'upper left', 'bbox_to_anchor': (1.01, 1.0)}
-        axes.legend(fontsize=8, **(beside if many else {}))
+        legend = axes.legend(fontsize=8)
+        if many:  # beside the picture, not in front of it
+            legend.set_loc('upper left')
+            legend.set_bbox_to_anchor((1.01, 1.0), axes.transAxes)
     return _png(figure)
 
 
