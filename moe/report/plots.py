@@ -44,7 +44,8 @@ def curves(
     figure, axes = plt.subplots(figsize=(6, 3.2))
     many = len(runs) * len(names) > 6
     if many:
-        axes.set_prop_cycle(color=plt.get_cmap('tab20')(range(20)))
+        colours = map(tuple, plt.get_cmap('tab20')(range(20)))
+        axes.set_prop_cycle(color=list(colours))
     for label, metrics in runs.items():
         for name, what in names.items():
             steps, values = series(metrics, name)
