@@ -17,6 +17,7 @@ from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
 
 _POLL = 0.5  # seconds
+_PINS = hasattr(os, 'sched_setaffinity')  # on Linux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Slot(NamedTuple):
     """What one trial at a time may use.
 
     Attributes:
-      cores: of the CPU.
+      cores: of the CPU; none where a process cannot be told them.
       environment: variables beside those there are.
     """
 
@@ -105,7 +106,8 @@ def dry_run(
     places = slots(options, parallel)
     for i, trial in enumerate(trials):
         cores, environment = places[i % parallel]
-        pinned = ['taskset', '--cpu-list', ','.join(map(str, cores))]
+        names = ','.join(map(str, cores))
+        pinned = ['taskset', '--cpu-list', names] if names else []
         given = [f'{name}={value}' for name, value in environment.items()]
         command = [*pinned, sys.executable, *trial.command]
         yield shlex.join(['env', *given, *command])
@@ -124,7 +126,7 @@ def slots(options: Options, parallel: int) -> list[Slot]:
     Raises:
       ConfigError: if there is not enough for all.
     """
-    there = sorted(os.sched_getaffinity(0))
+    there = sorted(_affinity())
     share = options.cores or max(1, len(there) // parallel)
     if options.cores * parallel > len(there):
         allowed = f'at most {len(there) // parallel}: {len(there)} cores for '
@@ -138,7 +140,8 @@ def slots(options: Options, parallel: int) -> list[Slot]:
     result = []
     for i in range(parallel):
         # With fewer cores than trials, they take turns.
-        cores = [there[(i * share + j) % len(there)] for j in range(share)]
+        turns = range(i * share, (i + 1) * share)
+        cores = [there[turn % len(there)] for turn in turns if _PINS]
         mine = gpus[i * options.devices : (i + 1) * options.devices]
         environment = (
             {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
@@ -168,20 +171,15 @@ class _Job:
 
     def start(self, slot: Slot) -> None:
         """Starts the trial on a slot, which is its own until it ends."""
-        before = os.sched_getaffinity(0)
-        with _open_log(self._trial) as log:
-            os.sched_setaffinity(0, slot.cores)  # the child inherits it
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, *self._trial.command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **slot.environment},
-                    start_new_session=True,  # Ctrl-C is for the sweep alone
-                )
-            finally:
-                os.sched_setaffinity(0, before)
+        with _open_log(self._trial) as log, _pinned(slot.cores):
+            self._process = subprocess.Popen(
+                [sys.executable, *self._trial.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **slot.environment},
+                start_new_session=True,  # Ctrl-C is for the sweep alone
+            )
         self._slot, self._first, self._signalled = slot, None, None
         self.state, self.attempts = 'running', self.attempts + 1
 
@@ -236,6 +234,27 @@ class _Job:
             left,
             self.attempts,
         )
+
+
+def _affinity() -> set[int]:
+    """The cores that this process may use."""
+    if _PINS:
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def _pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Processes started meanwhile have these cores alone; all if empty."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _open_log(trial: Trial) -> IO:

@@ -44,7 +44,8 @@ def curves(
     figure, axes = plt.subplots(figsize=(6, 3.2))
     many = len(runs) * len(names) > 6
     if many:
-        axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)
+        colours = map(tuple, plt.get_cmap('tab20')(range(20)))
+        axes.set_prop_cycle(color=list(colours))
     for label, metrics in runs.items():
         for name, what in names.items():
             steps, values = series(metrics, name)
@@ -62,9 +63,9 @@ def curves(
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
         legend = axes.legend(fontsize=8)
-        if many:
+        if many:  # beside the picture, not in front of it
             legend.set_loc('upper left')
-            legend.set_bbox_to_anchor((1.01, 1.0))
+            legend.set_bbox_to_anchor((1.01, 1.0), axes.transAxes)
     return _png(figure)
 
 

@@ -245,6 +245,18 @@ def test_slots(monkeypatch, given, parallel, expected):
     ]
 
 
+def test_without_pinning(tmp_path, monkeypatch):
+    # Elsewhere than on Linux.
+    monkeypatch.setattr(local, '_PINS', False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    assert [slot.cores for slot in local.slots(options(), 2)] == [(), ()]
+    (trial,) = make(tmp_path, 'end')
+    run([trial])
+    assert trial.done()
+    (line,) = local.dry_run([trial], options(), parallel=1, retries=0)
+    assert 'taskset' not in line
+
+
 @pytest.mark.parametrize(
     ('given', 'line'),
     [
