@@ -29,7 +29,7 @@ lint: $(VENV)/test.done
 
 # The programs of a SLURM cluster on this machine, for its tests.
 slurm:
-	@tests/launch/slurm/install.sh
+	@tests/launch/backends/slurm/install.sh
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later"; exit 1; }

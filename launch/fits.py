@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from launch.chips import GIB, parse_topology
+from launch.planning.chips import GIB, parse_topology
 from launch.trials import Trial
 from moe.config import ConfigError
 

@@ -10,13 +10,13 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: the pod is not here
 from absl import flags
 from ml_collections import config_flags
 
-from launch.chips import parse_topology
-from launch.compare import candidates
-from launch.compiler import NoCompiler
-from launch.estimate import Implausible
-from launch.hlo import HLOError
-from launch.planner import plan
-from launch.tables import ranking, table
+from launch.planning.chips import parse_topology
+from launch.planning.compare import candidates
+from launch.planning.compiler import NoCompiler
+from launch.planning.estimate import Implausible
+from launch.planning.hlo import HLOError
+from launch.planning.planner import plan
+from launch.planning.tables import ranking, table
 from moe import training
 from moe.command_line import read_config
 from moe.config import ConfigError, changed

@@ -24,11 +24,11 @@ from launch.trials import Trial, define_config, read_sweep, value_of
 from moe.command_line import read_config
 from moe.config import ConfigError, parse
 
-# Each a module with `Options`, `run` and `dry_run`, as those of launch.local.
+# Each a module with `Options`, `run` and `dry_run`, as those of `local`.
 BACKENDS = {
-    'local': 'launch.local',
-    'slurm': 'launch.slurm',
-    'tpu': 'launch.tpu',
+    'local': 'launch.backends.local',
+    'slurm': 'launch.backends.slurm',
+    'tpu': 'launch.backends.tpu',
 }
 
 

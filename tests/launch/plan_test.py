@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from configs import lm
-from launch import compare, tables
 from launch import plan as command_module
-from launch.chips import GIB, parse_topology
-from launch.hlo import HLOError
-from launch.planner import plan
+from launch.planning import compare, tables
+from launch.planning.chips import GIB, parse_topology
+from launch.planning.hlo import HLOError
+from launch.planning.planner import plan
 from moe.config import ConfigError, changed
 from tests import tiny
 

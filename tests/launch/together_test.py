@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from launch import local, manifest, results, together
+from launch import manifest, results, together
+from launch.backends import local
 from launch.trials import read_sweep
 from moe import training
 from moe.metrics import read_metrics

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from launch.chips import parse_topology
-from launch.compiler import devices_of
+from launch.planning.chips import parse_topology
+from launch.planning.compiler import devices_of
 from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import (

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch.hlo import parse
+from launch.planning.hlo import parse
 from moe.parallel import Collective, collectives
 from tests.parallel.tpu_layer import CASES, C, D, E, G, K, S
 

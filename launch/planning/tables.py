@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.chips import GIB
+from launch.planning.chips import GIB
 
 
 def table(plan: Mapping[str, Any]) -> str:
     """One plan.
 
     Args:
-      plan: of `launch.planner.plan`.
+      plan: of `launch.planning.planner.plan`.
 
     Returns:
       Lines.

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from launch import progress, slurm, slurm_queue
+from launch import progress
+from launch.backends import slurm, slurm_queue
 from moe.config import ConfigError
 
 # What a trial does, on its first start and on others: a line of Python.

@@ -12,11 +12,11 @@ import sys
 import pytest
 import yaml
 
-from launch import tpu
-from launch.tpu_gcloud import INSTALL, Gcloud
-from tests.launch.tpu_tools import HOSTILE, options, trials
+from launch.backends import tpu
+from launch.backends.tpu_gcloud import INSTALL, Gcloud
+from tests.launch.backends.tpu_tools import HOSTILE, options, trials
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 GOLDENS = ROOT / 'tests' / 'goldens'
 XPK = pathlib.Path(sys.prefix) / 'xpk' / 'bin' / 'xpk'
 TOP_K = 'router=top_k,seed=0'

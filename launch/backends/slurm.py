@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from launch import progress, slurm_queue
-from launch.slurm_process import Process
-from launch.slurm_queue import Job, NoAnswer
+from launch import progress
+from launch.backends import slurm_queue
+from launch.backends.slurm_process import Process
+from launch.backends.slurm_queue import Job, NoAnswer
 from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
 

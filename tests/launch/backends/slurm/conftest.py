@@ -8,7 +8,7 @@ import pytest
 # and absl's would close the stderr that it knows.
 import submitit  # noqa: F401
 
-from tests.launch.slurm import cluster as private
+from tests.launch.backends.slurm import cluster as private
 
 
 @pytest.fixture(scope='session')

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from launch.chips import Topology
+from launch.planning.chips import Topology
 from moe.parallel import batch_sharding, make_mesh, parameter_shardings
 from moe.training import LanguageConfig, init_state, make_train_step
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from launch import cost, estimate, hlo
-from launch.chips import Topology
-from launch.compiler import compile_step
+from launch.planning import cost, estimate, hlo
+from launch.planning.chips import Topology
+from launch.planning.compiler import compile_step
 from moe.config import ConfigError
 from moe.parallel import mesh_shape
 from moe.training import Config, LanguageConfig
@@ -27,7 +27,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
       `hbm_bytes`, `parts` (seconds by part of the model), `collectives`,
       `mixtures` (the collectives of all mixture layers by pass, how often one
       runs, and the bytes that it has to exchange) and `step`, see
-      `launch.estimate.roofline`.
+      `launch.planning.estimate.roofline`.
 
     Raises:
       ConfigError: if the config does not fit the topology.

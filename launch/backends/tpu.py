@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from launch.tpu_engine import Command, Engine, Lot, Options
-from launch.tpu_gcloud import Gcloud
-from launch.tpu_skypilot import SkyPilot
-from launch.tpu_xpk import Xpk
+from launch.backends.tpu_engine import Command, Engine, Lot, Options
+from launch.backends.tpu_gcloud import Gcloud
+from launch.backends.tpu_skypilot import SkyPilot
+from launch.backends.tpu_xpk import Xpk
 from launch.trials import Trial
 from moe.config import ConfigError
 

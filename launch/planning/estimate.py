@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from launch.chips import Topology
-from launch.cost import Collective, Cost
-from launch.hlo import axes_of, first_group
+from launch.planning.chips import Topology
+from launch.planning.cost import Collective, Cost
+from launch.planning.hlo import axes_of, first_group
 from moe.models import LMConfig
 from moe.parallel.mesh import BATCH_AXES
 from moe.training import LanguageConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import cost, hlo
+from launch.planning import cost, hlo
 
 # Three trips of: a slice of stacked weights, a product with it, a reduction
 # over pairs of four devices; then one gather of the result over all.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import compiler
+from launch.planning import compiler
 
 MEMORY = {'parameters': 2.0**30, 'optimizer': 2.0**31}
 

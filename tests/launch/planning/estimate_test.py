@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch import estimate
-from launch.chips import CHIPS, Topology, parse_topology
-from launch.cost import Collective, Cost
+from launch.planning import estimate
+from launch.planning.chips import CHIPS, Topology, parse_topology
+from launch.planning.cost import Collective, Cost
 from moe.config import ConfigError
 from tests import tiny
 

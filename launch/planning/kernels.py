@@ -3,7 +3,7 @@
 import math
 import re
 
-from launch.hlo import Computation, Instruction
+from launch.planning.hlo import Computation, Instruction
 
 # Products of a block of scores: Q K^T and P V; for the queries' gradient
 # Q K^T, dO V^T and dS K; for the keys' and values' also P^T dO and dS^T Q, but

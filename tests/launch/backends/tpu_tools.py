@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from launch import tpu
+from launch.backends import tpu
 from launch.trials import Trial
 from moe.config import parse
 

@@ -9,8 +9,14 @@ import math
 import re
 from collections.abc import Callable, Iterator
 
-from launch.hlo import Array, Computation, HLOError, Instruction, Program
-from launch.kernels import attention
+from launch.planning.hlo import (
+    Array,
+    Computation,
+    HLOError,
+    Instruction,
+    Program,
+)
+from launch.planning.kernels import attention
 
 COLLECTIVES = (
     'all-gather',

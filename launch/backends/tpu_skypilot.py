@@ -4,8 +4,8 @@ import shlex
 
 import yaml
 
-from launch.tpu_engine import SHARED, Command, Engine
-from launch.tpu_gcloud import INSTALL
+from launch.backends.tpu_engine import SHARED, Command, Engine
+from launch.backends.tpu_gcloud import INSTALL
 from launch.trials import Trial
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from launch.chips import Topology
+from launch.planning.chips import Topology
 from moe.models.transformer import REMAT_POLICIES
 
 Changes = dict[str, Any]

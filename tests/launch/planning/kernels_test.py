@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import cost, hlo
+from launch.planning import cost, hlo
 
 # 2 sequences of 256 positions, 4 query and 2 key heads, 32 wide, in 2 x 2
 # blocks of scores. The attributes go on over lines, as the kernel's own do.

@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from launch import tpu
+from launch.backends import tpu
 from moe.config import ConfigError, parse
-from tests.launch.tpu_tools import Tools, calls, options, plain, trials
+from tests.launch.backends.tpu_tools import Tools, calls, options, plain, trials
 
 # What a pod costs of calls: the code, then one claimed, seen and equipped.
 SENT = ['rsync']

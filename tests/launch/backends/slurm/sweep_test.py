@@ -9,7 +9,7 @@ import time
 import numpy as np
 import psutil
 
-from launch import slurm_queue
+from launch.backends import slurm_queue
 from tests import commands, tiny
 
 STEPS = 80

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from launch import local
+from launch.backends import local
 from launch.trials import Trial
 from moe.config import ConfigError, parse
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from launch.tpu_engine import Command, Engine
+from launch.backends.tpu_engine import Command, Engine
 from launch.trials import Trial
 
 

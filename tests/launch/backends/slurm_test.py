@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from launch import slurm
+from launch.backends import slurm
 from launch.trials import Trial
 from moe.config import ConfigError, parse
 

@@ -7,7 +7,7 @@ share of the trials and is deleted.
 import shlex
 from collections.abc import Sequence
 
-from launch.tpu_engine import SHARED, Command, Engine, Lot
+from launch.backends.tpu_engine import SHARED, Command, Engine, Lot
 from launch.trials import Trial
 
 _GCSFUSE = '3.8.0'

@@ -1,0 +1,1 @@
+"""Plans: a step compiled for machines that are not here, and its cost."""
