@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from moe.config import ConfigError
 
@@ -66,17 +65,17 @@ def read_config(
     """
     try:
         read_flags(values, argv)
-    except (AttributeError, KeyError) as error:
-        # The config library's word for an override of what is not there.
-        raise _unknown_field(flag, argv, str(error)) from None
-    try:
         config = values[flag].value
         if config is None:
             raise ConfigError(f'--{flag}', None, 'given')
         return config.to_dict()
+    except (AttributeError, KeyError) as error:
+        # The config library's word for an override of what is not there.
+        raise _unknown_field(flag, argv, str(error)) from None
     except OSError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        name = config_flags.get_config_filename(values[flag])
+        given = (a for a in argv if a.startswith(f'--{flag}='))
+        name = next(given, '').partition('=')[2]
         allowed = f'a config file ({reason})'
         raise ConfigError(f'--{flag}', name, allowed) from None
 

@@ -113,8 +113,9 @@ def test_no_config(read):
         read(config=None)
 
 
-def test_no_such_file(read, tmp_path):
+@pytest.mark.parametrize('overrides', [[], ['--config.steps=40']])
+def test_no_such_file(read, tmp_path, overrides):
     with pytest.raises(ConfigError, match='No such file') as error:
-        read(config=f'{tmp_path}/absent.py')
+        read(*overrides, config=f'{tmp_path}/absent.py')
     assert str(error.value).startswith('--config = ')
     assert '\n' not in str(error.value)
