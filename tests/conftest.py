@@ -10,6 +10,10 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import hypothesis
 
+# Before absl is: it closes the streams that handlers of logging know, and under
+# pytest those are pytest's own.
+import submitit  # noqa: F401
+
 hypothesis.settings.register_profile(
     'reproducible', deadline=None, derandomize=True, database=None
 )

@@ -4,10 +4,6 @@ import os
 
 import pytest
 
-# Not first in a test that captures stderr: it closes all handlers of logging,
-# and absl's would close the stderr that it knows.
-import submitit  # noqa: F401
-
 from tests.launch.backends.slurm import cluster as private
 
 
