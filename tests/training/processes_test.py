@@ -100,7 +100,7 @@ class Started:
         )
         # The collectives' library prints to stdout, of who is connected, from
         # all threads at once.
-        noise = r'.*(\[Gloo\]|peer ranks|waits for all at 127).*\n|[ \d]*\n'
+        noise = r'(?m)^(.*(\[Gloo\]|peer ranks|waits for all at).*|[ \d]*)\n'
         return [
             Result(
                 process.returncode,
