@@ -51,7 +51,8 @@ def curves(
             steps, values = series(metrics, name)
             if len(steps):
                 text = ' '.join(p for p in (label, what) if p)
-                axes.plot(steps, values, label=text, lw=1.4)
+                alone = 'o' if len(steps) == 1 else ''
+                axes.plot(steps, values, label=text, lw=1.4, marker=alone)
     if not axes.lines:
         plt.close(figure)
         return None

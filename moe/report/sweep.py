@@ -33,8 +33,10 @@ def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
     parts += ['<h2>Trials</h2>', _trials(found)]
     for metric in metrics:
         parts += _against(found, metric)
-        names = [n for n in trials if n in logged]
-        labelled = {_marked(n, found['best']): logged[n] for n in names}
+    names = [n for n in trials if n in logged]
+    labelled = {_marked(n, found['best']): logged[n] for n in names}
+    # There are few evaluations, and sometimes one: the training loss beside.
+    for metric in dict.fromkeys([*metrics, 'train/loss']):
         image = plots.curves(labelled, {metric: ''}, metric)
         parts.append(figure(image, f'{metric} of every trial over its steps.'))
     return whole_page(found['name'], parts)

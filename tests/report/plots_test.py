@@ -153,3 +153,9 @@ def test_against_nothing(monkeypatch):
     ]
     assert axes.lines[0].get_xydata().tolist() == [[0, 2], [1, 1]]
     plots.plt.close(drawn[0])
+
+
+def test_a_single_value_is_seen():
+    # No line leads to it, and there is no legend: a dot is all that is coloured.
+    image = plots.curves({'': [{'step': 4, 'x': 2.0}]}, {'x': ''}, 'x')
+    assert np.sum(np.ptp(pixels(image)[..., :3], axis=-1) > 0.3) > 10

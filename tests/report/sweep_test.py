@@ -45,7 +45,7 @@ FOUND = {
     'best_group': 0,
 }
 LOGGED = {
-    name: [{'step': s, METRIC: 2.0} for s in (1, 2)]
+    name: [{'step': s, METRIC: 2.0, 'train/loss': 3.0} for s in (1, 2)]
     for name in ('a0', 'a1', 'b0')
 }
 
@@ -64,8 +64,8 @@ def test_page():
         ['b0', 'b', '0', '5/10', '1'],
         ['b1', 'b', '1', '0/10', '-'],
     ]
-    # Against the router, not the seed; and over the steps.
-    assert len(parsed.images) == 2
+    # Against the router, not the seed; and over the steps, as the loss is.
+    assert len(parsed.images) == 3
     assert not {'script', 'link', 'iframe'} & {tag for tag, _ in parsed.tags}
 
 
