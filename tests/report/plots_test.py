@@ -156,6 +156,6 @@ def test_against_nothing(monkeypatch):
 
 
 def test_a_single_value_is_seen():
-    # No line leads to it, and there is no legend: a dot is all that is coloured.
+    # No line leads to it and there is no legend: the dot alone is coloured.
     image = plots.curves({'': [{'step': 4, 'x': 2.0}]}, {'x': ''}, 'x')
     assert np.sum(np.ptp(pixels(image)[..., :3], axis=-1) > 0.3) > 10
