@@ -191,7 +191,7 @@ def test_table():
     assert 'MFU 0.500, 1,000 tokens/s' in text
     assert '  moe, again                 0.750     0.250\n' in text
     assert 'rest' not in text
-    # Of one layer: twice, half a gigabyte each.
+    # One run's share of four, and of two gigabytes.
     assert 'with at least 1.000 GB of rows a pass\n' in text
     line = next(x for x in text.splitlines() if 'all-to-all' in x)
     assert line.split() == [
@@ -199,7 +199,6 @@ def test_table():
         'all-to-all',
         'expert',
         '2',
-        'x',
         '1.000',
         'GB',
     ]
