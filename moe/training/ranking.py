@@ -76,7 +76,7 @@ def log_loss(logit, label, mask=None) -> float:
     if logit.ndim == 1:
         loss = np.logaddexp(0.0, logit) - label * logit
     else:
-        total = np.logaddexp.reduce(logit, axis=1, initial=-np.inf)
+        total = np.logaddexp.reduce(logit, axis=1)
         loss = total - logit[np.arange(len(label)), label.astype(int)]
     return _mean(loss)
 
