@@ -76,7 +76,8 @@ def log_loss(logit, label, mask=None) -> float:
     if logit.ndim == 1:
         loss = np.logaddexp(0.0, logit) - label * logit
     else:
-        total = np.logaddexp.reduce(logit, axis=1)
+        most = np.max(logit, axis=1, keepdims=True)
+        total = most[:, 0] + np.log(np.sum(np.exp(logit - most), axis=1))
         loss = total - logit[np.arange(len(label)), label.astype(int)]
     return _mean(loss)
 
