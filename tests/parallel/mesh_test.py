@@ -29,7 +29,7 @@ ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
 class Device:
     """A device as far as a mesh asks."""
 
-    platform = 'cpu'
+    platform = device_kind = 'cpu'
     client = None
 
     def __init__(self, index, process):
