@@ -8,21 +8,15 @@ import sys
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from moe import training
-from moe.command_line import read_config
+from moe.command_line import define_config, read_config
 from moe.config import ConfigError
 from moe.training import processes
 from moe.training.host import keep_freed_memory
 
 _FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'File with get_config(variant), as FILE[:VARIANT].',
-    flag_values=_FLAGS,
-)
+define_config(_FLAGS)
 flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
 flags.DEFINE_bool(
     'distributed',

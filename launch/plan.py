@@ -8,7 +8,6 @@ import sys
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: the pod is not here
 
 from absl import flags
-from ml_collections import config_flags
 
 from launch.planning.chips import parse_topology
 from launch.planning.compare import candidates
@@ -18,16 +17,11 @@ from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
 from moe import training
-from moe.command_line import read_config
+from moe.command_line import define_config, read_config
 from moe.config import ConfigError, changed
 
 _FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'File with get_config(variant), as FILE[:VARIANT].',
-    flag_values=_FLAGS,
-)
+define_config(_FLAGS)
 flags.DEFINE_string(
     'topology', None, 'CHIP:SIZES, such as v5p:4x4x8.', flag_values=_FLAGS
 )

@@ -20,8 +20,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import fits, manifest, results, together
-from launch.trials import Trial, define_config, read_sweep, value_of
-from moe.command_line import read_config
+from launch.trials import Trial, read_sweep, value_of
+from moe.command_line import define_config, read_config
 from moe.config import ConfigError, parse
 
 # Each a module with `Options`, `run` and `dry_run`, as those of `local`.

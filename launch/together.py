@@ -119,8 +119,10 @@ def run(trials: Sequence[Trial]) -> None:
     configs = [training.read_config(trial.plain) for trial in trials]
     config, task = configs[0], configs[0].make_task()
     data = task.load()
+    described = task.describe(data)
     for trial in trials:
-        describe(trial.folder, trial.plain, task, data)
+        describe(trial.folder, trial.plain, described)
+        task.keep(data, trial.folder)
     batches = [c.make_task().train_batches(data, 0, 1) for c in configs]
     scalars = _stacked([_scalars(c) for c in configs])
     keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in configs]))

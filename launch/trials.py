@@ -21,13 +21,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from launch import hyper
 from moe import training
-from moe.command_line import read_config
+from moe.command_line import define_config, read_config
 from moe.config import ConfigError, changed, differences
-from moe.metrics import read_metrics
+from moe.metrics import newest_metrics
 
 _LONGEST = 120  # characters of a name, which is a folder's
 
@@ -53,8 +52,7 @@ class Trial:
     def newest(self) -> Mapping[str, Any]:
         """The last metrics that it logged, empty before the first."""
         path = self.folder / 'metrics.jsonl'
-        lines = read_metrics(path) if path.exists() else []
-        return lines[-1] if lines else {}
+        return newest_metrics(path) if path.exists() else {}
 
     def step(self) -> int:
         """The last step that it logged, 0 before the first."""
@@ -146,17 +144,6 @@ def with_changes(
       changes: of the trial.
     """
     return changed(base, {name: changes[name] for name in sorted(changes)})
-
-
-def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Defines the flag `--config`, whose overrides are those of `argv`."""
-    config_flags.DEFINE_config_file(
-        'config',
-        None,
-        'File with get_config(variant), as FILE[:VARIANT].',
-        flag_values=values,
-        sys_argv=list(argv),
-    )
 
 
 def _parsed(arguments: Sequence[str]) -> ml_collections.ConfigDict:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from moe.config import ConfigError
 
@@ -16,6 +17,24 @@ _KINDS = {
     'Non-boolean argument': 'true or false',
     'as a ConfigDict': 'a section, as {name: value}',
 }
+
+
+def define_config(
+    values: flags.FlagValues, argv: Sequence[str] | None = None
+) -> None:
+    """Defines the flag `--config`.
+
+    Args:
+      values: the flags of the program.
+      argv: where overrides of the config are read; None for `sys.argv`.
+    """
+    config_flags.DEFINE_config_file(
+        'config',
+        None,
+        'File with get_config(variant), as FILE[:VARIANT].',
+        flag_values=values,
+        sys_argv=None if argv is None else list(argv),
+    )
 
 
 def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Where metrics go: JSON lines, TensorBoard, and the console."""
 
+import contextlib
 import json
 import math
 import os
@@ -78,6 +79,30 @@ class Writer:
         if self._active:
             self._lines.close()
             self._events.close()
+
+
+def newest_metrics(path: pathlib.Path) -> dict[str, Any]:
+    """The last line of `metrics.jsonl` that is whole, however long the file.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The metrics; empty before the first.
+    """
+    with path.open('rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        block = 2**16
+        while True:
+            start = max(0, size - block)
+            file.seek(start)
+            lines = file.read(size - start).splitlines()
+            for line in reversed(lines[1:] if start else lines):
+                with contextlib.suppress(ValueError):
+                    return json.loads(line)
+            if not start:
+                return {}
+            block *= 4
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from moe.metrics import Writer, read_metrics
+from moe.metrics import Writer, newest_metrics, read_metrics
 
 
 def events(workdir):
@@ -85,3 +85,25 @@ def test_only_one_process_writes(tmp_path):
     writer.write_texts(1, {'sample': 'x'})
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('text', 'newest'),
+    [
+        ('', {}),
+        ('{"step": 1}\n', {'step': 1}),
+        ('{"step": 1}\n{"step": 2}\n', {'step': 2}),
+        # Cut off in writing, in the middle of a character.
+        ('{"step": 1}\n{"step": 2, "na', {'step': 1}),
+        ('{"step', {}),
+        # Longer than what is read at first, before and as the last line.
+        (f'{{"a": "{70_000 * "x"}"}}\n{{"step": 2}}\n', {'step': 2}),
+        (f'{{"step": 1}}\n{{"a": "{300_000 * "x"}"}}\n', {'a': 300_000 * 'x'}),
+    ],
+    ids=range(7),
+)
+def test_newest(tmp_path, text, newest):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(text)
+    assert newest_metrics(path) == newest
+    assert (read_metrics(path) or [{}])[-1] == newest

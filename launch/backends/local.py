@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 from launch import progress
 from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
+from moe.training.host import on_signals
 
 _POLL = 0.5  # seconds
 _PINS = hasattr(os, 'sched_setaffinity')  # on Linux
@@ -72,7 +73,9 @@ def run(
     for trial in trials:
         _open_log(trial).close()
     jobs = [_Job(trial, retries) for trial in trials]
-    with _signals() as seen, progress.display() as show:
+    seen: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    with on_signals(stops, seen.append), progress.display() as show:
         while any(job.busy for job in jobs) or (
             not seen and any(job.state == 'waiting' for job in jobs)
         ):
@@ -272,19 +275,3 @@ def _open_log(trial: Trial) -> IO:
         allowed = 'free: a process of an earlier sweep still runs in it'
         raise ConfigError('trial', str(trial.folder), allowed) from None
     return log
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM instead of dying of them."""
-    seen: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        kind: signal.signal(kind, lambda number, frame: seen.append(number))
-        for kind in kinds
-    }
-    try:
-        yield seen
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

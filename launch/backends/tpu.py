@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from launch.backends.tpu_engine import Command, Engine, Lot, Options
 from launch.backends.tpu_gcloud import Gcloud
@@ -23,6 +23,7 @@ from launch.backends.tpu_skypilot import SkyPilot
 from launch.backends.tpu_xpk import Xpk
 from launch.trials import Trial
 from moe.config import ConfigError
+from moe.training.host import on_signals
 
 __all__ = ['Options', 'dry_run', 'run']
 
@@ -64,7 +65,7 @@ def run(
             raise ConfigError('tpu.engine', options.engine, allowed)
     shell = _Shell()
     with (
-        _on_signal(shell.stop),
+        on_signals((signal.SIGINT, signal.SIGTERM), lambda _: shell.stop()),
         concurrent.futures.ThreadPoolExecutor(parallel) as pool,
         contextlib.suppress(_Stopped),
     ):
@@ -315,18 +316,3 @@ class _Pod:
 
     def _say(self, text: str) -> None:
         print(f'{self._name}: {text}', flush=True)
-
-
-@contextlib.contextmanager
-def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Stops on Ctrl-C and SIGTERM, instead of dying of them."""
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        kind: signal.signal(kind, lambda number, frame: stop())
-        for kind in kinds
-    }
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -18,8 +18,14 @@ import numpy as np
 from jax.experimental import topologies
 
 from launch.planning.chips import Topology
-from moe.parallel import batch_sharding, make_mesh, parameter_shardings
-from moe.training import LanguageConfig, init_state, make_train_step
+from moe.parallel import (
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+    with_shardings,
+)
+from moe.training import LanguageConfig, init_state
+from moe.training.loop import train_step_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +73,12 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
         make = lambda: init_state(config)
         shapes = jax.eval_shape(make)
         shardings = parameter_shardings(mesh, shapes, config.expert_axes)
-        state = jax.tree.map(
-            lambda s, where: jax.ShapeDtypeStruct(
-                s.shape, s.dtype, sharding=where
-            ),
-            shapes,
-            shardings,
-        )
+        state = with_shardings(shapes, shardings)
         rows = (config.data.batch_size, config.data.seq_len + 1)
         batch = jax.ShapeDtypeStruct(
             rows, jnp.uint8, sharding=batch_sharding(mesh)
         )
-        step = jax.jit(
-            make_train_step(config),
-            donate_argnums=0,
-            out_shardings=(shardings, None),
-        )
+        step = train_step_on(mesh, config, config.make_task(), shardings)
         start = time.perf_counter()
         memory = {
             'parameters': _share(state.params),

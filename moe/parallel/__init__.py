@@ -20,6 +20,7 @@ from moe.parallel.mesh import (
     over_heads,
     parameter_shardings,
     split_batch,
+    with_shardings,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     'parameter_shardings',
     'ragged',
     'split_batch',
+    'with_shardings',
 ]

@@ -185,6 +185,23 @@ def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
     return lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Shapes of arrays that live in given places, for what only needs those.
+
+    Args:
+      shapes: a tree of anything with a shape and a dtype.
+      shardings: the same tree of shardings.
+
+    Returns:
+      The same tree of `jax.ShapeDtypeStruct`.
+    """
+    return jax.tree.map(
+        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
+        shapes,
+        shardings,
+    )
+
+
 def over_heads(attend: Callable) -> Callable:
     """Runs attention on every device, with its sequences and its heads.
 

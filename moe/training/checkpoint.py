@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from moe.config import ConfigError
+from moe.parallel import with_shardings
 from moe.training.config import Config
 from moe.training.step import TrainState, init_state
 from moe.training.task import Task
@@ -73,15 +74,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def abstract_state(shapes: TrainState, shardings: Any) -> TrainState:
-    """The shapes of a run's state with shardings, for `Checkpoints.restore`."""
-    return jax.tree.map(
-        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p),
-        shapes,
-        shardings,
-    )
-
-
 def restore_run(
     config: Config, workdir: pathlib.Path, task: Task | None = None
 ) -> TrainState:
@@ -101,7 +93,7 @@ def restore_run(
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     task = task or config.make_task().restored(workdir)
     shapes = jax.eval_shape(lambda: init_state(config, task=task))
-    like = abstract_state(shapes, jax.tree.map(lambda _: device, shapes))
+    like = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
     with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
         step = checkpoints.latest()
         if step is None:

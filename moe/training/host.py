@@ -1,7 +1,10 @@
 """Settings of the host process."""
 
+import contextlib
 import ctypes
+import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -20,3 +23,27 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
         mallopt(_M_ARENA_MAX, 1)
+
+
+@contextlib.contextmanager
+def on_signals(
+    numbers: Sequence[int], handle: Callable[[int], object]
+) -> Iterator[None]:
+    """Calls a function on signals, instead of dying of them.
+
+    In another thread than the main one, which alone can, this is nothing.
+
+    Args:
+      numbers: of the signals.
+      handle: of the number of one.
+    """
+    call = lambda number, frame: handle(number)
+    try:
+        before = {n: signal.signal(n, call) for n in numbers}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -21,8 +21,9 @@ from moe.parallel import (
     host_of,
     make_mesh,
     parameter_shardings,
+    with_shardings,
 )
-from moe.training.checkpoint import Checkpoints, abstract_state
+from moe.training.checkpoint import Checkpoints
 from moe.training.config import Config
 from moe.training.processes import agreeing, check_same, ending, stop_signals
 from moe.training.step import (
@@ -73,7 +74,8 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
     check_same('data', described)
     with agreeing():
         if jax.process_index() == 0:
-            describe(workdir, plain, task, data)
+            describe(workdir, plain, described)
+            task.keep(data, workdir)
     with agreeing():
         if not (workdir / 'config.json').exists():
             allowed = 'one folder that all processes see'
@@ -83,23 +85,21 @@ def run(config: Config, plain: dict[str, Any], workdir: pathlib.Path) -> bool:
 
 
 def describe(
-    workdir: pathlib.Path, plain: dict[str, Any], task: Task, data: Any
+    workdir: pathlib.Path, plain: dict[str, Any], described: dict[str, Any]
 ) -> None:
     """Writes into a run's folder what it is a run of.
 
     Args:
       workdir: the run's folder, made if absent.
       plain: its config.
-      task: of the run.
-      data: of the task.
+      described: its data, by the task.
 
     Raises:
       ConfigError: if there can be no such folder.
     """
     _make_folder(workdir)
     _write_json(workdir / 'config.json', plain)
-    _write_json(workdir / 'data.json', task.describe(data))
-    task.keep(data, workdir)
+    _write_json(workdir / 'data.json', described)
 
 
 def logged(
@@ -120,6 +120,27 @@ def logged(
     values |= task.layer_metrics(stats)
     results = {} if batches is None else task.results(batches)
     return values | {f'eval/{n}': v for n, v in results.items()}, results
+
+
+def train_step_on(
+    mesh: Mesh, config: Config, task: Task, shardings: Any
+) -> Any:
+    """The train step as a run has it, jitted; plans compile it too.
+
+    Args:
+      mesh: the device mesh.
+      config: of the run.
+      task: of the run.
+      shardings: of the train state, which the step takes over.
+
+    Returns:
+      The step; its metrics are whole on every device.
+    """
+    return jax.jit(
+        make_train_step(config, task),
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+    )
 
 
 def _on_mesh(config: Config, mesh: Mesh) -> Config:
@@ -152,17 +173,13 @@ class _Run:
         there = {'checkpoint': self.start, 'finished': self._finished}
         check_same('workdir', there)
         if self.start:
-            like = abstract_state(jax.eval_shape(make), shardings)
+            like = with_shardings(jax.eval_shape(make), shardings)
             self.state, position = self._checkpoints.restore(self.start, like)
             self._data.set_state(position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
         everywhere = NamedSharding(mesh, P())
-        train_step = jax.jit(
-            make_train_step(config, task),
-            donate_argnums=0,
-            out_shardings=(shardings, everywhere),
-        )
+        train_step = train_step_on(mesh, config, task, shardings)
         eval_step = jax.jit(
             make_eval_step(config, task), out_shardings=everywhere
         )

@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from moe.config import ConfigError, differences
+from moe.training.host import on_signals
 
 _TIMEOUT = 10  # seconds of silence after which a process counts as dead
 _FLAGS = ('--coordinator', '--processes', '--process')
@@ -148,23 +149,16 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     """
     seen: list[int] = []
     stopping: Callable[[int], bool] = lambda step: bool(seen)
-    handler: Any = lambda number, frame: seen.append(number)
+    handle: Callable[[int], object] = seen.append
     signals = [signal.SIGTERM, signal.SIGINT]
     if jax.distributed.is_initialized():
         # JAX took SIGTERM, and lets all know the step to stop at; asking it
         # takes no message.
         stopping = multihost_utils.reached_preemption_sync_point
-        handler = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        handle = lambda number: os.kill(os.getpid(), signal.SIGTERM)
         signals = [signal.SIGINT]
-    try:
-        old = {s: signal.signal(s, handler) for s in signals}
-    except ValueError:  # not the main thread
-        old = {}
-    try:
+    with on_signals(signals, handle):
         yield stopping
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 @contextlib.contextmanager

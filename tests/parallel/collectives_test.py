@@ -14,6 +14,7 @@ from moe.parallel import (
     batch_sharding,
     collectives,
     parameter_shardings,
+    with_shardings,
 )
 from moe.parallel.mesh import AXES, EXPERT_AXES
 from moe.routing import top_k
@@ -98,15 +99,12 @@ def of_layer(exchange, executor, data, expert, replica=1):
         AXES,
         axis_types=(AxisType.Auto,) * len(AXES),
     )
-    place = lambda shape, sharding: jax.ShapeDtypeStruct(
-        shape.shape, shape.dtype, sharding=sharding
-    )
     x = jax.ShapeDtypeStruct(
         (G, S, D), jnp.float32, sharding=batch_sharding(mesh)
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
     axes = EXPERT_AXES[: layer.exchange_levels]
-    params = jax.tree.map(place, made, parameter_shardings(mesh, made, axes))
+    params = with_shardings(made, parameter_shardings(mesh, made, axes))
 
     def objective(params, x):
         y, aux = layer.apply(params, x, train=True)

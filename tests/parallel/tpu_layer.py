@@ -23,6 +23,7 @@ from moe.parallel import (
     batch_sharding,
     make_mesh,
     parameter_shardings,
+    with_shardings,
 )
 from moe.parallel.mesh import EXPERT_AXES
 from moe.routing import ROUTERS
@@ -69,15 +70,12 @@ def program(case):
         MeshConfig(case.replica, 1, 1, case.expert, 1),
         devices_of(parse_topology(case.topology)),
     )
-    place = lambda leaf, where: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=where
-    )
     x = jax.ShapeDtypeStruct(
         (G, S, D), jnp.bfloat16, sharding=batch_sharding(mesh)
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
     axes = EXPERT_AXES[: case.replica]
-    params = jax.tree.map(place, made, parameter_shardings(mesh, made, axes))
+    params = with_shardings(made, parameter_shardings(mesh, made, axes))
 
     def objective(params, x):
         y, aux = layer.apply(params, x, train=True)

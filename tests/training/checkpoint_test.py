@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.parallel import make_mesh, parameter_shardings
-from moe.training.checkpoint import Checkpoints, abstract_state, restore_run
+from moe.parallel import make_mesh, parameter_shardings, with_shardings
+from moe.training.checkpoint import Checkpoints, restore_run
 from moe.training.step import init_state
 from tests import tiny
 
@@ -67,7 +67,7 @@ def test_restores_onto_any_mesh(saved, changes):
     places = shardings(*changes.items())
     with opened(saved) as checkpoints:
         assert checkpoints.latest() == 7
-        like = abstract_state(shapes(), places)
+        like = with_shardings(shapes(), places)
         state, data = checkpoints.restore(7, like)
     assert data == DATA
     chex.assert_trees_all_equal(plain(state), plain(spread_state()))
@@ -103,7 +103,7 @@ def test_keeps_the_newest(tmp_path):
     (folder / '8.orbax-checkpoint-tmp').mkdir()
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest() == 6
-        like = abstract_state(shapes(), shardings(*SPREAD.items()))
+        like = with_shardings(shapes(), shardings(*SPREAD.items()))
         assert checkpoints.restore(4, like)[1] == {'next_index': 4}
 
 

@@ -1,9 +1,13 @@
-"""Memory that is freed stays with the process."""
+"""Memory that is freed stays with the process; signals are given back."""
 
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from moe.training.host import on_signals
 
 # Frees 64 MiB eight times; each time anew, they cost 16,384 page faults.
 PROGRAM = """
@@ -43,3 +47,24 @@ def test_freed_memory_is_used_again():
         faults[keep] = int(done.stdout)
     # 8 x 64 MiB are 131,072 pages of 4 KiB; kept, next to none is fresh.
     assert faults[True] < 1000 < faults[False]
+
+
+def test_on_signals():
+    before, seen = signal.getsignal(signal.SIGUSR1), []
+    with on_signals([signal.SIGUSR1], seen.append):
+        signal.raise_signal(signal.SIGUSR1)
+    assert seen == [signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_on_signals_of_another_thread_is_nothing():
+    before, inside = signal.getsignal(signal.SIGUSR1), []
+
+    def run():
+        with on_signals([signal.SIGUSR1], inside.append):
+            inside.append(signal.getsignal(signal.SIGUSR1))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [before]

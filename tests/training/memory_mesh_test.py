@@ -11,8 +11,10 @@ from moe.parallel import (
     batch_sharding,
     make_mesh,
     parameter_shardings,
+    with_shardings,
 )
-from moe.training.step import init_state, make_train_step
+from moe.training.loop import train_step_on
+from moe.training.step import init_state
 from tests import tiny
 
 V, D, F, E = 256, 32, 512, 32
@@ -32,9 +34,6 @@ def memory(sizes, **changes):
     config = tiny.parsed(CHANGES | changes)
     devices = jax.devices()[: math.prod(sizes)]
     mesh = make_mesh(MeshConfig(*sizes), devices)
-    place = lambda leaf, where: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=where
-    )
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: init_state(config))
         where = parameter_shardings(mesh, shapes, config.expert_axes)
@@ -42,12 +41,8 @@ def memory(sizes, **changes):
         batch = jax.ShapeDtypeStruct(
             rows, np.uint8, sharding=batch_sharding(mesh)
         )
-        step = jax.jit(
-            make_train_step(config),
-            donate_argnums=0,
-            out_shardings=(where, None),
-        )
-        state = jax.tree.map(place, shapes, where)
+        step = train_step_on(mesh, config, config.make_task(), where)
+        state = with_shardings(shapes, where)
         return step.lower(state, batch).compile().memory_analysis()
 
 
