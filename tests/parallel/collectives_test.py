@@ -5,18 +5,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
 
 from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import (
     Collective,
+    MeshConfig,
     batch_sharding,
     collectives,
+    make_mesh,
     parameter_shardings,
     with_shardings,
 )
-from moe.parallel.mesh import AXES, EXPERT_AXES
+from moe.parallel.mesh import EXPERT_AXES
 from moe.routing import top_k
 
 LINES = [
@@ -94,11 +95,7 @@ def of_layer(exchange, executor, data, expert, replica=1):
         exchange_levels=min(replica, 2),
         capacity_factor=2.0,
     )
-    mesh = jax.make_mesh(
-        (replica, data, 1, expert, 1),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-    )
+    mesh = make_mesh(MeshConfig(replica, data, 1, expert, 1))
     x = jax.ShapeDtypeStruct(
         (G, S, D), jnp.float32, sharding=batch_sharding(mesh)
     )

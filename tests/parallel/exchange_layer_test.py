@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from moe.config import ConfigError
 from moe.experts import MLP, Cheap, Unlike
 from moe.layers import HierarchicalMoE, MoE
-from moe.parallel import EXCHANGES, batch_sharding, parameter_shardings
-from moe.parallel.mesh import AXES, EXPERT_AXES
+from moe.parallel import (
+    EXCHANGES,
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
+from moe.parallel.mesh import EXPERT_AXES
 from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
 
@@ -64,12 +69,7 @@ class Scale(nn.Module):
 
 
 def mesh_of(sizes):
-    return jax.make_mesh(
-        sizes,
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=jax.devices()[: np.prod(sizes)],
-    )
+    return make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
 
 
 def problem(scenario):

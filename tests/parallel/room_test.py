@@ -5,11 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from moe.layers import MoE
-from moe.parallel import batch_sharding, parameter_shardings
-from moe.parallel.mesh import AXES
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from moe.routing import top_k
 from tests.parallel.exchange_layer_test import Scale
 from tests.reference.compare import assert_close
@@ -38,12 +41,7 @@ def call(choices, sizes, room, factor):
             'experts': {'w': np.ones((E, D), np.float32)},
         }
     }
-    mesh = jax.make_mesh(
-        sizes,
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=jax.devices()[: np.prod(sizes)],
-    )
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     apply = jax.jit(functools.partial(layer.apply, train=True))
     with jax.set_mesh(mesh):
         y, aux = apply(

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from moe.config import ConfigError
 from moe.parallel import (
@@ -12,7 +11,6 @@ from moe.parallel import (
     make_mesh,
     parameter_shardings,
 )
-from moe.parallel.mesh import AXES
 from moe.training.step import make_train_step
 from tests import tiny
 
@@ -30,12 +28,7 @@ def curve(sizes, **changes):
     """Losses, balance and drops of each step, on a mesh of these sizes."""
     moe = {f'model.moe.{name}': value for name, value in changes.items()}
     config = tiny.parsed(CHANGES | moe)
-    mesh = jax.make_mesh(
-        sizes,
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=jax.devices()[: np.prod(sizes)],
-    )
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
         state = tiny.state(config)
         shardings = parameter_shardings(mesh, state, config.expert_axes)

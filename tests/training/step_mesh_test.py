@@ -5,10 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from moe.parallel import batch_sharding, parameter_shardings
+from moe.parallel import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    parameter_shardings,
+)
 from moe.parallel.mesh import AXES
 from moe.training.step import make_train_step
 from tests import tiny
@@ -26,12 +30,7 @@ def train(sizes, executor='indexed'):
     config = tiny.parsed(
         {'model.moe.executor': executor, 'optimizer.learning_rate': 0.01}
     )
-    mesh = jax.make_mesh(
-        sizes,
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=jax.devices()[: np.prod(sizes)],
-    )
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
         shardings = parameter_shardings(mesh, initial())
         # Steps give their state away: each run has a key of its own.
