@@ -14,6 +14,7 @@ from moe.command_line import define_config, read_config
 from moe.config import ConfigError
 from moe.training import processes
 from moe.training.host import keep_freed_memory
+from moe.workloads import registry
 
 _FLAGS = flags.FlagValues()
 define_config(_FLAGS)
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
             processes.start(*by_hand)
         keep_freed_memory()
         with processes.agreeing():
-            config = training.read_config(plain)
+            config = registry.read_config(plain)
         complete = training.run(config, plain, workdir)
         processes.finish()
     except ConfigError as error:

@@ -23,6 +23,7 @@ from moe.config import changed
 from moe.experts import Network
 from moe.layers.multitask import shared_routes
 from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.workloads import registry
 
 _CHUNK = 1000  # steps a call
 
@@ -269,7 +270,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 def _config(variant: str, changes: Mapping[str, Any]) -> Any:
     plain = multitask.get_config(variant).to_dict()
-    return training.read_config(changed(plain, changes))
+    return registry.read_config(changed(plain, changes))
 
 
 def speed(rounds: int) -> list[str]:

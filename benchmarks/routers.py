@@ -20,6 +20,7 @@ from configs import lm, vision
 from moe import training
 from moe.config import changed
 from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.workloads import registry
 
 _TAIL = 50  # last steps that the statistics are means over
 _STATS = ('max_violation', 'load_cv', 'dropped', 'experts_per_token')
@@ -182,7 +183,7 @@ def images(steps: int, seeds: int) -> list[str]:
     ]
     for name in vision.VARIANTS:
         plain = vision.get_config(name).to_dict()
-        config = training.read_config({**plain, 'steps': steps})
+        config = registry.read_config({**plain, 'steps': steps})
         runs = _runs(config, seeds)
         right = [100 * r['accuracy'] for r in runs]
         spread = statistics.stdev(right) if seeds > 1 else 0.0
@@ -247,4 +248,4 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
 
 def _config(changes: Mapping[str, Any]) -> training.Config:
     plain = lm.get_config().to_dict()
-    return training.read_config(changed(plain, {**_SIZES, **changes}))
+    return registry.read_config(changed(plain, {**_SIZES, **changes}))

@@ -26,7 +26,7 @@ from ml_collections import config_dict
 
 from configs import census, lm
 from moe.config import options
-from moe.models.mixtures import MIXTURES
+from moe.workloads.multitask.mixtures import MIXTURES
 
 DATASETS = ('synthetic', 'census')
 # Where they are not (16,): of 100 inputs, all models have about as many

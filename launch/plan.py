@@ -16,9 +16,9 @@ from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
-from moe import training
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError, changed
+from moe.workloads import registry
 
 _FLAGS = flags.FlagValues()
 define_config(_FLAGS)
@@ -44,14 +44,14 @@ def main(argv: list[str]) -> int:
     try:
         plain = read_config(_FLAGS, argv)
         topology = parse_topology(_FLAGS.topology)
-        config = training.read_config(plain)
+        config = registry.read_config(plain)
         if _FLAGS.compare:
             found = []
             for changes in candidates(plain, topology)[: _FLAGS.limit]:
                 name = ' '.join(f'{k}={v}' for k, v in changes.items())
                 print(name, file=sys.stderr, flush=True)
                 try:
-                    config = training.read_config(changed(plain, changes))
+                    config = registry.read_config(changed(plain, changes))
                     result = plan(config, topology)
                 except (ConfigError, HLOError, Implausible) as error:
                     result = {'refused': str(error)}

@@ -19,10 +19,10 @@ from absl import flags
 
 from launch import manifest
 from launch.trials import labels, text_of, value_of
-from moe import training
 from moe.command_line import read_flags
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.workloads import registry
 
 Results = dict[str, Any]
 
@@ -63,7 +63,7 @@ def read(
         for line in lines:
             line |= _means(line, metrics)
     _check_known(metrics, logged)
-    rising = training.read_config(sweep.base).make_task().rising
+    rising = registry.read_config(sweep.base).make_task().rising
     short = labels(sweep.fields)
     values = {
         trial.name: {

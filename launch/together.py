@@ -22,12 +22,12 @@ import numpy as np
 
 from launch import manifest
 from launch.trials import Trial
-from moe import training
 from moe.config import ConfigError
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
 from moe.training.loop import describe, logged
 from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.workloads import registry
 
 # Of the optimizer; coefficients of losses too, but where only some are 0.
 TRACED = ('learning_rate', 'final_fraction', 'weight_decay')
@@ -116,7 +116,7 @@ def run(trials: Sequence[Trial]) -> None:
     Raises:
       ConfigError: for data or a folder that cannot be used.
     """
-    configs = [training.read_config(trial.plain) for trial in trials]
+    configs = [registry.read_config(trial.plain) for trial in trials]
     config, task = configs[0], configs[0].make_task()
     data = task.load()
     described = task.describe(data)

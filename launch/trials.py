@@ -23,10 +23,10 @@ import numpy as np
 from absl import flags
 
 from launch import hyper
-from moe import training
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError, changed, differences
 from moe.metrics import newest_metrics
+from moe.workloads import registry
 
 _LONGEST = 120  # characters of a name, which is a folder's
 
@@ -62,7 +62,7 @@ class Trial:
         """Whether it has trained to its last step and left its results."""
         if self.step() < self.plain['steps']:
             return False
-        task = training.read_config(self.plain).make_task()
+        task = registry.read_config(self.plain).make_task()
         return (self.folder / task.last_file).exists()
 
 
@@ -118,7 +118,7 @@ def read_sweep(
     trials = []
     for name, changes, plain in zip(names, given, plains, strict=True):
         try:
-            training.read_config(plain)
+            registry.read_config(plain)
             arguments = _arguments(bare, plain, [*overrides, *changes])
             line = [f'--config={config}', *arguments]
             found = _parsed(line).to_dict()

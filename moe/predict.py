@@ -8,11 +8,13 @@ from typing import TextIO
 import jax
 from absl import flags
 
-from moe import training
 from moe.command_line import read_flags
 from moe.config import ConfigError
-from moe.data import apply_table, rows
 from moe.training.checkpoint import restore_run
+from moe.workloads import registry
+from moe.workloads.multitask.data import rows
+from moe.workloads.multitask.data.tables import apply_table
+from moe.workloads.multitask.tabular import TableRun
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
@@ -46,8 +48,8 @@ def main(argv: list[str]) -> int:
     try:
         read_flags(_FLAGS, argv)
         workdir = pathlib.Path(_FLAGS.workdir or '.')
-        config = training.read_run(workdir)
-        if not isinstance(config, training.TableRun):
+        config = registry.read_run(workdir)
+        if not isinstance(config, TableRun):
             allowed = 'the folder of a run on a table'
             raise ConfigError('workdir', str(workdir), allowed)
         if not _FLAGS.input:

@@ -5,10 +5,11 @@ import sys
 
 from absl import flags
 
-from moe import training
 from moe.command_line import read_flags
 from moe.config import ConfigError
 from moe.training.checkpoint import restore_run
+from moe.workloads import registry
+from moe.workloads.lm.workload import LanguageConfig, sample
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
@@ -39,15 +40,15 @@ def main(argv: list[str]) -> int:
         if not _FLAGS.prompt:
             raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
         path = pathlib.Path(_FLAGS.workdir or '.')
-        config = training.read_run(path)
-        if not isinstance(config, training.LanguageConfig):
+        config = registry.read_run(path)
+        if not isinstance(config, LanguageConfig):
             allowed = 'the folder of a language model'
             raise ConfigError('workdir', str(path), allowed)
         state = restore_run(config, path)
     except ConfigError as error:
         print(f'moe.sample: {error}', file=sys.stderr)
         return 2
-    text = training.sample(
+    text = sample(
         config,
         state.variables,
         _FLAGS.prompt,

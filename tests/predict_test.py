@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from moe import training
-from moe.data import apply_table, rows
 from moe.training.checkpoint import restore_run
+from moe.workloads import registry
+from moe.workloads.multitask.data import rows
+from moe.workloads.multitask.data.tables import apply_table
 from tests import commands, table_run, tiny
 
 # Another order of columns, without labels or users, and a city that nobody
@@ -127,7 +129,7 @@ def test_wrong_command_lines(results, folder, name):
 
 def logits_of(folder, batches):
     """What the newest parameters make of some rows, float64 [N, T, O]."""
-    config = training.read_run(folder / 'run')
+    config = registry.read_run(folder / 'run')
     task = config.make_task().restored(folder / 'run')
     state = restore_run(config, folder / 'run')
     evaluate = jax.jit(task.evaluate)
@@ -161,7 +163,7 @@ def check(text, logits):
 
 def test_predicts_what_the_evaluation_does(results, folder):
     assert results['same'] == (0, '', '')
-    config = training.read_run(folder / 'run')
+    config = registry.read_run(folder / 'run')
     task = config.make_task()
     batches = list(task.val_batches(task.load(), 0, 1))
     assert len(batches) == 4  # 60 rows by 16, the last padded
@@ -174,7 +176,7 @@ def test_predicts_what_the_evaluation_does(results, folder):
 def test_new_tables(results, folder):
     code, out, err = results['new']
     assert (code, err) == (0, '')
-    config = training.read_run(folder / 'run')
+    config = registry.read_run(folder / 'run')
     task = config.make_task().restored(folder / 'run')
     table, _ = apply_table(task.preprocessing, str(folder / 'new.csv.gz'))
     # The unknown city is id 0, and there is one.

@@ -6,7 +6,7 @@ import random
 
 from configs import multitask
 from tests import tiny
-from tests.data.small_table import LABEL, PLAIN
+from tests.workloads.multitask.data.small_table import LABEL, PLAIN
 
 COLUMNS = (
     'age',

@@ -14,7 +14,8 @@ from jax.experimental.compilation_cache import compilation_cache
 import moe.config
 from configs import lm
 from moe import training
-from moe.models import LM
+from moe.workloads import registry
+from moe.workloads.lm.model import LM
 
 # Everything that a test counts on, whatever the config's defaults are.
 SMALL = {
@@ -86,7 +87,7 @@ def parsed(changes=None):
 
 def check(plain):
     """A plain config as the library takes it."""
-    return training.read_config(plain)
+    return registry.read_config(plain)
 
 
 def model(changes=None):

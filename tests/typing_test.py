@@ -7,10 +7,8 @@ import sys
 PROGRAM = """
 import jaxtyping
 with jaxtyping.install_import_hook('moe', 'beartype.beartype'):
-    from moe.models import generate
-    from moe.training.step import (
-        init_state, make_eval_step, make_train_step
-    )
+    from moe.workloads.lm.generate import generate
+    from moe.training.step import init_state, make_eval_step, make_train_step
     from moe.types import Routing
     from moe.dispatch import EXECUTORS
     from moe import losses

@@ -24,8 +24,9 @@ from moe.parallel import (
     parameter_shardings,
     with_shardings,
 )
-from moe.training import LanguageConfig, init_state
+from moe.training import init_state
 from moe.training.loop import train_step_on
+from moe.workloads.lm.workload import LanguageConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from launch.planning.chips import Topology
 from launch.planning.cost import Collective, Cost
 from launch.planning.hlo import axes_of, first_group
-from moe.models import LMConfig
 from moe.parallel.mesh import BATCH_AXES
-from moe.training import LanguageConfig
+from moe.workloads.lm.model import LMConfig
+from moe.workloads.lm.workload import LanguageConfig
 
 # How far our count of a program may be from the compiler's own.
 AGREEMENT = 0.1

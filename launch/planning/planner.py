@@ -10,7 +10,8 @@ from launch.planning.chips import Topology
 from launch.planning.compiler import compile_step
 from moe.config import ConfigError
 from moe.parallel import mesh_shape
-from moe.training import Config, LanguageConfig
+from moe.training import Config
+from moe.workloads.lm.workload import LanguageConfig
 
 
 def plan(config: Config, topology: Topology) -> dict[str, Any]:

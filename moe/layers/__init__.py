@@ -1,7 +1,12 @@
 """Linen layers that mix experts."""
 
 from moe.layers.account import LOSSES
-from moe.layers.config import CHOICES, MoEConfig, check_model, choices
+from moe.layers.config import (
+    CHOICES,
+    MoEConfig,
+    check_model,
+    choices,
+)
 from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
 from moe.layers.hard_switch import HardSwitch, chosen

@@ -27,7 +27,12 @@ from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
 from moe.parallel import ExchangeName
 from moe.routing import ROUTERS, next_state
-from moe.types import Context, Router, traits, traits_of
+from moe.types import (
+    Context,
+    Router,
+    traits,
+    traits_of,
+)
 
 
 @traits(looks_ahead='always')

@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from moe.routing import INITIAL_STATE, token_uniform, top_k
-from moe.types import Context, Router, Routing, traits_of
+from moe.types import (
+    Context,
+    Router,
+    Routing,
+    traits_of,
+)
 
 
 class Gate(nn.Module):

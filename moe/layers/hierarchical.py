@@ -17,7 +17,12 @@ from moe.layers.gate import Gate, in_groups
 from moe.layers.moe import MoE
 from moe.ops import collect, spread
 from moe.stats import load_stats
-from moe.types import Aux, Context, Router, Routing
+from moe.types import (
+    Aux,
+    Context,
+    Router,
+    Routing,
+)
 
 
 class HierarchicalMoE(nn.Module):

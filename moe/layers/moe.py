@@ -22,7 +22,12 @@ from moe.layers.gate import Gate, in_groups
 from moe.parallel import EXCHANGES, ExchangeName, over_devices
 from moe.parallel.mesh import EXPERT_AXES, ways
 from moe.routing import top_k
-from moe.types import Aux, Context, Router, Routing
+from moe.types import (
+    Aux,
+    Context,
+    Router,
+    Routing,
+)
 
 
 class MoE(nn.Module):

@@ -27,7 +27,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import ConfigError
-from moe.dispatch import Executor, grouped_plan, kept, only_experts
+from moe.dispatch import (
+    Executor,
+    grouped_plan,
+    kept,
+    only_experts,
+)
 from moe.parallel.mesh import BATCH_AXES, RULES, ways
 from moe.parallel.ragged import all_counts, fit, through_owners
 from moe.types import Routing

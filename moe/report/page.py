@@ -12,8 +12,14 @@ import numpy as np
 
 from moe.config import ConfigError
 from moe.metrics import read_metrics
-from moe.report import plots, tasks
-from moe.report.markup import figure, page, shade_table, table
+from moe.report import plots
+from moe.report.markup import (
+    figure,
+    page,
+    shade_table,
+    table,
+)
+from moe.workloads.multitask import report as tasks
 
 # What a task's evaluation comes to.
 _RESULTS = {'eval/bits_per_byte': 'bits/byte', 'eval/accuracy': 'accuracy'}

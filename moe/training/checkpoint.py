@@ -11,7 +11,7 @@ from moe.config import ConfigError
 from moe.parallel import with_shardings
 from moe.training.config import Config
 from moe.training.step import TrainState, init_state
-from moe.training.task import Task
+from moe.training.workload import Task
 
 
 class Checkpoints:

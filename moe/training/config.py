@@ -17,7 +17,7 @@ from moe.config import (
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
-from moe.training.task import Task
+from moe.training.workload import Task
 
 
 @dataclasses.dataclass(frozen=True)

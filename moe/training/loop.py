@@ -25,13 +25,14 @@ from moe.parallel import (
 )
 from moe.training.checkpoint import Checkpoints
 from moe.training.config import Config
-from moe.training.processes import agreeing, check_same, ending, stop_signals
-from moe.training.step import (
-    init_state,
-    make_eval_step,
-    make_train_step,
+from moe.training.processes import (
+    agreeing,
+    check_same,
+    ending,
+    stop_signals,
 )
-from moe.training.task import Task
+from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.training.workload import Task
 
 
 class Diverged(RuntimeError):

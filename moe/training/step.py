@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from moe.training.config import Config
 from moe.training.optimizer import make_optimizer, make_schedule
-from moe.training.task import Task
+from moe.training.workload import Task
 
 Metrics = dict[str, Any]
 

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.experts import BatchNorm, Network, Renorm, regularization
+from moe.experts import (
+    BatchNorm,
+    Network,
+    Renorm,
+    regularization,
+)
 from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close

@@ -5,6 +5,7 @@ import pytest
 
 from configs import models
 from moe import training
+from moe.workloads import registry
 
 # Billions of parameters, total and active, as published (sources in
 # configs/models.py; active ones count the embedding), and what our blocks have
@@ -30,7 +31,7 @@ PUBLISHED = {
 
 
 def config(name):
-    return training.read_config(models.get_config(name).to_dict())
+    return registry.read_config(models.get_config(name).to_dict())
 
 
 @pytest.mark.parametrize('name', models.SIZES)

@@ -8,9 +8,9 @@ import pytest
 from launch import manifest, results, together
 from launch.backends import local
 from launch.trials import read_sweep
-from moe import training
 from moe.metrics import read_metrics
 from moe.training.checkpoint import restore_run
+from moe.workloads import registry
 from tests import commands, tiny
 from tests.launch import sweeps
 
@@ -90,7 +90,7 @@ def test_folders(runs):
             trial.plain
         )
         assert trial.done()
-        config = training.read_run(trial.folder)
+        config = registry.read_run(trial.folder)
         assert restore_run(config, trial.folder).step == 3
     found, _ = results.read(trials[0].folder.parent)
     assert all(t['metrics']['eval/loss'] for t in found['trials'].values())

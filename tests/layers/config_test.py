@@ -11,7 +11,14 @@ import pytest
 
 from moe.config import ConfigError, parse
 from moe.experts import MLP, Cheap
-from moe.layers import HierarchicalMoE, MoE, MoEConfig, Shared, SoftMoE, choices
+from moe.layers import (
+    HierarchicalMoE,
+    MoE,
+    MoEConfig,
+    Shared,
+    SoftMoE,
+    choices,
+)
 from moe.layers.config import check_model
 from moe.routing import ROUTERS, top2
 from tests import tiny

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from moe.layers.gate import Gate, in_groups
-from moe.routing import ROUTERS, noisy_top_k, relu, sigmoid, top_k
+from moe.routing import (
+    ROUTERS,
+    noisy_top_k,
+    relu,
+    sigmoid,
+    top_k,
+)
 from moe.types import Context
 from tests.reference.compare import assert_close
 from tests.reference.routing import softmax

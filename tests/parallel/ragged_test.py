@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from moe.parallel.ragged import fit, move, offsets, regrouping
+from moe.parallel.ragged import (
+    fit,
+    move,
+    offsets,
+    regrouping,
+)
 from tests.reference.compare import assert_close
 
 SIZES = np.array([[2, 0, 1], [0, 3, 1], [4, 1, 0]], np.int32)

@@ -2,7 +2,12 @@
 
 import re
 
-from moe.report.markup import figure, page, shade_table, table
+from moe.report.markup import (
+    figure,
+    page,
+    shade_table,
+    table,
+)
 
 
 def cells(text):

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import hashed, random, token_uniform, uniform
+from moe.routing import (
+    hashed,
+    random,
+    token_uniform,
+    uniform,
+)
 from tests.reference import routers as reference
 from tests.routing.common import (
     FULL,

@@ -4,7 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from moe.routing import expert_choice, replay, top_k, top_p
+from moe.routing import (
+    expert_choice,
+    replay,
+    top_k,
+    top_p,
+)
 from tests.reference import routers as reference
 from tests.reference.routing import softmax
 from tests.routing.common import (

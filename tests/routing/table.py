@@ -16,7 +16,13 @@ import numpy as np
 
 from moe.dispatch import EXECUTORS
 from moe.experts import MLP
-from moe.layers import CHOICES, LOSSES, Gate, MoE, SoftMoE
+from moe.layers import (
+    CHOICES,
+    LOSSES,
+    Gate,
+    MoE,
+    SoftMoE,
+)
 from moe.routing import ROUTERS
 from moe.types import Context
 from tests.reference.compare import assert_close

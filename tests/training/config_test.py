@@ -9,10 +9,10 @@ import pytest
 
 from configs import lm
 from moe.config import ConfigError, parse
-from moe.models import LM
-from moe.models.lm import active_parameters
 from moe.routing import switch, top_k
-from moe.training import LanguageConfig, read_config
+from moe.workloads.lm.model import LM, active_parameters
+from moe.workloads.lm.workload import LanguageConfig
+from moe.workloads.registry import read_config
 from tests import tiny
 
 # What the messages below speak of, whatever the quickstart is.

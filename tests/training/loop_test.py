@@ -19,12 +19,12 @@ import pytest
 
 from moe import training
 from moe.config import ConfigError
-from moe.data import load_text
 from moe.layers import LOSSES
 from moe.metrics import read_metrics
-from moe.models import LM
 from moe.training import loop
 from moe.training.checkpoint import restore_run
+from moe.workloads.lm.model import LM
+from moe.workloads.lm.text import load_text
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]

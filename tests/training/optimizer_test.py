@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from moe.models import LM
 from moe.training.config import OptimizerConfig
 from moe.training.optimizer import decayed, make_optimizer, make_schedule
+from moe.workloads.lm.model import LM
 from tests import tiny
 
 OPTIMIZERS = ['adamw', 'adafactor', 'lion', 'muon']

@@ -23,7 +23,7 @@ from moe.metrics import read_metrics
 from moe.training import processes
 from tests import table_run, tiny
 from tests.commands import ROOT, Result
-from tests.training import vision_test
+from tests.workloads.vision import workload_test as vision_test
 
 STEPS = 16
 CHANGES = {
@@ -230,7 +230,8 @@ PROGRAM = """
 import json, pathlib, sys
 from moe import training
 from moe.config import ConfigError
-from moe.training import language, processes
+from moe.workloads.lm import workload as language
+from moe.training import processes
 
 runs, coordinator, count, index = sys.argv[1:]
 value = lambda argument: argument.partition('=')[2]
@@ -247,7 +248,7 @@ for plain, workdir in json.loads(runs):
     broken = workdir.endswith('fragile')
     language.train_batches = fragile if broken else given
     try:
-        config = training.read_config(plain)
+        config = registry.read_config(plain)
         training.run(config, plain, pathlib.Path(workdir))
     except ConfigError as error:
         print(error, flush=True)

@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.models import LM
-from moe.training.step import (
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.workloads.lm.model import LM
 from tests import tiny
 from tests.reference.compare import assert_close
 

@@ -1,0 +1,42 @@
+"""Configs: frozen dataclasses with defaults, and registries to choose from."""
+
+from moe.config.constraints import (
+    Above,
+    AtLeast,
+    Coefficients,
+    Fraction,
+    NaturalFloat,
+    NaturalInt,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    Within,
+)
+from moe.config.errors import ConfigError
+from moe.config.overrides import Text, override
+from moe.config.parsing import parse
+from moe.config.plain import changed, differences, to_plain
+from moe.config.registry import Registry, name_of, options
+
+__all__ = [
+    'Above',
+    'AtLeast',
+    'Coefficients',
+    'ConfigError',
+    'Fraction',
+    'NaturalFloat',
+    'NaturalInt',
+    'OneOf',
+    'PositiveFloat',
+    'PositiveInt',
+    'Registry',
+    'Text',
+    'Within',
+    'changed',
+    'differences',
+    'name_of',
+    'options',
+    'override',
+    'parse',
+    'to_plain',
+]

@@ -1,0 +1,69 @@
+"""What an annotation of a config field can ask of its value."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from moe.config.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """Allows numbers `>= low`."""
+
+    low: int | float
+
+    def check(self, value: Any) -> str | None:
+        """Returns what is allowed if the value is not, else None."""
+        return None if value >= self.low else f'at least {self.low}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """Allows numbers `> low`."""
+
+    low: int | float
+
+    def check(self, value: Any) -> str | None:
+        """Returns what is allowed if the value is not, else None."""
+        return None if value > self.low else f'greater than {self.low}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """Allows numbers in the closed interval `[low, high]`."""
+
+    low: int | float
+    high: int | float
+
+    def check(self, value: Any) -> str | None:
+        """Returns what is allowed if the value is not, else None."""
+        inside = self.low <= value <= self.high
+        return None if inside else f'between {self.low} and {self.high}'
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A section `{name: ..., **options}` that picks an entry of a registry.
+
+    The options are those of `moe.config.options`. The parsed value is
+    `functools.partial(entry, **options)` for a function or a linen module, and
+    an instance for a frozen dataclass. The section of an entry whose options
+    all keep their defaults may be the name alone.
+
+    Attributes:
+      registry: the entries by name.
+      supplied: options that the code which builds the entry fills in, and
+        which are therefore no fields of the config.
+    """
+
+    registry: Registry
+    supplied: frozenset[str] = frozenset()
+
+
+PositiveInt = Annotated[int, AtLeast(1)]
+NaturalInt = Annotated[int, AtLeast(0)]
+PositiveFloat = Annotated[float, Above(0.0)]
+NaturalFloat = Annotated[float, AtLeast(0.0)]
+Fraction = Annotated[float, Within(0.0, 1.0)]
+Coefficients = Mapping[str, float]

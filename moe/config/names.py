@@ -1,0 +1,109 @@
+"""Names of fields that there are not: what was probably meant."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from moe.config.errors import ConfigError
+from moe.config.registry import Registry, option_table
+
+# What other codebases, and earlier versions of this one, call a field: the
+# names of ours that it may be, as a path from the section or its parents.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    'attn': ('attention',),
+    'aux_loss_coef': ('losses.load_balance',),
+    'balance_scope': ('losses.load_balance.scope',),
+    'batch': ('batch_size',),
+    'batch_prioritized': ('capacity.prioritized',),
+    'bias_rate': ('balance.rate',),
+    'capacity_factor': ('capacity.train', 'buffer_factor'),
+    'capacity_rule': ('capacity.rule',),
+    'd_ff': ('hidden', 'experts.hidden', 'dense.hidden'),
+    'embed_dim': ('d_model',),
+    'epochs': ('steps',),
+    'eval_capacity_factor': ('capacity.eval',),
+    'exchange': ('communication',),
+    'exchange_levels': ('communication.levels',),
+    'exchange_room': ('communication.buffer_factor',),
+    'executor': ('dispatcher',),
+    'expert_parallel': ('communication', 'mesh.expert'),
+    'ffn_dim': ('hidden', 'experts.hidden'),
+    'gate': ('router',),
+    'gating': ('router',),
+    'grad_clip': ('clip_norm',),
+    'heads': ('num_heads',),
+    'hidden_dim': ('d_model', 'hidden'),
+    'hidden_size': ('d_model', 'hidden'),
+    'intermediate_size': ('hidden', 'experts.hidden'),
+    'k': ('router.k',),
+    'layers': ('num_layers',),
+    'lr': ('learning_rate',),
+    'max_seq_len': ('seq_len',),
+    'min_capacity': ('capacity.minimum',),
+    'moe_every': ('moe_every',),
+    'n_experts': ('num_experts',),
+    'n_heads': ('num_heads',),
+    'n_layers': ('num_layers',),
+    'num_experts_per_tok': ('router.k',),
+    'num_hidden_layers': ('num_layers',),
+    'num_local_experts': ('num_experts',),
+    'num_selected_experts': ('router.k',),
+    'outer_experts': ('hierarchy.outer_experts',),
+    'outer_router': ('hierarchy.router',),
+    'sequence_length': ('seq_len',),
+    'shared_d_ff': ('shared.hidden',),
+    'shared_experts': ('shared.hidden',),
+    'shared_gate': ('shared.gate',),
+    'task': ('workload',),
+    'top_k': ('router.k',),
+    'warmup': ('warmup_steps',),
+    'wd': ('weight_decay',),
+}
+
+
+def unknown(field: str, value: Any, known: Iterable[str]) -> ConfigError:
+    """Returns the error of a field that does not exist.
+
+    Args:
+      field: dotted name of it.
+      value: what it was given.
+      known: names of the fields of its section.
+    """
+    names = list(known)
+    near = nearest(field.rpartition('.')[2], names)
+    return ConfigError(field, value, f'absent: no such field (nearest: {near})')
+
+
+def unknown_option(
+    registry: Registry, name: str, field: str, value: Any
+) -> ConfigError:
+    """Returns the error of an option that a registry's entry does not have.
+
+    Args:
+      registry: of the entry.
+      name: of the entry.
+      field: dotted name of the option.
+      value: what it was given.
+    """
+    option = field.rpartition('.')[2]
+    owners = [n for n in registry if option in option_table(registry[n])]
+    if not owners:
+        return unknown(field, value, option_table(registry[name]))
+    allowed = (
+        f'absent: {name!r} has no such option (it is one of '
+        f'{", ".join(owners)})'
+    )
+    return ConfigError(field, value, allowed)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Returns the known name that was probably meant, synonyms first.
+
+    >>> nearest('lr', ['clip_norm', 'learning_rate'])
+    'learning_rate'
+    """
+    for meant in SYNONYMS.get(name.lower(), ()):
+        if meant.partition('.')[0] in known:
+            return meant
+    found = difflib.get_close_matches(name, known, 1, cutoff=0)
+    return found[0] if found else '-'

@@ -1,0 +1,83 @@
+"""Overrides of a config's fields by dotted name."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from moe.config.errors import ConfigError
+from moe.config.hints import children, choice_of, is_mapping
+from moe.config.names import unknown, unknown_option
+from moe.config.parsing import Text
+from moe.config.plain import completed
+from moe.config.registry import REQUIRED, Registry, option_table
+
+
+def override(
+    schema: type, plain: Mapping[str, Any], values: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """Returns a plain config with fields changed, all others present.
+
+    The name of a section's entry is changed before its options. Options that
+    had the old entry's defaults go with it.
+
+    Args:
+      schema: the config's frozen dataclass.
+      plain: the config, which may leave fields at their defaults.
+      values: dotted name below the config, and the value: `Text`, or data.
+
+    Raises:
+      ConfigError: for a name that the config does not have.
+    """
+    result = completed(schema, plain)
+    order = lambda item: (item[0].count('.'), not item[0].endswith('.name'))
+    for path, value in sorted(values, key=order):
+        _set(schema, result, path, value)
+    return result
+
+
+def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:
+    *sections, field = path.split('.')
+    hint, node, where = schema, plain, 'config'
+    for part in sections:
+        hint = _child(hint, node, part, value, where)
+        there, where = node.get(part), f'{where}.{part}'
+        if isinstance(there, Text) or there is None:
+            there = completed(hint, there) or {}
+        if not isinstance(there, Mapping):
+            raise ConfigError(
+                f'config.{path}', value, f'absent: {where} is no section'
+            )
+        node[part] = node = dict(there)
+    choice = choice_of(hint)
+    if choice is not None and field == 'name':
+        _rename(choice.registry, node, str(value))
+    else:
+        _child(hint, node, field, value, where)
+        node[field] = value
+
+
+def _child(hint: Any, node: Mapping, name: str, value: Any, where: str) -> Any:
+    """The annotation of a field of a section, which must have it."""
+    if is_mapping(hint):
+        return Any
+    known = children(hint, node)
+    if known is None or (name == 'name' and choice_of(hint) is not None):
+        return Any  # parse says what is wrong with the section
+    if name not in known:
+        field, choice = f'{where}.{name}', choice_of(hint)
+        if choice is not None:
+            entry = str(node['name'])
+            raise unknown_option(choice.registry, entry, field, value)
+        raise unknown(field, value, known)
+    return known[name].hint
+
+
+def _rename(registry: Registry, node: dict[str, Any], name: str) -> None:
+    """Chooses another entry, without the old one's defaults."""
+    old = registry.get(str(node.get('name')))
+    if old is not None and name in registry and name != node.get('name'):
+        for option, known in option_table(old).items():
+            given = node.get(option, REQUIRED)
+            default = completed(known.hint, known.default)
+            if given is not REQUIRED and given == default:
+                del node[option]
+    node['name'] = name

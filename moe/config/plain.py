@@ -1,0 +1,109 @@
+"""Plain data: what configs are in files, in runs, and in comparisons."""
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moe.config.hints import children, choice_of, dataclass_of
+from moe.config.registry import REQUIRED, entry_of
+
+
+def to_plain(hint: Any, value: Any) -> Any:
+    """Returns a parsed config, or a part of one, as plain data.
+
+    The inverse of `moe.config.parse`; every field is there.
+
+    Args:
+      hint: the annotation of the part; the dataclass for a whole config.
+      value: the parsed part.
+    """
+    choice = choice_of(hint)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if choice is not None:
+        section = {'name': choice.registry.name_of(value)}
+        known = children(hint, section) or {}
+        given = value.keywords if isinstance(value, functools.partial) else {}
+        read = not (given or entry_of(value) is value)
+        for name, option in known.items():
+            there = given.get(name, option.default)
+            if read and not isinstance(value, functools.partial):
+                there = getattr(value, name)
+            if there is not REQUIRED:
+                section[name] = to_plain(option.hint, there)
+        return section
+    schema = dataclass_of(hint)
+    if schema is not None:
+        return {
+            name: to_plain(option.hint, getattr(value, name))
+            for name, option in (children(hint, None) or {}).items()
+        }
+    if isinstance(value, Mapping):
+        return {name: to_plain(Any, v) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(to_plain(Any, v) for v in value)
+    return value
+
+
+def completed(hint: Any, value: Any) -> Any:
+    """Returns plain data with the defaults of all fields that are not there.
+
+    Args:
+      hint: the annotation of the data; the dataclass for a whole config.
+      value: plain data; what is no field is kept, for `parse` to refuse.
+    """
+    choice = choice_of(hint)
+    if choice is not None and isinstance(value, str):
+        value = {'name': str(value)}
+    known = children(hint, value)
+    if known is None or not isinstance(value, Mapping):
+        return value
+    result = dict(value)
+    for name, option in known.items():
+        if name in result:
+            result[name] = completed(option.hint, result[name])
+        elif option.default is not REQUIRED:
+            result[name] = to_plain(option.hint, option.default)
+    return result
+
+
+def changed(plain: Mapping, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a plain config with changes by dotted name.
+
+    Args:
+      plain: the config.
+      changes: `a.b` names the field b of the section a, new ones included.
+
+    >>> changed({'a': {'b': 1, 'c': 2}}, {'a.b': 3})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    result = copy.deepcopy(dict(plain))
+    for name, value in changes.items():
+        *sections, field = name.split('.')
+        section = result
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[field] = copy.deepcopy(value)
+    return result
+
+
+def differences(
+    old: Mapping, new: Mapping, path: str = 'config'
+) -> Iterator[str]:
+    """Yields one line for every field in which two plain configs differ."""
+    for name in sorted(set(old) | set(new)):
+        a, b = old.get(name, '(absent)'), new.get(name, '(absent)')
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f'{path}.{name}')
+        elif _lists(a) != _lists(b):
+            yield f'{path}.{name}: {a!r} there, {b!r} now'
+
+
+def _lists(value: Any) -> Any:
+    """JSON has no tuples: compare them as lists, however deep."""
+    if isinstance(value, Mapping):
+        return {name: _lists(v) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_lists(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""What the project trains: one folder a workload."""

@@ -1,0 +1,83 @@
+"""Sampling from a language model with a key-value cache."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, Key
+
+from moe.models.transformer import empty_cache
+from moe.parallel import on_all
+from moe.workloads.lm.model import LM, LMConfig
+
+
+def decoding(config: LMConfig) -> LMConfig:
+    """The config under which one token's output depends on no other's load.
+
+    Capacity drops depend on the tokens that arrive together, so that decoding
+    one at a time would differ from the whole sequence: nothing is dropped. Nor
+    are there groups enough to split them over devices: nothing is exchanged.
+    """
+    layer = dataclasses.replace(
+        config.moe,
+        eval_capacity_factor=None,
+        num_groups=1,
+        exchange='none',
+        exchange_levels=1,
+        exchange_room=None,
+    )
+    return dataclasses.replace(config, moe=layer)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'length', 'top'))
+def generate(
+    config: LMConfig,
+    variables: dict,
+    prompt: Int[Array, 'B P'],
+    key: Key[Array, ''],
+    *,
+    length: int,
+    temperature: float | Array = 1.0,
+    top: int = 0,
+) -> Int[Array, 'B {length}']:
+    """Continues prompts, one token at a time.
+
+    Args:
+      config: of the model.
+      variables: of the model.
+      prompt: token ids, int32, P >= 1.
+      key: PRNG key.
+      length: tokens to generate.
+      temperature: divides the logits; 0 takes the likeliest token.
+      top: samples among the `top` likeliest tokens only; 0 among all.
+
+    Returns:
+      The continuations, int32, without the prompt.
+    """
+    model = LM(decoding(config))
+    batch, size = prompt.shape
+    cache = empty_cache(config, batch, size + length)
+
+    def choose(logits, key):
+        if top:
+            least = lax.top_k(logits, top)[0][:, -1:]
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        scaled = logits / jnp.maximum(temperature, 1e-6)
+        drawn = jax.random.categorical(key, scaled)
+        best = jnp.argmax(logits, axis=-1)
+        return jnp.where(temperature > 0, drawn, best).astype(prompt.dtype)
+
+    def step(carry, i):
+        token, cache = carry
+        logits, cache, _ = model.apply(
+            variables, token[:, None], cache=cache, start=size + i
+        )
+        token = choose(logits[:, -1], jax.random.fold_in(key, i + 1))
+        return (token, cache), token
+
+    logits, cache, _ = model.apply(variables, prompt, cache=cache)
+    first = choose(logits[:, -1], jax.random.fold_in(key, 0))
+    _, rest = lax.scan(step, (first, cache), jnp.arange(length - 1))
+    return on_all(jnp.concatenate([first[:, None], rest.T], axis=1))

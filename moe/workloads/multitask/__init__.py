@@ -1,0 +1,1 @@
+"""Multi-task learning: tables, models, objectives, balancing."""

@@ -1,0 +1,1 @@
+"""Tables and synthetic rows for multi-task learning."""

@@ -1,0 +1,216 @@
+"""Delimited text files as chunks of named columns, in bounded memory."""
+
+import csv
+import dataclasses
+import glob
+import gzip
+import itertools
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from moe.config import ConfigError
+from moe.workloads.multitask.data.schema import Schema
+
+_CHUNK = 512  # rows, so that they fit into a cache
+_UNREADABLE = (OSError, EOFError, zlib.error)
+
+
+class Problems:
+    """What to do with a row that cannot be used.
+
+    Attributes:
+      skip: whether to leave it out and count it, or to raise.
+      count: rows left out.
+      places: FILE:LINE of the first hundred of them.
+    """
+
+    def __init__(self, skip: bool):
+        self.skip, self.count = skip, 0
+        self.places: list[str] = []
+
+    def leave_out(self, file: str, line: int) -> None:
+        """Counts a row."""
+        self.count += 1
+        if self.count <= 100:
+            self.places.append(f'{file}:{line}')
+
+    def report(self, place: str, value, allowed: str) -> None:
+        """Raises unless such rows are skipped.
+
+        Args:
+          place: file, line and column.
+          value: found there.
+          allowed: what would have been accepted.
+
+        Raises:
+          ConfigError: one line of all of it.
+        """
+        if not self.skip:
+            raise ConfigError(place, value, allowed)
+
+
+@dataclasses.dataclass
+class Chunk:
+    """Some rows of one file.
+
+    Attributes:
+      file: its path.
+      lines: line number of each row in the file, from 1.
+      number: int64, place of each row among the rows of all files, from 0.
+      columns: name to values.
+      bad: bool, rows that cannot be used.
+    """
+
+    file: str
+    lines: Sequence[int]
+    number: np.ndarray
+    columns: Mapping[str, Sequence[str]]
+    bad: np.ndarray
+
+    def chosen(self, mask: np.ndarray) -> 'Chunk':
+        """The rows of a bool mask."""
+        pick = lambda values: [*itertools.compress(values, mask.tolist())]
+        return Chunk(
+            self.file,
+            pick(self.lines),
+            self.number[mask],
+            {name: pick(values) for name, values in self.columns.items()},
+            self.bad[mask],
+        )
+
+    def refuse(
+        self, bad: np.ndarray, column: str, problems: Problems, allowed: str
+    ) -> None:
+        """Marks rows that a column makes unusable, and reports them.
+
+        Args:
+          bad: bool, of each row.
+          column: name of the column.
+          problems: what to do.
+          allowed: what its values must be.
+        """
+        for i in np.flatnonzero(bad)[:1]:
+            place = f'{self.file}:{self.lines[i]}: {column}'
+            problems.report(place, self.columns[column][i], allowed)
+        self.bad |= bad
+
+
+def matching(pattern: str, field: str) -> list[str]:
+    """The files that a glob names, sorted.
+
+    Args:
+      pattern: the glob, or a path.
+      field: of the config that holds it.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    names = sorted(glob.glob(pattern, recursive=True))
+    files = [name for name in names if pathlib.Path(name).is_file()]
+    if not files:
+        allowed = 'the path or a glob of files (there is no such file)'
+        raise ConfigError(field, pattern, allowed)
+    return files
+
+
+def read_chunks(
+    files: Sequence[str],
+    schema: Schema,
+    problems: Problems,
+    required: Sequence[str],
+    names: Sequence[str] = (),
+) -> Iterator[Chunk]:
+    """Reads files one after another.
+
+    Args:
+      files: their paths; those that end in .gz are decompressed.
+      schema: of the tables.
+      problems: what to do with rows of another number of columns.
+      required: columns that the files must have.
+      names: of the columns, in place of the schema's.
+
+    Yields:
+      Chunks with those columns that the schema uses and the files have.
+
+    Raises:
+      ConfigError: for a file that has no rows, is no text, or lacks a column.
+    """
+    number = 0
+    for file in files:
+        is_empty = True
+        for chunk in _chunks(file, schema, problems, required, names, number):
+            number = int(chunk.number[-1]) + 1
+            is_empty = False
+            yield chunk
+        if is_empty:
+            raise ConfigError(file, '', 'a file with rows (it has none)')
+
+
+def _chunks(file, schema, problems, required, names, number) -> Iterator[Chunk]:
+    opened = gzip.open if file.endswith('.gz') else open
+    try:
+        with opened(file, 'rt', encoding='utf-8-sig', newline='') as text:
+            reader = csv.reader(
+                text,
+                delimiter=schema.delimiter,
+                quotechar=schema.quote or None,
+                quoting=csv.QUOTE_MINIMAL if schema.quote else csv.QUOTE_NONE,
+                skipinitialspace=schema.strip and schema.delimiter != ' ',
+            )
+            names = list(names or schema.columns) or _header(reader, schema)
+            used = _used(file, schema, required, names)
+            rows = _rows(file, reader, len(names), problems)
+            while some := list(itertools.islice(rows, _CHUNK)):
+                lines, values = zip(*some, strict=True)
+                columns = list(zip(*values, strict=True))
+                if schema.strip:
+                    picked = {n: [*map(str.strip, columns[i])] for n, i in used}
+                else:
+                    picked = {n: columns[i] for n, i in used}
+                numbers = np.arange(number, number + len(some))
+                number += len(some)
+                bad = np.zeros(len(some), bool)
+                yield Chunk(file, lines, numbers, picked, bad)
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, '', f'text in UTF-8 ({error})') from None
+    except (*_UNREADABLE, csv.Error) as error:
+        allowed = f'a file that can be read ({error})'
+        raise ConfigError(file, '', allowed) from None
+
+
+def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
+    """Line number and values of each row of the right width."""
+    while True:
+        try:
+            for row in reader:
+                if len(row) == width > 0:
+                    yield reader.line_num, row
+                elif row:  # not a blank line
+                    problems.leave_out(file, reader.line_num)
+                    place = f'{file}:{reader.line_num}'
+                    allowed = f'{width} columns (there are {len(row)})'
+                    problems.report(place, ','.join(row), allowed)
+            return
+        except csv.Error as error:
+            problems.leave_out(file, reader.line_num)
+            place = f'{file}:{reader.line_num}'
+            problems.report(place, '', f'a row that can be read ({error})')
+
+
+def _header(reader, schema) -> list[str]:
+    names: list[str] = next(filter(None, reader), [])
+    return [name.strip() for name in names] if schema.strip else names
+
+
+def _used(file, schema, required, names) -> list[tuple[str, int]]:
+    """The columns to read, and their places; none of a file without any."""
+    wanted = dict.fromkeys((*schema.features, *schema.others))
+    for name in wanted if names else ():
+        times = names.count(name)
+        if times > 1 or (name in required and not times):
+            allowed = f'names of columns with {name!r} once'
+            raise ConfigError(file, names, allowed)
+    return [(name, names.index(name)) for name in wanted if name in names]

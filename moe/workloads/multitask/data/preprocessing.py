@@ -1,0 +1,350 @@
+"""What is learned of a table's training rows, and applied to any rows.
+
+n rows, F numeric inputs, C categorical columns, T tasks.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moe.config import ConfigError, parse
+from moe.workloads.multitask.data.delimited import Chunk, Problems
+from moe.workloads.multitask.data.schema import Label, Schema
+
+_USERS = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Numbers and names of training rows; JSON, saved with a model.
+
+    Attributes:
+      schema: of the table.
+      mean: of each numeric column.
+      deviation: of each numeric column, 1 where all numbers are the same.
+      indicated: numeric columns with an indicator beside them.
+      categories: of each table that is not hashed, the names of ids 1, 2, ...
+      classes: of each task of that kind, the names of classes 0, 1, ...
+    """
+
+    schema: Schema
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    indicated: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    classes: Mapping[str, tuple[str, ...]]
+
+    def to_json(self) -> str:
+        """All of it as text."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> 'Preprocessing':
+        """The same again."""
+        return parse(Preprocessing, json.loads(text), 'preprocessing')
+
+    @property
+    def num_numeric(self) -> int:
+        """F."""
+        return len(self.schema.numeric) + len(self.indicated)
+
+    @property
+    def table_sizes(self) -> dict[str, int]:
+        """Ids in each table of categories, 0 among them."""
+        hashed = self.schema.hashed_tables
+        sizes = {}
+        for table in self.schema.table_of:
+            known = self.schema.buckets
+            if table not in hashed:
+                known = len(self.categories[table])
+            sizes[table] = 1 + known
+        return sizes
+
+    @property
+    def table_of(self) -> tuple[int, ...]:
+        """Place in `table_sizes` of the table of each categorical column."""
+        names = list(self.table_sizes)
+        return tuple(names.index(table) for table in self.schema.table_of)
+
+    def encode(self, chunk: Chunk, problems: Problems) -> dict[str, np.ndarray]:
+        """Turns rows into arrays.
+
+        Args:
+          chunk: of n rows; columns of labels and users may be absent.
+          problems: what to do with rows that cannot be used.
+
+        Returns:
+          Of the usable rows 'numeric', float32 [n, F], 'categorical', int32
+          [n, C], 'label', float32 [n, T], 0 where there is none, 'mask', bool
+          [n, T], and with a user column 'user', int32 [n], a hash.
+
+        Raises:
+          ConfigError: for a value that its column cannot have.
+        """
+        rows = {
+            'numeric': self._numeric(chunk, problems),
+            'categorical': self._categorical(chunk, problems),
+        }
+        labels = [
+            self._label(chunk, label, problems) for label in self.schema.labels
+        ]
+        label, mask = (
+            np.stack(arrays, axis=1) for arrays in zip(*labels, strict=True)
+        )
+        rows |= {'label': np.where(mask, label, 0), 'mask': mask}
+        if self.schema.user is not None:
+            nobody = [''] * len(chunk.lines)
+            users = chunk.columns.get(self.schema.user, nobody)
+            rows['user'] = np.array(
+                [zlib.crc32(user.encode()) % _USERS for user in users], np.int32
+            )
+        rows['label'] = rows['label'].astype(np.float32)
+        for i in np.flatnonzero(chunk.bad):
+            problems.leave_out(chunk.file, chunk.lines[int(i)])
+        return {name: array[~chunk.bad] for name, array in rows.items()}
+
+    def _numeric(self, chunk, problems) -> np.ndarray:
+        columns, missing = [], []
+        statistics = zip(
+            self.schema.numeric, self.mean, self.deviation, strict=True
+        )
+        for name, mean, deviation in statistics:
+            x = (
+                _numbers(chunk, name, self.schema, problems) - mean
+            ) / deviation
+            columns.append(np.nan_to_num(x))
+            if name in self.indicated:
+                missing.append(np.isnan(x))
+        made = np.zeros((len(chunk.lines), self.num_numeric), np.float32)
+        for i, column in enumerate(columns + missing):
+            made[:, i] = column
+        return made
+
+    def _categorical(self, chunk, problems) -> np.ndarray:
+        schema = self.schema
+        made = np.zeros((len(chunk.lines), len(schema.categorical)), np.int32)
+        pairs = zip(schema.categorical, schema.table_of, strict=True)
+        for i, (name, table) in enumerate(pairs):
+            values = chunk.columns[name]
+            if table in schema.hashed_tables:
+                salt = zlib.crc32(table.encode())
+                made[:, i] = [
+                    1 + zlib.crc32(value.encode(), salt) % schema.buckets
+                    for value in values
+                ]
+                made[_is_in(values, schema.missing), i] = 0
+            else:
+                made[:, i] = [*map(self._ids[table].__getitem__, values)]
+                if schema.strict:
+                    unknown = made[:, i] == 0
+                    unknown &= ~_is_in(values, schema.missing)
+                    allowed = 'a category of the training rows'
+                    chunk.refuse(unknown, name, problems, allowed)
+        return made
+
+    def _label(self, chunk, label, problems) -> tuple[np.ndarray, np.ndarray]:
+        """The label of each row, and whether it has one."""
+        mask = _labelled(chunk, label, self.schema)
+        if label.column not in chunk.columns:
+            return np.zeros(len(mask)), mask
+        values = chunk.columns[label.column]
+        if label.kind == 'binary':
+            return _is_in(values, label.positive).astype(float), mask
+        if label.kind == 'classes':
+            names = self.classes[label.name]
+            known = {name: i for i, name in enumerate(names)}
+            made = np.array([known.get(value, -1) for value in values], float)
+            allowed = 'a class of the training rows: ' + ', '.join(names)
+            chunk.refuse(mask & (made < 0), label.column, problems, allowed)
+            return made, mask
+        return _numbers(chunk, label.column, self.schema, problems, mask), mask
+
+    @functools.cached_property
+    def _ids(self) -> 'dict[str, _Ids]':
+        return {
+            table: _Ids((name, i) for i, name in enumerate(names, 1))
+            for table, names in self.categories.items()
+        }
+
+
+class _Ids(dict):
+    """Category to id, 0 for others."""
+
+    def __missing__(self, key) -> int:
+        return 0
+
+
+def fit(
+    chunks: Iterable[Chunk], schema: Schema, problems: Problems
+) -> Preprocessing:
+    """Learns of training rows.
+
+    Memory grows with the number of categories alone.
+
+    Args:
+      chunks: of training rows.
+      schema: of the table.
+      problems: what to do with rows that cannot be used.
+
+    Returns:
+      What was learned.
+
+    Raises:
+      ConfigError: for a value that its column cannot have, or a label that all
+        training rows share.
+    """
+    moments = {name: _Moments() for name in schema.numeric}
+    hashed = schema.hashed_tables
+    tables = {t: Counter[str]() for t in schema.table_of if t not in hashed}
+    seen = [Counter[Any]() for _ in schema.labels]
+    for chunk in chunks:
+        numbers = {n: _numbers(chunk, n, schema, problems) for n in moments}
+        masks = [_labelled(chunk, label, schema) for label in schema.labels]
+        for label, mask in zip(schema.labels, masks, strict=True):
+            if label.kind == 'regression':
+                _numbers(chunk, label.column, schema, problems, mask)
+        kept = ~chunk.bad
+        for name, x in numbers.items():
+            moments[name].add(x[kept])
+        for name, table in zip(
+            schema.categorical, schema.table_of, strict=True
+        ):
+            if table in tables:
+                tables[table].update(
+                    itertools.compress(chunk.columns[name], kept.tolist())
+                )
+        for i, label in enumerate(schema.labels):
+            live = (kept & masks[i]).tolist()
+            values = itertools.compress(chunk.columns[label.column], live)
+            if label.kind == 'binary':
+                seen[i].update(value in label.positive for value in values)
+            elif label.kind == 'classes':
+                seen[i].update(values)
+            else:
+                seen[i].update(any(live) * ['some'])
+    for i, label in enumerate(schema.labels):
+        if len(seen[i]) < (1 if label.kind == 'regression' else 2):
+            field = f'config.data.schema.labels[{i}]'
+            raise ConfigError(field, label.name, _poor(label, seen[i]))
+    return Preprocessing(
+        schema=schema,
+        mean=tuple(m.mean for m in moments.values()),
+        deviation=tuple(m.deviation for m in moments.values()),
+        indicated=tuple(
+            n for n, m in moments.items() if schema.indicators and m.missing
+        ),
+        categories={
+            t: _frequent(counts, schema) for t, counts in tables.items()
+        },
+        classes={
+            label.name: tuple(sorted(values))
+            for label, values in zip(schema.labels, seen, strict=True)
+            if label.kind == 'classes'
+        },
+    )
+
+
+class _Moments:
+    """Running mean and deviation of chunks of numbers, nan if missing.
+
+    Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm
+    for Computing Sample Variances, 1979.
+    """
+
+    def __init__(self):
+        self.count, self.mean, self.squares, self.missing = 0, 0.0, 0.0, 0
+
+    def add(self, x: np.ndarray) -> None:
+        """Takes more numbers in."""
+        live = x[~np.isnan(x)]
+        self.missing += len(x) - len(live)
+        if not len(live):
+            return
+        count = self.count + len(live)
+        mean = float(np.mean(live))
+        apart = mean - self.mean
+        self.squares += float(np.sum((live - mean) ** 2))
+        self.squares += apart**2 * self.count * len(live) / count
+        self.mean += apart * len(live) / count
+        self.count = count
+
+    @property
+    def deviation(self) -> float:
+        """1 where all numbers are the same."""
+        deviation = math.sqrt(self.squares / max(self.count, 1))
+        # Rounding alone is no deviation.
+        return deviation if deviation > 1e-12 * abs(self.mean) else 1.0
+
+
+def _numbers(
+    chunk: Chunk, name: str, schema: Schema, problems: Problems, within=True
+) -> np.ndarray:
+    """A column as float64, nan where missing or outside of `within`."""
+    values = chunk.columns[name]
+    missing = set(schema.missing)
+    try:
+        x = np.array([math.nan if v in missing else float(v) for v in values])
+    except ValueError:
+        x = np.array([math.nan if v in missing else _or_inf(v) for v in values])
+    absent = _is_in(values, missing) | ~np.broadcast_to(within, len(values))
+    with np.errstate(over='ignore'):  # too great for float32 is no number
+        bad = ~absent & ~np.isfinite(x.astype(np.float32))
+    chunk.refuse(bad, name, problems, 'a finite number, or in `missing`')
+    x = np.where(absent | bad, math.nan, x)
+    if name in schema.log1p:
+        chunk.refuse(x <= -1, name, problems, 'above -1, as log1p is taken')
+        x = np.log1p(np.where(x <= -1, math.nan, x))
+    return x
+
+
+def _or_inf(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.inf
+
+
+def _labelled(chunk: Chunk, label: Label, schema: Schema) -> np.ndarray:
+    """Rows that have the label and are in the task's sample space."""
+    needed = [label.column] + ([label.where.column] if label.where else [])
+    if any(column not in chunk.columns for column in needed):
+        return np.zeros(len(chunk.lines), bool)
+    mask = ~_is_in(chunk.columns[label.column], schema.missing)
+    if label.where:
+        inside = _is_in(chunk.columns[label.where.column], label.where.values)
+        mask &= inside
+    return mask
+
+
+def _is_in(values: Sequence[str], some: Iterable[str]) -> np.ndarray:
+    return np.fromiter(map(set(some).__contains__, values), bool, len(values))
+
+
+def _frequent(counts: Counter[str], schema: Schema) -> tuple[str, ...]:
+    """The frequent ones first, equally frequent ones by name."""
+    kept = [
+        (-count, name)
+        for name, count in counts.items()
+        if count >= schema.min_count and name not in schema.missing
+    ]
+    return tuple(name for _, name in sorted(kept))
+
+
+def _poor(label: Label, values: Counter) -> str:
+    if label.kind == 'binary' and values:
+        which = 'all' if True in values else 'none'
+        return (
+            f'a label of two kinds in the training rows ({which} are of '
+            f'{", ".join(label.positive)})'
+        )
+    return 'a label of which the training rows have ' + (
+        'any' if label.kind == 'regression' else 'two classes'
+    )

@@ -1,0 +1,118 @@
+"""What the runs of all transformers share."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from moe.config import ConfigError
+from moe.models.transformer import TransformerConfig
+from moe.parallel.mesh import EXPERT_AXES
+from moe.training.config import Config
+from moe.training.workload import Task
+from moe.workloads.lm.model import active_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerRun(Config):
+    """A run of a transformer with mixtures."""
+
+    model: TransformerConfig
+
+    @property
+    @abc.abstractmethod
+    def tokens_per_example(self) -> int:
+        """Tokens that the mixtures see of each example of a batch."""
+
+    def check_platform(self, platform: str) -> None:
+        """Refuses an attention kernel that the platform does not have."""
+        kernel = self.model.attention
+        owner = {'splash': 'tpu', 'cudnn': 'gpu'}.get(kernel, platform)
+        if owner != platform:
+            allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
+            raise ConfigError('config.model.attention', kernel, allowed)
+
+    def __post_init__(self):
+        super().__post_init__()
+        model, data, mesh = self.model, self.data, self.mesh
+        if model.moe.num_experts % mesh.expert:
+            raise ConfigError(
+                'mesh.expert',
+                mesh.expert,
+                f'a divisor of num_experts ({model.moe.num_experts})',
+            )
+        if model.num_kv_heads % mesh.tensor:
+            raise ConfigError(
+                'mesh.tensor',
+                mesh.tensor,
+                f'a divisor of num_kv_heads ({model.num_kv_heads})',
+            )
+        length = self.tokens_per_example
+        if model.attention == 'splash' and length % 128:
+            allowed = f"'xla': {length} positions are no multiple of 128"
+            raise ConfigError('model.attention', 'splash', allowed)
+        groups = model.moe.num_groups
+        tokens = (
+            data.batch_size
+            // self.optimizer.accumulation
+            * self.tokens_per_example
+        )
+        if groups and tokens % groups:
+            raise ConfigError(
+                'model.moe.num_groups',
+                groups,
+                f'a divisor of the {tokens} tokens of a (micro)batch',
+            )
+        sizes = {axis: getattr(mesh, axis) for axis in self.expert_axes}
+        if model.moe.exchange != 'none' and math.prod(sizes.values()) > 1:
+            self._check_exchange(sizes)
+
+    @property
+    def expert_axes(self) -> tuple[str, ...]:
+        """Those of as many levels as the exchange has."""
+        return EXPERT_AXES[: self.model.moe.exchange_levels]
+
+    def _check_exchange(self, sizes: Mapping[str, int]):
+        """Experts and groups divide over the devices, as far as known."""
+        moe, mesh = self.model.moe, self.mesh
+        experts = moe.num_experts // (moe.outer_experts or 1)
+        for axis, size in sizes.items():
+            if experts % size:
+                allowed = f'a divisor of the {experts} experts that it splits'
+                raise ConfigError(f'mesh.{axis}', size, allowed)
+            experts //= size
+        ways = mesh.replica * max(mesh.data, 1) * mesh.fsdp * mesh.expert
+        if moe.num_groups and moe.num_groups % ways:
+            raise ConfigError(
+                'model.moe.num_groups',
+                moe.num_groups,
+                f'a multiple of the {ways} devices that groups are over',
+            )
+
+
+class TransformerTask(Task):
+    """A task whose model is a stack of blocks.
+
+    Args:
+      config: of the run.
+    """
+
+    def __init__(self, config: TransformerRun):
+        self._config = config
+        self.units_per_step = config.data.batch_size * config.tokens_per_example
+
+    def next_state(self, state, stats):
+        """Returns the state with the routers' biases and penalties moved."""
+        return self._config.model.moe.next_router_state(state, stats)
+
+    def layer_metrics(self, stats):
+        """Names what is stacked over the layers `moe/layer_i/...`."""
+        return {
+            f'moe/layer_{layer}/{name}': values[i].tolist()
+            for i, layer in enumerate(self._config.model.moe_layers)
+            for name, values in stats.items()
+        }
+
+    def parameters(self, params):
+        """Returns how many there are, and are active for a token."""
+        return active_parameters(self._config.model, params)

@@ -1,0 +1,1 @@
+"""The vision transformer: images, model, objective."""

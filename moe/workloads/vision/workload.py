@@ -1,0 +1,152 @@
+"""The image-classification task.
+
+B images a batch, H rows and W columns of pixels, C channels.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from moe.config import ConfigError
+from moe.parallel import on_all
+from moe.training.workload import (
+    Outcome,
+    live_sums,
+    mean_over,
+    state_of,
+)
+from moe.workloads.transformer import TransformerRun, TransformerTask
+from moe.workloads.vision import images
+from moe.workloads.vision.images import ImageConfig, Images, load_images
+from moe.workloads.vision.model import ViT, ViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(TransformerRun):
+    """A run of the vision transformer."""
+
+    model: ViTConfig
+    data: ImageConfig
+
+    def make_task(self) -> 'Vision':
+        """The task that this describes."""
+        return Vision(self)
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Patches of an image."""
+        return self.model.num_patches
+
+
+class Vision(TransformerTask):
+    """Images, and the class of each.
+
+    Batches are dictionaries of float32 'image' [B, H, W, C] and int32 'label'
+    [B], those of validation also of bool 'mask' [B].
+    """
+
+    last_file = 'confusion.json'
+    rising = frozenset({'accuracy'})
+    _config: VisionConfig
+
+    def __init__(self, config: VisionConfig):
+        super().__init__(config)
+        self._model: Any = ViT(config.model)
+
+    def initial(self, key):
+        """Returns the model's variables before the first step."""
+        m = self._config.model
+        shape = (1, m.image_size, m.image_size, m.channels)
+        return dict(self._model.init(key, jnp.zeros(shape)))
+
+    def forward(self, variables, batch, **options):
+        """Sums the loss in nats, and how many are right; see Task."""
+        mask = batch.get('mask')
+        logits, aux = self._model.apply(
+            variables, batch['image'], mask=mask, **options
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits, batch['label']
+        )
+        right = jnp.argmax(logits, axis=-1) == batch['label']
+        sums = live_sums(mask, loss=losses, accuracy=right)
+        return Outcome(sums, aux, state_of(variables))
+
+    def load(self):
+        """Reads the images and holds them against the model."""
+        model, data = self._config.model, load_images(self._config.data)
+        size = (model.image_size, model.image_size, model.channels)
+        if data.train_x.shape[1:] != size:
+            rows, columns, channels = data.train_x.shape[1:]
+            raise ConfigError(
+                'config.model.image_size and channels',
+                (model.image_size, model.channels),
+                f"the images' ({rows} x {columns} pixels, {channels} channels)",
+            )
+        if data.num_classes > model.num_classes:
+            allowed = f"at least the images' {data.num_classes}"
+            raise ConfigError(
+                'config.model.num_classes', model.num_classes, allowed
+            )
+        return data
+
+    def describe(self, data: Images):
+        """Returns sizes and the fingerprint of the images."""
+        return {
+            'train_images': len(data.train_x),
+            'val_images': len(data.val_x),
+            'classes': data.num_classes,
+            'fingerprint': data.fingerprint,
+        }
+
+    def announce(self, data: Images):
+        """Returns the sizes in words."""
+        return (
+            f'{len(data.train_x):,} images of {data.num_classes} classes to '
+            f'train on, {len(data.val_x):,} to validate on'
+        )
+
+    def train_batches(self, data: Images, host, num_hosts):
+        """Returns the endless iterator of `moe.workloads.vision.images`."""
+        config = self._config
+        return images.train_batches(
+            data, config.data, config.seed, host, num_hosts
+        )
+
+    def val_batches(self, data: Images, host, num_hosts):
+        """Yields the whole validation set once."""
+        return images.val_batches(data, self._config.data, host, num_hosts)
+
+    def results(self, batches):
+        """Returns the means: loss in nats, and accuracy."""
+        return mean_over(batches)
+
+    def headline(self, results):
+        """Returns the accuracy."""
+        return f'validation accuracy {results["accuracy"]:.4f}'
+
+    def leave(self, variables, data: Images, workdir: pathlib.Path):
+        """Writes how many images of each class were taken for which."""
+        count = self._config.model.num_classes
+        table = np.zeros((count, count), int)
+
+        @jax.jit
+        def predict(variables, image, mask):
+            return on_all(self._model.apply(variables, image, mask=mask)[0])
+
+        for batch in images.val_batches(data, self._config.data):
+            logits = predict(variables, batch['image'], batch['mask'])
+            guess = np.argmax(jax.device_get(logits), axis=-1)
+            live = batch['mask']
+            np.add.at(table, (batch['label'][live], guess[live]), 1)
+        if jax.process_index() == 0:
+            (workdir / self.last_file).write_text(
+                json.dumps(table.tolist()) + '\n'
+            )
+        return {}
