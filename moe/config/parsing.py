@@ -14,7 +14,7 @@ from moe.config.constraints import OneOf
 from moe.config.errors import ConfigError
 from moe.config.hints import alternatives
 from moe.config.names import unknown, unknown_option
-from moe.config.registry import REQUIRED, Option, option_table
+from moe.config.registry import REQUIRED, Option, is_plain, option_table
 
 Schema = TypeVar('Schema')
 
@@ -123,6 +123,7 @@ def _optional(hint: Any, value: Any, path: str) -> Any:
     if value is None or (isinstance(value, Text) and value == 'None'):
         return None
     inner = alternatives(hint) or list(typing.get_args(hint))
+    inner = [one for one in inner if is_plain(one)]
     problems: list[ConfigError] = []
     for one in inner:
         try:

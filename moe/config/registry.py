@@ -139,7 +139,7 @@ def option_table(
         found = {
             name: Option(hints[name], _field_default(field))
             for name, field in fields.items()
-            if _is_plain(hints[name])
+            if is_plain(hints[name])
         }
     else:
         if isinstance(entry, type):
@@ -161,7 +161,7 @@ def _field_default(field: dataclasses.Field) -> Any:
     return field.default
 
 
-def _is_plain(hint: Any) -> bool:
+def is_plain(hint: Any) -> bool:
     """Whether plain data can give a field; Annotated says how."""
     origin = typing.get_origin(hint)
     return hint is not Any and hint is not Callable and origin is not Callable

@@ -3,27 +3,39 @@
 B examples, E experts, R rows, D and F widths.
 """
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from moe.config import ConfigError
 from moe.dispatch.plan import Plan, grouped_plan
 from moe.ops import collect, spread
 from moe.types import Routing
 
 
 class SparseDispatcher:
-    """Rows of the examples by expert, and their outputs back in place.
+    """Brings each expert the rows of its examples, and combines the outputs.
 
     The rows are sorted by expert, within an expert in batch order, and
-    `sizes` says how many each has, so that shapes are static under jit: with
-    `experts(rows, sizes)` as `MLP` and `grouped_matmul` take them,
+    `sizes` says how many each expert has, so that shapes are static under jit:
+    with `experts(rows, sizes)` as `MLP` and `grouped_matmul` take them,
 
         dispatcher = SparseDispatcher(gates, k=2)
         rows = dispatcher.dispatch(x)
         y = dispatcher.combine(experts(rows, dispatcher.sizes))
 
-    Source: the dispatcher of arXiv 1701.06538.
+    Outside of jit the experts may also be any functions, one an expert:
+
+        parts = dispatcher.split(dispatcher.dispatch(x))
+        y = dispatcher.combine([f(p) for f, p in zip(functions, parts)])
+
+    Source: the dispatcher of Shazeer et al., arXiv 1701.06538.
 
     Args:
       gates: [B, E] float32; example b is sent to expert e where the gate is
@@ -64,25 +76,55 @@ class SparseDispatcher:
         self.sizes: Int[Array, 'E'] = self._plan.sizes
 
     def dispatch(self, x: Float[Array, 'B D']) -> Float[Array, 'R D']:
-        """Returns each expert's rows, one expert after another.
+        """Returns the rows of all experts, one expert after another.
 
         Args:
           x: examples, float.
         """
         return spread(x, self._plan.token, self._plan.row)
 
-    def combine(
-        self, rows: Float[Array, 'R F'], *, multiply_by_gates: bool = True
-    ) -> Float[Array, 'B F']:
-        """Sums each example's rows, an example without any being 0.
+    def split(self, rows: Array) -> list[Array]:
+        """Cuts rows, or what belongs to them, into one array an expert.
 
         Args:
-          rows: the experts' outputs in the order of `dispatch`.
+          rows: [R, ...], e.g. of `dispatch` or `expert_to_gates`.
+
+        Returns:
+          E arrays, of expert e `[sizes[e], ...]`.
+
+        Raises:
+          ConfigError: under jit, where the sizes are not known.
+        """
+        sizes = self._known_sizes()
+        if sizes is None:
+            allowed = 'used outside of jit; there pass rows and sizes on'
+            raise ConfigError('SparseDispatcher.split', 'traced', allowed)
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        return [rows[start:stop] for start, stop in itertools.pairwise(edges)]
+
+    def combine(
+        self,
+        outputs: Float[Array, 'R F'] | Sequence[Float[Array, 'n F']],
+        *,
+        multiply_by_gates: bool = True,
+    ) -> Float[Array, 'B F']:
+        """Sums the outputs of each example, 0 for one that had no expert.
+
+        `y[b] = sum_e gates[b, e] * output_e(b)` over the experts of b.
+
+        Args:
+          outputs: of the experts, in the order of `dispatch`: all R rows;
+            outside of jit also the filled ones alone, `[sum(sizes), F]`, or
+            one array `[sizes[e], F]` for each expert.
           multiply_by_gates: whether each row is weighted by its gate.
 
         Returns:
-          The sums, in the dtype of `rows`.
+          The sums, in the dtype of the outputs.
+
+        Raises:
+          ConfigError: if the outputs are not as many as the rows.
         """
+        rows = self._all_rows(outputs)
         weight = self.expert_to_gates()
         if not multiply_by_gates:
             weight = (self._plan.token < self._size).astype(jnp.float32)
@@ -93,3 +135,31 @@ class SparseDispatcher:
         """Returns the gate of each row, 0 for empty ones."""
         gates = self._gate.reshape(-1)
         return jnp.take(gates, self._plan.assignment, mode='fill', fill_value=0)
+
+    def _known_sizes(self) -> np.ndarray | None:
+        """The rows of each expert as numbers; None under jit."""
+        if isinstance(self.sizes, jax.core.Tracer):
+            return None
+        return np.asarray(self.sizes)
+
+    def _all_rows(self, outputs) -> Float[Array, 'R F']:
+        """The outputs as [R, F], with zeros in the rows that are empty."""
+        sizes, num_rows = self._known_sizes(), self._plan.token.size
+        lengths = [num_rows]
+        allowed = f'[{num_rows}, F] under jit, the rows of dispatch'
+        if sizes is not None:
+            lengths.append(int(np.sum(sizes)))
+            allowed = (
+                f'[{num_rows}, F], the rows of dispatch, or {lengths[1]} rows '
+                f'without the empty ones, or a list of {sizes.tolist()} rows'
+            )
+        if isinstance(outputs, Sequence):
+            given: Any = [np.shape(part) for part in outputs]
+            known = [] if sizes is None else [(n,) for n in sizes]
+            fits = bool(given) and [shape[:1] for shape in given] == known
+            outputs = jnp.concatenate(list(outputs)) if fits else None
+        else:
+            given = np.shape(outputs)
+        if outputs is None or outputs.ndim != 2 or len(outputs) not in lengths:
+            raise ConfigError('combine: outputs', given, allowed)
+        return jnp.pad(outputs, [(0, num_rows - len(outputs)), (0, 0)])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from moe.config import ConfigError
 from moe.ops import grouped_matmul
 
 Activation = Literal['relu', 'gelu', 'silu', 'swiglu', 'geglu']
@@ -35,7 +36,8 @@ class MLP(nn.Module):
     Attributes:
       hidden: F.
       num_experts: E; None is one dense network.
-      activation: 'relu', 'gelu' or 'silu', or gated 'swiglu' or 'geglu'.
+      activation: 'relu', 'gelu' or 'silu', gated 'swiglu' or 'geglu', or any
+        pointwise function, e.g. `nn.tanh`, which is not gated.
       use_bias: whether each product has a bias.
       dtype: of the computation; parameters are float32.
       down_scale: factor on the initial W_down, for deep residual stacks.
@@ -43,7 +45,7 @@ class MLP(nn.Module):
 
     hidden: int
     num_experts: int | None = None
-    activation: Activation = 'swiglu'
+    activation: Activation | Callable[[Array], Array] = 'swiglu'
     use_bias: bool = False
     dtype: Any = jnp.float32
     down_scale: float = 1.0
@@ -63,8 +65,12 @@ class MLP(nn.Module):
 
         Returns:
           The outputs in `dtype`, in the shape of `x`.
+
+        Raises:
+          ConfigError: if the activation is neither a known name nor a
+            function.
         """
-        act, gated = _ACTIVATIONS[self.activation]
+        act, gated = _pointwise(self.activation)
         product = functools.partial(self._product, sizes=sizes)
         shape, width = x.shape, x.shape[-1]
         x = x.astype(self.dtype)
@@ -107,3 +113,17 @@ class MLP(nn.Module):
                 expert = jnp.searchsorted(jnp.cumsum(sizes), rows, 'right')
                 bias = jnp.take(bias, expert, 0, mode='fill', fill_value=0)
         return y if bias is None else y + bias
+
+
+def _pointwise(
+    activation: Activation | Callable[[Array], Array],
+) -> tuple[Callable[[Array], Array], bool]:
+    """The function that an activation is, and whether a matrix gates it."""
+    if callable(activation):
+        return activation, False
+    if activation not in _ACTIVATIONS:
+        known = ', '.join(_ACTIVATIONS)
+        raise ConfigError(
+            'activation', activation, f'one of {known}, or a function'
+        )
+    return _ACTIVATIONS[activation]

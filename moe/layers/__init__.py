@@ -9,11 +9,12 @@ from moe.layers.config import (
 )
 from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
-from moe.layers.hard_switch import HardSwitch, chosen
+from moe.layers.hard_switch import HardSwitch, by_expert, chosen
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared
 from moe.layers.soft_moe import SoftMoE
+from moe.layers.top2 import hierarchical_top2_moe, top2_moe
 
 __all__ = [
     'CHOICES',
@@ -26,7 +27,10 @@ __all__ = [
     'MoEConfig',
     'Shared',
     'SoftMoE',
+    'by_expert',
     'check_model',
     'choices',
     'chosen',
+    'hierarchical_top2_moe',
+    'top2_moe',
 ]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import Unlike
 from moe.layers.account import account, dense
@@ -55,20 +56,24 @@ class HardSwitch(nn.Module):
 
         Args:
           x: examples, float.
-          mask: True for live ones; None if all are. No expert runs on
+          mask: True for valid ones; None if all are. No expert runs on
             padding, which gets output 0.
           train: not read; every mixture layer is called alike.
-          record: whether to return the Routing in the Aux; `chosen` of it
-            says who ran where, for losses of single experts.
+          record: whether to return the Routing in the Aux, for losses of
+            single experts: see `chosen` and `by_expert`.
 
         Returns:
           The outputs, and the Aux of `account` with one more statistic,
-          'nan_gates': live examples with a logit that is not a number. They
+          'nan_gates': valid examples with a logit that is not a number. They
           go to the first expert.
 
         Raises:
+          ConfigError: if x is not of rank 2.
           ValueError: if the gate's logits do not fit the experts.
         """
+        if x.ndim != 2:
+            allowed = '[B, D], an example a row; reshape tokens to rows first'
+            raise ConfigError('HardSwitch: shape of x', x.shape, allowed)
         num_experts = len(self.experts)
         live = jnp.ones(len(x), bool) if mask is None else mask
         x = jnp.where(live[:, None], x, 0)
@@ -120,7 +125,29 @@ def chosen(routing: Routing) -> Bool[Array, 'B E']:
       routing: recorded by `HardSwitch`.
 
     Returns:
-      One True in the row of each live example, none in that of padding.
+      One True in the row of each valid example, none in that of padding.
     """
     ones = jnp.ones(routing.expert.shape, jnp.float32)
     return dense(routing, ones)[0] > 0
+
+
+def by_expert(
+    y: Float[Array, 'B F'], routing: Routing
+) -> tuple[Float[Array, 'E B F'], Bool[Array, 'E B']]:
+    """The outputs of each expert apart, for a loss of one's own.
+
+    Shapes are static, so that this works under jit and gradients pass. The
+    compact rows of expert e are `outputs[e][masks[e]]`, outside of jit:
+
+        (output_a, output_b), (mask_a, mask_b) = by_expert(y, aux.routing)
+
+    Args:
+      y: outputs of `HardSwitch`.
+      routing: recorded by it in the same call.
+
+    Returns:
+      Of expert e the outputs in the places of its own examples, 0 in all
+      others; and True where it ran.
+    """
+    masks = chosen(routing).T
+    return jnp.where(masks[..., None], y, 0), masks

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moe.config import ConfigError
 from moe.dispatch import SparseDispatcher
 from moe.experts import MLP
 
@@ -130,3 +131,88 @@ def test_gradients_of_gates_examples_and_experts():
 def test_refuses_more_choices_than_experts(k):
     with pytest.raises(ValueError, match=f'k = {k} of 3 experts'):
         SparseDispatcher(jnp.asarray(GATES), k)
+
+
+# Three experts that are plain functions, of outputs wider than the examples.
+FUNCTIONS = [
+    lambda x: jnp.concatenate([x, x[:, :1]], axis=1),
+    lambda x: jnp.concatenate([x**2, x[:, :1]], axis=1),
+    lambda x: jnp.concatenate([-x, x[:, 1:]], axis=1),
+]
+
+
+def test_experts_that_are_functions_get_their_rows_apart():
+    dispatcher = SparseDispatcher(jnp.asarray(GATES))
+    parts = dispatcher.split(dispatcher.dispatch(X))
+    gates = dispatcher.split(dispatcher.expert_to_gates())
+    rows, weights = lists(GATES)
+    for e in range(3):
+        np.testing.assert_array_equal(parts[e], X[rows[e]])
+        np.testing.assert_array_equal(gates[e], np.float32(weights[e]))
+    outputs = [f(part) for f, part in zip(FUNCTIONS, parts, strict=True)]
+    dense = np.stack([f(X) for f in FUNCTIONS])
+    desired = np.einsum('be,ebf->bf', GATES, dense)
+    # As a list, one after another, and one after another with empty rows.
+    joined = jnp.concatenate(outputs)
+    padded = jnp.pad(joined, [(0, 1), (0, 0)])
+    assert len(joined) == 11
+    for form in (outputs, tuple(outputs), joined, padded):
+        y = dispatcher.combine(form)
+        np.testing.assert_allclose(y, desired, rtol=1e-6)
+    plain = dispatcher.combine(outputs, multiply_by_gates=False)
+    desired = np.einsum('be,ebf->bf', GATES != 0, dense)
+    np.testing.assert_allclose(plain, desired, rtol=1e-6)
+
+
+def test_gradients_pass_through_lists():
+    def sparse(gates, x):
+        dispatcher = SparseDispatcher(gates)
+        parts = dispatcher.split(dispatcher.dispatch(x))
+        outputs = [f(part) for f, part in zip(FUNCTIONS, parts, strict=True)]
+        return jnp.sum(dispatcher.combine(outputs) ** 2)
+
+    def dense(gates, x):
+        outputs = jnp.stack([f(x) for f in FUNCTIONS])
+        return jnp.sum(jnp.einsum('be,ebf->bf', gates, outputs) ** 2)
+
+    found = jax.grad(sparse, (0, 1))(jnp.asarray(GATES), jnp.asarray(X))
+    desired = jax.grad(dense, (0, 1))(jnp.asarray(GATES), jnp.asarray(X))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    close(found[0], np.where(GATES != 0, desired[0], 0))
+    close(found[1], desired[1])
+
+
+@pytest.mark.parametrize(
+    'outputs',
+    [
+        jnp.zeros((10, 2)),
+        jnp.zeros((13, 2)),
+        jnp.zeros((12,)),
+        jnp.zeros((3, 4, 2)),
+        [jnp.zeros((4, 2))] * 3,
+        [jnp.zeros((4, 2))] * 2,
+        [],
+    ],
+)
+def test_refuses_outputs_of_other_rows(outputs):
+    dispatcher = SparseDispatcher(jnp.asarray(GATES))
+    line = r'must be \[12, F\], the rows of dispatch, or 11 rows without .* '
+    with pytest.raises(ConfigError, match=line + r'list of \[4, 4, 3\] rows$'):
+        dispatcher.combine(outputs)
+
+
+def test_refuses_under_jit_what_depends_on_the_sizes():
+    def rows(gates):
+        return SparseDispatcher(gates).split(jnp.zeros((12, 2)))
+
+    def joined(gates):
+        return SparseDispatcher(gates).combine(jnp.zeros((11, 2)))
+
+    def parts(gates):
+        return SparseDispatcher(gates).combine([jnp.zeros((4, 2))] * 3)
+
+    with pytest.raises(ConfigError, match='outside of jit'):
+        jax.jit(rows)(GATES)
+    for function in (joined, parts):
+        with pytest.raises(ConfigError, match=r'must be \[12, F\] under jit'):
+            jax.jit(function)(GATES)

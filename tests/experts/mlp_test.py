@@ -1,12 +1,15 @@
 """Feed-forward experts against a loop over rows, in values and gradients."""
 
+import dataclasses
 import functools
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.config import ConfigError, OneOf, Registry, parse
 from moe.experts import MLP
 from tests.reference import experts as reference
 from tests.reference import scenarios
@@ -68,6 +71,45 @@ def test_equals_the_loop(activation, layout):
     # In gelu's gradient 1 - tanh^2 cancels: 1e-5 is lost at |x| = 7.
     tolerance = 2e-5 if activation in ('gelu', 'geglu') else 5e-6
     assert_close((y, dx, d_params), desired, tolerance)
+
+
+@pytest.mark.parametrize('layout', SIZES)
+def test_a_function_is_an_activation(layout):
+    # As the one of that name, without another matrix.
+    params, x, _ = draw('relu', use_bias=True)
+    sizes = (jnp.array(SIZES[layout]),) if layout == 'grouped' else ()
+    x = x if sizes else x.reshape(E, N, D)
+    named, own = (
+        MLP(F, E, activation, use_bias=True)
+        for activation in ('relu', lambda h: jnp.maximum(h, 0))
+    )
+    y = own.apply({'params': params}, x, *sizes)
+    desired = named.apply({'params': params}, x, *sizes)
+    np.testing.assert_array_equal(y, desired)
+    first = jax.eval_shape(own.init, jax.random.key(0), x, *sizes)
+    assert set(first['params']) == set(params)
+
+
+def test_a_config_names_its_activation():
+    # Only code can give a function: the message does not offer one.
+    experts = Registry('experts')
+    experts.register('mlp')(MLP)
+
+    @dataclasses.dataclass(frozen=True)
+    class Schema:
+        experts: Annotated[Any, OneOf(experts)]
+
+    section = {'name': 'mlp', 'hidden': F, 'activation': 'geglu'}
+    parsed = parse(Schema, {'experts': section})
+    assert parsed.experts().activation == 'geglu'
+    with pytest.raises(ConfigError, match="'swiglu', 'geglu'$"):
+        parse(Schema, {'experts': section | {'activation': 'tanh'}})
+
+
+def test_refuses_an_unknown_activation():
+    line = '^activation = .tanh.: must be one of relu, .*, or a function'
+    with pytest.raises(ConfigError, match=line):
+        MLP(F, activation='tanh').init(jax.random.key(0), jnp.ones((1, D)))
 
 
 @pytest.mark.parametrize('use_bias', [False, True])

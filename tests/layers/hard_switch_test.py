@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.layers import HardSwitch, chosen
+from moe.config import ConfigError
+from moe.layers import HardSwitch, by_expert, chosen
 from tests import tiny
 from tests.experts.unlike_test import Add, D, Probe, Times
 from tests.reference import switch as reference
@@ -61,6 +62,50 @@ def test_two_experts_by_hand():
     gradients = jax.jit(jax.grad(objective))(params)
     np.testing.assert_array_equal(gradients['experts_0']['w'], [0, 0, 0])
     np.testing.assert_array_equal(gradients['experts_1']['w'], [2, 2, 3])
+
+
+def test_the_outputs_of_each_expert_apart():
+    # As of two lists of examples and their masks, also in gradients, where
+    # the loss of the first expert counts twice.
+    x, mask = tiny.numbers((6, D), 3), np.array([1, 1, 0, 1, 1, 1], bool)
+    layer = HardSwitch((Add(), Times()), gate=Column(1))
+    params = layer.init(jax.random.key(0), x)['params']
+    params = jax.tree.map(lambda w: np.float32(w + 2), params)
+
+    @jax.jit
+    def outputs(params):
+        y, aux = layer.apply({'params': params}, x, mask=mask, record=True)
+        return by_expert(y, aux.routing)
+
+    (output_a, output_b), (mask_a, mask_b) = outputs(params)
+    np.testing.assert_array_equal(mask_a, mask & (x[:, 0] <= 0))
+    np.testing.assert_array_equal(mask_b, mask & (x[:, 0] > 0))
+    assert np.any(mask_a)
+    assert np.any(mask_b)
+    w_a, w_b = (params[f'experts_{e}']['w'] for e in (0, 1))
+    desired = np.where(mask_a[:, None], x + w_a, 0)
+    np.testing.assert_allclose(output_a, desired, rtol=1e-6)
+    desired = np.where(mask_b[:, None], x * w_b, 0)
+    np.testing.assert_allclose(output_b, desired, rtol=1e-6)
+
+    def objective(params):
+        (output_a, output_b), _ = outputs(params)
+        return 2 * jnp.sum(output_a) + jnp.sum(output_b)
+
+    gradients = jax.grad(objective)(params)
+    count = 2.0 * np.sum(mask_a)
+    np.testing.assert_allclose(gradients['experts_0']['w'], [count] * D)
+    desired = np.sum(x[np.asarray(mask_b)], axis=0)
+    np.testing.assert_allclose(
+        gradients['experts_1']['w'], desired, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('shape', [(D,), (2, 5, D), (1, 2, 3, D)])
+def test_refuses_what_is_not_an_example_a_row(shape):
+    line = r'^HardSwitch: shape of x = \(.*\): must be \[B, D\], an example'
+    with pytest.raises(ConfigError, match=line):
+        HardSwitch((Add(), Times())).init(jax.random.key(0), jnp.ones(shape))
 
 
 def test_first_parameters():
