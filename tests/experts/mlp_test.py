@@ -92,17 +92,17 @@ def test_a_function_is_an_activation(layout):
 
 def test_a_config_names_its_activation():
     # Only code can give a function: the message does not offer one.
-    experts = Registry('experts')
-    experts.register('mlp')(MLP)
+    registry = Registry('experts')
+    registry.register('mlp')(MLP)
 
     @dataclasses.dataclass(frozen=True)
     class Schema:
-        experts: Annotated[Any, OneOf(experts)]
+        experts: Annotated[Any, OneOf(registry)]
 
     section = {'name': 'mlp', 'hidden': F, 'activation': 'geglu'}
     parsed = parse(Schema, {'experts': section})
     assert parsed.experts().activation == 'geglu'
-    with pytest.raises(ConfigError, match="'swiglu', 'geglu'$"):
+    with pytest.raises(ConfigError, match=r"'swiglu', 'geglu'$"):
         parse(Schema, {'experts': section | {'activation': 'tanh'}})
 
 
