@@ -31,7 +31,7 @@ _SIZES = {
     'model.moe.num_experts': 16,
     'model.moe.d_ff': 64,
     'data.batch_size': 16,
-    'optimizer.warmup_steps': 30,
+    'optimizer.schedule.warmup_steps': 30,
 }
 _FREE: dict[str, float] = {'load_balance': 0.0, 'router_z': 0.001}
 _CAPACITY = {

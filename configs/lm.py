@@ -107,13 +107,12 @@ def get_config(variant: str = 'quickstart') -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = 'adamw'  # adamw, adafactor, lion, muon
     optimizer.learning_rate = 3e-3  # peak
-    optimizer.schedule = 'cosine'  # constant, linear, cosine
-    optimizer.warmup_steps = 50  # linear warm-up
-    optimizer.final_fraction = 0.1  # last learning rate over the peak
+    optimizer.schedule = schedule = ml_collections.ConfigDict()
+    schedule.name = 'cosine'  # constant, linear, cosine
+    schedule.warmup_steps = 50  # linear warm-up
+    schedule.final_fraction = 0.1  # last learning rate over the peak
     optimizer.weight_decay = 0.1  # on matrices, not norms, biases, routers
     optimizer.clip_norm = 1.0  # global gradient norm; None for no clipping
-    optimizer.b1 = 0.9  # first-moment decay
-    optimizer.b2 = 0.95  # second-moment decay
     optimizer.accumulation = 1  # microbatches a step
 
     config.mesh = mesh = ml_collections.ConfigDict()

@@ -86,7 +86,7 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
     config.data.batch_size = batch
 
     config.optimizer.learning_rate = 3e-4
-    config.optimizer.warmup_steps = 2000
+    config.optimizer.schedule.warmup_steps = 2000
     config.sample_prompt = ''
     config.sample_length = 0
     return config

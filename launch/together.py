@@ -8,6 +8,7 @@ last.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -22,15 +23,17 @@ import numpy as np
 
 from launch import manifest
 from launch.trials import Trial
-from moe.config import ConfigError
+from moe.config import ConfigError, options
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
 from moe.training.loop import describe, logged
 from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.workloads import registry
 
-# Of the optimizer; coefficients of losses too, but where only some are 0.
-TRACED = ('learning_rate', 'final_fraction', 'weight_decay')
+# Fields of the optimizer and of its schedule, where it has them; coefficients
+# of losses too, but where only some are 0.
+TRACED = ('learning_rate', 'weight_decay')
+TRACED_OF_SCHEDULE = ('final_fraction',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,8 @@ def told(jobs: Sequence[Trial]) -> str:
     """
     groups = [job for job in jobs if isinstance(job, Group)]
     count = sum(len(group.members) for group in groups)
-    names = ', '.join(f'optimizer.{name}' for name in TRACED)
+    fields = [*TRACED, *(f'schedule.{name}' for name in TRACED_OF_SCHEDULE)]
+    names = ', '.join(f'optimizer.{name}' for name in fields)
     return (
         f'together: {count} trials in {len(groups)} programs, '
         f'{len(jobs) - len(groups)} by themselves; only seed, {names} and '
@@ -99,6 +103,11 @@ def _key(trial: Trial) -> str:
     if math.prod(size for size in plain['mesh'].values() if size > 0) > 1:
         return trial.name  # over devices: by itself
     optimizer = {k: v for k, v in plain['optimizer'].items() if k not in TRACED}
+    if isinstance(optimizer.get('schedule'), dict):
+        schedule = optimizer['schedule'].items()
+        optimizer['schedule'] = {
+            k: v for k, v in schedule if k not in TRACED_OF_SCHEDULE
+        }
     losses = {name: bool(value) for name, value in plain['losses'].items()}
     same = {**plain, 'seed': 0, 'optimizer': optimizer, 'losses': losses}
     return json.dumps(same, sort_keys=True)
@@ -184,17 +193,26 @@ def _leave(trial, task, state, data, batches) -> None:
 
 def _scalars(config) -> dict[str, Any]:
     """The numbers that may differ."""
+    schedule = options(config.optimizer.schedule)
     return {
         'optimizer': {n: getattr(config.optimizer, n) for n in TRACED},
+        'schedule': {
+            n: schedule[n] for n in TRACED_OF_SCHEDULE if n in schedule
+        },
         'losses': {n: v for n, v in config.losses.items() if v},
     }
 
 
 def _with(config, scalars):
     """The config with traced numbers."""
+    schedule = functools.partial(
+        config.optimizer.schedule, **scalars['schedule']
+    )
     return dataclasses.replace(
         config,
-        optimizer=dataclasses.replace(config.optimizer, **scalars['optimizer']),
+        optimizer=dataclasses.replace(
+            config.optimizer, schedule=schedule, **scalars['optimizer']
+        ),
         losses={**config.losses, **scalars['losses']},
     )
 

@@ -4,36 +4,20 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from moe.config import (
     ConfigError,
-    Fraction,
     NaturalFloat,
     NaturalInt,
-    PositiveFloat,
+    OneOf,
     PositiveInt,
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
+from moe.training.optimizer import OPTIMIZERS, Optimizer
 from moe.training.workload import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer, its schedule, and what is added up before a step."""
-
-    name: Literal['adamw', 'adafactor', 'lion', 'muon']
-    learning_rate: PositiveFloat
-    schedule: Literal['constant', 'linear', 'cosine']
-    warmup_steps: NaturalInt
-    final_fraction: Fraction
-    weight_decay: NaturalFloat
-    clip_norm: PositiveFloat | None
-    b1: Fraction
-    b2: Fraction
-    accumulation: PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +33,7 @@ class Config(abc.ABC):
     model: Any
     losses: Mapping[str, NaturalFloat]
     data: Any
-    optimizer: OptimizerConfig
+    optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)]
     mesh: MeshConfig
     log_every: PositiveInt
     eval_every: PositiveInt
@@ -105,12 +89,10 @@ class Config(abc.ABC):
                     self.losses[name],
                     f'absent: no such loss (there are {known})',
                 )
-        if self.optimizer.warmup_steps >= self.steps:
-            raise ConfigError(
-                'optimizer.warmup_steps',
-                self.optimizer.warmup_steps,
-                f'less than steps ({self.steps})',
-            )
+        try:
+            self.optimizer.learning_rates(self.steps)
+        except ConfigError as error:
+            raise error.inside('optimizer') from None
         accumulation = self.optimizer.accumulation
         if self.data.batch_size % accumulation:
             raise ConfigError(

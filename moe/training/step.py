@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from moe.training.config import Config
-from moe.training.optimizer import make_optimizer, make_schedule
+from moe.training.optimizer import make_optimizer
 from moe.training.workload import Task
 
 Metrics = dict[str, Any]
@@ -91,7 +91,7 @@ def make_train_step(
     """
     task = task or config.make_task()
     optimizer = make_optimizer(config.optimizer, config.steps)
-    schedule = make_schedule(config.optimizer, config.steps)
+    schedule = config.optimizer.learning_rates(config.steps)
     accumulation = config.optimizer.accumulation
 
     def gradients(params, model_state, batch, key):

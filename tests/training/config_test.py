@@ -18,7 +18,7 @@ from tests import tiny
 # What the messages below speak of, whatever the quickstart is.
 FIXED = {
     'steps': 500,
-    'optimizer.warmup_steps': 50,
+    'optimizer.schedule.warmup_steps': 50,
     'model.d_model': 128,
     'model.num_layers': 4,
     'model.num_heads': 2,
@@ -91,11 +91,11 @@ def test_values_arrive():
 REFUSED = [
     # Cross-field checks.
     (
-        {'optimizer.warmup_steps': 500},
-        'optimizer.warmup_steps',
+        {'optimizer.schedule.warmup_steps': 500},
+        'optimizer.schedule.warmup_steps',
         'less than steps (500)',
     ),
-    ({'steps': 50}, 'optimizer.warmup_steps', 'less than steps (50)'),
+    ({'steps': 50}, 'optimizer.schedule.warmup_steps', 'less than steps (50)'),
     (
         {'optimizer.accumulation': 3},
         'optimizer.accumulation',
@@ -182,6 +182,16 @@ REFUSED = [
     ({'data.val_fraction': 0.6}, 'data.val_fraction', 'between 0.0 and 0.5'),
     ({'optimizer.b1': 1.5}, 'optimizer.b1', 'between 0.0 and 1.0'),
     (
+        {'optimizer.name': 'muon', 'optimizer.b1': 0.9},
+        'optimizer.b1',
+        "absent: 'muon' has no such option (it is one of adamw, lion)",
+    ),
+    (
+        {'optimizer.schedule.name': 'constant'},
+        'optimizer.schedule.final_fraction',
+        "absent: 'constant' has no such option (it is one of cosine, linear)",
+    ),
+    (
         {'optimizer.learning_rate': 0.0},
         'optimizer.learning_rate',
         'greater than 0.0',
@@ -212,12 +222,12 @@ REFUSED = [
     (
         {'optimizer.name': 'sgd'},
         'optimizer.name',
-        "one of 'adamw', 'adafactor', 'lion', 'muon'",
+        'one of adafactor, adamw, lion, muon',
     ),
     (
         {'optimizer.schedule': 'step'},
-        'optimizer.schedule',
-        "one of 'constant', 'linear', 'cosine'",
+        'optimizer.schedule.name',
+        'one of constant, cosine, linear',
     ),
     ({'model.moe.router.name': 'best'}, 'model.moe.router.name', 'top_k'),
     # Sections.
@@ -239,8 +249,8 @@ REFUSED = [
         'no such field (nearest: renormalize)',
     ),
     (
-        {'optimizer.warmup': 9},
-        'optimizer.warmup',
+        {'optimizer.schedule.warmup': 9},
+        'optimizer.schedule.warmup',
         'no such field (nearest: warmup_steps)',
     ),
 ]
@@ -266,7 +276,7 @@ def test_refused_in_one_line(changes, field, allowed):
         {'model.moe.num_groups': 1, 'optimizer.accumulation': 32},
         {'model.moe.router.k': 16},
         {'mesh.expert': 16, 'mesh.tensor': 2},
-        {'optimizer.warmup_steps': 0},
+        {'optimizer.schedule.warmup_steps': 0},
         {'steps': 51},
         {'model.moe_every': 4, 'model.rope_theta': None},
         {'losses.load_balance': 0, 'optimizer.clip_norm': None},

@@ -1,4 +1,4 @@
-"""Schedules, the mask of the decay, and what each optimizer does."""
+"""The mask of the decay, and what each optimizer does."""
 
 import functools
 
@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from moe.training.config import OptimizerConfig
-from moe.training.optimizer import decayed, make_optimizer, make_schedule
+from moe.training.optimizer import OPTIMIZERS, decayed, make_optimizer
+from moe.training.schedules import constant
 from moe.workloads.lm.model import LM
 from tests import tiny
 
-OPTIMIZERS = ['adamw', 'adafactor', 'lion', 'muon']
+NAMES = ['adamw', 'adafactor', 'lion', 'muon']
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9), np.int32)
 # A dense and a mixture layer, both with biases: every kind of parameter.
 MODEL = tiny.model(
@@ -21,20 +21,15 @@ MODEL = tiny.model(
 )
 
 
-def optimizer_config(**changes):
-    defaults = {
-        'name': 'adamw',
+def make(name='adamw', steps=100, **changes):
+    options = {
         'learning_rate': 1.0,
-        'schedule': 'constant',
-        'warmup_steps': 0,
-        'final_fraction': 0.1,
+        'schedule': functools.partial(constant, warmup_steps=0),
         'weight_decay': 0.0,
         'clip_norm': None,
-        'b1': 0.9,
-        'b2': 0.95,
-        'accumulation': 1,
+        **changes,
     }
-    return OptimizerConfig(**{**defaults, **changes})
+    return make_optimizer(OPTIMIZERS[name](**options), steps)
 
 
 @functools.lru_cache
@@ -45,7 +40,7 @@ def parameters():
 
 @functools.lru_cache
 def compiled(name, **changes):
-    optimizer = make_optimizer(optimizer_config(name=name, **changes), 100)
+    optimizer = make(name, **changes)
     return jax.jit(optimizer.init), jax.jit(optimizer.update)
 
 
@@ -53,45 +48,6 @@ def leaves(tree):
     """Last name on the path to every leaf, and the leaf."""
     found = jax.tree_util.tree_leaves_with_path(tree)
     return [(path[-1].key, leaf) for path, leaf in found]
-
-
-# Peak 1 after 4 steps of warm-up, from a fourth of it: .25 + .75 * t / 4. Then
-# 8 steps to a tenth: cosine .1 + .9 * (1 + cos(pi * t / 8)) / 2, linear
-# 1 - .9 * t / 8; past the end the last value.
-WARMUP = {0: 0.25, 1: 0.4375, 3: 0.8125, 4: 1.0}
-HALF = np.cos(np.pi / 4)
-
-
-@pytest.mark.parametrize(
-    ('schedule', 'desired'),
-    [
-        ('constant', {5: 1.0, 11: 1.0, 12: 1.0, 99: 1.0}),
-        ('linear', {6: 0.775, 8: 0.55, 11: 0.2125, 12: 0.1, 99: 0.1}),
-        (
-            'cosine',
-            {6: 0.1 + 0.45 * (1 + HALF), 8: 0.55, 10: 0.1 + 0.45 * (1 - HALF)}
-            | {12: 0.1, 99: 0.1},
-        ),
-    ],
-)
-def test_schedules(schedule, desired):
-    value = make_schedule(
-        optimizer_config(schedule=schedule, warmup_steps=4), steps=12
-    )
-    for step, rate in (WARMUP | desired).items():
-        np.testing.assert_allclose(value(step), rate, rtol=2e-6, err_msg=step)
-    # A peak scales all of it.
-    value = make_schedule(
-        optimizer_config(schedule=schedule, warmup_steps=4, learning_rate=3e-3),
-        steps=12,
-    )
-    np.testing.assert_allclose(value(1), 3e-3 * 0.4375, rtol=2e-6)
-
-
-@pytest.mark.parametrize('schedule', ['constant', 'linear', 'cosine'])
-def test_schedules_without_warm_up_start_at_the_peak(schedule):
-    config = optimizer_config(schedule=schedule, learning_rate=0.5)
-    np.testing.assert_allclose(make_schedule(config, 10)(0), 0.5, rtol=1e-6)
 
 
 def test_decay_is_of_matrices_alone():
@@ -105,7 +61,7 @@ def test_decay_is_of_matrices_alone():
     }
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_decay_without_a_gradient(name):
     # What is left of a step is -learning_rate * decay * p, of the matrices.
     init, update = compiled(name, learning_rate=0.5, weight_decay=0.1)
@@ -124,8 +80,7 @@ def test_clipping():
     params = {'w': jnp.zeros((2, 2))}
     gradient = {'w': jnp.array([[3.0, 0.0], [0.0, -4.0]])}  # of norm 5
     for clip, norm in [(None, 5.0), (1.0, 1.0), (5.5, 5.0)]:
-        config = optimizer_config(b1=0.8, clip_norm=clip)
-        optimizer = make_optimizer(config, 10)
+        optimizer = make(b1=0.8, clip_norm=clip)
         _, state = optimizer.update(gradient, optimizer.init(params), params)
         moment = optax.tree.get(state, 'mu')['w']
         desired = 0.2 * norm * gradient['w'] / 5
@@ -136,8 +91,7 @@ def test_moments():
     # Adam's first step is the sign of the gradient; the second, of the same
     # gradient with the other sign, is (b1 * (1 - b1) - (1 - b1)) / (1 - b1^2)
     # = -(1 - b1) / (1 + b1): with b1 = .6, a fourth of a step back.
-    config = optimizer_config(b1=0.6, learning_rate=0.5)
-    optimizer = make_optimizer(config, 10)
+    optimizer = make(b1=0.6, learning_rate=0.5)
     params, gradient = {'w': jnp.ones(2)}, {'w': jnp.array([1e-2, -30.0])}
     first, state = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(first['w'], [-0.5, 0.5], rtol=1e-5)
@@ -157,7 +111,7 @@ def gradient():
     return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_learns_one_batch_by_heart(name):
     # Sixteen targets among 256 bytes: at first about log(256) = 5.5.
     init, update = compiled(name, learning_rate=0.01)

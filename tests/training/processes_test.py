@@ -316,7 +316,7 @@ def test_every_task(environment, tmp_path):
             {
                 'data.files': tiny.write_corpus(tmp_path / 'corpus'),
                 'steps': 2,
-                'optimizer.warmup_steps': 1,
+                'optimizer.schedule.warmup_steps': 1,
                 'model.num_layers': 1,
                 'model.moe_every': 0,
             }

@@ -27,7 +27,7 @@ SMALL = {
     'model.moe.d_ff': 8,
     'data.batch_size': 8,
     'data.val_fraction': 0.25,
-    'optimizer.warmup_steps': 1,
+    'optimizer.schedule.warmup_steps': 1,
     'log_every': 1,
     'eval_every': 3,
     'checkpoint_every': 3,

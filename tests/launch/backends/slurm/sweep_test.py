@@ -19,7 +19,7 @@ CHANGES = {
     'steps': STEPS,
     'eval_every': STEPS,
     'checkpoint_every': SAVED,
-    'optimizer.schedule': 'constant',
+    'optimizer.schedule': {'name': 'constant', 'warmup_steps': 2},
 }
 SPREAD = 30  # steps over two nodes
 TWO_NODES = [
