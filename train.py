@@ -62,10 +62,10 @@ def main(argv: list[str]) -> int:
         return 1
     if not complete or jax.process_index():
         return 0
-    from moe import report  # not before: it needs matplotlib
+    from moe.workloads import reports  # not before: it needs matplotlib
 
-    print(report.summary(workdir))
-    print(f'report: {report.write(workdir)}')
+    print(reports.summary(workdir))
+    print(f'report: {reports.write(workdir)}')
     return 0
 
 

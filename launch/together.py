@@ -183,12 +183,12 @@ def run(trials: Sequence[Trial]) -> None:
 
 def _leave(trial, task, state, data, batches) -> None:
     """The end of a run: its last checkpoint, what its task leaves, its page."""
-    from moe import report  # not before: it needs matplotlib
+    from moe.workloads import reports  # not before: it needs matplotlib
 
     with contextlib.closing(Checkpoints(trial.folder, keep=1)) as checkpoints:
         checkpoints.save(trial.plain['steps'], state, batches.get_state())
     task.leave(state.variables, data, trial.folder)
-    report.write(trial.folder)
+    reports.write(trial.folder)
 
 
 def _scalars(config) -> dict[str, Any]:

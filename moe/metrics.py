@@ -6,8 +6,8 @@ import math
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorboardX
@@ -114,3 +114,43 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return metrics
+
+
+class Column(NamedTuple):
+    """One metric over a run.
+
+    Attributes:
+      steps: [N] int, the steps at which it was logged.
+      values: [N] float64; [N, E] for a metric with one value an expert.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    @property
+    def last(self) -> Any:
+        """The newest value: a float, or [E]."""
+        return self.values[-1]
+
+
+def columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
+    """Turns lines of `metrics.jsonl` into one column a metric.
+
+    Args:
+      lines: one dictionary a logged step, each with its `step`; a metric need
+        not be in all of them.
+
+    Returns:
+      The columns by the name of the metric, in the order of first appearance.
+    """
+    found: dict[str, tuple[list[int], list[Any]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != 'step':
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(line['step'])
+                values.append(value)
+    return {
+        name: Column(np.array(steps), np.array(values, float))
+        for name, (steps, values) in found.items()
+    }

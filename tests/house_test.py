@@ -34,6 +34,7 @@ FLOORS = {
     'moe.workloads': 6,
     'configs': 7,
     'moe.predict': 7,
+    'moe.report.__main__': 7,
     'moe.sample': 7,
     'benchmarks': 8,
     'launch': 8,
@@ -59,7 +60,7 @@ def module(path):
 def room(name):
     """The room a module is in, None if in none, such as `moe` itself."""
     parts = name.split('.')
-    for size in (2, 1):
+    for size in (3, 2, 1):
         if '.'.join(parts[:size]) in FLOORS:
             return '.'.join(parts[:size])
     return None

@@ -3,10 +3,11 @@
 import json
 import struct
 
+import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from moe.metrics import Writer, newest_metrics, read_metrics
+from moe.metrics import Writer, columns, newest_metrics, read_metrics
 
 
 def events(workdir):
@@ -107,3 +108,22 @@ def test_newest(tmp_path, text, newest):
     path.write_text(text)
     assert newest_metrics(path) == newest
     assert (read_metrics(path) or [{}])[-1] == newest
+
+
+def test_columns():
+    # Metrics that are not in every line; one with a value an expert.
+    found = columns(
+        [
+            {'step': 1, 'a': 2.0, 'b': [1, 2]},
+            {'step': 3, 'a': float('nan')},
+            {'step': 4, 'b': [3, 4], 'c': 5},
+        ]
+    )
+    assert list(found) == ['a', 'b', 'c']
+    assert found['a'].steps.tolist() == [1, 3]
+    np.testing.assert_array_equal(found['a'].values, [2, np.nan])
+    assert found['b'].steps.tolist() == [1, 4]
+    assert found['b'].values.tolist() == [[1, 2], [3, 4]]
+    assert found['b'].last.tolist() == [3, 4]
+    assert found['c'].last == 5
+    assert columns([]) == {}

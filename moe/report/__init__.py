@@ -1,5 +1,6 @@
-"""Reports: what a run was like, as a page a person can open."""
+"""Reports: a run, or a sweep, as a page that a browser opens."""
 
-from moe.report.page import summary, write
+from moe.report.page import Sections, summary, write
+from moe.report.run import Run
 
-__all__ = ['summary', 'write']
+__all__ = ['Run', 'Sections', 'summary', 'write']

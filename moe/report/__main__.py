@@ -3,19 +3,37 @@
 import pathlib
 import sys
 
+from absl import flags
+
+from moe.command_line import read_flags
 from moe.config import ConfigError
-from moe.report import summary, write
+from moe.config.plugins import import_plugins_of_run
+from moe.report.run import Run
+from moe.workloads import reports
+
+_FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    'plugins',
+    [],
+    'Plugins of the runs that may be imported: modules and files.',
+    flag_values=_FLAGS,
+)
 
 
 def main(argv: list[str]) -> int:
     """Writes the page into the first folder; returns the exit code."""
-    folders = [pathlib.Path(a) for a in argv[1:]]
-    if not folders:
-        print('usage: python -m moe.report DIR [DIR2 ...]', file=sys.stderr)
-        return 2
+    given = [a for a in argv[1:] if not a.startswith('-')]
+    folders = [pathlib.Path(a) for a in given]
     try:
-        page = write(folders[0], folders[1:])
-        print(summary(folders[0]))
+        read_flags(_FLAGS, [a for a in argv if a not in given])
+        if not folders:
+            print('usage: python -m moe.report DIR [DIR2 ...]', file=sys.stderr)
+            return 2
+        for folder in folders:
+            named = Run(folder).config.get('plugins', ())
+            import_plugins_of_run(named, _FLAGS.plugins, folder)
+        page = reports.write(folders[0], folders[1:])
+        print(reports.summary(folders[0]))
     except ConfigError as error:
         print(f'moe.report: {error}', file=sys.stderr)
         return 2

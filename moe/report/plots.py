@@ -7,35 +7,34 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from moe.metrics import Column
+
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-_Metrics = Sequence[Mapping[str, Any]]
+Columns = Mapping[str, Column]
 
 
-def series(metrics: _Metrics, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of one metric, where it was written.
+def constant(values: np.ndarray) -> bool:
+    """Whether a metric never moves, but for rounding.
 
     Args:
-      metrics: lines of `metrics.jsonl`.
-      name: of the metric, a scalar or a list.
-
-    Returns:
-      Steps [N] and values [N] or [N, E].
+      values: [N] or [N, E]; NaN never moves.
     """
-    found = [(m['step'], m[name]) for m in metrics if name in m]
-    steps = np.array([step for step, _ in found])
-    return steps, np.array([value for _, value in found], float)
+    spread = np.nanmax(values, initial=-np.inf) - np.nanmin(
+        values, initial=np.inf
+    )
+    return not spread > 1e-5 * np.nanmax(np.abs(values), initial=0.0)
 
 
 def curves(
-    runs: Mapping[str, _Metrics], names: Mapping[str, str], ylabel: str
+    runs: Mapping[str, Columns], names: Mapping[str, str], ylabel: str
 ) -> bytes | None:
     """Metrics over steps, one line a run and metric.
 
     Args:
-      runs: label to metrics.
-      names: metric to its own label; '' if there is only one.
+      runs: the metrics of each run, by its label.
+      names: the label of each metric; '' if there is only one.
       ylabel: what is measured, with its unit.
 
     Returns:
@@ -48,8 +47,8 @@ def curves(
         axes.set_prop_cycle(color=list(colours))
     for label, metrics in runs.items():
         for name, what in names.items():
-            steps, values = series(metrics, name)
-            if len(steps):
+            if name in metrics:
+                steps, values = metrics[name]
                 text = ' '.join(p for p in (label, what) if p)
                 alone = 'o' if len(steps) == 1 else ''
                 axes.plot(steps, values, label=text, lw=1.4, marker=alone)
@@ -79,36 +78,46 @@ LOADS = {
 GATES = {'cmap': 'Reds', 'norm': matplotlib.colors.Normalize(0.0, 1.0)}
 
 
+def colours_of(values: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Colours for numbers of unknown range, the same for several panels.
+
+    Args:
+      values: of each panel, any shape.
+
+    Returns:
+      White at 0 and red at the largest magnitude; below 0 blue.
+    """
+    top = max(float(np.nanmax(np.abs(v), initial=0.0)) for v in values) or 1.0
+    if min(float(np.nanmin(v, initial=0.0)) for v in values) < 0:
+        norm = matplotlib.colors.Normalize(-top, top)
+        return {'cmap': 'RdBu_r', 'norm': norm}
+    return {'cmap': 'Reds', 'norm': matplotlib.colors.Normalize(0.0, top)}
+
+
 def expert_map(
-    metrics: _Metrics,
-    panels: Mapping[str, str],
-    label: str,
-    colours: Mapping[str, Any],
+    panels: Columns, label: str, colours: Mapping[str, Any]
 ) -> bytes | None:
     """A metric of every expert over time, as heat maps.
 
     Args:
-      metrics: lines of `metrics.jsonl`.
-      panels: label to metric, a list over the experts.
+      panels: label of each panel to its column, of values [N, E].
       label: what is measured.
-      colours: `LOADS` or `GATES`.
+      colours: `LOADS`, `GATES`, or those of `colours_of`.
 
     Returns:
       A PNG; None if there is nothing to show.
     """
-    found = {n: series(metrics, metric) for n, metric in panels.items()}
-    found = {name: (s, v) for name, (s, v) in found.items() if len(s)}
-    if not found:
+    if not panels:
         return None
     figure, grid = plt.subplots(
-        len(found),
+        len(panels),
         1,
-        figsize=(6, 0.7 + 1.1 * len(found)),
+        figsize=(6, 0.7 + 1.1 * len(panels)),
         squeeze=False,
         sharex=True,
     )
     for (name, (steps, values)), axes in zip(
-        found.items(), grid[:, 0], strict=True
+        panels.items(), grid[:, 0], strict=True
     ):
         axes.imshow(
             values.T,

@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moe.metrics import columns
 from moe.report import plots
 from moe.report.markup import figure, table
 from moe.report.markup import page as whole_page
@@ -34,7 +35,7 @@ def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
     for metric in metrics:
         parts += _against(found, metric)
     names = [n for n in trials if n in logged]
-    labelled = {_marked(n, found['best']): logged[n] for n in names}
+    labelled = {_marked(n, found['best']): columns(logged[n]) for n in names}
     # There are few evaluations, and sometimes one: the training loss beside.
     for metric in dict.fromkeys([*metrics, 'train/loss']):
         image = plots.curves(labelled, {metric: ''}, metric)

@@ -10,7 +10,6 @@ from matplotlib import pyplot as plt
 
 from moe import report
 from moe.config import ConfigError
-from moe.report.__main__ import main
 from tests.report import runs
 
 
@@ -69,9 +68,10 @@ def test_table(tmp_path):
 
 
 def test_pictures_are_in_the_page(tmp_path):
-    # Losses; two auxiliary losses; the loads; entropy, drops, violation.
+    # Losses; bits per byte; two auxiliary losses; the loads; entropy, drops,
+    # violation.
     _, parsed = page(runs.write(tmp_path / 'one'))
-    assert len(parsed.images) == 7
+    assert len(parsed.images) == 8
     for source in parsed.images:
         kind, data = source.split(',')
         assert kind == 'data:image/png;base64'
@@ -93,31 +93,60 @@ def test_page_needs_nothing_else(tmp_path):
 
 
 def test_texts_are_shown_verbatim(tmp_path):
-    # The sample and the config are text, not markup.
-    _, parsed = page(runs.write(tmp_path / 'one'))
-    assert 'def <b>&' in parsed.text
-    assert '"note": "x < y"' in parsed.text
+    # The config is text, not markup.
+    _, parsed = page(runs.write(tmp_path / 'one', note='<b>&'))
+    assert '"note": "<b>&"' in parsed.text
     assert 'b' not in {tag for tag, _ in parsed.tags}
 
 
-def test_every_byte_is_coloured_by_its_expert(tmp_path):
-    # Bytes `a`, `<`, a line feed, and one without a glyph, in two layers.
-    text, _ = page(runs.write(tmp_path / 'one'))
-    maps = re.findall(
-        '<p>Layer ([0-9]+)</p><pre class="map">(.*?)</pre>', text, re.DOTALL
+def test_sections_of_a_workload(tmp_path):
+    # Of each run on the page, after its figures and before its config.
+    sections = report.Sections(
+        summary=lambda run: [f'as {run.workdir.name}', 'said'],
+        details=lambda run: [f'<h3>Of {run.workdir.name}</h3>'],
     )
-    assert [layer for layer, _ in maps] == ['1', '3']
-    spans = [
-        re.findall('background:(.*?)">(.*?)</span>', m, re.DOTALL)
-        for _, m in maps
+    one, two = (runs.write(tmp_path / name) for name in ('one', 'two'))
+    path = report.write(one, [two], lambda run: sections)
+    heads = re.findall('<h[23]>.*?</h[23]>|<summary>', path.read_text())
+    assert heads == [
+        *('<h2>one</h2>', '<h3>Of one</h3>', '<summary>'),
+        *('<h2>two</h2>', '<h3>Of two</h3>', '<summary>'),
     ]
-    for found in spans:
-        shown = [character for _, character in found]
-        assert shown == ['a', '&lt;', '\n', '&middot;']
-    zero, one = spans[0][0][0], spans[0][1][0]
-    assert zero != one
-    assert [c for c, _ in spans[0]] == [zero, one, one, zero]
-    assert [c for c, _ in spans[1]] == [one] * 4
+    lines = report.summary(one, lambda run: sections).splitlines()
+    assert lines[1:] == ['as one', 'said']
+
+
+def test_whatever_is_logged_is_plotted(tmp_path):
+    # An evaluation metric, an auxiliary loss and a loss with a coefficient
+    # that does not move, of a plugin; a loss that neither moves nor has a
+    # coefficient is left out.
+    own = {
+        'eval/top_5': 0.5,
+        'train/mine': lambda step: 1.0 / step,
+        'train/weighted': 2.0,
+        'train/still': 2.0,
+        'train/grad_norm': lambda step: 1.0 / step,
+    }
+    lines = [
+        m | {k: v(m['step']) if callable(v) else v for k, v in own.items()}
+        for m in runs.lines()
+    ]
+    folder = runs.write(tmp_path / 'one', lines, losses={'weighted': 1.0})
+    text, parsed = page(folder)
+    captions = re.findall('<figcaption>(.*?)</figcaption>', text)
+    assert captions[:6] == [
+        'Loss, without the auxiliary terms.',
+        'Validation top 5.',
+        'Validation bits/byte.',
+        'load_balance, unweighted, mean over the mixture layers.',
+        'mine, unweighted, mean over the mixture layers.',
+        'weighted, unweighted, mean over the mixture layers.',
+    ]
+    assert not {'still', 'grad_norm', 'router_z'} & {
+        caption.partition(',')[0] for caption in captions
+    }
+    head, row = parsed.rows
+    assert row[head.index('validation top 5')] == '0.5000'
 
 
 def test_comparison(tmp_path):
@@ -132,8 +161,8 @@ def test_comparison(tmp_path):
     assert [row[loss] for row in rows] == ['1.5000', '9.2500']
     assert '<h2>a/run</h2>' in text
     assert '<h2>b/run</h2>' in text
-    # Three comparisons, and four pictures of each.
-    assert len(parsed.images) == 3 + 2 * 4
+    # Four comparisons, and four pictures of each.
+    assert len(parsed.images) == 4 + 2 * 4
     assert not (two / 'report').exists()
 
 
@@ -148,9 +177,9 @@ def test_comparison_with_a_dense_run(tmp_path):
     head, *rows = parsed.rows
     load = head.index('largest load / uniform')
     assert [row[load] for row in rows] == ['-', '2.25']
-    assert len(parsed.images) == 3 + 4
+    assert len(parsed.images) == 4 + 4
     _, alone = page(two)
-    assert len(alone.images) == 1
+    assert len(alone.images) == 2
 
 
 def test_written_again(tmp_path):
@@ -174,17 +203,12 @@ def test_run_without_an_evaluation_yet(tmp_path):
 
 
 def test_summary(tmp_path):
-    text = report.summary(runs.write(tmp_path / 'one', sample='one\ntwo'))
-    assert text.splitlines() == [
-        'validation: 1.5000 bits/byte, loss 1.5000',
-        'sample:',
-        '    one',
-        '    two',
-    ]
+    text = report.summary(runs.write(tmp_path / 'one'))
+    assert text == 'validation: 1.5000 bits/byte, loss 1.5000'
 
 
 @pytest.mark.parametrize('missing', ['config.json', 'metrics.jsonl', None])
-def test_no_run(tmp_path, capsys, missing):
+def test_no_run(tmp_path, missing):
     # A folder without one of the files, or none at all.
     folder = tmp_path / 'empty'
     if missing:
@@ -195,29 +219,5 @@ def test_no_run(tmp_path, capsys, missing):
         with pytest.raises(ConfigError) as caught:
             report.write(folders[0], folders[1:])
         assert caught.value.value == str(folder)
-        assert main(['report', *map(str, folders)]) == 2
-        out, err = capsys.readouterr()
-        assert out == ''
-        (line,) = err.splitlines()
-        assert line.startswith('moe.report: workdir = ')
-        assert (missing or 'config.json') in line
+        assert (missing or 'config.json') in caught.value.allowed
     assert not (good / 'report').exists()
-
-
-def test_run_without_a_logged_step(tmp_path, capsys):
-    # Stopped before its first line of metrics.
-    folder = runs.write(tmp_path / 'empty', metrics=[])
-    assert main(['report', str(folder)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith('moe.report: workdir = ')
-
-
-def test_command(tmp_path, capsys):
-    folder = runs.write(tmp_path / 'one')
-    assert main(['report', str(folder)]) == 0
-    out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == f'report: {folder}/report/index.html'
-    assert out.startswith('validation: 1.5000 bits/byte')
-    assert err == ''
-    assert main(['report']) == 2
-    assert capsys.readouterr().err.startswith('usage: python -m moe.report')

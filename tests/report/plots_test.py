@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from moe.metrics import Column, columns
 from moe.report import plots
 from tests.report import runs
 
-METRICS = list(runs.lines())
+METRICS = columns(runs.lines())
 
 
 def pixels(png):
@@ -19,19 +20,8 @@ def pixels(png):
 
 
 def load_map(metrics, layers):
-    panels = {f'layer {i}': f'moe/layer_{i}/load' for i in layers}
-    return plots.expert_map(metrics, panels, 'load', plots.LOADS)
-
-
-def test_series():
-    steps, values = plots.series(METRICS, 'eval/loss')
-    np.testing.assert_array_equal(steps, [2, 4])
-    np.testing.assert_array_equal(values, [1.75, 1.5])
-    steps, values = plots.series(METRICS, 'moe/layer_3/load')
-    np.testing.assert_array_equal(steps, [1, 2, 3, 4])
-    np.testing.assert_array_equal(values, [[0.5, 1.5]] * 4)
-    steps, values = plots.series(METRICS, 'absent')
-    assert len(steps) == len(values) == 0
+    panels = {f'layer {i}': metrics[f'moe/layer_{i}/load'] for i in layers}
+    return plots.expert_map(panels, 'load', plots.LOADS)
 
 
 def test_curves_show_every_line():
@@ -41,7 +31,8 @@ def test_curves_show_every_line():
         difference = image[..., 0] - image[..., 2]
         return np.sum(difference < -0.5), np.sum(difference > 0.5)
 
-    other = [{**m, 'train/loss': 2 * m['train/loss']} for m in METRICS]
+    steps, values = METRICS['train/loss']
+    other = {'train/loss': Column(steps, 2 * values)}
     blue, orange = coloured({'': METRICS})
     assert blue > 100
     assert orange == 0
@@ -71,7 +62,7 @@ def test_legend_of_many_curves_hides_none(monkeypatch):
 )
 def test_curves_of_odd_values(values):
     # One step, a line that never moves, and a run that diverged.
-    metrics = [{'step': i, 'x': v} for i, v in enumerate(values)]
+    metrics = columns({'step': i, 'x': v} for i, v in enumerate(values))
     image = pixels(plots.curves({'': metrics}, {'x': ''}, 'x'))
     assert np.std(image) > 0.01
 
@@ -80,7 +71,6 @@ def test_no_curves():
     assert plots.curves({'a': METRICS}, {'absent': 'x'}, 'y') is None
     assert plots.curves({}, {'train/loss': ''}, 'y') is None
     assert load_map(METRICS, []) is None
-    assert load_map(METRICS[:0], [1]) is None
     assert plt.get_fignums() == []
 
 
@@ -88,10 +78,10 @@ def test_no_curves():
 def test_load_map(steps):
     # Three experts, from top to bottom: no load, the uniform share, twice as
     # much: blue, white, red. The first picture column is the layer's.
-    metrics = [
+    metrics = columns(
         {'step': i + 1, 'moe/layer_0/load': [0.0, 1.0, 2.0]}
         for i in range(steps)
-    ]
+    )
     image = pixels(load_map(metrics, [0]))[..., :3]
     column = image[:, image.shape[1] // 3]
     red, blue = column[:, 0], column[:, 2]
@@ -157,5 +147,33 @@ def test_against_nothing(monkeypatch):
 
 def test_a_single_value_is_seen():
     # No line leads to it and there is no legend: the dot alone is coloured.
-    image = plots.curves({'': [{'step': 4, 'x': 2.0}]}, {'x': ''}, 'x')
+    metrics = columns([{'step': 4, 'x': 2.0}])
+    image = plots.curves({'': metrics}, {'x': ''}, 'x')
     assert np.sum(np.ptp(pixels(image)[..., :3], axis=-1) > 0.3) > 10
+
+
+@pytest.mark.parametrize(
+    ('values', 'still'),
+    [
+        ([3.25, 3.25, 3.25 * (1 + 1e-7)], True),
+        ([0.0, 0.0], True),
+        ([float('nan')], True),
+        ([], True),
+        ([0.0, 1e-3], False),
+        ([1.0, float('nan'), 2.0], False),
+        ([[0.0, 1.0], [0.0, 1.0]], False),
+    ],
+    ids=str,
+)
+def test_constant(values, still):
+    assert plots.constant(np.array(values, float)) == still
+
+
+def test_colours_of_numbers_of_any_range():
+    # From 0 up, or around 0; all panels share the scale.
+    up = plots.colours_of([np.array([0.0, 2.0]), np.array([[8.0]])])['norm']
+    assert (up.vmin, up.vmax) == (0.0, 8.0)
+    both = plots.colours_of([np.array([-3.0, 2.0])])['norm']
+    assert (both.vmin, both.vmax) == (-3.0, 3.0)
+    nothing = plots.colours_of([np.zeros(2)])['norm']
+    assert (nothing.vmin, nothing.vmax) == (0.0, 1.0)

@@ -31,9 +31,14 @@ def lines():
 
 
 def write(folder, metrics=None, *, sample='def <b>&', routing=True, **config):
-    """Writes a run's folder; returns it."""
+    """Writes the folder of a language model's run; returns it."""
     folder.mkdir(parents=True)
-    plain = {'model': {'moe': {'num_experts': 2}}, 'note': 'x < y', **config}
+    plain = {
+        'task': 'lm',
+        'losses': {'load_balance': 0.01, 'router_z': 0.001},
+        'note': 'x < y',
+        **config,
+    }
     (folder / 'config.json').write_text(json.dumps(plain))
     metrics = list(lines()) if metrics is None else metrics
     text = ''.join(json.dumps(line) + '\n' for line in metrics)

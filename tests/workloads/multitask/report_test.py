@@ -1,7 +1,10 @@
 """The parts of a page that a run of several tasks adds."""
 
+import json
 import re
 
+from moe import report
+from moe.report import Run
 from moe.workloads.multitask import report as tasks
 from tests.report import runs
 
@@ -28,25 +31,33 @@ METRICS = [
 TEST = {'loss': 0.7, 'income/auc': 0.65, 'married/auc': 0.8}
 
 
-def test_run_of_one_task_has_none():
-    assert tasks.details(list(runs.lines()), {}) == []
-    assert tasks.summary(list(runs.lines()), {}) == []
+def a_run(folder, metrics=None, test=None):
+    """A run with these metrics and results on the test rows."""
+    runs.write(folder, metrics or METRICS, sample='', routing=False)
+    if test:
+        (folder / 'results.json').write_text(json.dumps(test))
+    return Run(folder)
 
 
-def test_summary_has_the_newest_results():
+def test_run_of_one_task_has_none(tmp_path):
+    run = a_run(tmp_path / 'run', list(runs.lines()))
+    assert tasks.details(run) == []
+    assert tasks.summary(run) == []
+
+
+def test_summary_has_the_newest_results(tmp_path):
     lines = [
         '  income: 0.7000 auc, 1.0000 calibration',
         '  married: 0.9000 auc',
     ]
-    assert tasks.summary(METRICS, {}) == lines
+    assert tasks.summary(a_run(tmp_path / 'run')) == lines
     lines += ['test:', '  income: 0.6500 auc', '  married: 0.8000 auc']
-    assert tasks.summary(METRICS, TEST) == lines
+    assert tasks.summary(a_run(tmp_path / 'tested', test=TEST)) == lines
 
 
-def test_tables():
-    results, test, *gates = re.findall(
-        '<table>.*?</table>', ''.join(tasks.details(METRICS, TEST))
-    )
+def test_tables(tmp_path):
+    parts = tasks.details(a_run(tmp_path / 'run', test=TEST))
+    results, test, *gates = re.findall('<table>.*?</table>', ''.join(parts))
     text = lambda html: re.sub('<[^>]+>', ' ', html).split()
     assert text(results) == [
         *('task', 'auc', 'calibration'),
@@ -62,21 +73,29 @@ def test_tables():
     ]
 
 
-def test_pictures():
-    # Two metrics, the losses, the gates over time, their entropy.
-    parts = tasks.details(METRICS, {})
-    captions = re.findall('<figcaption>(.*?)</figcaption>', ''.join(parts))
-    assert captions == [
+def captions(page):
+    return re.findall('<figcaption>(.*?)</figcaption>', page)
+
+
+def test_pictures(tmp_path):
+    # The gates over time and their entropy; two metrics, losses, weights.
+    run = a_run(tmp_path / 'run')
+    sections = lambda run: tasks.SECTIONS
+    page = report.write(run.workdir, sections_of=sections).read_text()
+    assert captions(page) == [
+        'Loss, without the auxiliary terms.',
+        'Mean gate of every expert over time.',
+        'entropy by gate.',
         'Validation auc by task.',
         'Validation calibration by task.',
         'Training loss by task, unweighted.',
-        'Weight of each task, where it moves itself.',
-        'Mean gate of every expert over time, by gate.',
-        'Entropy of the gates, mean over examples.',
+        'Weight of each task, where training moves it.',
     ]
 
 
-def test_run_without_gates_or_results_yet():
+def test_run_without_gates_or_results_yet(tmp_path):
     young = [{'step': 1, 'train/loss': 2.0, 'moe/income/gate': [0.5, 0.5]}]
-    captions = re.findall('<figcaption>', ''.join(tasks.details(young, {})))
-    assert len(captions) == 1
+    run = a_run(tmp_path / 'run', young)
+    assert captions(''.join(tasks.details(run))) == []
+    page = report.write(run.workdir).read_text()
+    assert captions(page)[1:] == ['Mean gate of every expert over time.']

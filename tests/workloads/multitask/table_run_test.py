@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from moe import report, training
+from moe import training
 from moe.metrics import read_metrics
 from moe.training.checkpoint import restore_run
-from moe.workloads import registry
+from moe.workloads import registry, reports
 from moe.workloads.multitask.data.hashing import uniform
 from tests import table_run, tiny
 from tests.reference import ranking as reference
@@ -110,8 +110,8 @@ def test_metrics_and_page(finished):
     assert {f'eval/{name}' for name in results} == {
         name for name in last if name.startswith('eval/')
     }
-    assert 'test:\n  click: ' in report.summary(folder)
-    page = pathlib.Path(report.write(folder)).read_text()
+    assert 'test:\n  click: ' in reports.summary(folder)
+    page = pathlib.Path(reports.write(folder)).read_text()
     for text in ('Results by task', 'On the test rows', 'gauc'):
         assert text in page
     assert f'{results["bought/gauc"]:.4f}' in page

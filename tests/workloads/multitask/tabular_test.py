@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import multitask
-from moe import report, training
+from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.workloads import reports
 from moe.workloads.multitask.mixtures import MIXTURES
 from tests import tiny
 from tests.workloads.multitask.workload_test import plain
@@ -31,8 +32,8 @@ def test_every_mixture_runs_to_its_page(tmp_path, model):
         gates = [v for k, v in last.items() if k.endswith('/gate')]
         assert gates
         np.testing.assert_allclose([sum(g) for g in gates], 1, rtol=1e-5)
-    assert 'task_1: ' in report.summary(tmp_path)
-    page = pathlib.Path(report.write(tmp_path)).read_text()
+    assert 'task_1: ' in reports.summary(tmp_path)
+    page = pathlib.Path(reports.write(tmp_path)).read_text()
     assert 'Results by task' in page
     assert json.loads((tmp_path / 'results.json').read_text()) == {}
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import vision
-from moe import report, training
+from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.workloads import reports
 from tests import tiny
 
 SMALL = {
@@ -64,9 +65,9 @@ def test_variants_run_to_their_page(files, tmp_path, variant):
         last['eval/accuracy'], np.trace(table) / 10, rtol=1e-6
     )
     shown = f'{last["eval/accuracy"]:.4f} accuracy'
-    assert shown in report.summary(tmp_path)
-    page = pathlib.Path(report.write(tmp_path)).read_text()
-    assert 'What is taken for what' in page
+    assert shown in reports.summary(tmp_path)
+    page = pathlib.Path(reports.write(tmp_path)).read_text()
+    assert 'Confusion matrix' in page
     assert 'validation accuracy' in page
     assert (last.get('moe/layer_1/load') is None) == (variant == 'dense')
 

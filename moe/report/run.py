@@ -1,0 +1,76 @@
+"""The folder of a run, as reports read it: plain files and no model."""
+
+import json
+import pathlib
+import re
+
+from moe.config import ConfigError
+from moe.metrics import Column, columns, read_metrics
+
+
+class Run:
+    """What a run left in its folder.
+
+    Args:
+      workdir: the folder of the run.
+
+    Attributes:
+      workdir: the folder.
+      config: `config.json`, plain.
+      metrics: the columns of `metrics.jsonl` by name.
+      steps: the last step that was logged.
+
+    Raises:
+      ConfigError: if the folder holds no run that has logged a step.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        for name in ('config.json', 'metrics.jsonl'):
+            if not (workdir / name).exists():
+                allowed = f'the folder of a run (it has no {name})'
+                raise ConfigError('workdir', str(workdir), allowed)
+        self.workdir = workdir
+        self.config = json.loads((workdir / 'config.json').read_text())
+        lines = read_metrics(workdir / 'metrics.jsonl')
+        if not lines:
+            allowed = 'the folder of a run that has logged a step'
+            raise ConfigError('workdir', str(workdir), allowed)
+        self.metrics: dict[str, Column] = columns(lines)
+        self.steps: int = lines[-1]['step']
+
+    def last(self, name: str) -> float | None:
+        """Returns the newest value of a scalar metric, None without any."""
+        column = self.metrics.get(name)
+        return None if column is None else float(column.last)
+
+    def matches(self, pattern: str) -> dict[str, tuple[str, ...]]:
+        """Returns the metrics whose whole name matches, in logged order.
+
+        Args:
+          pattern: a regular expression.
+
+        Returns:
+          The groups of each match, by the name of the metric.
+        """
+        found = {name: re.fullmatch(pattern, name) for name in self.metrics}
+        return {name: match.groups() for name, match in found.items() if match}
+
+    def statistics(self) -> dict[str, dict[str, str]]:
+        """Returns the metrics `moe/PLACE/NAME` of mixture layers or gates.
+
+        Returns:
+          For each NAME the metric of each PLACE; layers in their order.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for metric, (place, name) in self.matches('moe/([^/]+)/(.+)').items():
+            found.setdefault(name, {})[place] = metric
+        return {
+            name: dict(sorted(places.items(), key=lambda item: _order(item[0])))
+            for name, places in found.items()
+        }
+
+
+def _order(place: str) -> int:
+    """Layers by their number; gates stay in the order of the log."""
+    number = re.fullmatch('layer_([0-9]+)', place)
+    return int(number.group(1)) if number else 0

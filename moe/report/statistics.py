@@ -1,0 +1,109 @@
+"""Figures of the statistics that mixture layers, gates and routers log.
+
+A metric `moe/PLACE/NAME` is a statistic or a state of a router, where PLACE is
+a layer or a gate; scalars are drawn as curves, values of every expert as heat
+maps. None of the names need be known here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe.report import plots
+from moe.report.markup import figure
+from moe.report.run import Run
+
+# Statistic: label of its axis. These come first, and always.
+_FIRST = {
+    'entropy': 'entropy (nats)',
+    'dropped': 'share of assignments dropped',
+    'max_violation': 'max load / mean load - 1',
+}
+# What the heat map of the loads shows as well.
+_OF_LOAD = frozenset({'load_max', 'load_min', 'load_cv'})
+# Statistic of every expert: label of its colours, colours, caption.
+_MAPS: dict[str, tuple[str, Mapping[str, Any], str]] = {
+    'load': (
+        'load / uniform share',
+        plots.LOADS,
+        'Load of every expert over time: white is the uniform share, red '
+        'more, blue less.',
+    ),
+    'gate': ('mean gate', plots.GATES, 'Mean gate of every expert over time.'),
+}
+
+
+def figures(run: Run) -> list[str]:
+    """Draws all statistics of a run.
+
+    Args:
+      run: of any workload.
+
+    Returns:
+      Figures, HTML: heat maps, then curves, then one line that names the
+      scalars that never moved.
+    """
+    found = run.statistics()
+    curves = {name: _of_rank(run, p, 1) for name, p in found.items()}
+    maps = {name: _of_rank(run, p, 2) for name, p in found.items()}
+    parts = [
+        _map(run, name, maps[name])
+        for name in dict.fromkeys([*_MAPS, *maps])
+        if maps.get(name)
+    ]
+    still: list[str] = []
+    for name in dict.fromkeys([*_FIRST, *curves]):
+        places = curves.get(name)
+        if not places or name in _OF_LOAD:
+            continue
+        value = _only_value(run, places)
+        if value is not None and name not in _FIRST:
+            still.append(f'{name} {value:.4g}')
+        else:
+            parts.append(_curves(run, name, places))
+    if still:
+        parts.append(f'<p>The same at every step: {", ".join(still)}.</p>')
+    return parts
+
+
+def _of_rank(run: Run, places: Mapping[str, str], rank: int) -> dict[str, str]:
+    """The places whose values over the steps have so many axes."""
+    return {
+        place: metric
+        for place, metric in places.items()
+        if run.metrics[metric].values.ndim == rank
+    }
+
+
+def _map(run: Run, name: str, places: Mapping[str, str]) -> str:
+    panels = {_label(place): run.metrics[m] for place, m in places.items()}
+    label, colours, caption = _MAPS.get(
+        name,
+        (
+            name,
+            plots.colours_of([column.values for column in panels.values()]),
+            f'{name} of every expert over time.',
+        ),
+    )
+    return figure(plots.expert_map(panels, label, colours), caption)
+
+
+def _curves(run: Run, name: str, places: Mapping[str, str]) -> str:
+    lines = {metric: _label(place) for place, metric in places.items()}
+    image = plots.curves({'': run.metrics}, lines, _FIRST.get(name, name))
+    what = 'mixture layer' if 'layer_' in next(iter(places)) else 'gate'
+    return figure(image, f'{name} by {what}.')
+
+
+def _only_value(run: Run, places: Mapping[str, str]) -> float | None:
+    """The value that a scalar has at every place and step, None if several."""
+    first = run.metrics[next(iter(places.values()))].last
+    for metric in places.values():
+        values = run.metrics[metric].values
+        if not plots.constant(values) or abs(values[-1] - first) > 1e-6:
+            return None
+    return float(first)
+
+
+def _label(place: str) -> str:
+    """A layer or a gate as figures name it: `layer_3` is 'layer 3'."""
+    return place.replace('layer_', 'layer ')

@@ -1,0 +1,69 @@
+"""What the page of a language model adds: tokens by expert, and a sample."""
+
+import html
+
+import numpy as np
+
+from moe.report.page import Sections
+from moe.report.run import Run
+from moe.workloads.lm.tokens import characters
+
+
+def details(run: Run) -> list[str]:
+    """The validation text coloured by expert, and the sample."""
+    text = _sample(run)
+    shown = f'<h3>Sample</h3><pre>{html.escape(text)}</pre>' if text else ''
+    return [_tokens_by_expert(run), shown]
+
+
+def summary(run: Run) -> list[str]:
+    """The sample, indented."""
+    text = _sample(run)
+    lines = ['    ' + line for line in text.splitlines()]
+    return ['sample:', *lines] if text else []
+
+
+def _sample(run: Run) -> str:
+    path = run.workdir / 'sample.txt'
+    return path.read_text() if path.exists() else ''
+
+
+def _tokens_by_expert(run: Run) -> str:
+    """Each token of a validation text coloured by its first-choice expert."""
+    path = run.workdir / 'routing.npz'
+    if not path.exists():
+        return ''
+    with np.load(path) as saved:
+        tokens, first = saved['tokens'], saved['first']
+    loads = run.statistics().get('load', {})
+    counts = [run.metrics[m].values.shape[-1] for m in loads.values()]
+    count = max([int(first.max()) + 1, *counts])
+    colours = [_colour(e, count) for e in range(count)]
+    legend = ' '.join(
+        f'<span style="background:{c}">&nbsp;{e}&nbsp;</span>'
+        for e, c in enumerate(colours)
+    )
+    blocks = [
+        '<h3>Tokens by expert</h3><p>Validation text; the colour is the '
+        f'first-choice expert: {legend}</p>'
+    ]
+    shown = characters(tokens)
+    for place, chosen in zip(loads, first, strict=True):
+        text = ''.join(
+            f'<span style="background:{colours[e]}">{_escaped(c)}</span>'
+            for c, e in zip(shown, chosen, strict=True)
+        )
+        label = place.replace('layer_', 'Layer ')
+        blocks.append(f'<p>{label}</p><pre class="map">{text}</pre>')
+    return ''.join(blocks)
+
+
+def _colour(index: int, count: int) -> str:
+    return f'hsl({360 * index / count:.0f} 80% {72 + 12 * (index % 2)}%)'
+
+
+def _escaped(character: str) -> str:
+    return html.escape(character) if character else '&middot;'
+
+
+SECTIONS = Sections(summary, details)

@@ -1,0 +1,26 @@
+"""What the page of a vision transformer adds: the confusion matrix."""
+
+import json
+
+from moe.report.markup import shade_table
+from moe.report.page import Sections
+from moe.report.run import Run
+
+
+def details(run: Run) -> list[str]:
+    """How many validation images of each class were predicted as which."""
+    path = run.workdir / 'confusion.json'
+    if not path.exists():
+        return []
+    counts = json.loads(path.read_text())
+    classes = [str(c) for c in range(len(counts))]
+    table = shade_table(
+        dict(zip(classes, counts, strict=True)),
+        classes,
+        lambda row, column: 120 * (row == column),
+    )
+    words = 'Rows: true class; columns: predicted class.'
+    return [f'<h3>Confusion matrix</h3><p>{words}</p>{table}']
+
+
+SECTIONS = Sections(details=details)
