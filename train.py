@@ -12,6 +12,7 @@ from absl import flags
 from moe import training
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError
+from moe.config.reference import reference
 from moe.training import processes
 from moe.training.host import keep_freed_memory
 from moe.workloads import registry
@@ -42,7 +43,11 @@ flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
-        plain = read_config(_FLAGS, argv)
+        help_config = '--help=config' in argv
+        given = read_config(_FLAGS, [a for a in argv if a != '--help=config'])
+        if help_config:
+            print(reference(registry.schema_of(given.plain)))
+            return 0
         if not _FLAGS.workdir:
             raise ConfigError('--workdir', _FLAGS.workdir, 'given')
         workdir = pathlib.Path(_FLAGS.workdir)
@@ -51,8 +56,8 @@ def main(argv: list[str]) -> int:
             processes.start(*by_hand)
         keep_freed_memory()
         with processes.agreeing():
-            config = registry.read_config(plain)
-        complete = training.run(config, plain, workdir)
+            config = registry.read_config(given.plain, given.overrides)
+        complete = training.run(config, registry.plain_of(config), workdir)
         processes.finish()
     except ConfigError as error:
         print(f'train.py: {error}', file=sys.stderr)

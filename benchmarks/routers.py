@@ -42,7 +42,7 @@ _CAPACITY = {
 
 def _router(name: str, losses: Mapping[str, float] = _FREE, **options) -> dict:
     return {
-        'model.moe.router': lm.router(name, **options).to_dict(),
+        'model.moe.router': {'name': name, **options},
         'losses': dict(losses),
     }
 
@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'hierarchical, 4 groups of 4': _router('top_k', _BALANCED, k=2)
     | {
         'model.moe.outer_experts': 4,
-        'model.moe.outer_router': lm.router('top_k', k=1).to_dict(),
+        'model.moe.outer_router': {'name': 'top_k', 'k': 1},
     },
     'hash': _router('hash', k=2),
     'random': _router('random', k=2),

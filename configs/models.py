@@ -21,8 +21,6 @@ norms of queries and keys. Where the published model has others:
 
 import ml_collections
 
-from configs import lm
-
 SEQ_LEN = 4096
 
 # d_model, num_layers, num_heads, num_kv_heads, vocab_size; E, K, F, F of the
@@ -41,6 +39,17 @@ SIZES = {
         *(512, 8, 8192, 8192, 6144),
     ),
 }
+# Where it is not top_k with renormalised gates.
+ROUTERS: dict[str, dict] = {
+    'olmoe_1b_7b': {'name': 'top_k', 'renormalize': False},
+    'deepseek_v3': {
+        'name': 'group_limited',
+        'expert_groups': 8,
+        'chosen_groups': 4,
+        'scale': 2.5,
+    },
+    'ten_trillion': {'name': 'sigmoid'},
+}
 
 
 def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
@@ -48,45 +57,40 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
         raise ValueError(f'a variant among {", ".join(SIZES)}')
     width, layers, heads, kv_heads, vocab, *mixture = SIZES[variant]
     experts, k, hidden, shared, batch = mixture
-    config = lm.get_config()
-    config.steps = 100_000
-
-    model = config.model
-    model.vocab_size = vocab
-    model.d_model = width
-    model.num_layers = layers
-    model.num_heads = heads
-    model.num_kv_heads = kv_heads
-    model.d_ff = hidden
-    model.rope_theta = 1e6
-    model.norm_epsilon = 1e-5
-    model.attention = 'splash'
-    model.dtype = 'bfloat16'
-    model.remat = 'hidden'
-
-    moe = model.moe
-    moe.num_experts = experts
-    moe.d_ff = hidden
-    moe.shared_d_ff = shared
-    moe.router = lm.router('top_k', k=k)
-    if variant == 'olmoe_1b_7b':
-        moe.router = lm.router('top_k', k=k, renormalize=False)
-    if variant == 'deepseek_v3':
-        moe.router = lm.router(
-            'group_limited', k=k, expert_groups=8, chosen_groups=4, scale=2.5
-        )
-    if variant == 'ten_trillion':
-        moe.router = lm.router('sigmoid', k=k)
-    moe.executor = 'indexed'
-    moe.exchange = 'all_to_all'
-    moe.capacity_factor = 1.0
-    moe.eval_capacity_factor = 2.0
-
-    config.data.seq_len = SEQ_LEN
-    config.data.batch_size = batch
-
-    config.optimizer.learning_rate = 3e-4
-    config.optimizer.schedule.warmup_steps = 2000
-    config.sample_prompt = ''
-    config.sample_length = 0
-    return config
+    model = {
+        'vocab_size': vocab,
+        'd_model': width,
+        'num_layers': layers,
+        'num_heads': heads,
+        'num_kv_heads': kv_heads,
+        'd_ff': hidden,
+        'rope_theta': 1e6,
+        'norm_epsilon': 1e-5,
+        'attention': 'splash',
+        'dtype': 'bfloat16',
+        'remat': 'hidden',
+        'moe': {
+            'num_experts': experts,
+            'd_ff': hidden,
+            'shared_d_ff': shared,
+            'router': {**ROUTERS.get(variant, {'name': 'top_k'}), 'k': k},
+            'executor': 'indexed',
+            'exchange': 'all_to_all',
+            'capacity_factor': 1.0,
+            'eval_capacity_factor': 2.0,
+        },
+    }
+    return ml_collections.ConfigDict(
+        {
+            'workload': 'lm',
+            'steps': 100_000,
+            'model': model,
+            'data': {'seq_len': SEQ_LEN, 'batch_size': batch},
+            'optimizer': {
+                'learning_rate': 3e-4,
+                'schedule': {'warmup_steps': 2000},
+            },
+            'sample_prompt': '',
+            'sample_length': 0,
+        }
+    )

@@ -24,7 +24,7 @@ Models, of about the same number of parameters:
 import ml_collections
 from ml_collections import config_dict
 
-from configs import census, lm
+from configs import census
 from moe.config import options
 from moe.workloads.multitask.mixtures import MIXTURES
 
@@ -51,17 +51,14 @@ def get_config(variant: str = 'mmoe,synthetic') -> ml_collections.ConfigDict:
     if model_name not in MIXTURES or dataset not in DATASETS:
         names = ', '.join(MIXTURES), ', '.join(DATASETS)
         raise ValueError('MODEL,DATASET of {} and {}'.format(*names))
-    # Optimizer and mesh are those of the language model.
-    config = lm.get_config()
-    for name in ('sample_prompt', 'sample_length'):
-        del config[name]
-    config.task = {'synthetic': 'synthetic', 'census': 'table'}[dataset]
+    config = ml_collections.ConfigDict({'optimizer': {}})
+    config.workload = {'synthetic': 'synthetic', 'census': 'table'}[dataset]
     config.steps = 10_000
     config.optimizer.learning_rate = 1e-3
     constant = {'name': 'constant', 'warmup_steps': 0}
     config.optimizer.schedule = ml_collections.ConfigDict(constant)
     config.optimizer.weight_decay = 0.0
-    config.optimizer.clip_norm = config_dict.placeholder(float)
+    config.optimizer.clip_norm = None
     config.optimizer.b2 = 0.999
     config.log_every = 100
     config.eval_every = 1000

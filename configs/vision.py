@@ -24,16 +24,12 @@ VARIANTS = ('vmoe', 'expert_choice', 'soft', 'dense')
 
 def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
     variant, other = lm.chosen(variant, VARIANTS)
-    # Optimizer, mesh, and the blocks' options are those of the language model.
-    config = lm.get_config()
-    for name in ('sample_prompt', 'sample_length'):
-        del config[name]
-    config.task = 'vision'
+    config = ml_collections.ConfigDict(
+        {'workload': 'vision', 'model': {'moe': {}}, 'optimizer': {}}
+    )
     config.steps = 600
 
     model = config.model
-    for name in ('vocab_size', 'tie_embeddings'):
-        del model[name]
     model.image_size = 8  # rows and columns, pixels
     model.channels = 1
     model.patch_size = 2  # rows and columns of a patch, pixels
@@ -59,8 +55,9 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
     config.eval_every = 200
     config.checkpoint_every = 300
 
+    config.losses = {'load_balance': 0.01, 'router_z': 0.001}
     if variant == 'vmoe':
-        moe.router = lm.router('noisy_top_k', k=2)
+        moe.router = {'name': 'noisy_top_k', 'k': 2}
         moe.executor = 'indexed'
         moe.capacity_factor = 1.05
         moe.eval_capacity_factor = 2.0
@@ -69,12 +66,12 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
             {'importance': 0.005, 'load': 0.005}
         )
     elif variant == 'expert_choice':
-        moe.router = lm.router('expert_choice', capacity_factor=2.0)
+        moe.router = {'name': 'expert_choice', 'capacity_factor': 2.0}
         moe.executor = 'indexed'
     elif variant == 'soft':
-        moe.router = lm.router('soft', capacity_factor=2.0)
+        moe.router = {'name': 'soft', 'capacity_factor': 2.0}
     elif variant == 'dense':
         model.moe_every = 0
     if other:
-        moe.router = lm.router(other)
+        moe.router = {'name': other}
     return config

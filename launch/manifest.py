@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 from typing import Any
 
-from launch.trials import Sweep, Trial, with_changes
+from launch.trials import Sweep, Trial
 from moe.config import ConfigError, differences
 
 _NAME = 'sweep.json'
@@ -47,18 +47,19 @@ def read(workdir: pathlib.Path) -> Sweep:
     except (OSError, ValueError):
         allowed = f"a sweep's folder, with {_NAME}"
         raise ConfigError('workdir', str(workdir), allowed) from None
-    base = found['base']
     trials = [
         Trial(
             name,
             trial['changes'],
-            with_changes(base, trial['changes']),
+            trial['config'],
             workdir / name,
             tuple(trial['command']),
         )
         for name, trial in found['trials'].items()
     ]
-    return Sweep(found['config'], base, tuple(found['fields']), tuple(trials))
+    return Sweep(
+        found['config'], found['base'], tuple(found['fields']), tuple(trials)
+    )
 
 
 def check_same(workdir: pathlib.Path, sweep: Sweep) -> None:
@@ -95,6 +96,7 @@ def _described(sweep: Sweep) -> dict[str, Any]:
         'trials': {
             trial.name: {
                 'changes': dict(trial.changes),
+                'config': trial.plain,
                 'command': list(trial.command),
             }
             for trial in sweep.trials

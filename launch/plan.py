@@ -17,7 +17,7 @@ from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
 from moe.command_line import define_config, read_config
-from moe.config import ConfigError, changed
+from moe.config import ConfigError
 from moe.workloads import registry
 
 _FLAGS = flags.FlagValues()
@@ -42,16 +42,16 @@ flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend."""
     try:
-        plain = read_config(_FLAGS, argv)
+        given = read_config(_FLAGS, argv)
         topology = parse_topology(_FLAGS.topology)
-        config = registry.read_config(plain)
+        config = registry.read_config(given.plain, given.overrides)
         if _FLAGS.compare:
-            found = []
+            plain, found = registry.plain_of(config), []
             for changes in candidates(plain, topology)[: _FLAGS.limit]:
                 name = ' '.join(f'{k}={v}' for k, v in changes.items())
                 print(name, file=sys.stderr, flush=True)
                 try:
-                    config = registry.read_config(changed(plain, changes))
+                    config = registry.read_config(plain, changes.items())
                     result = plan(config, topology)
                 except (ConfigError, HLOError, Implausible) as error:
                     result = {'refused': str(error)}

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import fits, manifest, results, together
-from launch.trials import Trial, read_sweep, value_of
+from launch.trials import Trial, read_sweep
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError, parse
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     backend, name = _backend(argv)
     values = _flags(argv, name, backend.Options)
-    plain = read_config(values, argv)
+    given = read_config(values, argv)
     if not values.workdir:
         raise ConfigError('--workdir', values.workdir, 'given')
     how: dict[str, Any] = {n: values[n].value for n in ('parallel', 'retries')}
@@ -66,12 +66,8 @@ def _main(argv: list[str]) -> int:
             raise ConfigError(f'--{flag}', how[flag], f'at least {least}')
     section: Any = values[name].value
     options = parse(backend.Options, section.to_dict(), name)
-    overrides = {
-        field: value_of(plain, field)
-        for field in config_flags.get_override_values(values['config'])
-    }
     workdir = pathlib.Path(values.workdir)
-    sweep = read_sweep(_config_file(argv), overrides, workdir)
+    sweep = read_sweep(given.source, dict(given.overrides), workdir)
     manifest.check_same(workdir, sweep)
     left = [trial for trial in sweep.trials if not trial.done()]
     if values.plan:
@@ -121,7 +117,7 @@ def _backend(argv: Sequence[str]) -> tuple[Any, str]:
 def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
     """The flags of the command, none read yet."""
     values = flags.FlagValues()
-    define_config(values, argv)
+    define_config(values)
     flags.DEFINE_string(
         'workdir', None, 'Folder of the sweep.', flag_values=values
     )
@@ -167,15 +163,6 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
         sys_argv=argv,
     )
     return values
-
-
-def _config_file(argv: Sequence[str]) -> str:
-    """FILE[:VARIANT] as it was given."""
-    prefix = '--config='
-    given = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
-    if not given:
-        raise ConfigError('--config', None, 'given as --config=FILE[:VARIANT]')
-    return given[-1]
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ would, so that the command copied by hand repeats the trial.
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import pathlib
 import re
@@ -20,11 +19,10 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import flags
 
 from launch import hyper
-from moe.command_line import define_config, read_config
-from moe.config import ConfigError, changed, differences
+from moe.command_line import load_config, load_module
+from moe.config import ConfigError, Text, changed, differences
 from moe.metrics import newest_metrics
 from moe.workloads import registry
 
@@ -101,8 +99,7 @@ def read_sweep(
       ConfigError: for a file without a sweep, two equal trials, an override of
         what the sweep changes, or a trial whose config cannot be used.
     """
-    bare = _parsed([f'--config={config}'])
-    base = changed(bare.to_dict(), overrides)
+    bare = load_config(config)
     given = _defined(config)
     for changes in given:
         for name in changes:
@@ -111,58 +108,60 @@ def read_sweep(
                     allowed = f'absent: the sweep changes config.{name}'
                     field = f'--config.{other}'
                     raise ConfigError(field, overrides[other], allowed)
-            _check_name(name, changes[name], base)
-    plains = [with_changes(base, changes) for changes in given]
+    base = registry.plain_of(registry.read_config(bare, overrides.items()))
+    trials, plains = [], []
+    problems: list[ConfigError | None] = []
+    for changes in given:
+        try:
+            found = registry.read_config(bare, {**overrides, **changes}.items())
+            plains.append(registry.plain_of(found))
+            problems.append(None)
+        except ConfigError as error:
+            try:
+                plains.append(changed(base, changes))
+            except TypeError:  # a field of what is no section
+                plains.append(base)
+            problems.append(error)
     fields = _varying(given, plains)
     names = _names(fields, plains)
-    trials = []
-    for name, changes, plain in zip(names, given, plains, strict=True):
+    rows = zip(names, given, plains, problems, strict=True)
+    for name, changes, plain, problem in rows:
         try:
-            registry.read_config(plain)
-            arguments = _arguments(bare, plain, [*overrides, *changes])
-            line = [f'--config={config}', *arguments]
-            found = _parsed(line).to_dict()
-            for difference in differences(plain, found):
-                where, _, values = difference.partition(': ')
-                raise ConfigError(where, values, 'what a flag can give')
+            if problem:
+                raise problem
+            every = {**overrides, **changes}
+            flags = [f'--config.{n}={literal(v)}' for n, v in every.items()]
+            _check_flags(bare, flags, plain)
         except ConfigError as error:
             field = f'trial {name}: {error.field}'
             raise ConfigError(field, error.value, error.allowed) from None
         folder = workdir / name
-        command = ('train.py', *line, f'--workdir={folder}')
-        trials.append(Trial(name, changes, found, folder, command))
+        command = (
+            'train.py',
+            f'--config={config}',
+            *flags,
+            f'--workdir={folder}',
+        )
+        trials.append(Trial(name, changes, plain, folder, command))
     return Sweep(config, base, fields, tuple(trials))
 
 
-def with_changes(
-    base: Mapping[str, Any], changes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A config with the changes of a trial, sections before what is inside.
-
-    Args:
-      base: of the sweep.
-      changes: of the trial.
-    """
-    return changed(base, {name: changes[name] for name in sorted(changes)})
-
-
-def _parsed(arguments: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of a command line, as `train.py` reads it."""
-    values = flags.FlagValues()
-    argv = ['trial', *arguments]
-    define_config(values, argv)
-    read_config(values, argv)  # says what is wrong
-    return values.config
+def _check_flags(
+    bare: Mapping[str, Any], arguments: Sequence[str], plain: Mapping[str, Any]
+) -> None:
+    """Reads a trial's config back from its command line."""
+    texts = [a.removeprefix('--config.').partition('=') for a in arguments]
+    overrides = [(name, Text(text)) for name, _, text in texts]
+    found = registry.plain_of(registry.read_config(bare, overrides))
+    for difference in differences(plain, found):
+        where, _, values = difference.partition(': ')
+        raise ConfigError(where, values, 'what a flag can give')
 
 
 def _defined(config: str) -> list[dict[str, Any]]:
     """The changes of every trial that the file defines."""
     path = config.partition(':')[0]
-    spec = importlib.util.spec_from_file_location('sweep_config', path)
-    assert spec is not None  # it has been read before
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(path)
     known: dict[str, Callable[[Any], Iterable]] = {
         'sweep': lambda define: define(),
         'get_hyper': lambda define: define(hyper),
@@ -204,18 +203,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_name(name: str, value: Any, base: Mapping[str, Any]) -> None:
-    """Refuses a field of a section that there is not."""
-    section: Any = base
-    for part in name.split('.')[:-1]:
-        if not isinstance(section, Mapping) or part not in section:
-            allowed = 'absent: no such section'
-            raise ConfigError(f'config.{name}', value, allowed)
-        section = section[part]
-    if not isinstance(section, Mapping):
-        raise ConfigError(f'config.{name}', value, 'absent: no such section')
-
-
 def _within(inner: str, outer: str) -> bool:
     """Whether a field is another, or one of a section."""
     return f'{inner}.'.startswith(f'{outer}.')
@@ -234,48 +221,26 @@ def value_of(plain: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
-def _arguments(
-    bare: ml_collections.ConfigDict,
-    plain: Mapping[str, Any],
-    names: Iterable[str],
-) -> list[str]:
-    """Overrides that make one config of another.
+def literal(value: Any, quoted: bool = False) -> str:
+    """Returns a value as the text of a flag.
 
-    A flag takes the type of the field it is of, which has no way to say None
-    or a list, and knows no new fields: then the section is given whole.
+    Args:
+      value: plain data.
+      quoted: whether a string stands inside another value.
+
+    >>> literal('top_k'), literal({'name': 'top_k', 'k': 2}), literal(None)
+    ('top_k', '{"name": "top_k", "k": 2}', 'None')
     """
-    chosen: list[str] = []
-    for name in names:
-        new = value_of(plain, name)
-        if new is not None or value_of(bare, name, _ABSENT) is not None:
-            chosen.append(_sayable(bare, plain, name))
-    return [
-        f'--config.{name}={_literal(value_of(plain, name), quoted=False)}'
-        for name in dict.fromkeys(chosen)
-        if not any(_within(name, o) and name != o for o in chosen)
-    ]
-
-
-def _sayable(
-    bare: ml_collections.ConfigDict, plain: Mapping[str, Any], name: str
-) -> str:
-    """The field, or the section around it that a flag can give."""
-    path, _, field = name.rpartition('.')
-    section = bare
-    for part in path.split('.') if path else ():
-        section = section.get(part, {})
-    new = value_of(plain, name)
-    known = field in section and section.get_type(field) is not type(None)
-    if path and (new is None or isinstance(new, list) or not known):
-        return _sayable(bare, plain, path)
-    return name
-
-
-def _literal(value: Any, quoted: bool = True) -> str:
-    """A value as Python writes it, but with the quotes that shells leave."""
     if isinstance(value, Mapping):
-        items = (f'{_literal(k)}: {_literal(v)}' for k, v in value.items())
+        if set(value) == {'name'} and not quoted:
+            return str(value['name'])
+        items = (
+            f'{literal(k, True)}: {literal(v, True)}' for k, v in value.items()
+        )
         return '{' + ', '.join(items) + '}'
+    if isinstance(value, (tuple, list)):
+        items = (literal(v, True) for v in value)
+        return '(' + ''.join(f'{item}, ' for item in items).rstrip(' ') + ')'
     if isinstance(value, str) and quoted:
         return json.dumps(value, ensure_ascii=False)
     return str(value)

@@ -1,15 +1,16 @@
-"""Command lines in, plain configs out, every mistake told in one line."""
+"""Command lines in, plain configs and overrides out; one line a mistake."""
 
 import difflib
 import importlib.util
+import pathlib
 import re
+import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
-from moe.config import ConfigError
+from moe.config import ConfigError, Text
 
 _KINDS = {
     'invalid literal for int': 'an int',
@@ -19,26 +20,38 @@ _KINDS = {
 }
 
 
-def define_config(
-    values: flags.FlagValues, argv: Sequence[str] | None = None
-) -> None:
+class Given(NamedTuple):
+    """A config as a command line gives it, not yet checked.
+
+    Attributes:
+      source: FILE[:VARIANT].
+      plain: what the file's `get_config` returns, as plain data.
+      overrides: dotted name below the config and text of every flag
+        `--config.NAME=TEXT`, in order.
+    """
+
+    source: str
+    plain: dict[str, Any]
+    overrides: list[tuple[str, Text]]
+
+
+def define_config(values: flags.FlagValues) -> None:
     """Defines the flag `--config`.
 
     Args:
       values: the flags of the program.
-      argv: where overrides of the config are read; None for `sys.argv`.
     """
-    config_flags.DEFINE_config_file(
+    flags.DEFINE_string(
         'config',
         None,
-        'File with get_config(variant), as FILE[:VARIANT].',
+        'FILE[:VARIANT], a Python file with get_config(variant). '
+        '--config.NAME=VALUE changes a field; --help=config lists them.',
         flag_values=values,
-        sys_argv=None if argv is None else list(argv),
     )
 
 
 def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Parses the flags, and refuses what is none; `--help` lists them.
+    """Parses the flags and refuses what is none; `--help` lists them.
 
     Args:
       values: the flags of the program.
@@ -65,38 +78,34 @@ def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         raise ConfigError('arguments', ' '.join(stray), allowed)
 
 
-def read_config(
-    values: flags.FlagValues, argv: Sequence[str], flag: str = 'config'
-) -> dict[str, Any]:
-    """Parses the flags, a config file with its overrides among them.
+def read_config(values: flags.FlagValues, argv: Sequence[str]) -> Given:
+    """Parses the flags, a config file with overrides of its fields among them.
 
     Args:
       values: the flags of the program.
       argv: the command line, the program's name first.
-      flag: the one that names the config file.
 
     Returns:
-      The config as plain data.
+      The file's config and the overrides.
 
     Raises:
-      ConfigError: for a file that cannot be loaded, an override of a field it
-        does not have, or anything `read_flags` refuses.
+      ConfigError: for a file that gives no config, or anything that
+        `read_flags` refuses.
     """
-    try:
-        read_flags(values, argv)
-        config = values[flag].value
-        if config is None:
-            raise ConfigError(f'--{flag}', None, 'given')
-        return config.to_dict()
-    except (AttributeError, KeyError) as error:
-        # The config library's word for an override of what is not there.
-        raise _unknown_field(flag, argv, str(error)) from None
-    except OSError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        given = (a for a in argv if a.startswith(f'--{flag}='))
-        name = next(given, '').partition('=')[2]
-        allowed = f'a config file ({reason})'
-        raise ConfigError(f'--{flag}', name, allowed) from None
+    prefix = '--config.'
+    overrides = []
+    for argument in argv:
+        if argument.startswith(prefix):
+            name, equals, value = argument[len(prefix) :].partition('=')
+            if not equals or not all(name.split('.')):
+                allowed = 'given as --config.NAME=VALUE'
+                raise ConfigError(argument, value, allowed)
+            overrides.append((name, Text(value)))
+    read_flags(values, [a for a in argv if not a.startswith(prefix)])
+    source = values['config'].value
+    if source is None:
+        raise ConfigError('--config', None, 'given')
+    return Given(source, load_config(source), overrides)
 
 
 def _of_flag(message: str) -> ConfigError:
@@ -108,38 +117,71 @@ def _of_flag(message: str) -> ConfigError:
     for words, kind in _KINDS.items():
         if words in reason:
             return ConfigError(field, value, kind)
-    # Of a config file that raises, the last line of its traceback.
     last = reason.strip().splitlines()[-1]
-    return ConfigError(field, value, last.removeprefix('ValueError: '))
+    return ConfigError(field, value, last)
 
 
-def _unknown_field(flag: str, argv: Sequence[str], message: str) -> ConfigError:
-    """Names the first override of a field that the config does not have."""
-    known = _load(flag, argv)
-    prefix = f'--{flag}.'
-    for argument in argv:
-        if not argument.startswith(prefix):
-            continue
-        path, _, value = argument[len(prefix) :].partition('=')
-        section: Any = known
-        for name in path.split('.'):
-            fields = list(section) if isinstance(section, Mapping) else []
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1, cutoff=0)
-                nearest = f' (nearest: {near[0]})' if near else ''
-                allowed = f'absent: no such field{nearest}'
-                return ConfigError(f'{flag}.{path}', value, allowed)
-            section = section[name]
-    return ConfigError(f'--{flag}', list(argv), message)
+def load_config(source: str) -> dict[str, Any]:
+    """Runs a config file.
+
+    Args:
+      source: FILE[:VARIANT].
+
+    Returns:
+      What its `get_config(variant)` returns, as plain data.
+
+    Raises:
+      ConfigError: for a file that cannot be run, or returns no config.
+    """
+    path, *variant = source.split(':', 1)
+    module = load_module(path)
+    if not hasattr(module, 'get_config'):
+        raise ConfigError('--config', source, 'a file with get_config')
+    found = _run(lambda: module.get_config(*variant), source)
+    plain = found.to_dict() if hasattr(found, 'to_dict') else found
+    if not isinstance(plain, Mapping):
+        allowed = 'a file whose get_config returns a ConfigDict'
+        raise ConfigError('--config', source, f'{allowed} (not {found!r})')
+    return dict(plain)
 
 
-def _load(flag: str, argv: Sequence[str]) -> dict[str, Any]:
-    """The config without overrides, which the flag does not give back."""
-    file = next(a for a in argv if a.startswith(f'--{flag}='))
-    path, *variant = file.partition('=')[2].split(':', 1)
-    spec = importlib.util.spec_from_file_location('config', path)
+def load_module(path: str) -> Any:
+    """Runs a Python file that a user names.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The module.
+
+    Raises:
+      ConfigError: if there is none, or it raises.
+    """
+    if not pathlib.Path(path).is_file():
+        allowed = 'a config file (No such file)'
+        raise ConfigError('--config', path, allowed)
+    spec = importlib.util.spec_from_file_location('config_file', path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f'--{flag}', path, 'a Python file')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*variant).to_dict()
+        raise ConfigError('--config', path, 'a Python file')
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    _run(lambda: loader.exec_module(module), path)
+    return module
+
+
+def _run(call: Any, source: str) -> Any:
+    """Calls the user's code; an exception of it is one line with its place."""
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        what = f'{type(error).__name__}: {error}'
+        if type(error) is ValueError:
+            raise ConfigError('--config', source, str(error)) from None
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, SyntaxError):
+            place = f'{error.filename}:{error.lineno}'
+        else:
+            place = f'{frames[-1].filename}:{frames[-1].lineno}'
+        allowed = f'a config file that runs ({place}: {what})'
+        raise ConfigError('--config', source, allowed) from None

@@ -2,10 +2,9 @@
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 from moe import command_line
-from moe.config import ConfigError
+from moe.config import ConfigError, Text
 
 CONFIG = """
 import ml_collections
@@ -15,70 +14,62 @@ def get_config(variant='small'):
         raise ValueError('a variant among small')
     config = ml_collections.ConfigDict()
     config.steps = 3
-    config.rate = 0.5
-    config.quiet = False
     config.model = ml_collections.ConfigDict({'width': 4})
     return config
 """
 
 
 @pytest.fixture
-def read(tmp_path, monkeypatch):
+def read(tmp_path):
     """Reads a command line against flags and a config file of its own."""
     path = tmp_path / 'config.py'
     path.write_text(CONFIG)
 
     def run(*arguments, config=str(path)):
         values = flags.FlagValues()
-        config_flags.DEFINE_config_file(
-            'config', None, 'A config.', flag_values=values
-        )
+        command_line.define_config(values)
+        flags.DEFINE_integer('length', 4, 'Any.', flag_values=values)
         given = [] if config is None else [f'--config={config}']
-        argv = ['program', *given, *arguments]
-        monkeypatch.setattr('sys.argv', argv)  # where overrides are read
-        return command_line.read_config(values, argv)
+        return command_line.read_config(values, ['program', *given, *arguments])
 
     return run
 
 
-def test_overrides_arrive(read):
-    assert read('--config.steps=7', '--config.model.width=8') == {
-        'steps': 7,
-        'rate': 0.5,
-        'quiet': False,
-        'model': {'width': 8},
-    }
+def test_the_file_and_the_overrides(read):
+    given = read('--config.steps=7', '--length=5', '--config.model.width=8')
+    assert given.plain == {'steps': 3, 'model': {'width': 4}}
+    assert given.overrides == [('steps', '7'), ('model.width', '8')]
+    assert all(isinstance(text, Text) for _, text in given.overrides)
+    assert given.source.endswith('config.py')
+    # Whatever a value holds.
+    given = read('--config.name=a=b c', '--config.empty=')
+    assert given.overrides == [('name', 'a=b c'), ('empty', '')]
 
 
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
         (
-            '--config.stepps=7',
-            "config.stepps = '7': must be absent: no such field "
-            '(nearest: steps)',
-        ),
-        (
-            '--config.model.widht=7',
-            "config.model.widht = '7': must be absent: no such field "
-            '(nearest: width)',
-        ),
-        (
-            '--config.steps.more=7',
-            "config.steps.more = '7': must be absent: no such field",
-        ),
-        ('--config.steps=x', "config.steps = 'x': must be an int"),
-        ('--config.steps=1.5', "config.steps = '1.5': must be an int"),
-        ('--config.rate=x', "config.rate = 'x': must be a float"),
-        ('--config.quiet=x', "config.quiet = 'x': must be true or false"),
-        (
-            '--config.model=3',
-            "config.model = '3': must be a section, as {name: value}",
-        ),
-        (
             'config.steps=7',
             "arguments = 'config.steps=7': must be absent "
             '(a flag starts with --)',
+        ),
+        (
+            '--config.steps',
+            "--config.steps = '': must be given as --config.NAME=VALUE",
+        ),
+        (
+            '--config.model.=1',
+            "--config.model.=1 = '1': must be given as --config.NAME=VALUE",
+        ),
+        (
+            '--config.=1',
+            "--config.=1 = '1': must be given as --config.NAME=VALUE",
+        ),
+        ('--length=x', "length = 'x': must be an int"),
+        (
+            '--confgi=x',
+            "--confgi = 'x': must be absent: no such flag (nearest: --config)",
         ),
     ],
 )
@@ -86,14 +77,6 @@ def test_mistake_in_one_line(read, argument, message):
     with pytest.raises(ConfigError) as error:
         read(argument)
     assert str(error.value) == message
-
-
-def test_unknown_flag(read):
-    with pytest.raises(ConfigError) as error:
-        read('--confgi=x')
-    assert str(error.value) == (
-        "--confgi = 'x': must be absent: no such flag (nearest: --config)"
-    )
 
 
 def test_help_lists_the_flags(read, capsys):
@@ -104,7 +87,7 @@ def test_help_lists_the_flags(read, capsys):
 
 
 def test_unknown_variant(read, tmp_path):
-    with pytest.raises(ConfigError, match=r'^config = .*a variant among'):
+    with pytest.raises(ConfigError, match=r'^--config = .*a variant among'):
         read(config=f'{tmp_path}/config.py:large')
 
 
@@ -113,9 +96,26 @@ def test_no_config(read):
         read(config=None)
 
 
-@pytest.mark.parametrize('overrides', [[], ['--config.steps=40']])
-def test_no_such_file(read, tmp_path, overrides):
-    with pytest.raises(ConfigError, match='No such file') as error:
-        read(*overrides, config=f'{tmp_path}/absent.py')
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        (None, 'No such file'),
+        ('x = (', 'broken.py:1: SyntaxError'),
+        ('\nraise KeyError("a")', 'broken.py:2: KeyError'),
+        ('import no_such_module', 'ModuleNotFoundError'),
+        ('import sys; sys.exit(3)', 'SystemExit: 3'),
+        ('x = 1', 'a file with get_config'),
+        ('def get_config(): return None', 'returns a ConfigDict (not None)'),
+        ('def get_config(): return [1]', 'returns a ConfigDict (not [1])'),
+        ('def get_config(a, b): return {}', 'TypeError'),
+    ],
+)
+def test_config_files_that_give_no_config(read, tmp_path, text, reason):
+    path = tmp_path / 'broken.py'
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read(config=str(path))
     assert str(error.value).startswith('--config = ')
+    assert reason in str(error.value)
     assert '\n' not in str(error.value)

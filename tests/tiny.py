@@ -75,6 +75,11 @@ def plain(changes=None):
     return changed(lm.get_config(), {**SMALL, **(changes or {})})
 
 
+def resolved(changes=None):
+    """The same with every field, as a run keeps it."""
+    return registry.plain_of(parsed(changes))
+
+
 def changed(config, changes):
     """A copy of a config as plain data, with changes by dotted name."""
     return moe.config.changed(config.to_dict(), changes)

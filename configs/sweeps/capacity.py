@@ -6,7 +6,6 @@
 is dropped in evaluation.
 """
 
-from configs import lm
 from configs.sweeps import small
 
 
@@ -17,7 +16,7 @@ def get_config():
 
 
 def get_hyper(hyper):
-    routers = [lm.router(name) for name in ('top_k', 'sigmoid')]
+    routers = [{'name': name} for name in ('top_k', 'sigmoid')]
     return hyper.product(
         [
             hyper.sweep('model.moe.router', routers),

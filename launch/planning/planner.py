@@ -37,7 +37,9 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
       Implausible: if the result cannot be.
     """
     if not isinstance(config, LanguageConfig):
-        raise ConfigError('config.task', config.task, "'lm', for a plan")
+        raise ConfigError(
+            'config.workload', config.workload, "'lm', for a plan"
+        )
     mesh = mesh_shape(config.mesh, topology.num_devices)
     config.check_batch(mesh)
     config.check_platform('tpu')

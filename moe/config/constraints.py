@@ -13,6 +13,9 @@ class AtLeast:
 
     low: int | float
 
+    def __str__(self) -> str:
+        return f'>= {self.low}'
+
     def check(self, value: Any) -> str | None:
         """Returns what is allowed if the value is not, else None."""
         return None if value >= self.low else f'at least {self.low}'
@@ -23,6 +26,9 @@ class Above:
     """Allows numbers `> low`."""
 
     low: int | float
+
+    def __str__(self) -> str:
+        return f'> {self.low}'
 
     def check(self, value: Any) -> str | None:
         """Returns what is allowed if the value is not, else None."""
@@ -35,6 +41,9 @@ class Within:
 
     low: int | float
     high: int | float
+
+    def __str__(self) -> str:
+        return f'in [{self.low}, {self.high}]'
 
     def check(self, value: Any) -> str | None:
         """Returns what is allowed if the value is not, else None."""

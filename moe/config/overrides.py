@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moe.config.errors import ConfigError
-from moe.config.hints import children, choice_of, is_mapping
+from moe.config.hints import children, choice_of, dataclass_of, is_mapping
 from moe.config.names import unknown, unknown_option
-from moe.config.parsing import Text
+from moe.config.parsing import Text, section_of
 from moe.config.plain import completed
 from moe.config.registry import REQUIRED, Registry, option_table
 
@@ -51,7 +51,9 @@ def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:
     if choice is not None and field == 'name':
         _rename(choice.registry, node, str(value))
     else:
-        _child(hint, node, field, value, where)
+        child = _child(hint, node, field, value, where)
+        if choice_of(child) is not None or dataclass_of(child) is not None:
+            value = section_of(value, f'{where}.{field}')
         node[field] = value
 
 

@@ -14,7 +14,8 @@ from moe.config.constraints import OneOf
 from moe.config.errors import ConfigError
 from moe.config.hints import alternatives
 from moe.config.names import unknown, unknown_option
-from moe.config.registry import REQUIRED, Option, is_plain, option_table
+from moe.config.plain import completed
+from moe.config.registry import Option, is_plain, option_table
 
 Schema = TypeVar('Schema')
 
@@ -43,9 +44,11 @@ def parse(schema: type[Schema], section: Any, path: str = 'config') -> Schema:
         given, a wrong type, a value out of range, or whatever the dataclass's
         own `__post_init__` refuses.
     """
-    table = option_table(schema)
-    section = _mapping(section, path, f'a section with {", ".join(table)}')
-    values = _options(table, section, path)
+    table = option_table(typing.cast(Any, schema))
+    section = _mapping(
+        section, path, f'a section with the fields {", ".join(table)}'
+    )
+    values = _options(table, completed(schema, section), path)
     return _made(functools.partial(schema, **values), path)
 
 
@@ -75,7 +78,7 @@ def _options(
     missing = [
         name
         for name, option in table.items()
-        if option.default is REQUIRED and name not in given
+        if option.required and name not in given
     ]
     if missing:
         also = ', '.join(missing)
@@ -149,6 +152,21 @@ def _literal_of(allowed: tuple, value: Any, path: str) -> Any:
     raise ConfigError(path, value, f'one of {names}')
 
 
+def section_of(value: Any, path: str) -> Any:
+    """Returns a section that is given as `Text`, as data; else the value.
+
+    Args:
+      value: plain data, or `Text` that begins with a brace.
+      path: dotted name of the section, for messages.
+
+    Raises:
+      ConfigError: for text that is no section.
+    """
+    if isinstance(value, Text) and value.startswith('{'):
+        return _mapping(value, path)
+    return value
+
+
 def _literal(value: str, path: str, allowed: str) -> Any:
     try:
         return ast.literal_eval(value)
@@ -190,8 +208,7 @@ def _read(kind: Any, text: str) -> Any:
 def _chosen(choice: OneOf, section: Any, path: str) -> Any:
     """Resolves `{name, **options}` to an entry of a registry."""
     registry = choice.registry
-    if isinstance(section, Text) and section.startswith('{'):
-        section = _mapping(section, path)
+    section = section_of(section, path)
     if isinstance(section, str):
         section = {'name': str(section)}
     if not isinstance(section, Mapping):

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moe.config.hints import children, choice_of, dataclass_of
-from moe.config.registry import REQUIRED, entry_of
+from moe.config.registry import REQUIRED, Option, entry_of
 
 
 def to_plain(hint: Any, value: Any) -> Any:
     """Returns a parsed config, or a part of one, as plain data.
 
-    The inverse of `moe.config.parse`; every field is there.
+    The inverse of `moe.config.parse`; every field is there. Tuples are lists,
+    as JSON has no others.
 
     Args:
       hint: the annotation of the part; the dataclass for a whole config.
@@ -42,7 +43,7 @@ def to_plain(hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: to_plain(Any, v) for name, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(to_plain(Any, v) for v in value)
+        return [to_plain(Any, v) for v in value]
     return value
 
 
@@ -51,10 +52,12 @@ def completed(hint: Any, value: Any) -> Any:
 
     Args:
       hint: the annotation of the data; the dataclass for a whole config.
-      value: plain data; what is no field is kept, for `parse` to refuse.
+      value: plain data; what is no field is kept, for `parse` to refuse. A
+        section without a name is of its field's default entry, and with that
+        entry's name it has the field's default options.
     """
     choice = choice_of(hint)
-    if choice is not None and isinstance(value, str):
+    if choice is not None and isinstance(value, str) and value[:1] != '{':
         value = {'name': str(value)}
     known = children(hint, value)
     if known is None or not isinstance(value, Mapping):
@@ -62,10 +65,24 @@ def completed(hint: Any, value: Any) -> Any:
     result = dict(value)
     for name, option in known.items():
         if name in result:
-            result[name] = completed(option.hint, result[name])
-        elif option.default is not REQUIRED:
+            given = _onto_default(option, result[name])
+            result[name] = completed(option.hint, given)
+        elif not option.required:
             result[name] = to_plain(option.hint, option.default)
     return result
+
+
+def _onto_default(option: Option, section: Any) -> Any:
+    """A choice's section, with the options of the field's default entry."""
+    if choice_of(option.hint) is None or not isinstance(section, Mapping):
+        return section
+    default = None if option.required else option.default
+    if default is None:
+        return section
+    plain = to_plain(option.hint, default)
+    if section.get('name', plain['name']) != plain['name']:
+        return section
+    return {**plain, **section}
 
 
 def changed(plain: Mapping, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,21 @@ class Option:
 
     Attributes:
       hint: the annotation, which says what is allowed.
-      default: the value without a setting; `REQUIRED` if there is none.
+      make: returns the value without a setting; `REQUIRED` if there is none.
     """
 
     hint: Any
-    default: Any
+    make: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether the option has to be given."""
+        return self.make is REQUIRED
+
+    @property
+    def default(self) -> Any:
+        """The value without a setting; `REQUIRED` if there is none."""
+        return REQUIRED if self.required else self.make()
 
 
 class Registry(Mapping[str, Callable]):
@@ -120,6 +130,7 @@ def name_of(choice: Any) -> str:
     return entry_of(choice).__name__
 
 
+@functools.cache
 def option_table(
     entry: Any, supplied: frozenset[str] = frozenset()
 ) -> dict[str, Option]:
@@ -137,7 +148,7 @@ def option_table(
         if 'parent' in fields:  # a linen module, of which linen sets these
             del fields['parent'], fields['name']
         found = {
-            name: Option(hints[name], _field_default(field))
+            name: Option(hints[name], _maker(field))
             for name, field in fields.items()
             if is_plain(hints[name])
         }
@@ -147,7 +158,7 @@ def option_table(
         found = {
             p.name: Option(
                 hints.get(p.name, Any),
-                REQUIRED if p.default is p.empty else p.default,
+                REQUIRED if p.default is p.empty else _constant(p.default),
             )
             for p in inspect.signature(entry).parameters.values()
             if p.kind is p.KEYWORD_ONLY
@@ -155,10 +166,14 @@ def option_table(
     return {n: option for n, option in found.items() if n not in supplied}
 
 
-def _field_default(field: dataclasses.Field) -> Any:
+def _maker(field: dataclasses.Field) -> Any:
     if field.default_factory is not REQUIRED:
-        return field.default_factory()
-    return field.default
+        return field.default_factory
+    return REQUIRED if field.default is REQUIRED else _constant(field.default)
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def is_plain(hint: Any) -> bool:

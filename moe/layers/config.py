@@ -35,44 +35,45 @@ from moe.types import (
 )
 
 
+@ROUTERS.register('soft')
 @traits(looks_ahead='always')
 def soft(logits, context, *, capacity_factor: PositiveFloat = 1.0):
     """Stands for `SoftMoE` among the routers of a config; never called."""
     raise NotImplementedError
 
 
-CHOICES = {**ROUTERS, 'soft': soft}
+CHOICES = ROUTERS
 
 
 @dataclasses.dataclass(frozen=True)
 class MoEConfig:
-    """A mixture layer of MLP experts, as a config describes it."""
+    """A mixture layer, as a config describes it."""
 
-    num_experts: PositiveInt
-    d_ff: PositiveInt
-    activation: Activation
-    use_bias: bool
-    router: Annotated[Router, OneOf(CHOICES)]
-    outer_experts: NaturalInt
-    outer_router: Annotated[Router, OneOf(ROUTERS)]
-    allow_lookahead: bool
-    jitter: NaturalFloat
-    executor: Literal['onehot', 'indexed', 'grouped']
-    exchange: ExchangeName
-    exchange_levels: Literal[1, 2]
-    exchange_room: Annotated[float, AtLeast(1.0)] | None
-    capacity_factor: PositiveFloat | None
-    eval_capacity_factor: PositiveFloat | None
-    min_capacity: PositiveInt
-    capacity_rule: CapacityRule
-    num_groups: PositiveInt | None
-    balance_scope: losses.Scope
-    batch_prioritized: bool
-    zero_experts: NaturalInt
-    copy_experts: NaturalInt
-    constant_experts: NaturalInt
-    shared_d_ff: NaturalInt
-    shared_gate: SharedGate
+    num_experts: PositiveInt = 32
+    d_ff: PositiveInt = 128
+    activation: Activation = 'swiglu'
+    use_bias: bool = False
+    router: Annotated[Router, OneOf(CHOICES)] = ROUTERS['top_k']
+    outer_experts: NaturalInt = 0
+    outer_router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top2']
+    allow_lookahead: bool = False
+    jitter: NaturalFloat = 0.0
+    executor: Literal['onehot', 'indexed', 'grouped'] = 'grouped'
+    exchange: ExchangeName = 'none'
+    exchange_levels: Literal[1, 2] = 1
+    exchange_room: Annotated[float, AtLeast(1.0)] | None = None
+    capacity_factor: PositiveFloat | None = None
+    eval_capacity_factor: PositiveFloat | None = None
+    min_capacity: PositiveInt = 4
+    capacity_rule: CapacityRule = 'assignments'
+    num_groups: PositiveInt | None = None
+    balance_scope: losses.Scope = 'global'
+    batch_prioritized: bool = False
+    zero_experts: NaturalInt = 0
+    copy_experts: NaturalInt = 0
+    constant_experts: NaturalInt = 0
+    shared_d_ff: NaturalInt = 0
+    shared_gate: SharedGate = 'none'
 
     def __post_init__(self):
         if self.jitter >= 1:

@@ -37,22 +37,39 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A stack of blocks, as a config describes it."""
+    """A stack of transformer blocks.
 
-    d_model: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt
-    d_ff: PositiveInt
-    activation: Activation
-    use_bias: bool
-    norm_epsilon: PositiveFloat
-    rope_theta: PositiveFloat | None
-    attention: AttentionKernel
-    moe_every: NaturalInt
-    moe: MoEConfig
-    dtype: Literal['float32', 'bfloat16']
-    remat: Literal['none', 'dots', 'hidden', 'full']
+    Attributes:
+      d_model: D, width of the residual stream.
+      num_layers: blocks.
+      num_heads: query heads.
+      num_kv_heads: key and value heads; fewer is grouped-query attention.
+      dense: the feed-forward of blocks without a mixture.
+      norm_epsilon: epsilon of RMSNorm.
+      rope_theta: base of the rotary wavelengths; None for no rotation.
+      attention: the kernel; on GPUs also cudnn, on TPUs splash.
+      moe_every: every n-th block has a mixture; 0 for none.
+      moe: the mixture layers.
+      dtype: of the computation; parameters are float32.
+      remat: what the backward pass computes again, from least to most: none,
+        dots (all but unbatched products), hidden (all but what attention and
+        experts return, and the hidden products of feed-forwards), full.
+    """
+
+    d_model: PositiveInt = 128
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 2
+    num_kv_heads: PositiveInt = 2
+    d_ff: PositiveInt = 256
+    activation: Activation = 'swiglu'
+    use_bias: bool = False
+    norm_epsilon: PositiveFloat = 1e-6
+    rope_theta: PositiveFloat | None = 10_000.0
+    attention: AttentionKernel = 'xla'
+    moe_every: NaturalInt = 1
+    moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
 
     def __post_init__(self):
         if self.d_model % (2 * self.num_heads):

@@ -49,13 +49,21 @@ AxisSize = Annotated[int, AtLeast(-1)]
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 for one axis takes what is left."""
+    """Devices along each axis of the mesh.
 
-    replica: PositiveInt
-    data: AxisSize
-    fsdp: PositiveInt
-    expert: PositiveInt
-    tensor: PositiveInt
+    Attributes:
+      replica: slices or hosts that hold whole copies of the parameters.
+      data: data parallelism; -1 takes the devices that are left.
+      fsdp: data parallelism with sharded parameters.
+      expert: experts are split over these devices.
+      tensor: hidden widths and heads are split over these devices.
+    """
+
+    replica: PositiveInt = 1
+    data: AxisSize = -1
+    fsdp: PositiveInt = 1
+    expert: PositiveInt = 1
+    tensor: PositiveInt = 1
 
     def __post_init__(self):
         if self.data == 0:

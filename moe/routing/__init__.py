@@ -1,5 +1,6 @@
 """Routers: pure functions from logits to a Routing, found by name."""
 
+from moe.config import Registry
 from moe.routing.dynamic import relu, top_p
 from moe.routing.expert_choice import expert_choice
 from moe.routing.fixed import hashed, random, uniform
@@ -19,7 +20,7 @@ from moe.routing.top2 import top2
 from moe.routing.top_k import top_k
 from moe.types import Router
 
-ROUTERS: dict[str, Router] = {
+_ROUTERS: dict[str, Router] = {
     'expert_choice': expert_choice,
     'group_limited': group_limited,
     'hash': hashed,
@@ -35,6 +36,10 @@ ROUTERS: dict[str, Router] = {
     'top_p': top_p,
     'uniform': uniform,
 }
+
+ROUTERS = Registry('router')
+for _n, _r in _ROUTERS.items():
+    ROUTERS.register(_n)(_r)
 
 __all__ = [
     'INITIAL_STATE',

@@ -16,29 +16,48 @@ from moe.config import (
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
-from moe.training.optimizer import OPTIMIZERS, Optimizer
+from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
 from moe.training.workload import Task
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(abc.ABC):
     """A run: objective, optimizer, mesh, and when to do what.
 
-    Each task adds its model, its data and what else it needs.
+    Each workload adds its model, its data and what else it needs.
+
+    Attributes:
+      workload: what `model` and `data` are: lm, vision or multitask.
+      model: the model's section.
+      data: the data's section.
+      plugins: modules, or paths of Python files, that are imported before
+        the config is read; see the how-to page on plugins.
+      seed: of the parameters, the order of the data and routing noise.
+      steps: optimizer steps.
+      losses: coefficient of each auxiliary loss in the objective.
+      optimizer: the optimizer's section.
+      mesh: devices along each axis of the mesh.
+      log_every: steps between lines of metrics.
+      eval_every: steps between passes over the validation set.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of the newest checkpoints are kept.
     """
 
-    task: str
-    seed: NaturalInt
-    steps: PositiveInt
+    workload: str
     model: Any
-    losses: Mapping[str, NaturalFloat]
     data: Any
-    optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)]
-    mesh: MeshConfig
-    log_every: PositiveInt
-    eval_every: PositiveInt
-    checkpoint_every: PositiveInt
-    keep_checkpoints: PositiveInt
+    plugins: tuple[str, ...] = ()
+    seed: NaturalInt = 0
+    steps: PositiveInt = 600
+    losses: Mapping[str, NaturalFloat] = dataclasses.field(default_factory=dict)
+    optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)] = dataclasses.field(
+        default_factory=AdamW
+    )
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log_every: PositiveInt = 10
+    eval_every: PositiveInt = 300
+    checkpoint_every: PositiveInt = 300
+    keep_checkpoints: PositiveInt = 2
 
     @abc.abstractmethod
     def make_task(self) -> Task:

@@ -1,17 +1,20 @@
-"""The tasks there are, and the config of each."""
+"""The workloads there are, and the configs of their runs."""
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from moe.config import ConfigError, parse
+from ml_collections import ConfigDict
+
+from moe.config import ConfigError, Text, override, parse, to_plain
+from moe.config.plugins import import_plugins, import_plugins_of_run
 from moe.training.config import Config
 from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.multitask.tabular import SyntheticRun, TableRun
 from moe.workloads.vision.workload import VisionConfig
 
-TASKS: dict[str, type[Config]] = {
+WORKLOADS: dict[str, type[Config]] = {
     'lm': LanguageConfig,
     'synthetic': SyntheticRun,
     'table': TableRun,
@@ -19,30 +22,74 @@ TASKS: dict[str, type[Config]] = {
 }
 
 
-def read_config(plain: Mapping[str, Any]) -> Config:
-    """Checks a plain config of any task.
+def read_config(
+    plain: Mapping[str, Any] | ConfigDict,
+    overrides: Iterable[tuple[str, Any]] = (),
+) -> Config:
+    """Checks a plain config, of which fields may be absent.
+
+    Imports its plugins first, so that what they register can be named.
 
     Args:
-      plain: with the name of the task in `task`.
+      plain: the config, or a ConfigDict; `workload` names the workload.
+      overrides: dotted names below the config, and their values: `Text` of a
+        command line, or data.
 
     Returns:
-      The config.
+      The config with the defaults of what is absent.
 
     Raises:
       ConfigError: for anything that cannot be used.
     """
-    name = plain.get('task')
-    if name not in TASKS:
-        allowed = 'one of ' + ', '.join(repr(task) for task in TASKS)
-        raise ConfigError('config.task', name, allowed)
-    return parse(TASKS[name], plain)
+    if isinstance(plain, ConfigDict):
+        plain = plain.to_dict()
+    given = dict(overrides)
+    plugins = given.get('plugins', plain.get('plugins', ()))
+    if isinstance(plugins, Text):
+        plugins = _names(plugins)
+    import_plugins(plugins)
+    schema = schema_of(plain, given)
+    return parse(schema, override(schema, plain, given.items()))
 
 
-def read_run(workdir: pathlib.Path) -> Config:
+def plain_of(config: Config) -> dict[str, Any]:
+    """Returns a config as plain data, every field of it.
+
+    Args:
+      config: of a run, checked.
+    """
+    return to_plain(type(config), config)
+
+
+def schema_of(
+    plain: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> type[Config]:
+    """Returns the dataclass of a plain config's workload.
+
+    Args:
+      plain: the config.
+      overrides: dotted names below the config, and their values.
+
+    Raises:
+      ConfigError: for a workload that there is not.
+    """
+    name = (overrides or {}).get('workload', plain.get('workload'))
+    if name not in WORKLOADS:
+        known = ', '.join(repr(workload) for workload in WORKLOADS)
+        if name is None and 'task' in plain:
+            allowed = f'absent: the field is now workload, one of {known}'
+            raise ConfigError('config.task', plain['task'], allowed)
+        raise ConfigError('config.workload', name, f'one of {known}')
+    return WORKLOADS[name]
+
+
+def read_run(workdir: pathlib.Path, plugins: Sequence[str] = ()) -> Config:
     """The config that a run left in its folder.
 
     Args:
       workdir: the run's folder.
+      plugins: plugins of the run that the user names again, and which are
+        therefore imported; see `import_plugins_of_run`.
 
     Returns:
       The config.
@@ -56,4 +103,12 @@ def read_run(workdir: pathlib.Path) -> Config:
         plain = None
     if not isinstance(plain, Mapping):
         raise ConfigError('workdir', str(workdir), "a run's folder")
-    return read_config(plain)
+    import_plugins_of_run(plain.get('plugins', ()), plugins, workdir)
+    plain = {name: v for name, v in plain.items() if name != 'format'}
+    return parse(schema_of(plain), plain)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The names in a flag, as a tuple or with commas between."""
+    parts = text.strip('()').split(',')
+    return tuple(p.strip().strip('\'"') for p in parts if p.strip())

@@ -13,7 +13,7 @@ from moe.training.workload import Task
 from moe.workloads.lm.model import active_parameters
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerRun(Config):
     """A run of a transformer with mixtures."""
 

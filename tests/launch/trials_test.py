@@ -7,8 +7,9 @@ import pytest
 from absl import flags
 
 from launch import hyper, manifest, trials
-from moe.command_line import read_config
+from moe.command_line import define_config, read_config
 from moe.config import ConfigError, changed
+from moe.workloads import registry
 from tests import tiny
 from tests.launch import sweeps
 
@@ -34,8 +35,10 @@ def reread(trial):
     assert script == 'train.py'
     assert arguments.pop() == f'--workdir={trial.folder}'
     values = flags.FlagValues()
-    trials.define_config(values, [script, *arguments])
-    return read_config(values, [script, *arguments])
+    define_config(values)
+    given = read_config(values, [script, *arguments])
+    config = registry.read_config(given.plain, given.overrides)
+    return registry.plain_of(config)
 
 
 # The five ways, as tables made by hand.
@@ -179,7 +182,7 @@ def test_names_that_would_be_the_same(tmp_path):
     assert other == [two, one]
 
 
-# What a flag cannot say goes through the section around it.
+# What has to be said by a flag.
 VALUES = {
     'none': {'optimizer.clip_norm': None},
     'none already': {'model.moe.capacity_factor': None},
@@ -204,9 +207,18 @@ def test_the_command_gives_the_config(tmp_path, name):
     changes = VALUES[name]
     sweep = read(tmp_path, sweeps.of_list([changes]), {'steps': 9})
     (trial,) = sweep.trials
-    expected = changed(
-        tiny.plain({'data.files': sweep.base['data']['files'], **sweeps.QUICK}),
-        {'steps': 9} | {k: changes[k] for k in sorted(changes)},
+    expected = registry.plain_of(
+        tiny.check(
+            changed(
+                tiny.plain(
+                    {
+                        'data.files': sweep.base['data']['files'],
+                        **sweeps.QUICK,
+                    }
+                ),
+                {'steps': 9} | {k: changes[k] for k in sorted(changes)},
+            )
+        )
     )
     assert trial.plain == expected
     assert reread(trial) == expected
@@ -224,11 +236,11 @@ WRONG = {
     ),
     'unknown section': (
         [{'modle.d_model': 4}],
-        'config.modle.d_model = 4: must be absent: no such section',
+        'config.modle = 4: must be absent: no such field (nearest: model)',
     ),
     'field of a number': (
         [{'seed.x': 4}],
-        'config.seed.x = 4: must be absent: no such section',
+        'config.seed.x = 4: must be absent: config.seed is no section',
     ),
     'twice': (
         [{'seed': 0}, {'seed': 1}, {'seed': 1}],

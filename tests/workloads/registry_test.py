@@ -1,13 +1,13 @@
-"""The task of a config is the one that it names."""
+"""The workload of a config is the one that it names."""
 
 import json
 
 import pytest
 
 from configs import lm, vision
-from moe.config import ConfigError
+from moe.config import ConfigError, Text
 from moe.workloads.lm.workload import LanguageConfig
-from moe.workloads.registry import read_config, read_run
+from moe.workloads.registry import plain_of, read_config, read_run
 from moe.workloads.vision.workload import VisionConfig
 
 
@@ -19,12 +19,44 @@ def test_by_name():
 
 
 @pytest.mark.parametrize('name', [None, 'audio', 3])
-def test_unknown_task(name):
+def test_unknown_workload(name):
     with pytest.raises(ConfigError) as caught:
-        read_config({'task': name})
-    names = "'lm', 'synthetic', 'table', 'vision'"
-    message = f'config.task = {name!r}: must be one of {names}'
-    assert str(caught.value) == message
+        read_config({'workload': name})
+    start = f'config.workload = {name!r}: must be one of '
+    assert str(caught.value).startswith(start)
+    assert "'lm', " in str(caught.value)
+
+
+def test_a_run_from_before_the_renaming_is_told_the_new_name(tmp_path):
+    (tmp_path / 'config.json').write_text('{"task": "lm", "steps": 3}')
+    with pytest.raises(ConfigError) as caught:
+        read_run(tmp_path)
+    line = "config.task = 'lm': must be absent: the field is now workload, one "
+    assert str(caught.value).startswith(line)
+
+
+def test_plugins_come_before_the_fields_that_need_them(tmp_path):
+    path = tmp_path / 'plugin.py'
+    path.write_text(
+        'from moe.training.schedules import SCHEDULES, constant\n\n'
+        "@SCHEDULES.register('mine')\n"
+        'def mine(peak, steps, *, depth: int = 3):\n'
+        '    return constant(peak, steps)\n'
+    )
+    plain = {'workload': 'lm'}
+    overrides = [
+        ('optimizer.schedule', Text('mine')),
+        ('optimizer.schedule.depth', Text('5')),
+        ('plugins', Text(f"('{path}',)")),
+    ]
+    config = read_config(plain, overrides)
+    assert config.optimizer.schedule.keywords == {'depth': 5}
+    assert plain_of(config)['plugins'] == [str(path)]
+    # And from the file.
+    section = {'schedule': 'mine'}
+    plain = {'workload': 'lm', 'plugins': [str(path)], 'optimizer': section}
+    found = plain_of(read_config(plain))['optimizer']['schedule']
+    assert found == {'name': 'mine', 'depth': 3}
 
 
 @pytest.mark.parametrize('text', [None, '{"task": "lm"', '[]'])
@@ -37,15 +69,15 @@ def test_folder_without_a_run(tmp_path, text):
 
 
 def test_folder_of_a_run(tmp_path):
-    plain = lm.get_config().to_dict()
-    plain['seed'] = 7
-    (tmp_path / 'config.json').write_text(json.dumps(plain))
+    config = read_config(lm.get_config(), [('seed', 7)])
+    text = json.dumps({**plain_of(config), 'format': 2})
+    (tmp_path / 'config.json').write_text(text)
     found = read_run(tmp_path)
-    assert isinstance(found, LanguageConfig)
+    assert plain_of(found) == plain_of(config)
     assert found.seed == 7
 
 
-def test_each_task_refuses_the_others_sections():
+def test_each_workload_refuses_the_others_fields():
     plain = vision.get_config().to_dict()
-    with pytest.raises(ConfigError, match='missing sample_prompt'):
-        read_config({**plain, 'task': 'lm'})
+    with pytest.raises(ConfigError, match=r'config\.data\.\w+ = .*no such'):
+        read_config({**plain, 'workload': 'lm'})

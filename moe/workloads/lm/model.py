@@ -19,12 +19,17 @@ from moe.parallel import split_batch
 from moe.types import Aux
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LMConfig(TransformerConfig):
-    """A decoder language model, as a config describes it."""
+    """A decoder language model.
 
-    vocab_size: PositiveInt
-    tie_embeddings: bool
+    Attributes:
+      vocab_size: V, token ids; 256 for bytes.
+      tie_embeddings: whether the output matrix is the embedding, transposed.
+    """
+
+    vocab_size: PositiveInt = 256
+    tie_embeddings: bool = False
 
     def __post_init__(self):
         super().__post_init__()

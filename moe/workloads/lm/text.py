@@ -38,12 +38,19 @@ _NOT_PROSE = {
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """A corpus of text files, as a config describes it."""
+    """A corpus of text files.
 
-    files: str
-    seq_len: Annotated[int, AtLeast(2)]
-    batch_size: PositiveInt
-    val_fraction: Annotated[float, Within(0.0, 0.5)]
+    Attributes:
+      files: glob of text files; '' is Python's standard library.
+      seq_len: S, bytes of a sequence.
+      batch_size: B, sequences a step, over all hosts.
+      val_fraction: share of the files kept for validation.
+    """
+
+    files: str = ''
+    seq_len: Annotated[int, AtLeast(2)] = 128
+    batch_size: PositiveInt = 32
+    val_fraction: Annotated[float, Within(0.0, 0.5)] = 0.04
 
 
 @dataclasses.dataclass(frozen=True)

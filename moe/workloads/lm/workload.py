@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from moe.config import ConfigError, NaturalInt
+from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.parallel import on_all
 from moe.training.workload import (
     Outcome,
@@ -39,14 +40,22 @@ from moe.workloads.transformer import TransformerRun, TransformerTask
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageConfig(TransformerRun):
-    """A run of the language model."""
+    """A run of the language model.
 
-    model: LMConfig
-    data: TextConfig
-    sample_prompt: str
-    sample_length: NaturalInt
+    Attributes:
+      sample_prompt: text that is continued at the end of the run.
+      sample_length: bytes of the continuation; 0 for none.
+    """
+
+    model: LMConfig = dataclasses.field(default_factory=LMConfig)
+    data: TextConfig = dataclasses.field(default_factory=TextConfig)
+    losses: Mapping[str, NaturalFloat] = dataclasses.field(
+        default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
+    )
+    sample_prompt: str = 'def '
+    sample_length: NaturalInt = 400
 
     def __post_init__(self):
         super().__post_init__()

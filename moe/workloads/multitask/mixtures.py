@@ -10,7 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from moe.config import Fraction, NaturalInt, PositiveInt
+from moe.config import Fraction, NaturalInt, PositiveInt, Registry
 from moe.layers import multitask
 from moe.layers.multitask import (
     PLE,
@@ -166,7 +166,7 @@ def _penalties(gates: Gates) -> dict[str, Any]:
     return {name: gates[name] for name in names}
 
 
-MIXTURES: dict[str, Callable[..., nn.Module]] = {
+_MIXTURES: dict[str, Callable[..., nn.Module]] = {
     'cgc': cgc,
     'cross_stitch': cross_stitch,
     'mmoe': mmoe,
@@ -177,3 +177,7 @@ MIXTURES: dict[str, Callable[..., nn.Module]] = {
     'snr_aver': snr_aver,
     'snr_trans': snr_trans,
 }
+
+MIXTURES = Registry('mixture')
+for _n, _r in _MIXTURES.items():
+    MIXTURES.register(_n)(_r)

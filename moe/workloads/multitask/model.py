@@ -19,6 +19,7 @@ from moe.config import (
     OneOf,
     PositiveFloat,
     PositiveInt,
+    Registry,
 )
 from moe.experts import BatchNorm, Network, Renorm
 from moe.layers.multitask import softmax
@@ -30,7 +31,7 @@ from moe.workloads.multitask.mixtures import MIXTURES
 Activation = Literal['gelu', 'linear', 'relu', 'sigmoid', 'silu', 'tanh']
 
 # Routers that need nothing but the logits, and noise.
-GATES: dict[str, Router] = {
+_GATES: dict[str, Router] = {
     'softmax': softmax,
     **{
         name: router
@@ -39,6 +40,10 @@ GATES: dict[str, Router] = {
         and traits_of(router).uses <= {'noise_logits'}
     },
 }
+
+GATES = Registry('gate')
+for _n, _r in _GATES.items():
+    GATES.register(_n)(_r)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moe.workloads.multitask.targets import KINDS, Regression
 from moe.workloads.multitask.workload import MultiTask, MultiTaskRun
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticRun(MultiTaskRun):
     """A run on synthetic tasks."""
 
@@ -31,7 +31,7 @@ class SyntheticRun(MultiTaskRun):
         return SyntheticTask(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TableRun(MultiTaskRun):
     """A run on a table."""
 

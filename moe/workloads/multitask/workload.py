@@ -47,7 +47,7 @@ class BalanceConfig:
     pcgrad: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTaskRun(Config):
     """A run of several tasks."""
 

@@ -16,7 +16,7 @@ from moe.models.transformer import RMSNorm, Stack, TransformerConfig
 from moe.types import Aux
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig(TransformerConfig):
     """A vision transformer, as a config describes it.
 

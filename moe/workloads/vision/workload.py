@@ -27,7 +27,7 @@ from moe.workloads.vision.images import ImageConfig, Images, load_images
 from moe.workloads.vision.model import ViT, ViTConfig
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TransformerRun):
     """A run of the vision transformer."""
 

@@ -1,0 +1,20 @@
+"""One line of what cannot be used."""
+
+import numpy as np
+
+from moe.config import ConfigError
+
+
+def test_long_values_of_many_lines_are_cut_to_one():
+    # 77 characters of the value, and dots.
+    line = str(ConfigError('field', 'x' * 100, 'short'))
+    assert line == "field = '" + 'x' * 76 + '...: must be short'
+    line = str(ConfigError('field', np.zeros((2, 3)), 'a number'))
+    assert (
+        line == 'field = array([[0., 0., 0.], [0., 0., 0.]]): must be a number'
+    )
+
+
+def test_inside():
+    error = ConfigError('low', 2, 'at most 1').inside('config.inner')
+    assert str(error) == 'config.inner.low = 2: must be at most 1'

@@ -1,0 +1,121 @@
+"""Fields changed by dotted name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import pytest
+
+from moe.config import (
+    ConfigError,
+    OneOf,
+    Registry,
+    Text,
+    override,
+    parse,
+)
+
+ROUTERS = Registry('router')
+
+
+@ROUTERS.register('one')
+def one(*, k: int = 2, renormalize: bool = True):
+    return k, renormalize
+
+
+@ROUTERS.register('two')
+def two(*, k: int = 3, scale: float = 1.0):
+    return k, scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    hidden: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    width: int = 8
+    router: Annotated[Callable, OneOf(ROUTERS)] = one
+    shared: Shared | None = None
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    steps: int = 1
+    model: Model = dataclasses.field(default_factory=Model)
+
+
+def read(plain, **changes):
+    values = [(name.replace('__', '.'), v) for name, v in changes.items()]
+    return parse(Run, override(Run, plain, values))
+
+
+def test_fields_that_the_file_leaves_out():
+    found = read({}, steps=Text('3'), model__width=Text('16'))
+    assert (found.steps, found.model.width) == (3, 16)
+    found = read({}, model__shared__hidden=Text('5'))
+    assert found.model.shared == Shared(5)
+    found = read({'model': {'shared': {}}}, model__shared=Text('None'))
+    assert found.model.shared is None
+    assert read({}, model__losses__z=0.5).model.losses == {'z': 0.5}
+
+
+def test_another_entry_leaves_the_defaults_of_the_old_one():
+    # Of one, k = 2 and renormalize are defaults: two has its own.
+    plain = {'model': {'router': {'name': 'one', 'k': 2, 'renormalize': True}}}
+    assert read(plain, model__router__name='two').model.router() == (3, 1.0)
+    # The order of the flags does not matter.
+    found = read(plain, model__router__scale=2.0, model__router__name='two')
+    assert found.model.router() == (3, 2.0)
+    # What was set stays if the new entry has it,
+    plain = {'model': {'router': {'name': 'one', 'k': 7}}}
+    assert read(plain, model__router__name='two').model.router() == (7, 1.0)
+    # and is the reason if it has not.
+    plain = {'model': {'router': {'name': 'one', 'renormalize': False}}}
+    with pytest.raises(ConfigError) as error:
+        read(plain, model__router__name='two')
+    assert str(error.value) == (
+        "config.model.router.renormalize = False: must be absent: 'two' has "
+        'no such option (it is one of one)'
+    )
+    # A whole section replaces it, or the name alone.
+    whole = Text('{"name": "two"}')
+    assert read(plain, model__router=whole).model.router() == (3, 1.0)
+    assert read(plain, model__router=Text('two')).model.router() == (3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        (
+            'stepps',
+            'config.stepps = 1: must be absent: no such field (nearest: steps)',
+        ),
+        (
+            'steps.more',
+            'config.steps.more = 1: must be absent: config.steps is no section',
+        ),
+        (
+            'model.router.scale',
+            'config.model.router.scale = 1: must be absent: '
+            "'one' has no such option (it is one of two)",
+        ),
+        (
+            'model.shared.hiden',
+            'config.model.shared.hiden = 1: must be absent: '
+            'no such field (nearest: hidden)',
+        ),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ConfigError) as error:
+        override(Run, {}, [(name, 1)])
+    assert str(error.value) == message
+
+
+def test_the_config_itself_stays():
+    plain = {'model': {'router': {'name': 'one', 'k': 7}}}
+    override(Run, plain, [('model.router.k', 3), ('model.width', 2)])
+    assert plain == {'model': {'router': {'name': 'one', 'k': 7}}}
