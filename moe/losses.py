@@ -12,8 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from moe.config import Registry
+
 AxisName = str | tuple[str, ...] | None
-Scope = Literal['padded', 'group', 'device', 'global']
+Scope = Literal['padded', 'group', 'global']
+
+# Functions of a `moe.types.RoutingSummary`; their options are keyword-only.
+AUXILIARY_LOSSES = Registry('auxiliary loss')
 
 
 def load_balance(
@@ -36,7 +41,7 @@ def load_balance(
       counts: live assignments of each expert, before capacity.
       mask: True for live tokens.
       scope: over what f and p are means: each 'group' (then the mean over
-        groups that have tokens), the local 'device', or 'global'. 'padded' is
+        groups that have tokens), or all of them, 'global'. 'padded' is
         for parity with GShard's first two-level code: over all S places of
         each group, of which f is a share, empty ones too.
       axis_name: mesh axes of the tokens; only 'global' sums over them.
@@ -53,11 +58,10 @@ def load_balance(
     prob_sum = jnp.sum(probs.astype(jnp.float32) * live, axis=1)
     num_tokens = jnp.sum(live, axis=1)
     counts = lax.stop_gradient(counts.astype(jnp.float32))
-    if scope in ('device', 'global'):
+    if scope == 'global':
         prob_sum = jnp.sum(prob_sum, axis=0, keepdims=True)
         num_tokens = jnp.sum(num_tokens, axis=0, keepdims=True)
         counts = jnp.sum(counts, axis=0, keepdims=True)
-    if scope == 'global':
         prob_sum, num_tokens, counts = sum_over(
             (prob_sum, num_tokens, counts), axis_name
         )

@@ -8,8 +8,8 @@ expert e. Row-major order is priority order.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -88,6 +88,7 @@ class Context(NamedTuple):
 
 
 Router = Callable[[Float[Array, 'G S E'], Context], Routing]
+AnyRouter = TypeVar('AnyRouter', bound=Callable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +107,10 @@ class Traits:
 def traits(
     uses: Iterable[str] = (),
     looks_ahead: Literal['never', 'in training', 'always'] = 'never',
-) -> Callable[[Router], Router]:
+) -> Callable[[AnyRouter], AnyRouter]:
     """Declares the `Traits` of a router; one without has the defaults."""
 
-    def mark(router: Router) -> Router:
+    def mark(router: AnyRouter) -> AnyRouter:
         declared = Traits(frozenset(uses), looks_ahead)
         router.traits = declared  # type: ignore[attr-defined]
         return router
@@ -122,6 +123,41 @@ def traits_of(router: Any) -> Traits:
     while isinstance(router, functools.partial):
         router = router.func
     return getattr(router, 'traits', Traits())
+
+
+class RoutingSummary(NamedTuple):
+    """What an auxiliary loss is a function of: the routing of one layer.
+
+    Attributes:
+      probs: [G, S, E] float32, router probabilities; rows sum to 1.
+      logits: [G, S, N] float32, router logits without noise; N is E, and the
+        number of slots for a soft mixture.
+      mask: [G, S] bool, the valid tokens.
+      gates: [G, S, E] float32, combine weights; 0 where not chosen or not
+        valid.
+      assignments: [G, S, E] float32, how often, or how much, a token was
+        assigned to an expert, before capacity.
+      balance_assignments: [G, S, E] float32, those that the balance losses
+        count.
+      selection_probability: [G, S, E] float32, the probability that the
+        expert is among the chosen if only its noise were drawn again; without
+        noise 1 where the gate is positive.
+      num_sequences: B, in which the tokens stand one after another.
+      state: the router's state by name.
+    """
+
+    probs: Float[Array, 'G S E']
+    logits: Float[Array, 'G S N']
+    mask: Bool[Array, 'G S']
+    gates: Float[Array, 'G S E']
+    assignments: Float[Array, 'G S E']
+    balance_assignments: Float[Array, 'G S E']
+    selection_probability: Float[Array, 'G S E']
+    num_sequences: int
+    state: Mapping[str, Any]
+
+
+AuxiliaryLoss = Callable[[RoutingSummary], Float[Array, '']]
 
 
 class Aux(NamedTuple):

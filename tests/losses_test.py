@@ -11,7 +11,7 @@ from absl.testing import parameterized
 from jax.sharding import AxisType, PartitionSpec
 
 from moe import losses
-from moe.layers.account import dense
+from moe.layers.auxiliary import dense
 from moe.routing import top_k
 from moe.types import Context
 from tests.reference import layer as reference
@@ -55,7 +55,7 @@ class LoadBalanceTest(chex.TestCase):
 
         np.testing.assert_allclose(loss(logits), 1, rtol=1e-6)
 
-    @parameterized.parameters('group', 'device', 'global')
+    @parameterized.parameters('group', 'global')
     def test_e_when_collapsed(self, scope):
         # All six tokens on expert 2 of 5, whose probability is 1: 5 * 1 * 1.
         probs = np.zeros((2, 3, 5), np.float32)
@@ -73,9 +73,7 @@ SPLIT_COUNTS = jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
 SPLIT_MASK = jnp.array([[True] * 3] * 2 + [[False] * 3])
 
 
-@pytest.mark.parametrize(
-    ('scope', 'loss'), [('group', 2), ('device', 1), ('global', 1)]
-)
+@pytest.mark.parametrize(('scope', 'loss'), [('group', 2), ('global', 1)])
 def test_scope(scope, loss):
     args = (SPLIT, SPLIT_COUNTS, SPLIT_MASK)
     assert losses.load_balance(*args, scope=scope) == loss
@@ -113,7 +111,7 @@ def test_padding_counts_in_neither_factor():
     # The known gates, and two rows of padding that would shift the mean.
     probs = jnp.array([GATES[0] + [[0.0, 1.0, 0.0]] * 2])
     mask = jnp.array([[True] * 4 + [False] * 2])
-    for scope in ('group', 'device', 'global'):
+    for scope in ('group', 'global'):
         args = (probs, jnp.array(FIRST_CHOICES), mask)
         loss = losses.load_balance(*args, scope=scope)
         np.testing.assert_allclose(loss, 1.0875, rtol=1e-6)
@@ -132,7 +130,7 @@ def test_balance_gradient():
     assert not np.any(of_counts)
 
 
-@pytest.mark.parametrize('scope', ['group', 'device', 'global', 'padded'])
+@pytest.mark.parametrize('scope', ['group', 'global', 'padded'])
 def test_nothing_live_is_zero_and_not_nan(scope):
     mask = jnp.zeros((1, 4), bool)
     balance = functools.partial(losses.load_balance, scope=scope)
@@ -236,23 +234,6 @@ def test_balance_over_devices_is_that_of_one(how, scope):
     np.testing.assert_allclose(alone, desired, rtol=1e-6)
     assert np.any(gradient_alone)
     np.testing.assert_allclose(gradient, gradient_alone, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize('how', OVER_DEVICES)
-def test_device_scope_is_the_mean_over_devices_with_tokens(how):
-    # One group a device: the same as a mean over groups, on a device alone it
-    # is the same as the whole.
-    logits, counts, mask = eight_groups()
-    probs = np.float32(jax.nn.softmax(logits))
-    balance = functools.partial(
-        losses.load_balance, scope='device', axis_name='data'
-    )
-    value, _ = OVER_DEVICES[how](balance, probs, counts, mask)
-    wide = np.float64(probs)
-    desired = reference.load_balance(wide, counts, mask, 'group')
-    whole = reference.load_balance(wide, counts, mask, 'global')
-    np.testing.assert_allclose(value, desired, rtol=1e-6)
-    assert abs(desired - whole) > 0.1
 
 
 @pytest.mark.parametrize('how', OVER_DEVICES)

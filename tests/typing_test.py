@@ -10,13 +10,13 @@ with jaxtyping.install_import_hook('moe', 'beartype.beartype'):
     from moe.workloads.lm.generate import generate
     from moe.training.step import init_state, make_eval_step, make_train_step
     from moe.types import Routing
-    from moe.dispatch import EXECUTORS
+    from moe.dispatch import DISPATCHERS
     from moe import losses
 import jax, jax.numpy as jnp
 from tests import tiny
 
 tokens = jnp.zeros((8, 17), jnp.uint8)
-for executor in EXECUTORS:
+for executor in DISPATCHERS:
     config = tiny.parsed({
         'model.moe.executor': executor,
         'model.moe.jitter': 0.01,

@@ -1,8 +1,7 @@
-"""Dispatch: plans of who goes where, and their execution."""
+"""Dispatch: plans of who goes where, and the dispatchers that follow them."""
 
-from moe.dispatch.execute import (
-    EXECUTORS,
-    Executor,
+from moe.dispatch.base import DISPATCHERS, Dispatcher, Experts
+from moe.dispatch.dispatchers import (
     grouped,
     indexed,
     onehot,
@@ -18,8 +17,9 @@ from moe.dispatch.plan import (
 from moe.dispatch.sparse import SparseDispatcher
 
 __all__ = [
-    'EXECUTORS',
-    'Executor',
+    'DISPATCHERS',
+    'Dispatcher',
+    'Experts',
     'Plan',
     'SparseDispatcher',
     'grouped',

@@ -1,8 +1,7 @@
 """Linen layers that mix experts."""
 
-from moe.layers.account import LOSSES
+from moe.layers.auxiliary import LOSSES, auxiliary, summarize
 from moe.layers.config import (
-    CHOICES,
     MoEConfig,
     check_model,
     choices,
@@ -17,7 +16,6 @@ from moe.layers.soft_moe import SoftMoE
 from moe.layers.top2 import hierarchical_top2_moe, top2_moe
 
 __all__ = [
-    'CHOICES',
     'LOSSES',
     'ConvexCombination',
     'Gate',
@@ -27,10 +25,12 @@ __all__ = [
     'MoEConfig',
     'Shared',
     'SoftMoE',
+    'auxiliary',
     'by_expert',
     'check_model',
     'choices',
     'chosen',
     'hierarchical_top2_moe',
+    'summarize',
     'top2_moe',
 ]

@@ -21,28 +21,18 @@ from moe.config import (
     options,
 )
 from moe.experts import MLP, Activation, Cheap
+from moe.layers.auxiliary import load_balance
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
 from moe.parallel import ExchangeName
-from moe.routing import ROUTERS, next_state
+from moe.routing import ROUTERS, next_state, soft
 from moe.types import (
     Context,
     Router,
-    traits,
     traits_of,
 )
-
-
-@ROUTERS.register('soft')
-@traits(looks_ahead='always')
-def soft(logits, context, *, capacity_factor: PositiveFloat = 1.0):
-    """Stands for `SoftMoE` among the routers of a config; never called."""
-    raise NotImplementedError
-
-
-CHOICES = ROUTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +43,7 @@ class MoEConfig:
     d_ff: PositiveInt = 128
     activation: Activation = 'swiglu'
     use_bias: bool = False
-    router: Annotated[Router, OneOf(CHOICES)] = ROUTERS['top_k']
+    router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top_k']
     outer_experts: NaturalInt = 0
     outer_router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top2']
     allow_lookahead: bool = False
@@ -82,6 +72,9 @@ class MoEConfig:
             allowed = f'0 or a divisor of num_experts ({self.num_experts})'
             raise ConfigError('outer_experts', self.outer_experts, allowed)
         self._check_exchange()
+        if self.outer_experts and _function(self.outer_router) is soft:
+            allowed = 'a router of assignments'
+            raise ConfigError('outer_router.name', 'soft', allowed)
         if not self.is_soft:
             count = self._mlps + self._cheap.num_experts
             _check('router', self.router, count)
@@ -162,8 +155,7 @@ class MoEConfig:
         experts = make(hidden=self.d_ff, num_experts=self._mlps)
         layer: Any
         if self.is_soft:
-            factor = choices(self.router)
-            layer = SoftMoE(experts, factor, self.num_groups, parent=None)
+            layer = SoftMoE(experts, self.router, self.num_groups, parent=None)
         else:
             layer = MoE(
                 experts=experts,
@@ -178,7 +170,11 @@ class MoEConfig:
                 min_capacity=self.min_capacity,
                 capacity_rule=self.capacity_rule,
                 num_groups=None if self.outer_experts else self.num_groups,
-                balance_scope=self.balance_scope,
+                losses={
+                    'load_balance': functools.partial(
+                        load_balance, scope=self.balance_scope
+                    )
+                },
                 batch_prioritized=self.batch_prioritized,
                 cheap=self._cheap if self._cheap.num_experts else None,
                 parent=None,
@@ -290,7 +286,7 @@ def _function(router: Any) -> Any:
 
 
 def _name(router: Any) -> str:
-    found = [n for n, r in CHOICES.items() if r is _function(router)]
+    found = [n for n, r in ROUTERS.items() if r is _function(router)]
     return found[0] if found else repr(router)
 
 

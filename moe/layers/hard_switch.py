@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import Unlike
-from moe.layers.account import account, dense
+from moe.layers.auxiliary import auxiliary, dense, summarize
 from moe.routing import top_k
 from moe.types import Aux, Context, Routing
 
@@ -63,7 +63,7 @@ class HardSwitch(nn.Module):
             single experts: see `chosen` and `by_expert`.
 
         Returns:
-          The outputs, and the Aux of `account` with one more statistic,
+          The outputs, and the Aux of `auxiliary` with one more statistic,
           'nan_gates': valid examples with a logit that is not a number. They
           go to the first expert.
 
@@ -101,7 +101,9 @@ class HardSwitch(nn.Module):
         run = Unlike(self.experts, self.block_size)
         nn.share_scope(self, run)  # its parameters are this layer's
         y, kept = grouped(x[None], routing, run, None)
-        aux = account(routing, kept, record=record)
+        aux = auxiliary(summarize(routing), kept)
+        if record:
+            aux = aux._replace(routing=routing)
         aux.stats['nan_gates'] = jnp.sum((lost & live).astype(jnp.float32))
         return y[0], aux
 

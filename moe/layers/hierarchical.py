@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
+from moe.config import options
 from moe.dispatch import Plan, padded_plan, row_weight
-from moe.layers.account import account
+from moe.layers.auxiliary import auxiliary, load_balance, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.layers.moe import MoE
 from moe.ops import collect, spread
@@ -37,7 +38,7 @@ class HierarchicalMoE(nn.Module):
 
     Attributes:
       inner: the mixture that every group of experts has its own copy of.
-        Capacity, jitter, balance scope and priority are those of both levels.
+        Capacity, jitter, losses and priority are those of both levels.
       outer_experts: M.
       outer_router: of the first level.
       num_groups: G, in which tokens compete for slots; None makes every
@@ -133,14 +134,14 @@ class HierarchicalMoE(nn.Module):
             plan.row,
             live.size,
         )
-        outer = account(
+        summary = summarize(
             routing,
-            plan.kept,
-            scope=inner.balance_scope,
             num_sequences=live.size // x.shape[-2],
-            penalty=penalty,
+            state={} if penalty is None else {'penalty': penalty},
         )
-        both = _both(outer, aux, plan.sizes, inner.balance_scope)
+        outer = auxiliary(summary, plan.kept, inner.losses)
+        balance = inner.losses.get('load_balance', load_balance)
+        both = _both(outer, aux, plan.sizes, options(balance)['scope'])
         if record:
             both = both._replace(routing=(routing, aux.routing))
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), both

@@ -5,25 +5,28 @@ B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
-from moe import dispatch, losses
+from moe import dispatch
 from moe.capacity import CapacityRule, capacity
 from moe.config import ConfigError
-from moe.dispatch import EXECUTORS, only_experts
+from moe.dispatch import DISPATCHERS, only_experts
 from moe.experts import Cheap
-from moe.layers.account import account, dense, room_stats
+from moe.layers.auxiliary import auxiliary, buffer_stats, dense, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import EXCHANGES, ExchangeName, over_devices
 from moe.parallel.mesh import EXPERT_AXES, ways
 from moe.routing import top_k
 from moe.types import (
     Aux,
+    AuxiliaryLoss,
     Context,
     Router,
     Routing,
@@ -57,7 +60,8 @@ class MoE(nn.Module):
       capacity_rule: of `moe.capacity.capacity`.
       num_groups: G; tokens compete for slots inside a group. None makes every
         leading row a group.
-      balance_scope: over what the balance loss takes its means.
+      losses: auxiliary losses beside the built-in ones, or in the place of
+        those of the same name, by name: functions of a `RoutingSummary`.
       batch_prioritized: whether slots go by the router's confidence, and not
         in token order (arXiv 2106.05974).
       cheap: zero, copy and constant experts, beside the others: to the router
@@ -77,7 +81,7 @@ class MoE(nn.Module):
     min_capacity: int = 1
     capacity_rule: CapacityRule = 'assignments'
     num_groups: int | None = None
-    balance_scope: losses.Scope = 'global'
+    losses: Mapping[str, AuxiliaryLoss] = FrozenDict()
     batch_prioritized: bool = False
     cheap: Cheap | None = None
     router_init: Any = nn.initializers.variance_scaling(
@@ -113,7 +117,7 @@ class MoE(nn.Module):
           record: whether to return the Routing in the Aux.
 
         Returns:
-          The outputs, and the Aux of `account`.
+          The outputs, and the Aux of `auxiliary`.
 
         Raises:
           ValueError: if the tokens do not divide into the groups, or, for an
@@ -142,16 +146,16 @@ class MoE(nn.Module):
         routing, penalty = gate(tokens, context)
         slots = self.slots(routing, train)
         y, kept, excess = self._execute(tokens, routing, slots)
-        aux = account(
+        summary = summarize(
             routing,
-            kept,
-            scope=self.balance_scope,
             num_sequences=live.size // x.shape[-2],
-            penalty=penalty,
-            record=record,
+            state={} if penalty is None else {'penalty': penalty},
         )
+        aux = auxiliary(summary, kept, self.losses)
+        if record:
+            aux = aux._replace(routing=routing)
         if excess is not None:
-            lost = room_stats(
+            lost = buffer_stats(
                 excess, jnp.sum(routing.live), aux.stats['dropped']
             )
             aux.stats.update(lost)
@@ -202,7 +206,7 @@ class MoE(nn.Module):
         Returns the outputs, what was kept, and with a bound on the room the
         assignments [G, E] that had a slot but none.
         """
-        execute = EXECUTORS[self.executor]
+        execute = DISPATCHERS[self.executor]
         axes = EXPERT_AXES[: self.exchange_levels]
         devices = ways(jax.sharding.get_abstract_mesh(), axes)
         bounded = self.exchange_room is not None

@@ -3,16 +3,21 @@
 B leading rows, S tokens a group, E experts, P slots an expert, D width.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
+from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float
 
 from moe.capacity import capacity
-from moe.layers.account import account_gates
+from moe.config import options
+from moe.layers.auxiliary import auxiliary
 from moe.layers.gate import in_groups
-from moe.routing.soft import soft
-from moe.types import Aux
+from moe.routing.soft import slot_logits, soft
+from moe.types import Aux, AuxiliaryLoss, Context, RoutingSummary
 
 
 class SoftMoE(nn.Module):
@@ -24,14 +29,17 @@ class SoftMoE(nn.Module):
 
     Attributes:
       experts: a module with `num_experts`, called with buffers [E, N, D].
-      capacity_factor: slots of all experts over tokens, `P = ceil(S * factor /
-        E)`; at 1 the experts cost as much as a dense layer.
+      router: `soft`, or a partial of it; its option `capacity_factor` is the
+        number of slots of all experts over that of tokens,
+        `P = ceil(S * factor / E)`.
       num_groups: G; None makes every leading row a group.
+      losses: as of `MoE`.
     """
 
     experts: nn.Module
-    capacity_factor: float = 1.0
+    router: Any = soft
     num_groups: int | None = None
+    losses: Mapping[str, AuxiliaryLoss] = FrozenDict()
 
     @nn.compact
     def __call__(
@@ -50,7 +58,7 @@ class SoftMoE(nn.Module):
           mask: True for live tokens; None if all are. Padding is in no slot
             and gets output 0.
           token_ids: not read; every mixture layer is called alike.
-          train: not read.
+          train: told to the router, and not read by `soft`.
           record: not read: there are no assignments to record.
 
         Returns:
@@ -63,16 +71,18 @@ class SoftMoE(nn.Module):
         tokens, live = in_groups(x, mask, self.num_groups)
         num_groups, size = live.shape
         num_experts = self.experts.num_experts  # type: ignore[attr-defined]
-        slots = capacity(size, num_experts, 1, self.capacity_factor)
+        factor = options(self.router)['capacity_factor']
+        slots = capacity(size, num_experts, 1, factor)
         normal = nn.initializers.lecun_normal()
         ones = nn.initializers.ones_init()
         kernel = (x.shape[-1], num_experts * slots)
-        routing = soft(
+        logits = slot_logits(
             tokens.astype(jnp.float32),
             self.param('router', normal, kernel),
             self.param('scale', ones, ()),
-            live,
         )
+        position = jnp.arange(live.size, dtype=jnp.int32).reshape(live.shape)
+        routing = self.router(logits, Context(live, position, train=train))
         rows = jnp.einsum(
             'gsn,gsd->gnd', routing.dispatch.astype(x.dtype), tokens
         )
@@ -85,14 +95,16 @@ class SoftMoE(nn.Module):
         share = jnp.sum(share, axis=-1)
         # Padding has the uniform distribution, which no loss counts.
         probs = jnp.where(live[..., None], share, 1.0 / num_experts)
-        aux = account_gates(
-            probs,
-            routing.logits,
-            share,
-            share,
-            jnp.sum(share),
-            live,
-            chance=share,
+        summary = RoutingSummary(
+            probs=probs,
+            logits=routing.logits,
+            mask=live,
+            gates=share,
+            assignments=share,
+            balance_assignments=share,
+            selection_probability=share,
             num_sequences=live.size // x.shape[-2],
+            state={},
         )
+        aux = auxiliary(summary, jnp.sum(share), self.losses)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux

@@ -12,9 +12,12 @@ from jaxtyping import Array
 
 from moe.config import ConfigError, options
 from moe.experts import MLP, Activation, Lifted, Unlike
+from moe.layers.auxiliary import load_balance
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
+from moe.losses import Scope
 from moe.routing import top2
+from moe.types import AuxiliaryLoss
 
 Experts = nn.Module | Sequence[nn.Module] | None
 
@@ -70,7 +73,7 @@ def top2_moe(
         'eval_capacity_factor': eval_capacity_factor,
         'min_capacity': 4,
         'capacity_rule': 'tokens',
-        'balance_scope': 'group',
+        'losses': _balance('group'),
     }
     return MoE(experts, **fields | others)
 
@@ -99,6 +102,11 @@ def hierarchical_top2_moe(
     """
     groups, count = num_experts
     # Of the GShard code: the mean over all places, empty ones too.
-    fields = {'balance_scope': 'padded', 'parent': None}
+    fields = {'losses': _balance('padded'), 'parent': None}
     inner = top2_moe(dim, count, hidden, **fields | others)
     return HierarchicalMoE(inner, groups, inner.router)
+
+
+def _balance(scope: Scope) -> dict[str, AuxiliaryLoss]:
+    """Losses of which the load-balance loss has the given scope."""
+    return {'load_balance': functools.partial(load_balance, scope=scope)}

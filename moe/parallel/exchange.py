@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import ConfigError
 from moe.dispatch import (
-    Executor,
+    Dispatcher,
     grouped_plan,
     kept,
     only_experts,
@@ -40,12 +40,12 @@ from moe.types import Routing
 ExchangeName = Literal['none', 'all_to_all', 'ragged', 'gather']
 
 
-def none(execute: Executor, axis_name: str) -> Executor:
+def none(execute: Dispatcher, axis_name: str) -> Dispatcher:
     """The executor as it is: every device has all experts."""
     return execute
 
 
-def all_to_all(execute: Executor, axis_name: str) -> Executor:
+def all_to_all(execute: Dispatcher, axis_name: str) -> Dispatcher:
     """Buffers of all slots, empty ones too, travel to the experts and back.
 
     Each device sends `(n - 1) / n` of its [E, G*C, D] each way, whatever the
@@ -73,8 +73,8 @@ def all_to_all(execute: Executor, axis_name: str) -> Executor:
 
 
 def ragged(
-    execute: Executor, axis_name: str, room: float | None = None
-) -> Executor:
+    execute: Dispatcher, axis_name: str, room: float | None = None
+) -> Dispatcher:
     """Exactly the routed rows travel, after how many there are.
 
     See `moe.parallel.ragged`. A device can be sent every row that there is, so
@@ -107,7 +107,7 @@ def ragged(
     return run
 
 
-def gather(execute: Executor, axis_name: str) -> Executor:
+def gather(execute: Dispatcher, axis_name: str) -> Dispatcher:
     """Experts get the tokens of all devices, and sum what they make of them.
 
     Each device receives the `(n - 1) G S` tokens of the others and sends as
@@ -222,7 +222,7 @@ def over_devices(
     return split
 
 
-Exchange = Callable[..., Executor]
+Exchange = Callable[..., Dispatcher]
 
 EXCHANGES: dict[str, Exchange] = {
     'none': none,

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moe.config import Fraction, PositiveFloat, PositiveInt
+from moe.routing.base import ROUTERS
 from moe.routing.choice import select, token_choice
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('top_p')
 def top_p(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -41,6 +43,7 @@ def top_p(
     return token_choice(expert, gates, probs, logits, context, live=live)
 
 
+@ROUTERS.register('relu')
 @traits(uses=['penalty'])
 def relu(
     logits: Float[Array, 'G S E'],

@@ -7,9 +7,11 @@ from jaxtyping import Array, Float
 
 from moe.capacity import capacity
 from moe.config import PositiveFloat
+from moe.routing.base import ROUTERS
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('expert_choice')
 @traits(looks_ahead='always')
 def expert_choice(
     logits: Float[Array, 'G S E'],

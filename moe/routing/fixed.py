@@ -6,13 +6,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from moe.config import NaturalInt, PositiveInt
+from moe.routing.base import ROUTERS
 from moe.routing.choice import token_choice
 from moe.routing.noise import token_uniform
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('hash')
 @traits(uses=['token_id'])
-def hashed(
+def hash_router(
     logits: Float[Array, 'G S E'],
     context: Context,
     *,
@@ -47,6 +49,7 @@ def hashed(
     return _constant(table[context.token_id], logits, context, k)
 
 
+@ROUTERS.register('random')
 def random(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
 ) -> Routing:
@@ -70,7 +73,8 @@ def random(
     return _constant(first, logits, context, k)
 
 
-def uniform(
+@ROUTERS.register('round_robin')
+def round_robin(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
 ) -> Routing:
     """Deals tokens out in turn: perfect balance, for benchmarks.

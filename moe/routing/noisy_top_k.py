@@ -8,11 +8,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from moe.config import NaturalFloat, PositiveInt
+from moe.routing.base import ROUTERS
 from moe.routing.choice import select, token_choice
 from moe.routing.noise import token_normal
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('noisy_top_k')
 @traits(uses=['noise_logits'])
 def noisy_top_k(
     logits: Float[Array, 'G S E'],

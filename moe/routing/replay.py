@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moe.routing.base import ROUTERS
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('replay')
 @traits(uses=['recorded'])
 def replay(
     logits: Float[Array, 'G S E'],

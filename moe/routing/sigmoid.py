@@ -6,10 +6,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from moe.config import NaturalFloat, PositiveFloat, PositiveInt
+from moe.routing.base import ROUTERS
 from moe.routing.choice import normalized, select, token_choice
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('sigmoid')
 @traits(uses=['bias'])
 def sigmoid(
     logits: Float[Array, 'G S E'],
@@ -49,6 +51,7 @@ def sigmoid(
     return _choose(logits, context, k, renormalize, scale)
 
 
+@ROUTERS.register('group_limited')
 @traits(uses=['bias'])
 def group_limited(
     logits: Float[Array, 'G S E'],

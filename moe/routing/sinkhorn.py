@@ -7,10 +7,12 @@ from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
 from moe.losses import sum_over
+from moe.routing.base import ROUTERS
 from moe.routing.choice import select, token_choice
 from moe.types import Context, Routing, traits
 
 
+@ROUTERS.register('sinkhorn')
 @traits(looks_ahead='in training')
 def sinkhorn(
     logits: Float[Array, 'G S E'],

@@ -2,10 +2,12 @@
 
 from jaxtyping import Array, Float
 
+from moe.routing.base import ROUTERS
 from moe.routing.top_k import top_k
 from moe.types import Context, Routing
 
 
+@ROUTERS.register('switch')
 def switch(logits: Float[Array, 'G S E'], context: Context) -> Routing:
     """Sends each token to its likeliest expert, weighted by the probability.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from moe.config import NaturalFloat
+from moe.routing.base import ROUTERS
 from moe.routing.choice import token_choice
 from moe.routing.noise import token_uniform
 from moe.types import Context, Routing
@@ -15,6 +16,7 @@ Policy = Literal['all', 'none', 'threshold', 'random']
 _EPSILON = 1e-9
 
 
+@ROUTERS.register('top2')
 def top2(
     logits: Float[Array, 'G S E'],
     context: Context,

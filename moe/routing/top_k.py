@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
+from moe.routing.base import ROUTERS
 from moe.routing.choice import normalized, select, token_choice
 from moe.types import Context, Routing
 
 
+@ROUTERS.register('top_k')
 def top_k(
     logits: Float[Array, 'G S E'],
     context: Context,

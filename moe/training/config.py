@@ -71,7 +71,7 @@ class Config(abc.ABC):
     @property
     def known_losses(self) -> tuple[str, ...]:
         """The auxiliary losses that there are."""
-        return LOSSES
+        return tuple(LOSSES)
 
     def check_batch(self, sizes: Mapping[str, int]) -> None:
         """Refuses a mesh whose devices cannot share a microbatch equally.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.experts import MLP, Cheap
 from moe.layers import MoE
 from moe.routing import expert_choice, top_k
@@ -151,7 +151,7 @@ def by_loop(router, slots):
 
 
 # Of six tokens and twelve choices, ceil(6*2*.25/6) = 1 fits an MLP expert.
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 @pytest.mark.parametrize(
     ('router', 'factor'),
     [('top_k', None), ('top_k', 0.25), ('expert_choice', None)],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.experts import Unlike
 from moe.layers import MoE
 from moe.routing import top_k
@@ -141,7 +141,7 @@ def test_experts_see_no_rows_but_their_own():
     np.testing.assert_array_equal(d_times, [-5, -3, -3])
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_they_serve_any_mixture(executor):
     # Two of three experts a token, in every layout of the rows.
     experts = Unlike(MODULES, 2)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from moe.capacity import capacity
-from moe.dispatch import EXECUTORS, padded_plan
+from moe.dispatch import DISPATCHERS, padded_plan
 from moe.experts import MLP
 from moe.layers import MoE
+from moe.layers.auxiliary import load_balance
 from moe.routing import top2
 from tests.reference.compare import assert_close
 
@@ -59,7 +60,7 @@ def build(config, executor):
         capacity_factor=factor,
         eval_capacity_factor=factor,
         min_capacity=config['min_expert_capacity'],
-        balance_scope='group',
+        losses={'load_balance': functools.partial(load_balance, scope='group')},
     )
 
 
@@ -119,7 +120,7 @@ def test_slots_are_theirs(name):
     assert slots == their_slots(config) == 4
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 @pytest.mark.parametrize('name', CASES)
 def test_reproduces_the_recorded_run(name, executor):
     data = golden(name)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.experts import MLP
 from moe.layers import HierarchicalMoE, MoE
+from moe.layers.auxiliary import load_balance
 from moe.routing import ROUTERS, top2, top_k
 from tests import tiny
 from tests.reference import experts as reference_experts
@@ -26,11 +27,12 @@ VOCABULARY = 16
 MASK = np.array([[1, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1]], bool)
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_reproduces_the_recorded_run(executor):
     # Two groups of three experts; 16 tokens, capacity 1.25 at both levels.
     data = json.loads(FILE.read_text())['hier_all']
     router = functools.partial(top2, policy='all', eval_policy='all')
+    padded = functools.partial(load_balance, scope='padded')
     inner = MoE(
         MLP(hidden=5, num_experts=3, activation='relu'),
         router=router,
@@ -38,7 +40,7 @@ def test_reproduces_the_recorded_run(executor):
         capacity_factor=1.25,
         min_capacity=4,
         capacity_rule='tokens',
-        balance_scope='padded',
+        losses={'load_balance': padded},
     )
     layer = HierarchicalMoE(inner, 2, router)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.config import ConfigError, parse
+from moe.config import ConfigError, options, parse
 from moe.experts import MLP
 from moe.layers import MoE, MoEConfig
 from moe.routing import top_k
@@ -235,7 +235,7 @@ SECTION = {
 }
 HERE = ('jitter', 'executor', 'exchange', 'capacity_factor', 'min_capacity')
 HERE += ('exchange_levels', 'exchange_room')
-HERE += ('eval_capacity_factor', 'num_groups', 'balance_scope')
+HERE += ('eval_capacity_factor', 'num_groups')
 HERE += ('batch_prioritized', 'capacity_rule')
 
 
@@ -245,6 +245,7 @@ def test_config_builds_the_layer_it_describes():
     assert layer.router.keywords == {'k': 3, 'renormalize': False}
     for name in HERE:
         assert getattr(layer, name) == SECTION[name], name
+    assert options(layer.losses['load_balance']) == {'scope': 'group'}
     experts = layer.experts
     assert (experts.num_experts, experts.hidden) == (4, 8)
     assert (experts.activation, experts.use_bias) == ('relu', True)

@@ -14,13 +14,14 @@ from jax.extend.core import subjaxprs
 
 from moe.experts import MLP
 from moe.layers import MoE
+from moe.layers.auxiliary import load_balance
 from moe.routing import top_k
 from tests.reference import layer as reference
 from tests.reference import routing as reference_routing
 from tests.reference import scenarios
 from tests.reference.compare import assert_close
 
-EXECUTORS = ['onehot', 'indexed', 'grouped']
+DISPATCHERS = ['onehot', 'indexed', 'grouped']
 COEFFICIENTS = {'load_balance': 0.7, 'router_z': 0.3}
 
 
@@ -71,7 +72,7 @@ def cells():
     selections = [(k, f) for k in (1, 2, 3, 4) for f in (None, '.5')]
     activations = ['relu', 'gelu', 'silu', 'swiglu', 'geglu']
     forms = [(a, b) for b in (False, True) for a in activations]
-    for j, executor in enumerate(EXECUTORS):
+    for j, executor in enumerate(DISPATCHERS):
         for i, selection in enumerate(selections):
             yield Cell(
                 executor,
@@ -84,10 +85,10 @@ def cells():
 
 CELLS = list(cells())
 # One expert, K = 1: C = clip(ceil(6*1*.5/1), 1, 6) = 3 of 6 tokens fit.
-SINGLE = [Cell(e, 1, '.5', 'swiglu', True, num_experts=1) for e in EXECUTORS]
+SINGLE = [Cell(e, 1, '.5', 'swiglu', True, num_experts=1) for e in DISPATCHERS]
 NARROW = [
     Cell(e, *selection)
-    for e in EXECUTORS
+    for e in DISPATCHERS
     for selection in [(1, None, 'relu', False), (3, '.5', 'geglu', True)]
 ]
 
@@ -97,6 +98,7 @@ def name_of(cell):
 
 
 def build(cell, dtype=jnp.float32, **options):
+    balance = functools.partial(load_balance, scope=cell.scope)
     return MoE(
         MLP(
             hidden=scenarios.HIDDEN,
@@ -108,7 +110,7 @@ def build(cell, dtype=jnp.float32, **options):
         router=functools.partial(top_k, k=cell.k, renormalize=cell.renormalize),
         executor=cell.executor,
         capacity_factor=None if cell.factor is None else float(cell.factor),
-        balance_scope=cell.scope,
+        losses={'load_balance': balance},
         **options,
     )
 
@@ -177,7 +179,7 @@ def test_equals_the_loop(cell):
             assert dropped > 0
 
 
-@pytest.mark.parametrize('cell', SINGLE, ids=EXECUTORS)
+@pytest.mark.parametrize('cell', SINGLE, ids=DISPATCHERS)
 def test_single_expert(cell):
     for scenario in scenarios.SCENARIOS:
         desired = check(cell, cell.problem(scenario), jnp.float32, 5e-6)
@@ -207,7 +209,7 @@ def cell_of(executor, factor):
     return cell
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_permuting_tokens_permutes_outputs(executor, seed):
@@ -225,7 +227,7 @@ def test_permuting_tokens_permutes_outputs(executor, seed):
     assert_close(gradients_moved, gradients, 5e-6)
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_permuting_experts_changes_nothing(executor, seed):
@@ -251,7 +253,7 @@ def test_permuting_experts_changes_nothing(executor, seed):
 
 
 @pytest.mark.parametrize('factor', [None, '.5'])
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 @hypothesis.settings(max_examples=5)
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_masked_token_influences_nothing(executor, factor, seed):
@@ -273,7 +275,7 @@ def test_masked_token_influences_nothing(executor, factor, seed):
     assert not np.any(two[2]['x'][~problem.mask])
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_expert_without_tokens_has_zero_gradients(executor):
     cell = cell_of(executor, None)
     gradients = compiled(cell, jnp.float32)(cell.problem('empty'))[2]
@@ -283,7 +285,7 @@ def test_expert_without_tokens_has_zero_gradients(executor):
         assert np.any(value[1:]), name
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_masks_and_loads_do_not_recompile(executor):
     cell = cell_of(executor, '.5')
     layer = build(cell)

@@ -10,6 +10,7 @@ import pytest
 
 from moe.experts import MLP
 from moe.layers import SoftMoE
+from moe.routing import soft
 from tests import tiny
 from tests.reference import experts as reference_experts
 from tests.reference import layer as reference_layer
@@ -25,7 +26,8 @@ X, DY = tiny.numbers((G, S, D), 0), tiny.numbers((G, S, D), 1)
 
 
 def build(factor=1.0, num_groups=None, dtype=jnp.float32):
-    return SoftMoE(MLP(F, num_experts=E, dtype=dtype), factor, num_groups)
+    router = functools.partial(soft, capacity_factor=factor)
+    return SoftMoE(MLP(F, num_experts=E, dtype=dtype), router, num_groups)
 
 
 def params_of(slots):

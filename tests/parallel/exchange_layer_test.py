@@ -21,6 +21,7 @@ from moe.parallel import (
 from moe.parallel.mesh import EXPERT_AXES
 from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
+from tests.routing.common import ASSIGNING
 
 G, S, D, E, VOCABULARY = 8, 4, 4, 8, 16
 KEY = jax.random.key(5)
@@ -190,7 +191,9 @@ def factor_of(i, j):
 
 @functools.cache
 def on_one_device(factor):
-    layers = {name: build(name, 'indexed', 'none', factor) for name in ROUTERS}
+    layers = {
+        name: build(name, 'indexed', 'none', factor) for name in ASSIGNING
+    }
     return run(layers, (1, 1, 1, 1, 1))
 
 
@@ -201,7 +204,7 @@ def cells():
     cells, each run on two scenarios.
     """
     found = {}
-    for i, name in enumerate(ROUTERS):
+    for i, name in enumerate(ASSIGNING):
         for j, sizes in enumerate(MESHES):
             exchange = list(SERVED)[(i + j) % 5]
             executors = SERVED[exchange]

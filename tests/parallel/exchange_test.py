@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.parallel import EXCHANGES, over_devices, ragged
 from moe.routing import expert_choice, top_k
 from moe.types import Context
@@ -66,7 +66,7 @@ def gradients(execute, slots):
 @functools.cache
 def alone(router, slots):
     x, w, routing, dy = problem(router)
-    run = jax.jit(gradients(EXECUTORS['indexed'], slots))
+    run = jax.jit(gradients(DISPATCHERS['indexed'], slots))
     return jax.device_get(run(x, w, routing, routing.weight, dy))
 
 
@@ -88,7 +88,7 @@ def check(found, desired):
 @pytest.mark.parametrize(('exchange', 'executor'), CASES[1:])
 def test_over_a_mesh(exchange, executor):
     # The gradient of the whole, experts split over 4 of 8 devices.
-    execute = EXCHANGES[exchange](EXECUTORS[executor], 'expert')
+    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
 
     def split(x, routing, experts, slots):
         def run(w, x, routing):
@@ -111,7 +111,7 @@ def test_over_a_mesh(exchange, executor):
 def test_under_pmap(exchange, executor):
     # Each device differentiates its own part of the sum; experts are its own.
     x, w, routing, dy = problem()
-    execute = EXCHANGES[exchange](EXECUTORS[executor], 'expert')
+    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
     run = jax.pmap(
         gradients(execute, SLOTS),
         axis_name='expert',
@@ -138,7 +138,7 @@ def test_under_pmap(exchange, executor):
 )
 def test_layouts_that_cannot_be_exchanged(exchange, executor):
     x, w, routing, _ = problem()
-    execute = EXCHANGES[exchange](EXECUTORS[executor], 'expert')
+    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
     with pytest.raises(ValueError, match=f'^{exchange}: needs '):
         execute(x, routing, functools.partial(scaled, w), None)
 
@@ -155,7 +155,7 @@ def test_room_for_fewer_rows():
     x, w, _, _ = problem()
     found = {}
     for room in (4 / 3, 2.0, None):
-        execute = ragged(EXECUTORS['grouped'], 'expert', room)
+        execute = ragged(DISPATCHERS['grouped'], 'expert', room)
         with jax.set_mesh(mesh_of(expert=2)):
             run = jax.jit(
                 over_devices(

@@ -67,11 +67,13 @@ def test_no_slot_and_no_room():
         [1, 0, 0],
         [0, 1, 0],
     ]
-    assert_close(stats['dropped_slot'], 4 / 12, 1e-6)
-    assert_close(stats['dropped_room'], 2 / 12, 1e-6)
+    assert_close(stats['dropped_capacity'], 4 / 12, 1e-6)
+    assert_close(stats['dropped_buffer'], 2 / 12, 1e-6)
     assert_close(stats['dropped'], 6 / 12, 1e-6)
-    assert_close(stats['dropped_room_by_sender'], np.array([0, 2 / 12]), 1e-6)
-    assert_close(stats['dropped_room_by_receiver'], np.array([2 / 12, 0]), 1e-6)
+    assert_close(stats['dropped_buffer_by_sender'], np.array([0, 2 / 12]), 1e-6)
+    assert_close(
+        stats['dropped_buffer_by_receiver'], np.array([2 / 12, 0]), 1e-6
+    )
 
 
 def test_statistics_are_of_all_devices():
@@ -81,11 +83,11 @@ def test_statistics_are_of_all_devices():
     for choices in (CROWDED + EVEN, EVEN + CROWDED):
         served, stats = call(choices, FOUR, 1.25, None)
         assert served.sum() == 20
-        assert stats['dropped_slot'] == 0
-        assert_close(stats['dropped_room'], 4 / 24, 1e-6)
+        assert stats['dropped_capacity'] == 0
+        assert_close(stats['dropped_buffer'], 4 / 24, 1e-6)
         by_sender = np.array([0, 4 / 24])
-        assert_close(stats['dropped_room_by_sender'], by_sender, 1e-6)
-        assert_close(stats['dropped_room_by_receiver'], by_sender[::-1], 1e-6)
+        assert_close(stats['dropped_buffer_by_sender'], by_sender, 1e-6)
+        assert_close(stats['dropped_buffer_by_receiver'], by_sender[::-1], 1e-6)
 
 
 @pytest.mark.parametrize(('sizes', 'room'), [(TWO, 2.0), (TWO, 99.0), (ONE, 1)])
@@ -93,11 +95,11 @@ def test_room_for_all(sizes, room):
     # Twice the share of two is everything, and one device sends nothing.
     served, stats = call(CROWDED, sizes, room, None)
     assert served.all()
-    names = ('dropped', 'dropped_slot', 'dropped_room')
+    names = ('dropped', 'dropped_capacity', 'dropped_buffer')
     assert [stats[name] for name in names] == [0, 0, 0]
     devices = sizes[3]
-    assert stats['dropped_room_by_sender'].tolist() == [0] * devices
-    assert stats['dropped_room_by_receiver'].tolist() == [0] * devices
+    assert stats['dropped_buffer_by_sender'].tolist() == [0] * devices
+    assert stats['dropped_buffer_by_receiver'].tolist() == [0] * devices
 
 
 def test_without_a_bound_nothing_is_said_of_room():

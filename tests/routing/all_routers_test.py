@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.experts import MLP
 from moe.layers import MoE, choices
 from moe.routing import ROUTERS, updated_bias
@@ -23,6 +23,7 @@ from tests.reference import losses as reference_losses
 from tests.reference import routing as reference_routing
 from tests.reference import scenarios
 from tests.reference.compare import assert_close
+from tests.routing.common import ASSIGNING
 
 E, VOCABULARY = 4, 16
 GRID = (scenarios.GROUPS, scenarios.SIZE)
@@ -39,8 +40,8 @@ OPTIONS = {
     'top_p': {'k': 2, 'p': 0.6},
 }
 # Their choices depend on the position: in training, or always.
-NOISY, BY_POSITION = ('noisy_top_k', 'top2'), ('random', 'uniform')
-UNTRAINED = ('hash', 'random', 'uniform')
+NOISY, BY_POSITION = ('noisy_top_k', 'top2'), ('random', 'round_robin')
+UNTRAINED = ('hash', 'random', 'round_robin')
 FACTOR = '.5'
 Experts = nn.jit(MLP)
 
@@ -192,7 +193,7 @@ def objective(params, x, layer, name, problem, mask, train, state):
 SETTINGS = list(itertools.product([False, True], repeat=4))
 
 
-@pytest.mark.parametrize('name', ROUTERS)
+@pytest.mark.parametrize('name', ASSIGNING)
 def test_equals_the_loop_with_every_executor(name):
     for train, narrow, limited, masked in SETTINGS:
         if name == 'expert_choice' and limited:
@@ -205,7 +206,7 @@ def test_equals_the_loop_with_every_executor(name):
         params, state = variables_of(name, problem)
         args = (name, problem, mask, train, state)
         gradients = {}
-        for executor in EXECUTORS:
+        for executor in DISPATCHERS:
             layer = build(name, executor, FACTOR if limited else None, dtype)
             gradients[executor], (y, aux) = jax.device_get(
                 jax.grad(objective, argnums=(0, 1), has_aux=True)(
@@ -275,7 +276,7 @@ def check_gradients(name, gradients, live, tolerance):
         assert_close(other, first, tolerance, scale=largest)
 
 
-@pytest.mark.parametrize('name', ROUTERS)
+@pytest.mark.parametrize('name', ASSIGNING)
 def test_masked_token_influences_nothing(name):
     # Other numbers, NaN and ids in the padding: the same to the last bit.
     problem, factor = problem_of(), FACTOR
@@ -301,7 +302,7 @@ def has_noise(name, train):
     return name in BY_POSITION or (train and name in NOISY)
 
 
-@pytest.mark.parametrize('name', ROUTERS)
+@pytest.mark.parametrize('name', ASSIGNING)
 def test_permuting_tokens_permutes_outputs(name):
     problem = problem_of()
     order = np.random.default_rng(0).permutation(GRID[1])
@@ -326,7 +327,7 @@ def test_permuting_tokens_permutes_outputs(name):
         assert_close(dict(moved[1].stats), dict(aux.stats), 5e-6)
 
 
-@pytest.mark.parametrize('name', [n for n in ROUTERS if n not in UNTRAINED])
+@pytest.mark.parametrize('name', [n for n in ASSIGNING if n not in UNTRAINED])
 def test_permuting_experts_changes_nothing(name):
     # Drops included. The order keeps the pairs of group_limited together.
     problem, order = problem_of(), np.array([3, 2, 0, 1])
@@ -354,7 +355,7 @@ def test_permuting_experts_changes_nothing(name):
         assert_close(dict(aux_other.stats), stats, 5e-6)
 
 
-@pytest.mark.parametrize('name', ROUTERS)
+@pytest.mark.parametrize('name', ASSIGNING)
 def test_evaluation_is_deterministic(name):
     # Whatever the key, and without one.
     layer, problem = build(name), problem_of()
@@ -366,7 +367,7 @@ def test_evaluation_is_deterministic(name):
         jax.tree.map(np.testing.assert_array_equal, other, runs[0])
 
 
-@pytest.mark.parametrize('name', ROUTERS)
+@pytest.mark.parametrize('name', ASSIGNING)
 def test_the_grid_does_not_change_the_choice_or_the_noise(name):
     # Expert choice is by the group, and a recording has its own grid.
     if name in ('expert_choice', 'replay'):
@@ -391,7 +392,7 @@ def test_the_grid_does_not_change_the_choice_or_the_noise(name):
 
 def test_choices_are_the_rows_of_the_grid():
     # What capacity is counted by is what the router makes.
-    for name in ROUTERS:
+    for name in ASSIGNING:
         if name in ('expert_choice', 'replay', 'top2'):
             continue
         problem = problem_of()

@@ -6,18 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.layers.account import account
+from moe.layers.auxiliary import auxiliary, summarize
+from moe.routing import ROUTERS
 from moe.types import Context
 from tests.reference import routers as reference
 from tests.reference.compare import assert_close
 
 G, S, E = 2, 6, 5
+# A soft mixture has weights, and no assignments; a layer of its own.
+ASSIGNING = [name for name in ROUTERS if name != 'soft']
 KEY = jax.random.key(11)
 SEEDS = range(5)
 POSITION = jnp.arange(G * S, dtype=jnp.int32).reshape(G, S)
 FULL = np.ones((G, S), bool)
 # Tokens 0 and 4 of group 0, and the last three of group 1, are padding.
 PADDED = np.array([[0, 1, 1, 1, 0, 1], [1, 1, 1, 0, 0, 0]], bool)
+
+
+def register(monkeypatch, registry, name, entry):
+    """Adds an entry to a registry, or changes one, while a test runs."""
+    monkeypatch.setitem(registry._entries, name, entry)
 
 
 def context(mask=FULL, shape=None, **fields):
@@ -53,14 +61,17 @@ def run(router, logits, ctx, **options):
     return jax.device_get(routing)
 
 
-@jax.jit
-def _accounted(routing):
-    return account(routing, routing.live)
+def auxiliary_of(routing):
+    """The Aux of a Routing of which nothing drops."""
+    return auxiliary(summarize(routing), routing.live)
+
+
+_compiled = jax.jit(auxiliary_of)
 
 
 def accounted(routing):
-    """The Aux of a Routing of which nothing drops."""
-    return jax.device_get(_accounted(routing))
+    """The same in NumPy."""
+    return jax.device_get(_compiled(routing))
 
 
 def assert_routes(routing, choose, mask, k, tolerance=1e-6):

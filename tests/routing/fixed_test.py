@@ -1,4 +1,4 @@
-"""Routers that learn nothing: hash, random and uniform."""
+"""Routers that learn nothing: hash, random and round_robin."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from moe.routing import (
-    hashed,
+    hash_router,
     random,
+    round_robin,
     token_uniform,
-    uniform,
 )
 from tests.reference import routers as reference
 from tests.routing.common import (
@@ -41,7 +41,7 @@ def test_hash_equals_the_loop(k):
     for seed, mask in enumerate([FULL, PADDED]):
         tokens = ids(seed, 32)
         routing = run(
-            hashed, draw(seed), context(mask, token_id=tokens), **options
+            hash_router, draw(seed), context(mask, token_id=tokens), **options
         )
 
         def choose(g, s, tokens=tokens):
@@ -55,23 +55,23 @@ def test_hash_is_a_balanced_table_of_the_id_alone():
     tokens = np.arange(64, dtype=np.int32).reshape(2, 32)
     ctx = context(shape=(2, 32), token_id=tokens)
     logits = np.zeros((2, 32, E), np.float32)
-    chosen = run(hashed, logits, ctx, vocab_size=64).expert[:, 0]
+    chosen = run(hash_router, logits, ctx, vocab_size=64).expert[:, 0]
     assert sorted(np.bincount(chosen.ravel())) == [12, 13, 13, 13, 13]
     moved = ctx._replace(token_id=tokens[::-1, ::-1], train=True, key=KEY)
-    again = run(hashed, logits, moved, vocab_size=64).expert[:, 0]
+    again = run(hash_router, logits, moved, vocab_size=64).expert[:, 0]
     np.testing.assert_array_equal(again[::-1, ::-1], chosen)
-    other = run(hashed, logits, ctx, vocab_size=64, seed=1).expert[:, 0]
+    other = run(hash_router, logits, ctx, vocab_size=64, seed=1).expert[:, 0]
     assert np.any(other != chosen)
 
 
 def test_hash_without_ids_is_an_error():
     with pytest.raises(ValueError, match='called without token_ids'):
-        hashed(jnp.zeros((G, S, E)), context())
+        hash_router(jnp.zeros((G, S, E)), context())
 
 
 @pytest.mark.parametrize('k', [1, 2, E])
 def test_uniform_equals_the_loop(k):
-    routing = run(uniform, draw(0), context(PADDED), k=k)
+    routing = run(round_robin, draw(0), context(PADDED), k=k)
 
     def choose(g, s):
         return reference.uniform(int(POSITION[g, s]), E, k)
@@ -83,7 +83,7 @@ def test_uniform_equals_the_loop(k):
 def test_uniform_is_balanced(k):
     # 2 * 10 tokens over 5 experts.
     logits = np.zeros((2, 10, E), np.float32)
-    aux = accounted(run(uniform, logits, context(shape=(2, 10)), k=k))
+    aux = accounted(run(round_robin, logits, context(shape=(2, 10)), k=k))
     assert aux.stats['load'].tolist() == [1] * E
     np.testing.assert_allclose(aux.losses['load_balance'], 1, rtol=1e-6)
 
@@ -121,7 +121,7 @@ def test_random_covers_all_experts_evenly():
     np.testing.assert_allclose(counts, 819.2, atol=4 * 25.6)
 
 
-@pytest.mark.parametrize('router', [hashed, uniform])
+@pytest.mark.parametrize('router', [hash_router, round_robin])
 def test_a_collapsed_table_is_reported(router):
     # All tokens are the same id, or stand at the same position.
     ctx = context(token_id=np.zeros((G, S), np.int32))
@@ -130,7 +130,7 @@ def test_a_collapsed_table_is_reported(router):
     np.testing.assert_allclose(aux.losses['load_balance'], E, rtol=1e-6)
 
 
-@pytest.mark.parametrize('router', [hashed, random, uniform])
+@pytest.mark.parametrize('router', [hash_router, random, round_robin])
 def test_no_gradient_and_no_trace_of_the_logits(router):
     ctx = context(key=KEY, train=True, token_id=ids(0, 256))
 
@@ -145,7 +145,7 @@ def test_no_gradient_and_no_trace_of_the_logits(router):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-@pytest.mark.parametrize('router', [hashed, random, uniform])
+@pytest.mark.parametrize('router', [hash_router, random, round_robin])
 def test_more_choices_than_experts(router):
     ctx = context(token_id=jnp.zeros((G, S), jnp.int32))
     with pytest.raises(ValueError, match='k = 6 of 5 experts'):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.layers.account import account
 from moe.routing import noisy_top_k, token_normal
 from tests.reference import losses as reference_losses
 from tests.reference import routers as reference
@@ -21,6 +20,7 @@ from tests.routing.common import (
     S,
     accounted,
     assert_routes,
+    auxiliary_of,
     context,
     draw,
     gradient,
@@ -138,7 +138,7 @@ def test_noise_logits_get_gradients_from_gates_and_from_the_load():
     def losses(logits, scale):
         ctx = context(key=KEY, train=True, noise_logits=scale)
         routing = noisy_top_k(logits, ctx)
-        return account(routing, routing.live).losses
+        return auxiliary_of(routing).losses
 
     jacobian = jax.jit(jax.jacrev(losses, argnums=(0, 1)))(logits, scale)
     for name in ('importance', 'load'):

@@ -11,13 +11,13 @@ import pytest
 
 from configs import lm
 from moe.config import ConfigError, parse
-from moe.dispatch import EXECUTORS
-from moe.layers import CHOICES, LOSSES, MoEConfig
+from moe.dispatch import DISPATCHERS
+from moe.layers import LOSSES, MoEConfig
 from moe.routing import ROUTERS, sigmoid, top_k
 from moe.training.step import make_train_step
 from moe.types import Routing, traits_of
 from tests import tiny
-from tests.routing import all_routers_test, table
+from tests.routing import all_routers_test, common, table
 
 README = pathlib.Path(__file__).parents[2] / 'README.md'
 LOOKS_AHEAD = {'yes': 'never', 'in evaluation': 'in training', 'no': 'always'}
@@ -41,13 +41,9 @@ def executed(source, **names):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """The router of the walk-through, in copies of the registry's entries."""
-    namespace = executed(block('python router'))
-    (line,) = re.findall(rf"^    '{NAME}': .*,$", table.PAGE.read_text(), re.M)
-    entry = eval('{' + line + '}', namespace)
-    for registry in (ROUTERS, CHOICES):
-        monkeypatch.setitem(registry, NAME, entry[NAME])
-    return entry[NAME]
+    """The router of the walk-through, in a copy of the registry's entries."""
+    monkeypatch.setattr(ROUTERS, '_entries', dict(ROUTERS._entries))
+    return executed(block('python router'))[NAME]
 
 
 def written_rows():
@@ -57,17 +53,17 @@ def written_rows():
 
 
 def test_the_table_has_every_router_in_order():
-    assert list(written_rows()) == sorted(CHOICES)
+    assert list(written_rows()) == sorted(ROUTERS)
     head = table.written().splitlines()[:2]
     assert head == table.render({}).splitlines()
 
 
-@pytest.mark.parametrize('name', CHOICES)
+@pytest.mark.parametrize('name', ROUTERS)
 def test_the_table_is_what_is_measured(name):
     cells = table.row(name)
     line = table.render({name: cells}).splitlines()[-1]
     assert line == written_rows()[name], 'python -m tests.routing.table'
-    assert traits_of(CHOICES[name]).looks_ahead == LOOKS_AHEAD[cells[-1]]
+    assert traits_of(ROUTERS[name]).looks_ahead == LOOKS_AHEAD[cells[-1]]
 
 
 def test_the_measures_can_say_no(monkeypatch):
@@ -77,15 +73,15 @@ def test_the_measures_can_say_no(monkeypatch):
         flip = jax.random.uniform(key, logits.shape)
         return top_k(logits + flip, context)
 
-    monkeypatch.setitem(ROUTERS, 'coin', coin)
+    common.register(monkeypatch, ROUTERS, 'coin', coin)
     assert not table.is_deterministic('coin')
 
     def twice(*args):
-        y, kept = EXECUTORS['indexed'](*args)
+        y, kept = DISPATCHERS['indexed'](*args)
         return 2 * y, kept
 
-    monkeypatch.setitem(EXECUTORS, 'grouped', twice)
-    assert table.serving('uniform') == ['onehot', 'indexed']
+    common.register(monkeypatch, DISPATCHERS, 'grouped', twice)
+    assert table.serving('round_robin') == ['indexed', 'onehot']
 
 
 def test_drops_leak_from_second_choices():
@@ -102,7 +98,7 @@ def test_l1_reaches_gates_whose_sum_can_change(monkeypatch):
     for router in (top_k, sigmoid):
         for options in ({'renormalize': False}, {'k': 1}):
             free = functools.partial(router, **options)
-            monkeypatch.setitem(ROUTERS, 'free', free)
+            common.register(monkeypatch, ROUTERS, 'free', free)
             assert 'l1' in table.reaching('free')
 
 
@@ -121,7 +117,7 @@ def test_options_go_with_every_router(outer):
         keys = {'params': table.KEYS[0], 'router': table.KEYS[1]}
         return layer.init_with_output(keys, x, token_ids=ids, train=True)[0]
 
-    for name in ROUTERS:
+    for name in common.ASSIGNING:
         router = {'name': name}
         given = {**section, 'router': router}
         if name == 'replay':  # a config has no recording to give
@@ -159,7 +155,7 @@ def test_the_router_has_a_row(registered):
     cells = table.row(NAME)
     losses = {'importance', 'l1', 'load_balance', 'router_z'}
     assert losses <= set(re.findall(r'`(\w+)`', cells[2]))
-    assert cells[3:] == ('`onehot`, `indexed`, `grouped`', 'yes', 'yes')
+    assert cells[3:] == ('`grouped`, `indexed`, `onehot`', 'yes', 'yes')
     assert cells[0] == registered.__doc__.splitlines()[0]
 
 
@@ -176,7 +172,7 @@ def test_the_router_chooses_by_its_formula(registered):
 def test_the_page_uses_the_router_as_a_config_names_it(registered):
     names = executed(block('python use'))
     assert names['config'].router.func is registered
-    assert [layer.executor for layer in names['layers']] == list(EXECUTORS)
+    assert [layer.executor for layer in names['layers']] == list(DISPATCHERS)
     x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
     for layer in names['layers']:
         initialize = layer.init_with_output
@@ -219,7 +215,7 @@ def test_the_router_of_the_readme_works(monkeypatch):
     section = README.read_text().split('## Write a router')[1]
     source = re.search(r'```python\n(.*?)```', section, re.S)[1]
     names = executed(source, jax=jax, jnp=jnp, Routing=Routing)
-    monkeypatch.setitem(ROUTERS, 'greedy', names['greedy'])
-    assert table.serving('greedy') == list(EXECUTORS)
+    common.register(monkeypatch, ROUTERS, 'greedy', names['greedy'])
+    assert table.serving('greedy') == list(DISPATCHERS)
     assert table.reaching('greedy')
     assert table.is_deterministic('greedy')

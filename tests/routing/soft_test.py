@@ -5,13 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing.soft import soft
+from moe.routing.soft import slot_logits, soft
+from moe.types import Context
 from tests.reference.compare import assert_close
 from tests.reference.routing import softmax
 from tests.routing.common import FULL, PADDED, SEEDS, G, S
 
 D, N = 4, 6
-PROGRAM = jax.jit(soft)
+
+
+def weights(x, slots, scale, mask):
+    """The routing of tokens to slots."""
+    position = jnp.arange(mask.size).reshape(mask.shape)
+    return soft(slot_logits(x, slots, scale), Context(mask, position))
+
+
+PROGRAM = jax.jit(weights)
 
 
 def draw(seed):
@@ -81,7 +90,7 @@ def test_group_without_a_live_token_has_weights_zero():
     mask = np.stack([np.zeros(S, bool), PADDED[0]])
 
     def total(*args):
-        routing = soft(*args, mask)
+        routing = weights(*args, mask)
         weight = jnp.arange(N) * jnp.cos(jnp.arange(S))[:, None]
         return jnp.sum((routing.dispatch + routing.combine**2) * weight)
 
@@ -104,7 +113,7 @@ def test_zero_vectors_have_finite_gradients(which):
     slots = slots * (which == 'tokens')
 
     def total(x, slots, scale):
-        routing = soft(x, slots, scale, FULL)
+        routing = weights(x, slots, scale, FULL)
         return jnp.sum(routing.dispatch**2) + jnp.sum(routing.combine**2)
 
     gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(x, slots, scale)

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.experts import MLP
 from moe.layers import (
-    CHOICES,
     LOSSES,
     Gate,
     MoE,
@@ -34,7 +33,7 @@ HEAD = (
     'essence',
     'source',
     'losses that reach it',
-    'executors',
+    'dispatchers',
     'deterministic in evaluation',
     'causal',
 )
@@ -48,7 +47,7 @@ REACHES = 1e-5  # rounding leaves less of a gradient that is none
 
 def rows():
     """Name to the cells of its row, for every router a config can name."""
-    return {name: row(name) for name in CHOICES}
+    return {name: row(name) for name in ROUTERS}
 
 
 def row(name):
@@ -106,16 +105,16 @@ def reaching(name):
 
 
 def serving(name):
-    """The executors that agree: outputs, losses and gradients.
+    """The dispatchers that agree: outputs, losses and gradients.
 
     With drops in training and without in evaluation. None for a router that
     `MoE` does not take.
     """
-    if name not in ROUTERS:
+    if name == 'soft':
         return []
     given = inputs(name)
     results = {}
-    for executor in EXECUTORS:
+    for executor in DISPATCHERS:
         layer = build(name, executor=executor, capacity_factor=1.0)
         variables = variables_of(layer, given)
         state = {k: v for k, v in variables.items() if k != 'params'}
@@ -132,7 +131,7 @@ def serving(name):
         evaluation = apply(layer, variables, given, False)[0]
         results[executor] = jax.device_get((training, evaluation))
     oracle = results['onehot']
-    return [e for e in EXECUTORS if _equal(results[e], oracle)]
+    return [e for e in DISPATCHERS if _equal(results[e], oracle)]
 
 
 def is_deterministic(name):
@@ -142,7 +141,7 @@ def is_deterministic(name):
     """
     layer, given = build(name), inputs(name)
     variables = variables_of(layer, given)
-    if name not in ROUTERS:
+    if name == 'soft':
         runs = [apply(layer, variables, given, False, key) for key in KEYS]
     else:
         context = Context(
@@ -195,7 +194,7 @@ def is_causal(name, train, **options):
 def build(name, executor='indexed', **options):
     """The layer with a router's default options."""
     experts = MLP(hidden=4, num_experts=E, parent=None)
-    if name not in ROUTERS:
+    if name == 'soft':
         return SoftMoE(experts)
     return MoE(experts, ROUTERS[name], executor=executor, **options)
 
@@ -244,7 +243,7 @@ def apply(layer, variables, given, train, key=KEYS[0], **options):
 
 def _docstring(name):
     """Of the function, or of the layer it stands for."""
-    return inspect.getdoc(ROUTERS.get(name, SoftMoE))
+    return inspect.getdoc(SoftMoE if name == 'soft' else ROUTERS[name])
 
 
 def _equal(one, two):

@@ -93,11 +93,11 @@ def test_what_finds_no_room_is_in_the_logs():
     logged = task.layer_metrics(jax.device_get(metrics['moe']))
     for layer in ('moe/layer_0/', 'moe/layer_1/'):
         dropped = logged[layer + 'dropped']
-        assert logged[layer + 'dropped_slot'] == pytest.approx(0, abs=1e-6)
-        assert logged[layer + 'dropped_room'] == pytest.approx(dropped)
+        assert logged[layer + 'dropped_capacity'] == pytest.approx(0, abs=1e-6)
+        assert logged[layer + 'dropped_buffer'] == pytest.approx(dropped)
         assert 0 < dropped < 0.5
         for side in ('sender', 'receiver'):
-            parts = logged[f'{layer}dropped_room_by_{side}']
+            parts = logged[f'{layer}dropped_buffer_by_{side}']
             assert len(parts) == 4
             assert sum(parts) == pytest.approx(dropped)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from moe import losses
 from moe.experts.network import Penalty, regularization
-from moe.layers.account import account, dense
+from moe.layers.auxiliary import auxiliary, dense, summarize
 from moe.layers.config import choices
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
@@ -82,9 +82,9 @@ class MultiGate(nn.Module):
             loss and no statistic and gets output 0.
 
         Returns:
-          The outputs, and the Aux: the losses of `account`, means over the
+          The outputs, and the Aux: the losses of `auxiliary`, means over the
           gates, where 'importance' is by the population variance, and
-          'regularization'; and the statistics of `account` for each gate
+          'regularization'; and the statistics of `auxiliary` for each gate
           [N, ...], 'gate' [N, E], the mean gate of each expert, and
           'importance_cv2' [N].
 
@@ -214,7 +214,8 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
     """One gate: its dense gates [B, V], statistics and losses."""
     routing, penalty = gate(x[None], context(position=position[None]))
     gates = dense(routing, routing.weight)
-    aux = account(routing, routing.live, penalty=penalty)
+    state = {} if penalty is None else {'penalty': penalty}
+    aux = auxiliary(summarize(routing, state=state), routing.live)
     importance = losses.cv_squared(jnp.sum(gates, axis=(0, 1)), unbiased=False)
     stats = aux.stats | {'importance_cv2': importance}
     return gates[0], stats, aux.losses | {'importance': importance}

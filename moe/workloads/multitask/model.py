@@ -36,7 +36,7 @@ _GATES: dict[str, Router] = {
     **{
         name: router
         for name, router in ROUTERS.items()
-        if name not in ('expert_choice', 'replay')
+        if name not in ('expert_choice', 'replay', 'soft')
         and traits_of(router).uses <= {'noise_logits'}
     },
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.layers.account import dense
+from moe.layers.auxiliary import dense
 from moe.layers.multitask import softmax
 from moe.routing import top_k
 from moe.types import Context

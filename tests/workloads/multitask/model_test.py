@@ -108,6 +108,7 @@ def test_gates_are_the_routers_of_examples():
     assert GATES.keys() - ROUTERS.keys() == {'softmax'}
     assert ROUTERS.keys() - GATES.keys() == {
         *('expert_choice', 'replay', 'hash'),  # other tokens, recorded, ids
+        'soft',  # slots
         *('sigmoid', 'group_limited', 'relu'),  # state
     }
 

@@ -1,34 +1,23 @@
-"""Executors: bring tokens to experts and the experts' outputs back.
+"""Dispatchers bring tokens to experts and the experts' outputs back.
 
 All compute `y[t] = sum over the kept assignments a of t of
 weight[a] * expert_{e(a)}(x[t])`; they differ in how the rows are laid out.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
+from moe.dispatch.base import DISPATCHERS, Experts
 from moe.dispatch.plan import Plan, grouped_plan, padded_plan
 from moe.ops import collect, spread
 from moe.types import Routing
 
 
-@runtime_checkable
-class Experts(Protocol):
-    """Rows in, rows out: [E, N, D] buffers, or sorted rows [A, D] + sizes."""
-
-    def __call__(
-        self, rows: Float[Array, '...'], sizes: Int[Array, 'E'] | None = None
-    ) -> Float[Array, '...']:
-        """Applies each expert to its own rows."""
-        ...
-
-
+@DISPATCHERS.register('onehot')
 def onehot(
     x: Float[Array, 'G S D'],
     routing: Routing,
@@ -68,6 +57,7 @@ def onehot(
     return y, plan.kept
 
 
+@DISPATCHERS.register('indexed')
 def indexed(
     x: Float[Array, 'G S D'],
     routing: Routing,
@@ -90,6 +80,7 @@ def indexed(
     return _through_rows(x, routing, plan, run)
 
 
+@DISPATCHERS.register('grouped')
 def grouped(
     x: Float[Array, 'G S D'],
     routing: Routing,
@@ -126,15 +117,3 @@ def _most(routing: Routing) -> int:
     if routing.token is None:
         return routing.mask.shape[1]
     return routing.expert.shape[-1]
-
-
-Executor = Callable[
-    [Float[Array, 'G S D'], Routing, Experts, int | None],
-    tuple[jax.Array, jax.Array],
-]
-
-EXECUTORS: dict[str, Executor] = {
-    'onehot': onehot,
-    'indexed': indexed,
-    'grouped': grouped,
-}

@@ -1,4 +1,4 @@
-"""The account of a routing: every loss and statistic, by the loops."""
+"""The auxiliary losses of a routing: every loss and statistic, by the loops."""
 
 import functools
 
@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.layers.account import account, dense
+from moe.layers.auxiliary import (
+    LOSSES,
+    auxiliary,
+    dense,
+    load_balance,
+    summarize,
+)
+from moe.losses import AUXILIARY_LOSSES
 from moe.types import Routing
 from tests.reference import layer as reference
 from tests.reference import losses as reference_losses
@@ -88,7 +95,9 @@ def test_dense_adds_up_and_carries_the_gradient():
 
 @functools.partial(jax.jit, static_argnames=('scope', 'num_sequences'))
 def run(routing, kept, scope='global', num_sequences=None):
-    return account(routing, kept, scope=scope, num_sequences=num_sequences)
+    summary = summarize(routing, num_sequences=num_sequences)
+    losses = {'load_balance': functools.partial(load_balance, scope=scope)}
+    return auxiliary(summary, kept, losses)
 
 
 @pytest.mark.parametrize('scope', ['global', 'group'])
@@ -181,7 +190,7 @@ def test_nothing_live_is_finite():
 
     def total(weight, probs, logits):
         changed = routing._replace(weight=weight, probs=probs, logits=logits)
-        return sum(account(changed, routing.live).losses.values())
+        return sum(run(changed, routing.live).losses.values())
 
     args = (routing.weight, routing.probs, routing.logits)
     value, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*args)
@@ -190,7 +199,24 @@ def test_nothing_live_is_finite():
         assert not np.any(gradient)
 
 
-def test_the_routing_comes_on_request():
+def test_losses_of_a_name_are_replaced_and_others_come_beside():
+    # As a plugin's loss and its options do.
     routing = route(0)
-    assert account(routing, routing.live).routing is None
-    assert account(routing, routing.live, record=True).routing is routing
+    summary = summarize(routing, state={'penalty': 0.25})
+    plain = auxiliary(summary, routing.live)
+    first = lambda s: jnp.sum(s.assignments[..., 0])
+    extra = {'first': first, 'l1': lambda s: jnp.float32(7)}
+    aux = auxiliary(summary, routing.live, extra)
+    assert set(aux.losses) == {*LOSSES, 'first'}
+    assert aux.losses['first'] == np.sum(routing.live & (routing.expert == 0))
+    assert aux.losses['l1'] == 7
+    # The router's own coefficient of L1 is in its state.
+    gates = spread(routing, routing.weight)
+    desired = 0.25 * reference_losses.l1(gates, routing.mask)
+    np.testing.assert_allclose(plain.losses['l1'], desired, rtol=1e-6)
+
+
+def test_the_built_in_losses_are_registered():
+    assert set(LOSSES) <= set(AUXILIARY_LOSSES)
+    for name, loss in LOSSES.items():
+        assert AUXILIARY_LOSSES[name] is loss

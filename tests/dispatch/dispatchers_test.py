@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.dispatch import EXECUTORS
+from moe.dispatch import DISPATCHERS
 from moe.ops import grouped_matmul
 from moe.types import Routing
 from tests.reference import routing as reference
@@ -100,7 +100,7 @@ def expected(x, w, dy, routing, slots):
 def compiled(executor, slots):
     def objective(x, w, weight, dy, routing):
         routing = routing._replace(weight=weight)
-        y, kept = EXECUTORS[executor](x, routing, linear(w), slots)
+        y, kept = DISPATCHERS[executor](x, routing, linear(w), slots)
         return jnp.sum(y * dy), (y, kept)
 
     return jax.jit(jax.grad(objective, argnums=(0, 1, 2), has_aux=True))
@@ -108,7 +108,7 @@ def compiled(executor, slots):
 
 @pytest.mark.parametrize('slots', [1, None])
 @pytest.mark.parametrize('name', ROUTINGS)
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_equals_the_loop(executor, name, slots):
     routing = ROUTINGS[name]
     x, w, dy = draw()
@@ -121,7 +121,7 @@ def test_equals_the_loop(executor, name, slots):
     assert np.all(kept_desired == routing.live) == (slots is None)
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_tokens_without_assignment_get_zero(executor):
     # Token 3 of group 0, tokens 0 to 2 of group 1.
     x, w, dy = draw()
@@ -133,7 +133,7 @@ def test_tokens_without_assignment_get_zero(executor):
         assert np.all(np.any(np.asarray(value)[~empty], axis=-1))
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_vmap(executor):
     # Two batches with different routings at once, and the same experts.
     xs, w, _ = draw()
@@ -145,7 +145,7 @@ def test_vmap(executor):
     )
 
     def run(x, routing):
-        return EXECUTORS[executor](x, routing, linear(w), 1)[0]
+        return DISPATCHERS[executor](x, routing, linear(w), 1)[0]
 
     y = jax.jit(jax.vmap(run))(xs, both)
     for i in range(2):
@@ -154,7 +154,7 @@ def test_vmap(executor):
         assert_close(y[i], desired, 2e-6)
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_experts_see_each_live_token_once_for_each_choice(executor):
     # Token t is the number t + 1; empty rows are zero.
     x = np.arange(1, G * S + 1, dtype=np.float32).reshape(G, S, 1)
@@ -167,7 +167,7 @@ def test_experts_see_each_live_token_once_for_each_choice(executor):
             seen.extend([rows] if sizes is None else [rows, sizes])
             return rows
 
-        EXECUTORS[executor](x, TOKEN_ORDER, experts, None)
+        DISPATCHERS[executor](x, TOKEN_ORDER, experts, None)
         return seen
 
     rows, *sizes = what_the_experts_get(x)
@@ -178,11 +178,11 @@ def test_experts_see_each_live_token_once_for_each_choice(executor):
     assert got == [[1, 3, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [2, 4]]
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', DISPATCHERS)
 def test_output_has_the_dtype_of_the_experts(executor):
     x, w, _ = draw()
     x, w = jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16)
-    run = functools.partial(EXECUTORS[executor], experts=linear(w), slots=1)
+    run = functools.partial(DISPATCHERS[executor], experts=linear(w), slots=1)
     y, kept = jax.eval_shape(lambda x, r: run(x, r), x, TOKEN_ORDER)
     assert (y.shape, y.dtype) == ((G, S, F), jnp.bfloat16)
     assert (kept.shape, kept.dtype) == ((G, 2, S), jnp.bool_)
