@@ -128,9 +128,7 @@ def synthetic(steps: int, seeds: int) -> list[str]:
             task = config.make_task()
             results, _, seconds = train(config, [task], datas, seeds)
             errors = [r['loss'] / 2 for r in results]
-            count = task.parameters(
-                jax.eval_shape(task.initial, jax.random.key(0))['params']
-            )[0]
+            count, _ = task.count_parameters()
             lines.append(
                 f'| {correlation} | {model} | {count:,} | {_spread(errors, 4)} '
                 f'| {seconds / 60:.1f} |'

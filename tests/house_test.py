@@ -20,6 +20,7 @@ FLOORS = {
     'moe.losses': 0,
     'moe.metrics': 0,
     'moe.ops': 0,
+    'moe.parameters': 0,
     'moe.stats': 0,
     'moe.types': 0,
     'moe.dispatch': 1,

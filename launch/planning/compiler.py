@@ -71,15 +71,17 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
     """
     mesh = make_mesh(config.mesh, devices_of(topology))
     with jax.set_mesh(mesh):
-        make = lambda: init_state(config)
-        shapes = jax.eval_shape(make)
-        shardings = parameter_shardings(mesh, shapes, config.expert_axes)
+        task = config.make_task()
+        shapes = jax.eval_shape(lambda: init_state(config, task=task))
+        shardings = parameter_shardings(
+            mesh, shapes, task.parameters, config.expert_axes
+        )
         state = with_shardings(shapes, shardings)
         rows = (config.data.batch_size, config.data.seq_len + 1)
         batch = jax.ShapeDtypeStruct(
             rows, jnp.uint8, sharding=batch_sharding(mesh)
         )
-        step = train_step_on(mesh, config, config.make_task(), shardings)
+        step = train_step_on(mesh, config, task, shardings)
         start = time.perf_counter()
         memory = {
             'parameters': _share(state.params),
@@ -95,7 +97,7 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
             flops = dict(program.cost_analysis() or {}).get('flops', 0.0)
             memory |= _memory(program.memory_analysis(), memory)
         seconds = time.perf_counter() - start
-    total, active = config.make_task().parameters(shapes.params)
+    total, active = task.count_parameters()
     coords = np.array([device.coords for device in mesh.devices.ravel()])
     return Compiled(text, flops, memory, seconds, coords, total, active)
 

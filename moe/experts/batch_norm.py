@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from moe.parameters import parameter
+
 # A number, or a function of the number of updates so far, e.g. of optax.
 Clip = float | Callable[[Int[Array, '']], Float[Array, '']]
 
@@ -94,8 +96,9 @@ class BatchNorm(nn.Module):
           The normalised examples.
         """
         shape = x.shape[1:]
-        gamma = self.param('gamma', nn.initializers.ones_init(), shape)
-        beta = self.param('beta', nn.initializers.zeros_init(), shape)
+        init = nn.initializers
+        gamma = parameter(self, 'gamma', init.ones_init(), shape, decay=False)
+        beta = parameter(self, 'beta', init.zeros_init(), shape, decay=False)
         own = lambda name, value: self.variable('batch_stats', name, value)
         zeros, ones = lambda: jnp.zeros(shape), lambda: jnp.ones(shape)
         mean = own('mean', zeros)

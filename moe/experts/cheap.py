@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moe.parameters import parameter
+
 
 class Cheap(nn.Module):
     """Zero, copy and constant experts, in this order, without dispatch.
@@ -52,10 +54,11 @@ class Cheap(nn.Module):
             1.0, 'fan_in', 'truncated_normal', batch_axis=0
         )
         width = x.shape[-1]
-        vector = self.param(
-            'vector', nn.initializers.normal(1.0), (self.num_constant, width)
-        )
-        kernel = self.param('mix', fan_in, (self.num_constant, width, 2))
+        normal = nn.initializers.normal(1.0)
+        shape = (self.num_constant, width)
+        vector = parameter(self, 'vector', normal, shape, decay=True)
+        # A gate, as a router is.
+        kernel = parameter(self, 'mix', fan_in, (*shape, 2), decay=False)
         mix = jnp.einsum('gsd,cdm->gscm', wide, kernel)
         mix = jax.nn.softmax(mix, axis=-1) * gates[..., None]
         own = own + jnp.sum(mix[..., 0], axis=-1)

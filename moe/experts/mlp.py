@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError
 from moe.ops import grouped_matmul
+from moe.parameters import parameter
 
 Activation = Literal['relu', 'gelu', 'silu', 'swiglu', 'geglu']
 
@@ -95,12 +96,28 @@ class MLP(nn.Module):
             batch_axis=tuple(range(len(lead))),
         )
         shape = (*lead, x.shape[-1], features)
-        w = self.param(name, init, shape).astype(self.dtype)
+        experts = () if not lead else ('expert',)
+        inner = ('hidden', 'embed') if name == 'down' else ('embed', 'hidden')
+        w = parameter(
+            self,
+            name,
+            init,
+            shape,
+            axes=(*experts, *inner),
+            decay=True,
+            matrix=(1, 1),
+        ).astype(self.dtype)
         bias = None
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
-            bias = self.param(f'{name}_bias', zeros, (*lead, features))
-            bias = bias.astype(self.dtype)
+            bias = parameter(
+                self,
+                f'{name}_bias',
+                zeros,
+                (*lead, features),
+                axes=(*experts, None),
+                decay=False,
+            ).astype(self.dtype)
         if not lead:
             y = x @ w
         elif sizes is None:

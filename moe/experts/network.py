@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from moe.parameters import parameter
+
 # A function, or its name in one of the tables below.
 Pointwise = str | Callable[[Array], Array]
 Initializer = str | Callable[..., Array]
@@ -172,11 +174,12 @@ class Dense(nn.Module):
         """Applies the layer to [B, D], or of each network to its [B, N, D]."""
         lead = () if self.num is None else (self.num,)
         shape = (*lead, x.shape[-1], self.width)
-        kernel = self.param('kernel', self._init, shape, jnp.float32)
+        kernel = parameter(self, 'kernel', self._init, shape, decay=True)
         y = product(x, self._scaled(kernel))
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
-            y = y + self.param('bias', zeros, (*lead, self.width))
+            shape = (*lead, self.width)
+            y = y + parameter(self, 'bias', zeros, shape, decay=False)
         return y
 
     def _init(self, key, shape, dtype):
@@ -193,7 +196,8 @@ class Dense(nn.Module):
         norm = lambda *_: jnp.sqrt(squares)
         unit = kernel * lax.rsqrt(jnp.maximum(squares, 1e-6))[..., None, :]
         if self.weight_norm == 'learned':
-            return unit * self.param('norm', norm)[..., None, :]
+            scale = parameter(self, 'norm', norm, squares.shape, decay=False)
+            return unit * scale[..., None, :]
         if self.fixed_norm == 'one':
             return unit
         return (

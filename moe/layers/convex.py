@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moe.parameters import parameter
 from moe.types import Aux
 
 
@@ -45,7 +46,8 @@ class ConvexCombination(nn.Module):
             raise ValueError(
                 f'ConvexCombination: {len(inputs)} inputs of {count} networks'
             )
-        theta = self.param('theta', nn.initializers.uniform(1.0), (count,))
+        uniform = nn.initializers.uniform(1.0)
+        theta = parameter(self, 'theta', uniform, (count,), decay=False)
         weights = jax.nn.softmax(theta)
         outputs = jnp.stack(
             [f(inputs[i], **options) for i, f in enumerate(self.networks)]

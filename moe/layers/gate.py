@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from moe.parameters import parameter
 from moe.routing import INITIAL_STATE, token_uniform, top_k
 from moe.types import (
     Context,
@@ -110,7 +111,8 @@ class Gate(nn.Module):
         return token_uniform(key, context.position, *shape_and_range)
 
     def _project(self, name, inputs, init):
-        kernel = self.param(name, init, (inputs.shape[-1], self.num_experts))
+        shape = (inputs.shape[-1], self.num_experts)
+        kernel = parameter(self, name, init, shape, decay=False)
         return jnp.dot(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
 
 

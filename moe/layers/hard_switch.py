@@ -14,6 +14,7 @@ from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import Unlike
 from moe.layers.auxiliary import auxiliary, dense, summarize
+from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import Aux, Context, Routing
 
@@ -101,6 +102,9 @@ class HardSwitch(nn.Module):
         run = Unlike(self.experts, self.block_size)
         nn.share_scope(self, run)  # its parameters are this layer's
         y, kept = grouped(x[None], routing, run, None)
+        declare_all(gate, decay=False)
+        for expert in self.experts:
+            declare_all(expert, first_axis='expert')
         aux = auxiliary(summarize(routing), kept)
         if record:
             aux = aux._replace(routing=routing)

@@ -22,7 +22,8 @@ from moe.experts import Cheap
 from moe.layers.auxiliary import auxiliary, buffer_stats, dense, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import EXCHANGES, ExchangeName, over_devices
-from moe.parallel.mesh import EXPERT_AXES, ways
+from moe.parallel.mesh import EXPERT_AXES, num_shards
+from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import (
     Aux,
@@ -146,6 +147,7 @@ class MoE(nn.Module):
         routing, penalty = gate(tokens, context)
         slots = self.slots(routing, train)
         y, kept, excess = self._execute(tokens, routing, slots)
+        declare_all(self.experts, first_axis='expert')
         summary = summarize(
             routing,
             num_sequences=live.size // x.shape[-2],
@@ -208,7 +210,7 @@ class MoE(nn.Module):
         """
         execute = DISPATCHERS[self.executor]
         axes = EXPERT_AXES[: self.exchange_levels]
-        devices = ways(jax.sharding.get_abstract_mesh(), axes)
+        devices = num_shards(jax.sharding.get_abstract_mesh(), axes)
         bounded = self.exchange_room is not None
         if self.exchange == 'none' or devices == 1 or self.is_initializing():
             y, kept = execute(tokens, routing, self.experts, slots)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from moe.parameters import parameter
 from moe.types import Aux
 
 SharedGate = Literal['none', 'sigmoid', 'softmax']
@@ -61,7 +62,8 @@ class Shared(nn.Module):
             1.0, 'fan_in', 'truncated_normal'
         )
         width = {'sigmoid': 1, 'softmax': 2}[self.gate]
-        kernel = self.param('shared_gate', init, (x.shape[-1], width))
+        shape = (x.shape[-1], width)
+        kernel = parameter(self, 'shared_gate', init, shape, decay=False)
         logits = x.astype(jnp.float32) @ kernel
         if self.gate == 'sigmoid':
             return y + jax.nn.sigmoid(logits).astype(x.dtype) * shared, aux

@@ -16,6 +16,7 @@ from moe.capacity import capacity
 from moe.config import options
 from moe.layers.auxiliary import auxiliary
 from moe.layers.gate import in_groups
+from moe.parameters import declare_all, parameter
 from moe.routing.soft import slot_logits, soft
 from moe.types import Aux, AuxiliaryLoss, Context, RoutingSummary
 
@@ -78,8 +79,8 @@ class SoftMoE(nn.Module):
         kernel = (x.shape[-1], num_experts * slots)
         logits = slot_logits(
             tokens.astype(jnp.float32),
-            self.param('router', normal, kernel),
-            self.param('scale', ones, ()),
+            parameter(self, 'router', normal, kernel, decay=False),
+            parameter(self, 'scale', ones, (), decay=False),
         )
         position = jnp.arange(live.size, dtype=jnp.int32).reshape(live.shape)
         routing = self.router(logits, Context(live, position, train=train))
@@ -90,6 +91,7 @@ class SoftMoE(nn.Module):
         out = rearrange(
             self.experts(rows), 'e (g p) d -> g (e p) d', g=num_groups
         )
+        declare_all(self.experts, first_axis='expert')
         y = jnp.einsum('gsn,gnd->gsd', routing.combine.astype(out.dtype), out)
         share = rearrange(routing.combine, 'g s (e p) -> g s e p', p=slots)
         share = jnp.sum(share, axis=-1)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from moe.ops import ATTENTION_KERNELS, AttentionKernel
 from moe.parallel import over_heads
+from moe.parameters import parameter
 
 
 class Cache(NamedTuple):
@@ -121,7 +122,15 @@ class Attention(nn.Module):
         init = nn.initializers.variance_scaling(
             self.out_scale**2, 'fan_in', 'truncated_normal', in_axis=(0, 1)
         )
-        w = self.param('out', init, (self.num_heads, head, width))
+        w = parameter(
+            self,
+            'out',
+            init,
+            (self.num_heads, head, width),
+            axes=('heads', None, 'embed'),
+            decay=True,
+            matrix=(2, 1),
+        )
         out = out.reshape(-1, self.num_heads * head)
         y = out @ w.astype(self.dtype).reshape(-1, width)
         return y.reshape(x.shape), cache
@@ -130,7 +139,15 @@ class Attention(nn.Module):
         init = nn.initializers.variance_scaling(
             1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
         )
-        w = self.param(name, init, (x.shape[-1], heads, head))
+        w = parameter(
+            self,
+            name,
+            init,
+            (x.shape[-1], heads, head),
+            axes=('embed', 'heads', None),
+            decay=True,
+            matrix=(1, 2),
+        )
         # As one matrix: XLA transposes the gradients of batched products.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         y = rows @ w.astype(self.dtype).reshape(x.shape[-1], -1)

@@ -22,6 +22,7 @@ from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
 from moe.ops import AttentionKernel
 from moe.parallel import split_batch
+from moe.parameters import parameter
 from moe.types import Aux
 
 # What the backward pass keeps of a block; the rest it computes again.
@@ -109,7 +110,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
         """Normalises the last axis; returns the dtype of `x`."""
         ones = nn.initializers.ones_init()
-        scale = self.param('scale', ones, (x.shape[-1],))
+        scale = parameter(self, 'scale', ones, (x.shape[-1],), decay=False)
         wide = x.astype(jnp.float32)
         square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(square + self.epsilon)

@@ -16,9 +16,9 @@ from moe.parallel.mesh import (
     host_of,
     make_mesh,
     mesh_shape,
-    on_all,
     over_heads,
     parameter_shardings,
+    replicated,
     split_batch,
     with_shardings,
 )
@@ -36,11 +36,11 @@ __all__ = [
     'host_of',
     'make_mesh',
     'mesh_shape',
-    'on_all',
     'over_devices',
     'over_heads',
     'parameter_shardings',
     'ragged',
+    'replicated',
     'split_batch',
     'with_shardings',
 ]

@@ -33,7 +33,7 @@ from moe.dispatch import (
     kept,
     only_experts,
 )
-from moe.parallel.mesh import BATCH_AXES, RULES, ways
+from moe.parallel.mesh import BATCH_AXES, RULES, num_shards
 from moe.parallel.ragged import all_counts, fit, through_owners
 from moe.types import Routing
 
@@ -171,8 +171,10 @@ def by_device(
       expert is.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    devices = ways(mesh, ('expert',))
-    device = jnp.arange(len(counts)) * ways(mesh, BATCH_AXES) // len(counts)
+    devices = num_shards(mesh, ('expert',))
+    device = (
+        jnp.arange(len(counts)) * num_shards(mesh, BATCH_AXES) // len(counts)
+    )
     # Of the axes that groups are over, `expert` is the innermost.
     sent = jnp.sum(counts, axis=1)
     received = jnp.sum(counts, axis=0).reshape(devices, -1)
@@ -202,7 +204,7 @@ def over_devices(
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-    devices = ways(mesh, axes)
+    devices = num_shards(mesh, axes)
 
     def split(parameters, *arrays):
         groups = len(jax.tree.leaves(arrays)[0])

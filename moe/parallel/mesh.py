@@ -17,28 +17,13 @@ from moe.config import AtLeast, ConfigError, PositiveInt
 AXES = ('replica', 'data', 'fsdp', 'expert', 'tensor')
 BATCH_AXES = ('replica', 'data', 'fsdp', 'expert')
 
-# Parameter name -> logical axes of its last dimensions; before them stands
-# 'expert' for a parameter of `experts`. Leading ones (the scan over layers)
-# and unlisted parameters are not split.
-PARAMETER_AXES = {
-    'query': ('embed', 'heads', None),
-    'key': ('embed', 'heads', None),
-    'value': ('embed', 'heads', None),
-    'out': ('heads', None, 'embed'),
-    'up': ('embed', 'hidden'),
-    'gate': ('embed', 'hidden'),
-    'down': ('hidden', 'embed'),
-    'embedding': (None, 'embed'),
-    'head': ('embed', None),
-}
-
-# Logical axis -> mesh axes.
+# Axis of a parameter, as `moe.parameters.Parameter` names it -> mesh axes that
+# it is split over; over none where the name is not here.
 RULES: dict[str | None, tuple[str, ...]] = {
     'embed': ('fsdp',),
     'heads': ('tensor',),
     'hidden': ('tensor',),
     'expert': ('expert',),
-    None: (),
 }
 # What experts can be split over, by level. The fast links come first in where
 # an expert lives: rows that went along them lie as they go along the slow ones.
@@ -132,8 +117,13 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def ways(mesh: Mesh | AbstractMesh, axes: Iterable[str]) -> int:
-    """Devices along some axes together; an axis that is not there is 1."""
+def num_shards(mesh: Mesh | AbstractMesh, axes: Iterable[str]) -> int:
+    """Returns the number of parts that mesh axes split an array into.
+
+    Args:
+      mesh: the device mesh.
+      axes: names of mesh axes; one that the mesh does not have counts as 1.
+    """
     return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
@@ -188,7 +178,7 @@ def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
     mesh = jax.sharding.get_abstract_mesh()
     if not set(BATCH_AXES) <= set(mesh.auto_axes):
         return x
-    if (devices := ways(mesh, BATCH_AXES)) == 1 or x.shape[0] % devices:
+    if (devices := num_shards(mesh, BATCH_AXES)) == 1 or x.shape[0] % devices:
         return x
     return lax.with_sharding_constraint(x, P(BATCH_AXES))
 
@@ -235,7 +225,7 @@ def over_heads(attend: Callable) -> Callable:
     return split
 
 
-def on_all(tree: Any) -> Any:
+def replicated(tree: Any) -> Any:
     """Puts what a program returns on every device of the mesh, whole.
 
     Every process can then read it. To the values this is the identity.
@@ -249,15 +239,19 @@ def on_all(tree: Any) -> Any:
 
 
 def parameter_shardings(
-    mesh: Mesh, tree: Any, expert_axes: tuple[str, ...] = RULES['expert']
+    mesh: Mesh,
+    tree: Any,
+    parameters: Any,
+    expert_axes: tuple[str, ...] = RULES['expert'],
 ) -> Any:
-    """Where each leaf of a tree of parameters lives.
-
-    Works for optimizer states too: their leaves carry the same names.
+    """Returns where each array of a model and its optimizer lives.
 
     Args:
       mesh: the device mesh.
-      tree: arrays or shapes; the last string key on a leaf's path names it.
+      tree: arrays or shapes: the parameters, and anything whose leaves have a
+        parameter's names last on their path and its shape, such as moments of
+        an optimizer. Everything else is on every device.
+      parameters: the declared parameters, see `moe.parameters.declared`.
       expert_axes: mesh axes that experts are split over.
 
     Returns:
@@ -265,19 +259,26 @@ def parameter_shardings(
       is not split.
     """
     rules = RULES | {'expert': expert_axes}
+    known = {
+        _names(path): parameter
+        for path, parameter in jax.tree_util.tree_leaves_with_path(parameters)
+    }
 
     def place(path, leaf):
-        keys = [k.key for k in path if isinstance(getattr(k, 'key', 0), str)]
-        logical = PARAMETER_AXES.get(keys[-1] if keys else '', ())
-        if logical and 'experts' in keys:
-            logical = ('expert', *logical)
-        # Factored moments have fewer dimensions than their parameter.
-        axes = [rules[name] for name in logical]
-        if leaf.ndim < len(axes):
-            axes = []
-        axes = [*(leaf.ndim - len(axes)) * [()], *axes]
+        names = _names(path)
+        tails = (known.get(names[i:]) for i in range(len(names)))
+        found = next((p for p in tails if p is not None), None)
+        if found is None or found.shape != tuple(leaf.shape):
+            return NamedSharding(mesh, P())
+        axes = [rules.get(name, ()) for name in found.axes]
         sized = zip(axes, leaf.shape, strict=True)
-        spec = [a if n % ways(mesh, a) == 0 else None for a, n in sized]
+        spec = [a if n % num_shards(mesh, a) == 0 else None for a, n in sized]
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _names(path) -> tuple[str, ...]:
+    """The dictionary keys on a leaf's path."""
+    keys = [getattr(key, 'key', None) for key in path]
+    return tuple(key for key in keys if isinstance(key, str))

@@ -82,10 +82,10 @@ class Config(abc.ABC):
         Raises:
           ConfigError: then.
         """
-        ways = math.prod(sizes[axis] for axis in BATCH_AXES)
+        num_shards = math.prod(sizes[axis] for axis in BATCH_AXES)
         size = self.data.batch_size
-        if size % (ways * self.optimizer.accumulation):
-            allowed = f'a multiple of {ways} devices x accumulation'
+        if size % (num_shards * self.optimizer.accumulation):
+            allowed = f'a multiple of {num_shards} devices x accumulation'
             raise ConfigError('config.data.batch_size', size, allowed)
 
     def check_platform(self, platform: str) -> None:

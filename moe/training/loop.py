@@ -164,7 +164,7 @@ class _Run:
         self._batches = batch_sharding(mesh)
         make = lambda: init_state(config, task=task)
         shardings = parameter_shardings(
-            mesh, jax.eval_shape(make), config.expert_axes
+            mesh, jax.eval_shape(make), task.parameters, config.expert_axes
         )
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._data = task.train_batches(data, *self._hosts)
@@ -256,7 +256,7 @@ class _Run:
         self._pending = []
 
     def _announce(self):
-        total, active = self._task.parameters(self.state.params)
+        total, active = self._task.count_parameters()
         self._say(
             f'{total:,} parameters, {active:,} active a '
             f'{self._task.unit[:-1]}; '

@@ -20,36 +20,6 @@ from moe.training.schedules import SCHEDULES, Schedule, cosine
 
 OPTIMIZERS = Registry('optimizer')
 
-# Not decayed: what scales or shifts, and routers, whose decay would flatten
-# the gates.
-_UNDECAYED = [
-    'scale',
-    'bias',
-    'router',
-    'norm',
-    'gamma',
-    'beta',
-    'log_',
-    'stitch',
-]
-
-
-def decayed(params: Any) -> Any:
-    """Which parameters weight decay acts on: no norms, biases or routers.
-
-    Args:
-      params: the parameters; a leaf's last key names it.
-
-    Returns:
-      The same tree of bools.
-    """
-
-    def decay(path, _):
-        name = path[-1].key
-        return not any(part in name for part in _UNDECAYED)
-
-    return jax.tree_util.tree_map_with_path(decay, params)
-
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(abc.ABC):
@@ -61,8 +31,8 @@ class Optimizer(abc.ABC):
     Attributes:
       learning_rate: peak of the schedule.
       schedule: learning rate over the steps, an entry of `SCHEDULES`.
-      weight_decay: decoupled weight decay, times the learning rate, of
-        matrices: not of norms, biases and gates.
+      weight_decay: decoupled weight decay, times the learning rate, of the
+        parameters that declare it: matrices, not norms, biases and gates.
       clip_norm: largest global norm of the gradient; None clips nothing.
       accumulation: number of microbatches whose mean gradient makes a step.
     """
@@ -75,12 +45,14 @@ class Optimizer(abc.ABC):
 
     @abc.abstractmethod
     def transform(
-        self, learning_rate: optax.Schedule
+        self, learning_rate: optax.Schedule, parameters: Any
     ) -> optax.GradientTransformation:
         """Returns the optimizer's own rule, learning rate and decay included.
 
         Args:
           learning_rate: a function of the step.
+          parameters: the declared parameters, a tree of `Parameter`; see
+            `decayed` and `matrices`.
         """
 
     def learning_rates(self, steps: int) -> optax.Schedule:
@@ -111,14 +83,14 @@ class AdamW(Optimizer):
     b1: Fraction = 0.9
     b2: Fraction = 0.95
 
-    def transform(self, learning_rate):
+    def transform(self, learning_rate, parameters):
         """Returns optax's adamw."""
         return optax.adamw(
             learning_rate,
             self.b1,
             self.b2,
             weight_decay=self.weight_decay,
-            mask=decayed,
+            mask=decayed(parameters),
         )
 
 
@@ -135,14 +107,14 @@ class Lion(Optimizer):
     b1: Fraction = 0.9
     b2: Fraction = 0.95
 
-    def transform(self, learning_rate):
+    def transform(self, learning_rate, parameters):
         """Returns optax's lion."""
         return optax.lion(
             learning_rate,
             self.b1,
             self.b2,
             weight_decay=self.weight_decay,
-            mask=decayed,
+            mask=decayed(parameters),
         )
 
 
@@ -151,12 +123,12 @@ class Lion(Optimizer):
 class Adafactor(Optimizer):
     """Second moments as rows and columns. Source: arXiv 1804.04235."""
 
-    def transform(self, learning_rate):
+    def transform(self, learning_rate, parameters):
         """Returns factored moments, clipped by blocks, without momentum."""
         return optax.chain(
             optax.scale_by_factored_rms(),
             optax.clip_by_block_rms(1.0),
-            optax.add_decayed_weights(self.weight_decay, decayed),
+            optax.add_decayed_weights(self.weight_decay, decayed(parameters)),
             optax.scale_by_learning_rate(learning_rate),
         )
 
@@ -169,55 +141,59 @@ class Muon(Optimizer):
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon.
     """
 
-    def transform(self, learning_rate):
+    def transform(self, learning_rate, parameters):
         """Returns optax's muon, with the decay of the other optimizers."""
+        numbers = matrices(parameters)
         # Its own decay knows no mask for what Adam has.
         return optax.chain(
-            optax.contrib.muon(1.0, muon_weight_dimension_numbers=_matrices),
+            optax.contrib.muon(
+                1.0, muon_weight_dimension_numbers=lambda _: numbers
+            ),
             optax.scale(-1.0),
-            optax.add_decayed_weights(self.weight_decay, decayed),
+            optax.add_decayed_weights(self.weight_decay, decayed(parameters)),
             optax.scale_by_learning_rate(learning_rate),
         )
 
 
 def make_optimizer(
-    optimizer: Optimizer, steps: int
+    optimizer: Optimizer, steps: int, parameters: Any
 ) -> optax.GradientTransformation:
     """Returns clipping by the global norm, then the optimizer's own rule.
 
     Args:
       optimizer: an entry of `OPTIMIZERS`, with its options.
       steps: number of steps of the whole run.
+      parameters: the declared parameters, a tree of `Parameter`.
     """
-    own = optimizer.transform(optimizer.learning_rates(steps))
+    own = optimizer.transform(optimizer.learning_rates(steps), parameters)
     if optimizer.clip_norm is None:
         return own
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), own)
 
 
-def _matrices(params: Any) -> Any:
-    """Muon orthogonalises the matrices inside the stack; Adam has the rest."""
-    inputs_outputs = {
-        'up': (-2, -1),
-        'gate': (-2, -1),
-        'down': (-2, -1),
-        'query': (-3, (-2, -1)),
-        'key': (-3, (-2, -1)),
-        'value': (-3, (-2, -1)),
-        'out': ((-3, -2), -1),
-    }
+def decayed(parameters: Any) -> Any:
+    """Returns which parameters weight decay acts on, a tree of bools.
 
-    def numbers(path, leaf):
-        axes = inputs_outputs.get(path[-1].key)
-        if axes is None:
+    Args:
+      parameters: the declared parameters, a tree of `Parameter`.
+    """
+    return jax.tree.map(lambda p: p.decay, parameters)
+
+
+def matrices(parameters: Any) -> Any:
+    """Returns the axes of the matrices, for optax's muon; None for the rest.
+
+    Args:
+      parameters: the declared parameters, a tree of `Parameter`.
+    """
+
+    def numbers(parameter):
+        if parameter.matrix is None:
             return None
-        absolute = lambda a: (
-            tuple(leaf.ndim + i for i in a)
-            if isinstance(a, tuple)
-            else leaf.ndim + a
-        )
+        inputs, outputs = parameter.matrix
+        axes = range(len(parameter.shape))
         return optax.contrib.MuonDimensionNumbers(
-            absolute(axes[0]), absolute(axes[1])
+            tuple(axes[-outputs - inputs : -outputs]), tuple(axes[-outputs:])
         )
 
-    return jax.tree_util.tree_map_with_path(numbers, params)
+    return jax.tree.map(numbers, parameters)

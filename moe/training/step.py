@@ -59,7 +59,7 @@ def init_state(
     task = task or config.make_task()
     variables = task.initial(jax.random.fold_in(key, 0))
     params = variables.pop('params')
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, task.parameters)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -90,7 +90,7 @@ def make_train_step(
       and the metrics as device arrays.
     """
     task = task or config.make_task()
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, task.parameters)
     schedule = config.optimizer.learning_rates(config.steps)
     accumulation = config.optimizer.accumulation
 

@@ -4,13 +4,16 @@ L mixture layers, E experts.
 """
 
 import abc
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
+from moe.parameters import declared
 from moe.types import Aux
 
 Sums = dict[str, Float[Array, '']]
@@ -108,8 +111,13 @@ class Task(abc.ABC):
           Floats and lists of floats, `moe/LAYER/STATISTIC`.
         """
 
+    @functools.cached_property
+    def parameters(self) -> Any:
+        """Declarations of the model's parameters, a tree of `Parameter`."""
+        return declared(self.initial, jax.random.key(0))
+
     @abc.abstractmethod
-    def parameters(self, params: Any) -> tuple[int, int]:
+    def count_parameters(self) -> tuple[int, int]:
         """Returns how many there are, and are active for a token."""
 
     def evaluate(self, variables: Any, batch: Any) -> Any:

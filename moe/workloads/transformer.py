@@ -81,12 +81,12 @@ class TransformerRun(Config):
                 allowed = f'a divisor of the {experts} experts that it splits'
                 raise ConfigError(f'mesh.{axis}', size, allowed)
             experts //= size
-        ways = mesh.replica * max(mesh.data, 1) * mesh.fsdp * mesh.expert
-        if moe.num_groups and moe.num_groups % ways:
+        num_shards = mesh.replica * max(mesh.data, 1) * mesh.fsdp * mesh.expert
+        if moe.num_groups and moe.num_groups % num_shards:
             raise ConfigError(
                 'model.moe.num_groups',
                 moe.num_groups,
-                f'a multiple of the {ways} devices that groups are over',
+                f'a multiple of the {num_shards} devices that groups are over',
             )
 
 
@@ -113,6 +113,6 @@ class TransformerTask(Task):
             for name, values in stats.items()
         }
 
-    def parameters(self, params):
+    def count_parameters(self):
         """Returns how many there are, and are active for a token."""
-        return active_parameters(self._config.model, params)
+        return active_parameters(self._config.model, self.parameters)

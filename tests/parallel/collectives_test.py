@@ -18,6 +18,7 @@ from moe.parallel import (
     with_shardings,
 )
 from moe.parallel.mesh import EXPERT_AXES
+from moe.parameters import declared
 from moe.routing import top_k
 
 LINES = [
@@ -100,8 +101,10 @@ def of_layer(exchange, executor, data, expert, replica=1):
         (G, S, D), jnp.float32, sharding=batch_sharding(mesh)
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
+    parameters = declared(layer.init, jax.random.key(0), x)
     axes = EXPERT_AXES[: layer.exchange_levels]
-    params = with_shardings(made, parameter_shardings(mesh, made, axes))
+    places = parameter_shardings(mesh, made, parameters, axes)
+    params = with_shardings(made, places)
 
     def objective(params, x):
         y, aux = layer.apply(params, x, train=True)

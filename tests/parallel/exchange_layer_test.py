@@ -19,6 +19,7 @@ from moe.parallel import (
     parameter_shardings,
 )
 from moe.parallel.mesh import EXPERT_AXES
+from moe.parameters import declared
 from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
 from tests.routing.common import ASSIGNING
@@ -170,11 +171,14 @@ def run(layers, sizes, scenarios=('even', 'empty')):
             variables = {}
             for name, layer in layers.items():
                 more = {'recorded': recording()} if 'replay' in name else {}
-                variables[name] = variables_of(layer, given, scenario, **more)
+                made = variables_of(layer, given, scenario, **more)
+                init = functools.partial(layer.init, **given, **more)
+                variables[name] = jax.device_put(
+                    made,
+                    parameter_shardings(mesh, made, declared(init, KEY), axes),
+                )
             out = program(
-                jax.device_put(
-                    variables, parameter_shardings(mesh, variables, axes)
-                ),
+                variables,
                 jax.device_put(given, batch_sharding(mesh)),
                 jax.device_put(dy, batch_sharding(mesh)),
                 recording(),

@@ -14,12 +14,13 @@ from moe.parallel import (
     batch_sharding,
     host_of,
     make_mesh,
-    on_all,
     over_heads,
     parameter_shardings,
+    replicated,
     split_batch,
 )
 from moe.parallel.mesh import AXES, EXPERT_AXES
+from moe.parameters import Parameter
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
@@ -85,13 +86,13 @@ def test_on_all():
     rows = np.arange(8.0)
     with jax.set_mesh(mesh):
         split = jax.device_put(rows, batch_sharding(mesh))
-        found = jax.jit(lambda x: on_all({'y': 2 * x}))(split)['y']
+        found = jax.jit(lambda x: replicated({'y': 2 * x}))(split)['y']
     assert not split.sharding.is_fully_replicated
     assert found.sharding.is_fully_replicated
     for shard in found.addressable_shards:
         np.testing.assert_array_equal(shard.data, 2 * rows)
     # Without a mesh nothing happens.
-    assert on_all(rows) is rows
+    assert replicated(rows) is rows
 
 
 def sizes(**changes):
@@ -159,9 +160,10 @@ def test_rows_of_a_batch_are_split_over_all_but_tensor():
 
 def specs(config, mesh):
     """Spec of every leaf of a train state: of its parameters, of the rest."""
-    state = jax.eval_shape(lambda: init_state(config))
+    task = config.make_task()
+    state = jax.eval_shape(lambda: init_state(config, task=task))
     found = jax.tree_util.tree_leaves_with_path(
-        parameter_shardings(mesh, state)
+        parameter_shardings(mesh, state, task.parameters)
     )
     trees = ('.params', '.opt_state')
     return [
@@ -188,7 +190,7 @@ PLACES = {
     f'{STACK}/block_1/moe/experts/up': P(None, 'expert', 'fsdp', 'tensor'),
     f'{STACK}/block_1/moe/experts/gate': P(None, 'expert', 'fsdp', 'tensor'),
     f'{STACK}/block_1/moe/experts/down': P(None, 'expert', 'tensor', 'fsdp'),
-    f'{STACK}/block_1/moe/experts/up_bias': P(None, None, None),
+    f'{STACK}/block_1/moe/experts/up_bias': P(None, 'expert', None),
 }
 MIXED = tiny.parsed(
     {'model.num_layers': 4, 'model.moe_every': 2, 'model.moe.use_bias': True}
@@ -233,25 +235,22 @@ def test_what_an_axis_does_not_divide_is_not_split():
     params, _ = specs(config, wide)
     assert params[f'{STACK}/block_0/attention/query'][2] is None
     assert params[up][3] == 'tensor'
-    up = jax.ShapeDtypeStruct((6, 16, 12), np.float32)
-    tree = {'experts': {'up': up}}
-    assert parameter_shardings(wide, tree)['experts']['up'].spec == P(
-        'expert', 'fsdp', None
-    )
-    assert parameter_shardings(mesh, tree)['experts']['up'].spec == P(
-        None, 'fsdp', 'tensor'
-    )
+    assert place_of((6, 16, 12), wide).spec == P('expert', 'fsdp', None)
+    assert place_of((6, 16, 12), mesh).spec == P(None, 'fsdp', 'tensor')
+
+
+def place_of(shape, mesh, *expert_axes):
+    """Where the matrices of experts of this shape [E, D, F] are."""
+    made = Parameter(shape, ('expert', 'embed', 'hidden'), decay=True)
+    tree = {'up': jax.ShapeDtypeStruct(shape, np.float32)}
+    found = parameter_shardings(mesh, tree, {'up': made}, *expert_axes)
+    return found['up']
 
 
 def test_places_of_experts_on_two_levels():
     # Along the fast axis first; the 4 devices of both divide 8 and not 6.
     mesh = make_mesh(sizes(replica=2, fsdp=2, expert=2))
-    tree = {
-        'experts': {'up': jax.ShapeDtypeStruct((8, 16, 12), np.float32)},
-        'router': jax.ShapeDtypeStruct((16, 8), np.float32),
-    }
-    found = parameter_shardings(mesh, tree, EXPERT_AXES)
-    up = found['experts']['up']
+    up = place_of((8, 16, 12), mesh, EXPERT_AXES)
     assert up.spec == P(('expert', 'replica'), 'fsdp', 'tensor')
     assert up.shard_shape((8, 16, 12)) == (2, 8, 12)
     # On the first host experts 0 and 1, 4 and 5; on the other what is between.
@@ -262,9 +261,7 @@ def test_places_of_experts_on_two_levels():
     }
     assert [first[d] for d in grid[0, 0]] == [0, 4]
     assert [first[d] for d in grid[1, 0]] == [2, 6]
-    assert found['router'].spec == P(None, None)
-    tree = {'experts': {'up': jax.ShapeDtypeStruct((6, 16, 12), np.float32)}}
-    odd = parameter_shardings(mesh, tree, EXPERT_AXES)['experts']['up']
+    odd = place_of((6, 16, 12), mesh, EXPERT_AXES)
     assert odd.spec == P(None, 'fsdp', 'tensor')
 
 

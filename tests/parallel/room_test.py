@@ -13,6 +13,7 @@ from moe.parallel import (
     make_mesh,
     parameter_shardings,
 )
+from moe.parameters import declared
 from moe.routing import top_k
 from tests.parallel.exchange_layer_test import Scale
 from tests.reference.compare import assert_close
@@ -43,9 +44,11 @@ def call(choices, sizes, room, factor):
     }
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     apply = jax.jit(functools.partial(layer.apply, train=True))
+    parameters = declared(layer.init, jax.random.key(0), x)
+    places = parameter_shardings(mesh, variables, parameters)
     with jax.set_mesh(mesh):
         y, aux = apply(
-            jax.device_put(variables, parameter_shardings(mesh, variables)),
+            jax.device_put(variables, places),
             jax.device_put(x, batch_sharding(mesh)),
         )
     # A dropped token has output 0, others tanh of a 1.

@@ -26,6 +26,7 @@ from moe.parallel import (
     with_shardings,
 )
 from moe.parallel.mesh import EXPERT_AXES
+from moe.parameters import declared
 from moe.routing import ROUTERS
 
 # 8 groups of 512 tokens, 2 of 16 experts each (the routers' default), and so
@@ -74,8 +75,10 @@ def program(case):
         (G, S, D), jnp.bfloat16, sharding=batch_sharding(mesh)
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
+    parameters = declared(layer.init, jax.random.key(0), x)
     axes = EXPERT_AXES[: case.replica]
-    params = with_shardings(made, parameter_shardings(mesh, made, axes))
+    places = parameter_shardings(mesh, made, parameters, axes)
+    params = with_shardings(made, places)
 
     def objective(params, x):
         y, aux = layer.apply(params, x, train=True)

@@ -27,7 +27,9 @@ def shapes():
 @functools.lru_cache
 def shardings(*changes):
     mesh = make_mesh(tiny.parsed(dict(changes)).mesh)
-    return parameter_shardings(mesh, shapes())
+    return parameter_shardings(
+        mesh, shapes(), tiny.parsed().make_task().parameters
+    )
 
 
 @functools.lru_cache

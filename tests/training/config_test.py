@@ -9,6 +9,7 @@ import pytest
 
 from configs import lm
 from moe.config import ConfigError, parse, to_plain
+from moe.parameters import declared
 from moe.routing import switch, top_k
 from moe.workloads.lm.model import LM, active_parameters
 from moe.workloads.lm.workload import LanguageConfig
@@ -70,8 +71,8 @@ def test_dense_variant_multiplies_as_much():
     for variant in ('quickstart', 'dense'):
         model = variant_of(variant).model
         tokens = np.zeros((1, 2), np.int32)
-        made = jax.eval_shape(LM(model).init, jax.random.key(0), tokens)
-        counts[variant] = active_parameters(model, made['params'])
+        made = declared(LM(model).init, jax.random.key(0), tokens)
+        counts[variant] = active_parameters(model, made)
     (total, active), (dense_total, dense_active) = counts.values()
     assert abs(active / dense_active - 1) < 0.01
     assert total > 2 * dense_total

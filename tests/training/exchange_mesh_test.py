@@ -31,7 +31,9 @@ def curve(sizes, **changes):
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
         state = tiny.state(config)
-        shardings = parameter_shardings(mesh, state, config.expert_axes)
+        shardings = parameter_shardings(
+            mesh, state, config.make_task().parameters, config.expert_axes
+        )
         state = jax.device_put(state, shardings)
         step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
         found = []
@@ -83,13 +85,14 @@ def test_what_finds_no_room_is_in_the_logs():
         }
     )
     mesh = make_mesh(MeshConfig(1, 2, 1, 4, 1))
+    task = config.make_task()
     with jax.set_mesh(mesh):
         state = tiny.state(config)
+        places = parameter_shardings(mesh, state, task.parameters)
         _, metrics = jax.jit(make_train_step(config))(
-            jax.device_put(state, parameter_shardings(mesh, state)),
+            jax.device_put(state, places),
             jax.device_put(BATCHES[0], batch_sharding(mesh)),
         )
-    task = config.make_task()
     logged = task.layer_metrics(jax.device_get(metrics['moe']))
     for layer in ('moe/layer_0/', 'moe/layer_1/'):
         dropped = logged[layer + 'dropped']

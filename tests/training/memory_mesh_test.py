@@ -35,13 +35,16 @@ def memory(sizes, **changes):
     devices = jax.devices()[: math.prod(sizes)]
     mesh = make_mesh(MeshConfig(*sizes), devices)
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: init_state(config))
-        where = parameter_shardings(mesh, shapes, config.expert_axes)
+        task = config.make_task()
+        shapes = jax.eval_shape(lambda: init_state(config, task=task))
+        where = parameter_shardings(
+            mesh, shapes, task.parameters, config.expert_axes
+        )
         rows = (config.data.batch_size, config.data.seq_len + 1)
         batch = jax.ShapeDtypeStruct(
             rows, np.uint8, sharding=batch_sharding(mesh)
         )
-        step = train_step_on(mesh, config, config.make_task(), where)
+        step = train_step_on(mesh, config, task, where)
         state = with_shardings(shapes, where)
         return step.lower(state, batch).compile().memory_analysis()
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from moe.parameters import Parameter, declared
 from moe.training.optimizer import OPTIMIZERS, decayed, make_optimizer
 from moe.training.schedules import constant
 from moe.workloads.lm.model import LM
@@ -21,7 +22,7 @@ MODEL = tiny.model(
 )
 
 
-def make(name='adamw', steps=100, **changes):
+def make(name='adamw', steps=100, parameters=None, **changes):
     options = {
         'learning_rate': 1.0,
         'schedule': functools.partial(constant, warmup_steps=0),
@@ -29,7 +30,13 @@ def make(name='adamw', steps=100, **changes):
         'clip_norm': None,
         **changes,
     }
-    return make_optimizer(OPTIMIZERS[name](**options), steps)
+    made = OPTIMIZERS[name](**options)
+    return make_optimizer(made, steps, parameters or declarations())
+
+
+@functools.lru_cache
+def declarations():
+    return declared(LM(MODEL).init, jax.random.key(0), TOKENS[:, :-1])
 
 
 @functools.lru_cache
@@ -52,7 +59,7 @@ def leaves(tree):
 
 def test_decay_is_of_matrices_alone():
     found = {}
-    for name, decay in leaves(decayed(parameters())):
+    for name, decay in leaves(decayed(declarations())):
         found.setdefault(decay, set()).add(name)
     matrices = {'query', 'key', 'value', 'out', 'up', 'gate', 'down'}
     assert found == {
@@ -69,7 +76,10 @@ def test_decay_without_a_gradient(name):
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = update(zero, init(params), params)
     for (key, step), (_, p), (_, decay) in zip(
-        leaves(updates), leaves(params), leaves(decayed(params)), strict=True
+        leaves(updates),
+        leaves(params),
+        leaves(decayed(declarations())),
+        strict=True,
     ):
         desired = -0.05 * p if decay else 0 * p
         np.testing.assert_allclose(step, desired, atol=1e-7, err_msg=key)
@@ -78,9 +88,10 @@ def test_decay_without_a_gradient(name):
 def test_clipping():
     # The first moment after one step is (1 - b1) times the clipped gradient.
     params = {'w': jnp.zeros((2, 2))}
+    known = {'w': Parameter((2, 2), (None, None), decay=True)}
     gradient = {'w': jnp.array([[3.0, 0.0], [0.0, -4.0]])}  # of norm 5
     for clip, norm in [(None, 5.0), (1.0, 1.0), (5.5, 5.0)]:
-        optimizer = make(b1=0.8, clip_norm=clip)
+        optimizer = make(parameters=known, b1=0.8, clip_norm=clip)
         _, state = optimizer.update(gradient, optimizer.init(params), params)
         moment = optax.tree.get(state, 'mu')['w']
         desired = 0.2 * norm * gradient['w'] / 5
@@ -91,7 +102,11 @@ def test_moments():
     # Adam's first step is the sign of the gradient; the second, of the same
     # gradient with the other sign, is (b1 * (1 - b1) - (1 - b1)) / (1 - b1^2)
     # = -(1 - b1) / (1 + b1): with b1 = .6, a fourth of a step back.
-    optimizer = make(b1=0.6, learning_rate=0.5)
+    optimizer = make(
+        parameters={'w': Parameter((2,), (None,), decay=True)},
+        b1=0.6,
+        learning_rate=0.5,
+    )
     params, gradient = {'w': jnp.ones(2)}, {'w': jnp.array([1e-2, -30.0])}
     first, state = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(first['w'], [-0.5, 0.5], rtol=1e-5)

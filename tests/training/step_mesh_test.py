@@ -32,7 +32,9 @@ def train(sizes, executor='indexed'):
     )
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
-        shardings = parameter_shardings(mesh, initial())
+        shardings = parameter_shardings(
+            mesh, initial(), config.make_task().parameters
+        )
         # Steps give their state away: each run has a key of its own.
         state = initial()._replace(key=jax.random.key(1))
         state = jax.device_put(state, shardings)

@@ -15,6 +15,7 @@ from moe.experts.network import Penalty, Pointwise
 from moe.layers.multitask.architectures import MakeNetwork
 from moe.layers.multitask.multi_gate import emptied
 from moe.layers.multitask.ple import level_activation
+from moe.parameters import parameter
 from moe.types import Aux
 
 
@@ -79,16 +80,19 @@ class CrossStitch(nn.Module):
                 self.kernel_penalty,
                 self.bias_penalty,
             )
-            stitch = self.param(f'stitch_{i}', self._near_identity)
+            shape = (self.num_tasks, self.num_tasks)
+            stitch = parameter(
+                self, f'stitch_{i}', self._near_identity, shape, decay=False
+            )
             x = jnp.einsum('ts,bsh->bth', stitch, h)
             stats[f'level_{i}/gate'] = stitch
         return emptied(x, live), Aux({'regularization': penalty}, stats)
 
-    def _near_identity(self, key) -> Float[Array, 'T T']:
+    def _near_identity(self, key, shape, dtype) -> Float[Array, 'T T']:
         del key
         tasks = self.num_tasks
         if tasks == 1:
-            return jnp.ones((1, 1))
+            return jnp.ones(shape, dtype)
         matrix = np.full((tasks, tasks), (1 - self.near) / (tasks - 1))
         np.fill_diagonal(matrix, self.near)
-        return jnp.asarray(matrix, jnp.float32)
+        return jnp.asarray(matrix, dtype)

@@ -20,6 +20,7 @@ from moe.layers.auxiliary import auxiliary, dense, summarize
 from moe.layers.config import choices
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
+from moe.parameters import declare_all
 from moe.routing import next_state
 from moe.types import Aux, Context, Router
 
@@ -100,6 +101,8 @@ class MultiGate(nn.Module):
         expert_input, gate_input = x if isinstance(x, Sequence) else (x, x)
         live = jnp.ones(len(expert_input), bool) if mask is None else mask
         out = self._outputs(emptied(expert_input, live), train, mask)
+        for module in self._modules:
+            declare_all(module, first_axis='expert')
         gates, stats, per_gate = self._gates(
             emptied(gate_input, live).astype(jnp.float32),
             self._seen(out.shape[1]),
@@ -203,10 +206,14 @@ class MultiGate(nn.Module):
         back = np.argsort(order)
         return jax.tree.map(lambda v: v[back], whole)
 
+    @property
+    def _modules(self) -> Sequence[nn.Module]:
+        if isinstance(self.experts, Sequence):
+            return self.experts
+        return [self.experts]
+
     def _regularization(self):
-        experts = self.experts
-        modules = experts if isinstance(experts, Sequence) else [experts]
-        params = [m.variables.get('params', {}) for m in modules]
+        params = [m.variables.get('params', {}) for m in self._modules]
         return regularization(params, self.kernel_penalty, self.bias_penalty)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moe.experts import regularization
+from moe.parameters import parameter
 from moe.types import Aux
 
 
@@ -192,7 +193,7 @@ class SNR(nn.Module):
         _, num_inputs, width = x.shape
         routes = (self.num_outputs, num_inputs)
         zeros = nn.initializers.zeros_init()
-        log_alpha = self.param('log_alpha', zeros, routes)
+        log_alpha = parameter(self, 'log_alpha', zeros, routes, decay=False)
         weight = self._weight(routes, width)
         if train and uniform is None:
             if not self.has_rng('router'):
@@ -225,12 +226,12 @@ class SNR(nn.Module):
             return None
         shape = (width, self.features)
 
-        def init(key):
+        def init(key, whole, dtype):
             keys = jax.random.split(key, math.prod(routes))
-            blocks = jax.vmap(lambda k: self.initializer(k, shape))(keys)
-            return blocks.reshape(*routes, *shape)
+            one = lambda key: self.initializer(key, shape, dtype)
+            return jax.vmap(one)(keys).reshape(whole)
 
-        return self.param('weight', init)
+        return parameter(self, 'weight', init, (*routes, *shape), decay=True)
 
 
 @jax.tree_util.register_dataclass

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from moe.models.transformer import empty_cache
-from moe.parallel import on_all
+from moe.parallel import replicated
 from moe.workloads.lm.model import LM, LMConfig
 
 
@@ -80,4 +80,4 @@ def generate(
     logits, cache, _ = model.apply(variables, prompt, cache=cache)
     first = choose(logits[:, -1], jax.random.fold_in(key, 0))
     _, rest = lax.scan(step, (first, cache), jnp.arange(length - 1))
-    return on_all(jnp.concatenate([first[:, None], rest.T], axis=1))
+    return replicated(jnp.concatenate([first[:, None], rest.T], axis=1))

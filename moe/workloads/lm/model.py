@@ -16,6 +16,7 @@ from moe.config import PositiveInt
 from moe.layers import check_model
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
 from moe.parallel import split_batch
+from moe.parameters import parameter
 from moe.types import Aux
 
 
@@ -77,7 +78,15 @@ class LM(nn.Module):
         """
         c = self.config
         init = nn.initializers.normal(c.d_model**-0.5)
-        table = self.param('embedding', init, (c.vocab_size, c.d_model))
+        table = parameter(
+            self,
+            'embedding',
+            init,
+            (c.vocab_size, c.d_model),
+            axes=(None, 'embed'),
+            decay=True,
+            multiplied=c.tie_embeddings,
+        )
         # Rows of unit scale into the stack, rows of unit norm out of it.
         x = table[tokens].astype(c.dtype) * c.d_model**0.5
         x, cache, aux = Stack(c, causal=True, name='stack')(
@@ -93,33 +102,38 @@ class LM(nn.Module):
         if c.tie_embeddings:
             head = table.T
         else:
-            head = self.param('head', init, (c.d_model, c.vocab_size))
+            head = parameter(
+                self,
+                'head',
+                init,
+                (c.d_model, c.vocab_size),
+                axes=('embed', None),
+                decay=True,
+            )
         logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
         logits = logits.astype(jnp.float32)
         return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
 
 
 def active_parameters(
-    config: TransformerConfig, params: Any
+    config: TransformerConfig, parameters: Any
 ) -> tuple[int, int]:
     """Counts parameters, and those one token's forward pass multiplies with.
 
     Args:
       config: of the model, of language or vision.
-      params: its parameters, arrays or shapes.
+      parameters: its declared parameters, a tree of `Parameter`.
 
     Returns:
       Total and active. Embeddings, looked up or added, multiply nothing but as
       the head; a token uses K of the E experts.
     """
-    tied = isinstance(config, LMConfig) and config.tie_embeddings
     total = active = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path)
-        total += leaf.size
-        if 'experts' in name:
-            share = leaf.size / config.moe.num_experts
+    for p in jax.tree.leaves(parameters):
+        total += p.size
+        if 'expert' in p.axes:
+            share = p.size / config.moe.num_experts
             active += round(share * config.moe.experts_per_token)
-        elif 'embedding' not in name or tied:
-            active += leaf.size
+        elif p.multiplied:
+            active += p.size
     return total, active

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError, NaturalFloat, NaturalInt
-from moe.parallel import on_all
+from moe.parallel import replicated
 from moe.training.workload import (
     Outcome,
     live_sums,
@@ -230,7 +230,7 @@ def sample(
 def _routing(model, variables, tokens):
     """Where every token goes."""
     _, _, aux = model.apply(variables, tokens, record=True)
-    return on_all(aux.routing)
+    return replicated(aux.routing)
 
 
 def _write_routing(path, tokens, routing) -> None:

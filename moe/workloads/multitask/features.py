@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Shaped
 
 from moe.config import NaturalInt, PositiveInt
+from moe.parameters import parameter
 
 # Embeddings with entries of standard deviation 0.05.
 _INIT = nn.initializers.normal(0.05)
@@ -93,6 +94,13 @@ class Features(nn.Module):
         first = np.cumsum([0, *(self.sizes[t] for t in tables)])
         offset = [int(first[tables.index(self.table_of[c])]) for c in columns]
         shape = (int(first[-1]), width)
-        table = self.param(f'embedding_{width}', _INIT, shape)
+        table = parameter(
+            self,
+            f'embedding_{width}',
+            _INIT,
+            shape,
+            decay=True,
+            multiplied=False,
+        )
         rows = jnp.take(table, ids[:, columns] + np.array(offset), axis=0)
         return rearrange(rows, 'b c w -> b (c w)')

@@ -23,6 +23,7 @@ from moe.config import (
 )
 from moe.experts import BatchNorm, Network, Renorm
 from moe.layers.multitask import softmax
+from moe.parameters import declare_all, parameter
 from moe.routing import ROUTERS
 from moe.types import Aux, Router, traits_of
 from moe.workloads.multitask.features import Features, FeaturesConfig
@@ -180,12 +181,16 @@ class MultiTask(nn.Module):
       features: a batch -> [B, D].
       mixture: [B, D] -> [B, T, H] and an Aux.
       towers: [B, T, H] -> [B, T, O], each task its own.
+      num_variances: T for a learned log-variance of each task's loss, which
+        the objective reads from the parameters; 0 for none.
     """
 
     features: nn.Module
     mixture: nn.Module
     towers: nn.Module
+    num_variances: int = 0
 
+    @nn.compact
     def __call__(
         self, batch: Mapping[str, Shaped[Array, 'B ...']], train: bool = False
     ) -> tuple[Float[Array, 'B T O'], Aux]:
@@ -201,7 +206,15 @@ class MultiTask(nn.Module):
         """
         x = self.features(batch)
         shared, aux = self.mixture(x, train=train, mask=batch.get('live'))
-        return self.towers(shared), aux
+        out = self.towers(shared)
+        declare_all(self.towers, first_axis='task')
+        if self.num_variances:
+            zeros = nn.initializers.zeros_init()
+            shape = (self.num_variances,)
+            parameter(
+                self, 'log_variance', zeros, shape, axes=('task',), decay=False
+            )
+        return out, aux
 
 
 def gate_metrics(stats: Mapping[str, Any], tasks: list[str]) -> dict[str, Any]:

@@ -14,16 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moe.config import ConfigError, NaturalFloat, PositiveFloat
-from moe.parallel import on_all
+from moe.parallel import replicated
 from moe.training.config import Config
 from moe.training.workload import Outcome, Task, state_of
 from moe.workloads.multitask import balancing as weighting
 from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.model import MultiTaskConfig, gate_metrics
 from moe.workloads.multitask.targets import Regression, Target
-
-# Parameters of which each task has its own.
-_OWN = ('towers', 'log_variance')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +101,8 @@ class MultiTask(Task):
             self._model = self._config.model.build(
                 len(targets), outputs, **sizes
             )
+            if self._config.balance.method == 'uncertainty':
+                self._model = self._model.clone(num_variances=len(targets))
             jax.eval_shape(self.initial, jax.random.key(0))
         except ValueError as error:
             name = self._config.model.mixture.func.__name__
@@ -117,8 +116,6 @@ class MultiTask(Task):
         batch['categorical'] = jnp.zeros((1, columns), jnp.int32)
         variables = dict(self._model.init(key, batch))
         count, method = len(self.targets), self._config.balance.method
-        if method == 'uncertainty':
-            variables['params'] |= {'log_variance': jnp.zeros(count)}
         if method == 'gradnorm':
             start = weighting.GradNorm(jnp.ones(count), jnp.zeros(count))
             variables['gradnorm'] = start._asdict()
@@ -178,9 +175,10 @@ class MultiTask(Task):
         by_task = lambda cotangent: pull((cotangent, jnp.zeros(())))[0]
         stacked = jax.vmap(by_task)(jnp.eye(count))
         (rest,) = pull((jnp.zeros(count), jnp.ones(())))
-        own = {k: v for k, v in stacked.items() if k in _OWN}
-        shared = {k: v for k, v in stacked.items() if k not in _OWN}
-        products = weighting.gram(shared)
+        # The parameters of single tasks conflict with nobody.
+        own = jax.tree.map(lambda p: 'task' in p.axes, self.parameters)
+        flags = zip(jax.tree.leaves(own), jax.tree.leaves(stacked), strict=True)
+        products = weighting.gram([g for is_own, g in flags if not is_own])
         weights = jnp.ones(count)
         if balance.method == 'gradnorm':
             before = weighting.GradNorm(**state['gradnorm'])
@@ -193,13 +191,14 @@ class MultiTask(Task):
                 rate=balance.gradnorm_rate,
             )
             state = {**state, 'gradnorm': after._asdict()}
-        add = lambda mix: lambda g: jnp.tensordot(mix, g, 1)
-        total = jax.tree.map(add(weights), own)
+        mixed = weights
         if balance.pcgrad:
             products = weights[:, None] * products * weights
-            weights = weights * weighting.pcgrad(products, key)
-        total |= jax.tree.map(add(weights), shared)
-        return jax.tree.map(jnp.add, total, rest), state
+            mixed = weights * weighting.pcgrad(products, key)
+        add = lambda is_own, g, r: (
+            r + jnp.tensordot(weights if is_own else mixed, g, 1)
+        )
+        return jax.tree.map(add, own, stacked, rest), state
 
     def weights(self, params, state):
         """Returns what moves each task's loss, where that moves itself."""
@@ -218,9 +217,9 @@ class MultiTask(Task):
         names = [target.name for target in self.targets]
         return gate_metrics(stats, names)
 
-    def parameters(self, params):
+    def count_parameters(self):
         """Returns how many there are, all of them active."""
-        total = sum(leaf.size for leaf in jax.tree.leaves(params))
+        total = sum(p.size for p in jax.tree.leaves(self.parameters))
         return total, total
 
     def evaluate(self, variables, batch):
@@ -282,7 +281,7 @@ class MultiTask(Task):
 
     def leave(self, variables, data, workdir: pathlib.Path):
         """Writes the results on the test rows."""
-        evaluate = jax.jit(lambda *of: on_all(self.evaluate(*of)))
+        evaluate = jax.jit(lambda *of: replicated(self.evaluate(*of)))
         batches = [
             jax.device_get(evaluate(variables, batch))
             for batch in self.test_batches(data, 0, 1)

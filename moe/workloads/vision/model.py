@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError, PositiveInt
 from moe.layers import check_model
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.parameters import parameter
 from moe.types import Aux
 
 
@@ -98,11 +99,17 @@ class ViT(nn.Module):
         fan_in = nn.initializers.variance_scaling(
             1.0, 'fan_in', 'truncated_normal'
         )
-        kernel = self.param('patches', fan_in, (rows.shape[-1], c.d_model))
-        position = self.param(
+        width = rows.shape[-1]
+        kernel = parameter(
+            self, 'patches', fan_in, (width, c.d_model), decay=True
+        )
+        position = parameter(
+            self,
             'position_embedding',
             nn.initializers.normal(0.02),
             (c.num_patches, c.d_model),
+            decay=True,
+            multiplied=False,
         )
         x = rows.astype(c.dtype) @ kernel.astype(c.dtype)
         x = x.reshape(-1, *position.shape) + position.astype(c.dtype)
@@ -113,7 +120,16 @@ class ViT(nn.Module):
         )
         x = RMSNorm(c.norm_epsilon, name='norm')(x)
         zeros = nn.initializers.zeros_init()
-        head = self.param('head', zeros, (c.d_model, c.num_classes))
-        bias = self.param('head_bias', zeros, (c.num_classes,))
+        head = parameter(
+            self,
+            'head',
+            zeros,
+            (c.d_model, c.num_classes),
+            axes=('embed', None),
+            decay=True,
+        )
+        bias = parameter(
+            self, 'head_bias', zeros, (c.num_classes,), decay=False
+        )
         pooled = jnp.mean(x.astype(jnp.float32), axis=1)
         return pooled @ head + bias, aux

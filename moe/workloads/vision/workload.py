@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from moe.config import ConfigError
-from moe.parallel import on_all
+from moe.parallel import replicated
 from moe.training.workload import (
     Outcome,
     live_sums,
@@ -138,7 +138,7 @@ class Vision(TransformerTask):
 
         @jax.jit
         def predict(variables, image, mask):
-            return on_all(self._model.apply(variables, image, mask=mask)[0])
+            return replicated(self._model.apply(variables, image, mask=mask)[0])
 
         for batch in images.val_batches(data, self._config.data):
             logits = predict(variables, batch['image'], batch['mask'])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.parameters import declared
 from moe.workloads.lm.model import LM, active_parameters
 from tests import tiny
 from tests.reference import model as reference
@@ -101,8 +102,8 @@ def test_tied_embeddings_are_the_head():
 )
 def test_active_parameters(changes, total, active):
     config = tiny.model(changes)
-    made = jax.eval_shape(LM(config).init, jax.random.key(0), TOKENS)
-    assert active_parameters(config, made['params']) == (total, active)
+    made = declared(LM(config).init, jax.random.key(0), TOKENS)
+    assert active_parameters(config, made) == (total, active)
 
 
 def test_bfloat16():

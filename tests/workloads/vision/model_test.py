@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
+from moe.parameters import declared
 from moe.workloads.lm.model import active_parameters
 from moe.workloads.vision.model import ViT, ViTConfig
 from tests import tiny
@@ -304,8 +305,8 @@ def test_dense_model_has_no_aux():
 )
 def test_active_parameters(changes, total, active):
     config = model(changes)
-    made = jax.eval_shape(ViT(config).init, jax.random.key(0), IMAGES)
-    assert active_parameters(config, made['params']) == (total, active)
+    made = declared(ViT(config).init, jax.random.key(0), IMAGES)
+    assert active_parameters(config, made) == (total, active)
 
 
 @pytest.mark.parametrize(
