@@ -1,23 +1,30 @@
 """`python -m moe.predict --workdir=DIR --input=FILE`: for rows of a table."""
 
 import csv
-import pathlib
 import sys
-from typing import TextIO
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
 
-import jax
 from absl import flags
 
 from moe.command_line import read_flags
 from moe.config import ConfigError
-from moe.training.checkpoint import restore_run
-from moe.workloads import registry
-from moe.workloads.multitask.data import rows
-from moe.workloads.multitask.data.tables import apply_table
-from moe.workloads.multitask.tabular import TableRun
+from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
+flags.DEFINE_integer(
+    'step',
+    None,
+    'Of the checkpoint; the newest by default.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_list(
+    'plugins',
+    [],
+    "The run's plugins that may be imported: modules and files.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string(
     'input',
     None,
@@ -47,31 +54,21 @@ def main(argv: list[str]) -> int:
     """Writes one line a row: the probability, class or number of each task."""
     try:
         read_flags(_FLAGS, argv)
-        workdir = pathlib.Path(_FLAGS.workdir or '.')
-        config = registry.read_run(workdir)
-        if not isinstance(config, TableRun):
-            allowed = 'the folder of a run on a table'
-            raise ConfigError('workdir', str(workdir), allowed)
+        run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
         if not _FLAGS.input:
             raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
-        task = config.make_task().restored(workdir)
-        state = restore_run(config, workdir, task)
-        table, left_out = apply_table(
-            task.preprocessing,
-            _FLAGS.input,
-            columns=_FLAGS.columns,
-            on_error=_FLAGS.on_error,
+        table, left_out = run.read_table(
+            _FLAGS.input, columns=_FLAGS.columns, on_error=_FLAGS.on_error
         )
-        if not rows.num_rows(table):
-            count = left_out.count
-            allowed = f'files with a row that can be used ({count} left out)'
-            raise ConfigError('--input', _FLAGS.input, allowed)
+        batches = run.predict_batches(table)
         if _FLAGS.output:
             with open(_FLAGS.output, 'w', newline='') as file:
-                _write(file, task, state, table, config.data.batch_size)
+                _write(file, batches)
         else:
-            _write(sys.stdout, task, state, table, config.data.batch_size)
+            _write(sys.stdout, batches)
     except (ConfigError, OSError) as error:
+        if isinstance(error, ConfigError) and error.field == 'files':
+            error = ConfigError('--input', error.value, error.allowed)
         print(f'moe.predict: {error}', file=sys.stderr)
         return 2
     if left_out.count:
@@ -82,13 +79,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _write(file: TextIO, task, state, table, size: int) -> None:
-    """Predicts batch by batch, each written before the next."""
+def _write(file: TextIO, batches: Iterable[Mapping[str, list[Any]]]) -> None:
+    """Writes predictions batch by batch, each before the next is made."""
     writer = csv.writer(file, lineterminator='\n')
-    evaluate = jax.jit(task.evaluate)
-    for i, batch in enumerate(rows.val_batches(table, size)):
-        logits = jax.device_get(evaluate(state.variables, batch)['logits'])
-        columns = task.predictions(logits[batch['live']])
+    for i, columns in enumerate(batches):
         if not i:
             writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))

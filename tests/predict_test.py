@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+import moe
 from moe import training
+from moe.config import ConfigError
 from moe.training.checkpoint import restore_run
 from moe.workloads import registry
 from moe.workloads.multitask.data import rows
@@ -188,10 +190,22 @@ def test_new_tables(results, folder):
     assert results['headless'] == results['new']
 
 
+def test_run_opened_in_python_predicts_what_the_command_does(results, folder):
+    run = moe.load(folder / 'run')
+    found = run.predict(str(folder / 'new.csv.gz'))
+    header, *lines = csv.reader(io.StringIO(results['new'].out))
+    assert list(found) == header
+    columns = zip(*found.values(), strict=True)
+    shown = [[str(cell) for cell in line] for line in columns]
+    assert shown == lines
+    with pytest.raises(ConfigError, match=r'files = .*\(1 left out\)'):
+        run.predict(str(folder / 'bad.csv'), on_error='skip')
+
+
 def test_rows_left_out_are_counted(results):
     # wide.csv and word.csv have the 37 rows and one bad one each.
     code, out, err = results['skipped']
-    assert code == 0
+    assert code == 0, err
     places = re.findall(r'(\w+\.csv:\d+)', err)
     assert err.startswith('moe.predict: 2 rows left out: ')
     assert places == ['wide.csv:39', 'word.csv:39']

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Returns the steps that there are checkpoints of, in order."""
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, data: dict) -> None:
         """Writes in the background; a step that exists is left as it is.
@@ -74,29 +79,57 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps of a run that have a checkpoint, in order.
+
+    Args:
+      workdir: the run's folder; nothing is written there.
+    """
+    if not (workdir / 'checkpoints').exists():
+        return []
+    with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
+        return checkpoints.steps()
+
+
 def restore_run(
-    config: Config, workdir: pathlib.Path, task: Task | None = None
+    config: Config,
+    workdir: pathlib.Path,
+    task: Task | None = None,
+    step: int | None = None,
 ) -> TrainState:
-    """The newest state of a run, on the first device, whatever its mesh was.
+    """The state of a run, on the first device, whatever its mesh was.
 
     Args:
       config: of the run.
       workdir: the run's folder.
       task: restored from it; None restores the config's.
+      step: of the checkpoint; None is the newest.
 
     Returns:
       The state.
 
     Raises:
-      ConfigError: if there is no checkpoint yet.
+      ConfigError: if there is no checkpoint yet, or none of that step.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     task = task or config.make_task().restored(workdir)
     shapes = jax.eval_shape(lambda: init_state(config, task=task))
     like = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
+    steps = saved_steps(workdir)
+    if not steps:
+        allowed = 'the folder of a run with a checkpoint'
+        raise ConfigError('workdir', str(workdir), allowed)
+    check_step(step, steps)
     with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            allowed = 'the folder of a run with a checkpoint'
-            raise ConfigError('workdir', str(workdir), allowed)
-        return checkpoints.restore(step, like)[0]
+        return checkpoints.restore(step or steps[-1], like)[0]
+
+
+def check_step(step: int | None, steps: Sequence[int]) -> None:
+    """Refuses a step that has no checkpoint; None is the newest.
+
+    Raises:
+      ConfigError: if it has none.
+    """
+    if step is not None and step not in steps:
+        kept = ', '.join(map(str, steps)) or 'there is none'
+        raise ConfigError('step', step, f'that of a checkpoint ({kept})')

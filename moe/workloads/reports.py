@@ -11,6 +11,7 @@ from moe.report.run import Run
 # Workload, as configs name it: its module with `SECTIONS`.
 _MODULES = {
     'lm': 'moe.workloads.lm.report',
+    'multitask': 'moe.workloads.multitask.report',
     'synthetic': 'moe.workloads.multitask.report',
     'table': 'moe.workloads.multitask.report',
     'vision': 'moe.workloads.vision.report',
@@ -19,7 +20,7 @@ _MODULES = {
 
 def sections_of(run: Run) -> Sections:
     """Returns what the workload of a run adds to its page."""
-    module = _MODULES.get(run.config.get('task', ''))
+    module = _MODULES.get(run.config.get('workload', ''))
     if module is None:
         return no_sections(run)
     return importlib.import_module(module).SECTIONS

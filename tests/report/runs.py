@@ -34,7 +34,7 @@ def write(folder, metrics=None, *, sample='def <b>&', routing=True, **config):
     """Writes the folder of a language model's run; returns it."""
     folder.mkdir(parents=True)
     plain = {
-        'task': 'lm',
+        'workload': 'lm',
         'losses': {'load_balance': 0.01, 'router_z': 0.001},
         'note': 'x < y',
         **config,

@@ -10,9 +10,9 @@ from moe.workloads import reports
 from tests.report import runs
 
 
-def written(folder, task):
+def written(folder, workload):
     """A run of a workload, with the files that its report shows."""
-    runs.write(folder, task=task)
+    runs.write(folder, workload=workload)
     (folder / 'confusion.json').write_text('[[1, 0], [0, 1]]')
     (folder / 'results.json').write_text('{"income/auc": 0.5}')
     return folder
@@ -21,16 +21,17 @@ def written(folder, task):
 HEADINGS = {
     'lm': 'Tokens by expert',
     'vision': 'Confusion matrix',
+    'multitask': 'On the test rows',
     'table': 'On the test rows',
     'synthetic': 'On the test rows',
 }
 
 
-@pytest.mark.parametrize('task', HEADINGS)
-def test_sections_are_those_of_the_workload(tmp_path, task):
-    text = reports.write(written(tmp_path / 'run', task)).read_text()
+@pytest.mark.parametrize('workload', HEADINGS)
+def test_sections_are_those_of_the_workload(tmp_path, workload):
+    text = reports.write(written(tmp_path / 'run', workload)).read_text()
     shown = {heading for heading in HEADINGS.values() if heading in text}
-    assert shown == {HEADINGS[task]}
+    assert shown == {HEADINGS[workload]}
 
 
 def test_run_of_an_unknown_workload_has_the_generic_page(tmp_path):

@@ -35,6 +35,7 @@ from moe.workloads.lm.text import (
     train_batches,
     val_batches,
 )
+from moe.workloads.lm.tokens import decode, encode
 from moe.workloads.transformer import TransformerRun, TransformerTask
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
@@ -205,7 +206,7 @@ def sample(
     Returns:
       The continuation; bytes that are not UTF-8 are shown as marks.
     """
-    tokens = np.frombuffer(prompt.encode(), np.uint8).astype(np.int32)
+    tokens = encode(prompt)
     size, span = len(tokens), config.data.seq_len
     key = jax.random.key(seed)
     while len(tokens) < size + length:
@@ -222,8 +223,7 @@ def sample(
             top=top,
         )
         tokens = np.concatenate([tokens, np.asarray(out[0])])
-    raw = tokens[size:].astype(np.uint8).tobytes()
-    return raw.replace(b'\0', b'\n').decode(errors='replace')
+    return decode(tokens[size:])
 
 
 @functools.partial(jax.jit, static_argnums=0)

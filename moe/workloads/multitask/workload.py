@@ -19,6 +19,7 @@ from moe.training.config import Config
 from moe.training.workload import Outcome, Task, state_of
 from moe.workloads.multitask import balancing as weighting
 from moe.workloads.multitask.data import rows
+from moe.workloads.multitask.model import MultiTask as MultiTaskModel
 from moe.workloads.multitask.model import MultiTaskConfig, gate_metrics
 from moe.workloads.multitask.targets import Regression, Target
 
@@ -108,6 +109,11 @@ class MultiTask(Task):
             name = self._config.model.mixture.func.__name__
             allowed = f'able to serve these tasks: {error}'
             raise ConfigError('config.model.mixture', name, allowed) from None
+
+    @property
+    def model(self) -> MultiTaskModel:
+        """The linen module, from `build` on."""
+        return self._model
 
     def initial(self, key):
         """Returns the model's variables, and weights of the tasks that move."""

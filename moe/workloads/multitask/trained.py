@@ -1,0 +1,128 @@
+"""A trained model of several tasks, opened.
+
+B examples, T tasks, O outputs a task, E experts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from moe.config import ConfigError
+from moe.workloads.multitask.data import rows
+from moe.workloads.multitask.data.delimited import Problems
+from moe.workloads.multitask.data.tables import apply_table
+from moe.workloads.multitask.model import MultiTask, gate_metrics
+from moe.workloads.multitask.tabular import TableTask
+from moe.workloads.multitask.workload import MultiTaskRun
+from moe.workloads.trained import LayerRouting, TrainedRun, as_gates
+
+Batch = Mapping[str, Shaped[np.ndarray, 'B ...']]
+
+
+class TrainedMultiTaskRun(TrainedRun):
+    """A trained model of several tasks; see `TrainedRun`."""
+
+    config: MultiTaskRun
+    model: MultiTask
+    workload: Any
+
+    def __init__(self, config, workdir, step=None):
+        super().__init__(config, workdir, step)
+        self.model = self.workload.model
+
+        def gates(variables, row):
+            batch = {name: value[None] for name, value in row.items()}
+            _, aux = self.model.apply(variables, batch)
+            stats: Mapping[str, Any] = aux.stats  # type: ignore[union-attr]
+            return {n: v for n, v in stats.items() if _statistic(n) == 'gate'}
+
+        self._apply = jax.jit(self.model.apply)
+        self._gates = jax.jit(jax.vmap(gates, (None, 0)))
+
+    def logits(self, inputs: Batch) -> Float[np.ndarray, 'B T O']:
+        """Predicts for a batch of examples.
+
+        Args:
+          inputs: 'numeric' float32 [B, F], and for a table with categories
+            'categorical' int32 [B, C]; as `read_table` makes them.
+
+        Returns:
+          Logits and predicted numbers, float32.
+        """
+        return np.asarray(self._apply(self.variables, _inputs(inputs))[0])
+
+    def routing(self, inputs: Batch) -> list[LayerRouting]:
+        """Finds how much each gate uses each expert, example by example.
+
+        Args:
+          inputs: as of `logits`.
+
+        Returns:
+          One entry a gate, its arrays [B, E]; gates have their names in the
+          metrics, such as the task's.
+        """
+        # The mean gate of a batch of one is the example's own.
+        stats = jax.device_get(self._gates(self.variables, _inputs(inputs)))
+        names = [target.name for target in self.workload.targets]
+        examples = [
+            gate_metrics({n: v[i] for n, v in stats.items()}, names)
+            for i in range(len(inputs['numeric']))
+        ]
+        places = {name: name.split('/')[1] for name in examples[0]}
+        return as_gates(
+            {
+                place: np.array([one[name] for one in examples], np.float32)
+                for name, place in places.items()
+            }
+        )
+
+    def read_table(
+        self,
+        files: str,
+        *,
+        columns: Sequence[str] = (),
+        on_error: Literal['raise', 'skip'] = 'raise',
+    ) -> tuple[Mapping[str, np.ndarray], Problems]:
+        """Reads tables; see `TrainedRun.read_table`."""
+        if not isinstance(self.workload, TableTask):
+            raise self._other_workload('a run on a table')
+        table, left_out = apply_table(
+            self.workload.preprocessing,
+            files,
+            columns=columns,
+            on_error=on_error,
+        )
+        if not rows.num_rows(table):
+            count = left_out.count
+            allowed = f'files with a row that can be used ({count} left out)'
+            raise ConfigError('files', files, allowed)
+        return table, left_out
+
+    def predict_batches(
+        self, table: Mapping[str, np.ndarray]
+    ) -> Iterator[dict[str, list[Any]]]:
+        """Returns columns of predictions, made batch by batch.
+
+        Args:
+          table: of `read_table`.
+        """
+        variables, size = self.variables, self.config.data.batch_size
+
+        def predict(batch):
+            logits = np.asarray(self._apply(variables, _inputs(batch))[0])
+            return self.workload.predictions(logits[batch['live']])
+
+        return map(predict, rows.val_batches(table, size))
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    """What the model reads of a batch."""
+    names = ('numeric', 'categorical', 'live')
+    return {name: batch[name] for name in names if name in batch}
+
+
+def _statistic(name: str) -> str:
+    return name.rpartition('/')[2]

@@ -1,0 +1,247 @@
+"""A trained run, opened: its config, model, parameters and metrics.
+
+E experts; leading axes [...] are those of the inputs.
+"""
+
+import abc
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from moe.config import ConfigError
+from moe.layers.auxiliary import dense
+from moe.metrics import Column, columns, read_metrics
+from moe.training.checkpoint import check_step, restore_run, saved_steps
+from moe.training.config import Config
+from moe.types import Routing
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRouting:
+    """Which experts one mixture layer, or one gate, chose for its inputs.
+
+    Attributes:
+      place: the layer or gate, as the metrics name it, such as 'layer_1'.
+      weight: [..., E] float32, the combine weight of each expert; 0 for an
+        expert that was not chosen.
+      chosen: [..., E] bool, the experts that were chosen, before capacity. Of
+        a mixture of two levels the experts are the groups of experts.
+      routing: the `moe.types.Routing` of the layer; None for a gate.
+    """
+
+    place: str
+    weight: Float[np.ndarray, '... E']
+    chosen: Bool[np.ndarray, '... E']
+    routing: Any = None
+
+
+class TrainedRun(abc.ABC):
+    """What `moe.load` returns: a run, its parameters read when first used.
+
+    Args:
+      config: of the run.
+      workdir: the run's folder.
+      step: of the checkpoint to read; None is the newest.
+
+    Attributes:
+      config: of the run, checked.
+      workdir: the run's folder.
+      workload: model, data and loss, see `moe.training.workload`.
+      step: how many steps the parameters were trained; None before the first
+        checkpoint.
+      model: the linen module.
+
+    Raises:
+      ConfigError: for a step without a checkpoint.
+    """
+
+    model: nn.Module
+
+    def __init__(
+        self, config: Config, workdir: pathlib.Path, step: int | None = None
+    ):
+        self.config, self.workdir = config, workdir
+        self.workload = config.make_task().restored(workdir)
+        steps = saved_steps(workdir)
+        check_step(step, steps)
+        self.step = steps[-1] if step is None and steps else step
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables: 'params', and what no gradient moves.
+
+        Raises:
+          ConfigError: without a checkpoint.
+        """
+        return restore_run(
+            self.config, self.workdir, self.workload, self.step
+        ).variables
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, Column]:
+        """What the run logged: `steps` and `values` by name of the metric."""
+        path = self.workdir / 'metrics.jsonl'
+        return columns(read_metrics(path) if path.exists() else ())
+
+    @abc.abstractmethod
+    def logits(self, inputs: Any) -> Float[np.ndarray, '...']:
+        """Applies the model as evaluations do.
+
+        Args:
+          inputs: what the workload reads, see the subclass.
+
+        Returns:
+          Logits, float32.
+        """
+
+    @abc.abstractmethod
+    def routing(self, inputs: Any) -> list[LayerRouting]:
+        """Finds which experts the inputs go to, layer by layer.
+
+        Args:
+          inputs: as of `logits`.
+
+        Returns:
+          One entry a mixture layer; none for a dense model.
+        """
+
+    def sample(
+        self,
+        prompt: str,
+        length: int = 400,
+        *,
+        seed: int = 0,
+        temperature: float = 0.7,
+        top: int = 0,
+    ) -> str:
+        """Continues a text, with a language model.
+
+        Args:
+          prompt: text to continue, one token or more.
+          length: how many tokens to generate.
+          seed: of the draws.
+          temperature: divides the logits; 0 takes the likeliest token.
+          top: draws among so many likeliest tokens; 0 draws among all.
+
+        Returns:
+          The continuation, without the prompt.
+
+        Raises:
+          ConfigError: for a run of another workload, an empty prompt, or a
+            `top` above the vocabulary.
+        """
+        raise self._other_workload('a language model')
+
+    def read_table(
+        self,
+        files: str,
+        *,
+        columns: Sequence[str] = (),
+        on_error: Literal['raise', 'skip'] = 'raise',
+    ) -> tuple[Any, Any]:
+        """Reads tables as a run on a table read the one it was trained on.
+
+        Args:
+          files: a path or a glob.
+          columns: names of the columns of tables without a header; () for
+            those of the training.
+          on_error: whether a row that cannot be used is an error.
+
+        Returns:
+          The rows as `logits` takes them, and those that were left out:
+          `count` of them, and the `places` of the first.
+
+        Raises:
+          ConfigError: for a run of another workload, or files that cannot be
+            used.
+        """
+        raise self._other_workload('a run on a table')
+
+    def predict_batches(self, table: Any) -> Iterator[dict[str, list[Any]]]:
+        """Returns columns of predictions for such rows, batch by batch.
+
+        Raises:
+          ConfigError: for a run of another workload.
+        """
+        raise self._other_workload('a run on a table')
+
+    def predict(self, files: str, **options: Any) -> dict[str, list[Any]]:
+        """Predicts for every row of tables, with a run on a table.
+
+        Args:
+          files: a path or a glob.
+          **options: of `read_table`.
+
+        Returns:
+          Columns of predictions by name, one value a row.
+
+        Raises:
+          ConfigError: for a run of another workload.
+        """
+        table, _ = self.read_table(files, **options)
+        found: dict[str, list[Any]] = {}
+        for part in self.predict_batches(table):
+            for name, values in part.items():
+                found.setdefault(name, []).extend(values)
+        return found
+
+    def _other_workload(self, wanted: str) -> ConfigError:
+        return ConfigError(
+            'workdir', str(self.workdir), f'the folder of {wanted}'
+        )
+
+
+def by_layer(
+    routing: Any, layers: Sequence[int], shape: tuple[int, ...]
+) -> list[LayerRouting]:
+    """Splits the routing of a stack of mixtures.
+
+    Args:
+      routing: recorded in `Aux`, stacked over the mixture layers; None of a
+        model without any that assigns tokens.
+      layers: numbers of the mixture layers.
+      shape: of the tokens, such as [B, S].
+
+    Returns:
+      One entry a layer, its arrays [*shape, E], NumPy.
+    """
+    if routing is None:
+        return []
+    if not isinstance(routing, Routing):  # a pair of two levels: the outer
+        routing = routing[0]
+    found = []
+    for i, layer in enumerate(layers):
+        one = jax.device_get(jax.tree.map(lambda x, i=i: x[i], routing))
+        weight = np.asarray(dense(one, one.weight))
+        chosen = np.asarray(dense(one, np.ones_like(one.weight))) > 0
+        size = weight.shape[-1]
+        found.append(
+            LayerRouting(
+                f'layer_{layer}',
+                weight.reshape(*shape, size),
+                chosen.reshape(*shape, size),
+                one,
+            )
+        )
+    return found
+
+
+def as_gates(
+    named: Mapping[str, Float[np.ndarray, 'B E']],
+) -> list[LayerRouting]:
+    """Makes entries of dense gates.
+
+    Args:
+      named: weights by gate; an expert of weight 0 was not chosen.
+    """
+    return [
+        LayerRouting(place, weight, weight != 0)
+        for place, weight in named.items()
+    ]
