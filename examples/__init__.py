@@ -1,0 +1,1 @@
+"""Short scripts, one a use; run them as `python -m examples.NAME`."""
