@@ -39,7 +39,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, _):
         """Returns the carry of a scan, and what it stacks."""
-        x = x + nn.SelfAttention(num_heads=4)(nn.LayerNorm()(x))
+        x = x + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(x))
         y, aux = mixture()(nn.LayerNorm()(x))
         return x + y, aux
 

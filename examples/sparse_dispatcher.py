@@ -20,7 +20,6 @@ import optax
 from moe.dispatch import SparseDispatcher
 from moe.experts import MLP
 from moe.layers import Gate
-from moe.layers.account import account, dense
 from moe.routing import noisy_top_k
 from moe.types import Context
 
@@ -32,20 +31,21 @@ class Mixture(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        """Returns outputs [B, D], gates [B, E] and the balance losses."""
+        """Returns outputs [B, D], gates [B, E] and the balance loss."""
         position = jnp.arange(len(x))[None]  # the noise is a function of it
         mask = jnp.ones_like(position, bool)
         key = self.make_rng('router') if train else None
         context = Context(mask, position, key=key, train=train)
         router = functools.partial(noisy_top_k, k=K)
         routing, _ = Gate(E, router)(x[None], context)
-        gates = dense(routing, routing.weight)[0]
+        summary = summarize(routing)
+        gates = summary.gates[0]
 
         dispatcher = SparseDispatcher(gates, k=K)
         rows = dispatcher.dispatch(x)
         outputs = MLP(32, E, 'relu', name='experts')(rows, dispatcher.sizes)
         y = dispatcher.combine(outputs)
-        return y, gates, account(routing, routing.live).losses
+        return y, gates, LOSSES['importance'](summary) + LOSSES['load'](summary)
 
 
 def with_functions(gates, x, functions):
@@ -71,11 +71,11 @@ def main(steps: int = 200) -> dict[str, float]:
     @jax.jit
     def step(variables, state, key):
         def objective(variables):
-            y, _, losses = model.apply(
+            y, _, balance = model.apply(
                 variables, x, train=True, rngs={'router': key}
             )
             error = jnp.mean((y - target) ** 2)
-            return error + 1e-2 * (losses['importance'] + losses['load']), error
+            return error + 1e-2 * balance, error
 
         gradients, error = jax.grad(objective, has_aux=True)(variables)
         updates, state = optimizer.update(gradients, state)
