@@ -19,7 +19,7 @@ import optax
 
 from moe.dispatch import SparseDispatcher
 from moe.experts import MLP
-from moe.layers import Gate
+from moe.layers import LOSSES, Gate, summarize
 from moe.routing import noisy_top_k
 from moe.types import Context
 
