@@ -75,7 +75,7 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
             'shared_d_ff': shared,
             'router': {**ROUTERS.get(variant, {'name': 'top_k'}), 'k': k},
             'executor': 'indexed',
-            'exchange': 'all_to_all',
+            'communication': 'all_to_all',
             'capacity_factor': 1.0,
             'eval_capacity_factor': 2.0,
         },

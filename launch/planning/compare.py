@@ -10,12 +10,12 @@ from moe.models.transformer import REMAT_POLICIES
 Changes = dict[str, Any]
 
 # What is tried beside the mesh, by dotted name, the most promising first.
-# Tokens travel in buffers of slots, or as rows sorted by expert.
-EXCHANGES: tuple[Changes, ...] = (
-    {'model.moe.exchange': 'all_to_all', 'model.moe.executor': 'indexed'},
-    {'model.moe.exchange': 'none'},
-    {'model.moe.exchange': 'ragged', 'model.moe.executor': 'grouped'},
-    {'model.moe.exchange': 'gather'},
+# Tokens travel in capacity buffers, or as rows sorted by expert.
+COMMUNICATIONS: tuple[Changes, ...] = (
+    {'model.moe.communication': 'all_to_all', 'model.moe.executor': 'indexed'},
+    {'model.moe.communication': 'none'},
+    {'model.moe.communication': 'ragged', 'model.moe.executor': 'grouped'},
+    {'model.moe.communication': 'gather'},
 )
 REMAT: tuple[Changes, ...] = tuple(
     {'model.remat': name} for name in reversed(REMAT_POLICIES)
@@ -74,17 +74,17 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
         )
 
     shapes = sorted(meshes(plain, topology.num_devices), key=order)
-    lists = (shapes, EXCHANGES, REMAT)
+    lists = (shapes, COMMUNICATIONS, REMAT)
     places = itertools.product(*(range(len(choices)) for choices in lists))
     found = []
     for place in sorted(places, key=sum):
-        shape, exchange, remat = (
+        shape, communication, remat = (
             choices[i] for choices, i in zip(lists, place, strict=True)
         )
-        # On one device there is nothing to exchange.
-        nothing = exchange['model.moe.exchange'] == 'none'
+        # Of one device nothing travels.
+        nothing = communication['model.moe.communication'] == 'none'
         if nothing or shape['mesh.expert'] > 1:
-            found.append(shape | exchange | remat)
+            found.append(shape | communication | remat)
     return found
 
 

@@ -73,8 +73,8 @@ def moved(kind: str, given: float, size: int) -> float:
       size: n, devices of the group.
 
     Returns:
-      `given * (n-1)` if gathered, `given * (n-1)/n` if scattered or exchanged,
-      twice that if reduced for all, `given` if passed on.
+      `given * (n-1)` if gathered, `given * (n-1)/n` if scattered or sent all
+      to all, twice that if reduced for all, `given` if passed on.
     """
     if size <= 1:
         return 0.0
@@ -95,9 +95,9 @@ def seconds(
 
     A group can use the links of the dimensions in which its devices differ:
     two a dimension if it is a ring and spans the group, else one. Gathers and
-    reductions run at the sum of these; in an exchange every byte also takes as
-    many links as the mean distance of two devices. Other traffic on the same
-    links, and latency, are left out.
+    reductions run at the sum of these; in an all-to-all every byte also takes
+    as many links as the mean distance of two devices. Other traffic on the
+    same links, and latency, are left out.
 
     Args:
       kind: of the collective.
@@ -125,10 +125,10 @@ def seconds(
         return 0.0
     bandwidth = topology.chip.ici * links / (2 * len(topology.shape))
     bandwidth /= topology.chip.devices
-    exchange = kind in ('all-to-all', 'ragged-all-to-all')
+    all_to_all = kind in ('all-to-all', 'ragged-all-to-all')
     n = len(group)
     # Of n devices one is oneself: the mean over the others.
-    factor = max(1.0, hops * n / (n - 1)) if exchange else 1.0
+    factor = max(1.0, hops * n / (n - 1)) if all_to_all else 1.0
     return received * factor / bandwidth
 
 
@@ -166,8 +166,10 @@ def network(
     return sorted(rows, key=lambda row: -row.seconds)
 
 
-def least_exchanged(config: LanguageConfig, mesh: Mapping[str, int]) -> float:
-    """Bytes that a device has to receive for one mixture layer, one pass.
+def least_communicated(
+    config: LanguageConfig, mesh: Mapping[str, int]
+) -> float:
+    """Returns the bytes a device receives for one mixture layer, one pass.
 
     `2 * rows * D * bytes * (n - 1) / n`: the rows routed to its experts that
     are not its own, of n devices along `expert`, and what comes back.

@@ -9,7 +9,7 @@ from launch.planning import cost, estimate, hlo
 from launch.planning.chips import Topology
 from launch.planning.compiler import compile_step
 from moe.config import ConfigError
-from moe.parallel import mesh_shape
+from moe.parallel import COMMUNICATION, mesh_shape
 from moe.training import Config
 from moe.workloads.lm.workload import LanguageConfig
 
@@ -27,7 +27,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
       `compile_seconds` and `versions`; for one that compiles also `flops`,
       `hbm_bytes`, `parts` (seconds by part of the model), `collectives`,
       `mixtures` (the collectives of all mixture layers by pass, how often one
-      runs, and the bytes that it has to exchange) and `step`, see
+      runs, and the bytes that it has to send) and `step`, see
       `launch.planning.estimate.roofline`.
 
     Raises:
@@ -64,7 +64,9 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
             'layers': config.model.num_layers,
             'remat': config.model.remat,
             'attention': config.model.attention,
-            'exchange': config.model.moe.exchange,
+            'communication': COMMUNICATION.name_of(
+                config.model.moe.communication
+            ),
             'executor': config.model.moe.executor,
             'capacity_factor': config.model.moe.capacity_factor,
         },
@@ -116,7 +118,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         'mixtures': {
             'runs': len(config.model.moe_layers)
             * config.optimizer.accumulation,
-            'minimum': estimate.least_exchanged(config, mesh),
+            'minimum': estimate.least_communicated(config, mesh),
             **{
                 name: [dataclasses.asdict(row) for row in rows]
                 for name, rows in passes.items()

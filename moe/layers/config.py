@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from moe import losses
 from moe.capacity import CapacityRule
 from moe.config import (
-    AtLeast,
     ConfigError,
     NaturalFloat,
     NaturalInt,
@@ -26,7 +25,7 @@ from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
-from moe.parallel import ExchangeName
+from moe.parallel import COMMUNICATION, Communication, none
 from moe.routing import ROUTERS, next_state, soft
 from moe.types import (
     Context,
@@ -49,9 +48,7 @@ class MoEConfig:
     allow_lookahead: bool = False
     jitter: NaturalFloat = 0.0
     executor: Literal['onehot', 'indexed', 'grouped'] = 'grouped'
-    exchange: ExchangeName = 'none'
-    exchange_levels: Literal[1, 2] = 1
-    exchange_room: Annotated[float, AtLeast(1.0)] | None = None
+    communication: Annotated[Communication, OneOf(COMMUNICATION)] = none
     capacity_factor: PositiveFloat | None = None
     eval_capacity_factor: PositiveFloat | None = None
     min_capacity: PositiveInt = 4
@@ -71,7 +68,7 @@ class MoEConfig:
         if self.outer_experts and self.num_experts % self.outer_experts:
             allowed = f'0 or a divisor of num_experts ({self.num_experts})'
             raise ConfigError('outer_experts', self.outer_experts, allowed)
-        self._check_exchange()
+        self._check_communication()
         if self.outer_experts and _function(self.outer_router) is soft:
             allowed = 'a router of assignments'
             raise ConfigError('outer_router.name', 'soft', allowed)
@@ -84,28 +81,25 @@ class MoEConfig:
             allowed = 'a router of assignments, for two levels or cheap experts'
             raise ConfigError('router.name', 'soft', allowed)
 
-    def _check_exchange(self):
-        """Buffers are exchanged whole, sorted rows as many as there are."""
+    def _check_communication(self):
+        """Capacity buffers travel whole, sorted rows as many as there are."""
+        choice = self.communication
+        name, given = COMMUNICATION.name_of(choice), options(choice)
         fits = {
             'all_to_all': self.executor != 'grouped',
             'ragged': self.executor == 'grouped',
         }
-        if not fits.get(self.exchange, True):
-            other = 'ragged' if self.exchange == 'all_to_all' else 'all_to_all'
+        if not fits.get(name, True):
+            other = 'ragged' if name == 'all_to_all' else 'all_to_all'
             allowed = f"'none', 'gather' or '{other}', of {self.executor} rows"
-            raise ConfigError('exchange', self.exchange, allowed)
-        if self.exchange != 'none' and self.is_soft:
+            raise ConfigError('communication.name', name, allowed)
+        if name != 'none' and self.is_soft:
             allowed = "'none', for a soft mixture"
-            raise ConfigError('exchange', self.exchange, allowed)
-        if self.exchange_levels > 1 and self.exchange in ('none', 'gather'):
-            allowed = f"1, for '{self.exchange}'"
-            raise ConfigError('exchange_levels', self.exchange_levels, allowed)
-        levels = self.exchange_levels > 1 or self.outer_experts
-        if self.exchange_room and (levels or self.exchange != 'ragged'):
-            allowed = (
-                "None, but for 'ragged' at one level of exchange and of routers"
-            )
-            raise ConfigError('exchange_room', self.exchange_room, allowed)
+            raise ConfigError('communication.name', name, allowed)
+        factor = given.get('buffer_factor')
+        if factor and (given['levels'] > 1 or self.outer_experts):
+            allowed = 'None, but at one level of communication and of routers'
+            raise ConfigError('communication.buffer_factor', factor, allowed)
 
     @property
     def is_soft(self) -> bool:
@@ -162,9 +156,7 @@ class MoEConfig:
                 router=self.router,
                 jitter=self.jitter,
                 executor=self.executor,
-                exchange=self.exchange,
-                exchange_levels=self.exchange_levels,
-                exchange_room=self.exchange_room,
+                communication=self.communication,
                 capacity_factor=self.capacity_factor,
                 eval_capacity_factor=self.eval_capacity_factor,
                 min_capacity=self.min_capacity,

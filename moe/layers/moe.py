@@ -4,7 +4,6 @@ B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +15,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moe import dispatch
 from moe.capacity import CapacityRule, capacity
-from moe.config import ConfigError
+from moe.config import ConfigError, options
+from moe.config.registry import entry_of
 from moe.dispatch import DISPATCHERS, only_experts
 from moe.experts import Cheap
 from moe.layers.auxiliary import auxiliary, buffer_stats, dense, summarize
 from moe.layers.gate import Gate, in_groups
-from moe.parallel import EXCHANGES, ExchangeName, over_devices
-from moe.parallel.mesh import EXPERT_AXES, num_shards
+from moe.parallel import (
+    Communication,
+    communication_of,
+    expert_axes_of,
+    none,
+    on_expert_devices,
+)
+from moe.parallel.mesh import num_shards
 from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import (
@@ -47,14 +53,11 @@ class MoE(nn.Module):
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
       executor: 'onehot', 'indexed' or 'grouped'; same values, different cost.
-      exchange: how tokens reach experts on other devices of a mesh in context:
-        'all_to_all' (of a padded executor), 'ragged' (of 'grouped') or
-        'gather'; with 'none' the compiler decides. Same values.
-      exchange_levels: 2 for experts that are split over the mesh axis
-        `replica` too, with an exchange along each axis; not of 'gather'.
-      exchange_room: of 'ragged' with one level, rows that a device can
-        receive over those it is sent if all are sent as many; None drops
-        nothing. What is dropped depends on the mesh.
+      communication: how tokens reach experts on other devices of a mesh in
+        context, an entry of `moe.parallel.COMMUNICATION`, perhaps with
+        options, or its name: 'all_to_all' (of capacity buffers), 'ragged' (of
+        the dispatcher 'grouped') or 'gather'; with 'none' the compiler
+        decides. Same values.
       capacity_factor: of slots in training; None drops nothing.
       eval_capacity_factor: of slots in evaluation; None drops nothing.
       min_capacity: least slots of an expert in a group.
@@ -74,9 +77,7 @@ class MoE(nn.Module):
     router: Router = top_k
     jitter: float = 0.0
     executor: str = 'indexed'
-    exchange: ExchangeName = 'none'
-    exchange_levels: int = 1
-    exchange_room: float | None = None
+    communication: Communication | str = 'none'
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
     min_capacity: int = 1
@@ -121,8 +122,8 @@ class MoE(nn.Module):
           The outputs, and the Aux of `auxiliary`.
 
         Raises:
-          ValueError: if the tokens do not divide into the groups, or, for an
-            exchange, groups or experts do not divide over the devices.
+          ValueError: if the tokens do not divide into the groups, or, with
+            communication, groups or experts do not divide over the devices.
         """
         tokens, live = in_groups(x, mask, self.num_groups)
         grid = live.shape
@@ -205,22 +206,21 @@ class MoE(nn.Module):
     def _through_experts(self, tokens, routing: Routing, slots: int | None):
         """Executes, here or where the mesh in context has the experts.
 
-        Returns the outputs, what was kept, and with a bound on the room the
-        assignments [G, E] that had a slot but none.
+        Returns the outputs, what was kept, and with bounded receive buffers
+        the assignments [G, E] within capacity that found no place in one.
         """
         execute = DISPATCHERS[self.executor]
-        axes = EXPERT_AXES[: self.exchange_levels]
+        communication = communication_of(self.communication)
+        axes = expert_axes_of(communication)
         devices = num_shards(jax.sharding.get_abstract_mesh(), axes)
-        bounded = self.exchange_room is not None
-        if self.exchange == 'none' or devices == 1 or self.is_initializing():
+        bounded = options(communication).get('buffer_factor') is not None
+        local = entry_of(communication) is none or devices == 1
+        if local or self.is_initializing():
             y, kept = execute(tokens, routing, self.experts, slots)
             nothing = jnp.zeros((len(tokens), routing.num_experts))
             return y, kept, nothing if bounded else None
         module, variables = _part(self.experts, devices)
-        exchange = EXCHANGES[self.exchange]
-        if bounded:
-            exchange = functools.partial(exchange, room=self.exchange_room)
-        execute = functools.reduce(exchange, axes, execute)
+        execute = communication(execute, axes)
 
         def run(variables, tokens, routing):
             def experts(rows, sizes=None):
@@ -234,7 +234,7 @@ class MoE(nn.Module):
             return y, kept, jnp.sum(lost, axis=1)
 
         routing = routing._replace(counted=None, chance=None)
-        return over_devices(run, axes)(variables, tokens, routing)
+        return on_expert_devices(run, axes)(variables, tokens, routing)
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
@@ -245,6 +245,11 @@ def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
         raise ConfigError('experts', type(experts).__name__, allowed)
     module, variables = experts.unbind()
     count = module.num_experts  # type: ignore[attr-defined]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not leaf.ndim or leaf.shape[0] != count:
+            allowed = f'of the {count} experts by its first axis, to be split'
+            name = f'experts.{path[-1].key}'
+            raise ConfigError(name, leaf.shape, allowed)
     if count % devices:
         allowed = f'a multiple of the {devices} devices that they are over'
         raise ConfigError('num_experts', count, allowed)

@@ -1,13 +1,16 @@
 """Devices: the mesh, what is split over it, what travels across it."""
 
 from moe.parallel.collectives import Collective, collectives
-from moe.parallel.exchange import (
-    EXCHANGES,
-    ExchangeName,
+from moe.parallel.communication import (
+    COMMUNICATION,
+    Communication,
     all_to_all,
     by_device,
+    communication_of,
+    expert_axes_of,
     gather,
-    over_devices,
+    none,
+    on_expert_devices,
     ragged,
 )
 from moe.parallel.mesh import (
@@ -24,19 +27,22 @@ from moe.parallel.mesh import (
 )
 
 __all__ = [
-    'EXCHANGES',
+    'COMMUNICATION',
     'Collective',
-    'ExchangeName',
+    'Communication',
     'MeshConfig',
     'all_to_all',
     'batch_sharding',
     'by_device',
     'collectives',
+    'communication_of',
+    'expert_axes_of',
     'gather',
     'host_of',
     'make_mesh',
     'mesh_shape',
-    'over_devices',
+    'none',
+    'on_expert_devices',
     'over_heads',
     'parameter_shardings',
     'ragged',

@@ -33,7 +33,7 @@ class Collective(NamedTuple):
     Attributes:
       kind: as XLA calls it, 'all-to-all' for instance.
       devices: how many take part together.
-      size: bytes of the result on one device; of a ragged exchange, bytes of
+      size: bytes of the result on one device; of a ragged all-to-all, of
         the buffer that it fills in part.
       times: how many of them the program holds; the body of a loop is in it
         once, however often it runs.

@@ -1,7 +1,7 @@
 """Rows from every device to every other: exactly those that have to move.
 
-n devices of a mesh axis, A rows of a device, R rows that a device has room to
-receive, E experts, `E / n` of them on each device, D width. The counts of all
+n devices of a mesh axis, A rows of a device, R rows of a device's receive
+buffer, E experts, `E / n` of them on each device, D width. The counts of all
 devices are known to all: where a row comes from and goes to follows from them.
 """
 
@@ -21,7 +21,7 @@ def through_owners(
     rows: Float[Array, 'A D'],
     sizes: Int[Array, 'E'],
     axis_name: str,
-    room: int,
+    buffer_size: int,
 ) -> Float[Array, 'A F']:
     """Sends rows to the devices of their experts, and the outputs back.
 
@@ -31,7 +31,7 @@ def through_owners(
       rows: sorted by expert, float; those past the last expert's stay.
       sizes: rows of each expert, int32.
       axis_name: of the n devices.
-      room: R; no device is sent more, see `fit`.
+      buffer_size: R; no device is sent more, see `rows_that_fit`.
 
     Returns:
       The experts' outputs in the order of `rows`, 0 for rows that stayed.
@@ -39,8 +39,11 @@ def through_owners(
     counts = all_counts(sizes, axis_name)
     own = counts[:, lax.axis_index(axis_name)]  # [from, own expert]
     between = jnp.sum(counts, axis=-1)
-    by_source, by_expert = regrouping(own, room), regrouping(own.T, room)
-    arrived = move(rows, between, axis_name, room)
+    by_source, by_expert = (
+        regrouping(own, buffer_size),
+        regrouping(own.T, buffer_size),
+    )
+    arrived = move(rows, between, axis_name, buffer_size)
     arrived = spread(arrived, by_expert, by_source[None])
     out = experts(arrived, jnp.sum(own, axis=0))
     out = spread(out, by_source, by_expert[None])
@@ -54,27 +57,29 @@ def all_counts(sizes: Int[Array, 'E'], axis_name: str) -> Int[Array, 'n n E/n']:
     return counts.reshape(devices, devices, -1)
 
 
-def fit(counts: Int[Array, 'n n L'], room: int) -> Int[Array, 'n n L']:
-    """How many of the rows there is room for.
+def rows_that_fit(
+    counts: Int[Array, 'n n L'], buffer_size: int
+) -> Int[Array, 'n n L']:
+    """Returns how many of the rows the receive buffers hold.
 
-    A device takes rows by source, then expert, until its R are full. What a
-    sender loses is the sum of `counts - fit(counts)` over its row, what a
-    receiver turns away that over its column.
+    A device takes rows by source, then expert, until its buffer is full. What
+    a sender loses is the sum of `counts - rows_that_fit(counts)` over its row,
+    what a receiver turns away that over its column.
 
     Args:
       counts: rows from each device to each of the L experts of each device.
-      room: R.
+      buffer_size: R.
 
     Returns:
       The rows that are sent, int32, the first of each.
 
     >>> counts = jnp.array([[[2, 1], [0, 0]], [[1, 3], [4, 0]]])
-    >>> fit(counts, 5).tolist()
+    >>> rows_that_fit(counts, 5).tolist()
     [[[2, 1], [0, 0]], [[1, 1], [4, 0]]]
     """
     to = jnp.moveaxis(counts, 1, 0)
     flat = to.reshape(len(to), -1)
-    kept = jnp.clip(room - _starts(flat, 1), 0, flat)
+    kept = jnp.clip(buffer_size - _starts(flat, 1), 0, flat)
     return jnp.moveaxis(kept.reshape(to.shape), 0, 1)
 
 
@@ -101,12 +106,12 @@ def move(
     rows: Float[Array, 'A D'],
     sizes: Int[Array, 'n n'],
     axis_name: str,
-    room: int,
+    buffer_size: int,
 ) -> Float[Array, 'R D']:
     """Each device's rows, sorted by receiver, to the receivers.
 
     Where the platform that the program is lowered for has it by the native
-    ragged exchange; on CPU by a dense one of as many rows as could be, with
+    ragged all-to-all; on CPU by a dense one of as many rows as could be, with
     the same result. The gradient goes the same way back.
 
     Args:
@@ -114,20 +119,20 @@ def move(
       sizes: rows from each device (first axis) to each, int32; the same on
         all devices.
       axis_name: of the n devices.
-      room: R, at least what any device receives.
+      buffer_size: R, at least what any device receives.
 
     Returns:
       The rows for this device, sorted by sender, then zeros.
     """
-    return _move(rows, sizes, axis_name, (len(rows), room))
+    return _move(rows, sizes, axis_name, (len(rows), buffer_size))
 
 
-def regrouping(counts: Int[Array, 'N M'], room: int) -> Int[Array, 'R']:
+def regrouping(counts: Int[Array, 'N M'], buffer_size: int) -> Int[Array, 'R']:
     """Where rows sorted by (n, m) are when sorted by (m, n).
 
     Args:
       counts: rows of each (n, m), int32.
-      room: R, at least their sum.
+      buffer_size: R, at least their sum.
 
     Returns:
       The place of each row, int32; R for rows past the last. With the counts
@@ -136,13 +141,13 @@ def regrouping(counts: Int[Array, 'N M'], room: int) -> Int[Array, 'R']:
     >>> regrouping(jnp.array([[1, 2], [1, 0]]), 5).tolist()
     [0, 2, 3, 1, 5]
     """
-    row = jnp.arange(room, dtype=jnp.int32)
+    row = jnp.arange(buffer_size, dtype=jnp.int32)
     flat = counts.reshape(-1)
     segment = jnp.searchsorted(jnp.cumsum(flat), row, side='right')
     there = _starts(counts.T.reshape(-1), 0).reshape(counts.T.shape).T
     shift = there.reshape(-1) - _starts(flat, 0)
     shift = jnp.take(shift, segment, mode='clip')
-    return jnp.where(row < jnp.sum(flat), row + shift, room)
+    return jnp.where(row < jnp.sum(flat), row + shift, buffer_size)
 
 
 def _starts(sizes, axis):
@@ -152,17 +157,17 @@ def _starts(sizes, axis):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _move(rows, sizes, axis_name, lengths):
     """`lengths` are of the rows on both ends, A and R."""
-    ways = {'axis_name': axis_name, 'lengths': lengths}
+    options = {'axis_name': axis_name, 'lengths': lengths}
     return lax.platform_dependent(
         rows,
         sizes,
-        cpu=functools.partial(_dense, **ways),
-        default=functools.partial(_ragged, **ways),
+        cpu=functools.partial(_dense, **options),
+        default=functools.partial(_ragged, **options),
     )
 
 
 _move.defvjp(
-    lambda rows, sizes, *ways: (_move(rows, sizes, *ways), sizes),
+    lambda rows, sizes, *options: (_move(rows, sizes, *options), sizes),
     lambda axis_name, lengths, sizes, d: (
         _move(d, sizes.T, axis_name, lengths[::-1]),
         None,
@@ -173,10 +178,10 @@ _move.defvjp(
 def _ragged(rows, sizes, *, axis_name, lengths):
     me = lax.axis_index(axis_name)
     source, target = offsets(sizes)
-    room = jnp.zeros((lengths[1], rows.shape[1]), rows.dtype)
+    buffer = jnp.zeros((lengths[1], rows.shape[1]), rows.dtype)
     return lax.ragged_all_to_all(
         rows,
-        room,
+        buffer,
         source[me],
         sizes[me],
         target[me],

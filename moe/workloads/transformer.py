@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 from moe.config import ConfigError
+from moe.config.registry import entry_of
 from moe.models.transformer import TransformerConfig
-from moe.parallel.mesh import EXPERT_AXES
+from moe.parallel import expert_axes_of, none
 from moe.training.config import Config
 from moe.training.workload import Task
 from moe.workloads.lm.model import active_parameters
@@ -64,15 +65,16 @@ class TransformerRun(Config):
                 f'a divisor of the {tokens} tokens of a (micro)batch',
             )
         sizes = {axis: getattr(mesh, axis) for axis in self.expert_axes}
-        if model.moe.exchange != 'none' and math.prod(sizes.values()) > 1:
-            self._check_exchange(sizes)
+        local = entry_of(model.moe.communication) is none
+        if not local and math.prod(sizes.values()) > 1:
+            self._check_communication(sizes)
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
-        """Those of as many levels as the exchange has."""
-        return EXPERT_AXES[: self.model.moe.exchange_levels]
+        """Those of as many levels as the communication has."""
+        return expert_axes_of(self.model.moe.communication)
 
-    def _check_exchange(self, sizes: Mapping[str, int]):
+    def _check_communication(self, sizes: Mapping[str, int]):
         """Experts and groups divide over the devices, as far as known."""
         moe, mesh = self.model.moe, self.mesh
         experts = moe.num_experts // (moe.outer_experts or 1)

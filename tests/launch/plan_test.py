@@ -107,11 +107,11 @@ def test_candidates_change_the_config():
     assert first['mesh'] == {**plain['mesh'], 'data': 1, 'fsdp': 4}
     policies = {change['model.remat'] for change in found}
     assert policies == {'none', 'dots', 'hidden', 'full'}
-    exchanges = {
-        (change['mesh.expert'] > 1, change['model.moe.exchange'])
+    found_names = {
+        (change['mesh.expert'] > 1, change['model.moe.communication'])
         for change in found
     }
-    assert exchanges == {(False, 'none')} | {
+    assert found_names == {(False, 'none')} | {
         (True, name) for name in ('none', 'all_to_all', 'ragged', 'gather')
     }
     # No plan twice.
@@ -245,7 +245,7 @@ SCHEMA = {
     },
     'mesh': {'replica', 'data', 'fsdp', 'expert', 'tensor'},
     'model': {
-        *('layers', 'remat', 'attention', 'exchange'),
+        *('layers', 'remat', 'attention', 'communication'),
         *('executor', 'capacity_factor'),
     },
     'parameters': {'total', 'active'},

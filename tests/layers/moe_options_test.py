@@ -11,6 +11,7 @@ import pytest
 from moe.config import ConfigError, options, parse
 from moe.experts import MLP
 from moe.layers import MoE, MoEConfig
+from moe.parallel import ragged
 from moe.routing import top_k
 from moe.types import Routing
 from tests.reference import layer as reference
@@ -214,9 +215,7 @@ SECTION = {
     'router': {'name': 'top_k', 'k': 3, 'renormalize': False},
     'jitter': 0.125,
     'executor': 'grouped',
-    'exchange': 'ragged',
-    'exchange_levels': 1,
-    'exchange_room': 2.5,
+    'communication': {'name': 'ragged', 'buffer_factor': 2.5},
     'capacity_factor': 1.25,
     'eval_capacity_factor': None,
     'min_capacity': 2,
@@ -233,8 +232,7 @@ SECTION = {
     'shared_d_ff': 0,
     'shared_gate': 'none',
 }
-HERE = ('jitter', 'executor', 'exchange', 'capacity_factor', 'min_capacity')
-HERE += ('exchange_levels', 'exchange_room')
+HERE = ('jitter', 'executor', 'capacity_factor', 'min_capacity')
 HERE += ('eval_capacity_factor', 'num_groups')
 HERE += ('batch_prioritized', 'capacity_rule')
 
@@ -246,6 +244,8 @@ def test_config_builds_the_layer_it_describes():
     for name in HERE:
         assert getattr(layer, name) == SECTION[name], name
     assert options(layer.losses['load_balance']) == {'scope': 'group'}
+    assert layer.communication.func is ragged
+    assert options(layer.communication) == {'levels': 1, 'buffer_factor': 2.5}
     experts = layer.experts
     assert (experts.num_experts, experts.hidden) == (4, 8)
     assert (experts.activation, experts.use_bias) == ('relu', True)
@@ -271,49 +271,59 @@ def test_config_builds_the_layer_it_describes():
             "'grouped'",
         ),
         (
-            {'exchange': 'all_to_all'},
-            "config.exchange = 'all_to_all': must be 'none', 'gather' or "
-            "'ragged', of grouped rows",
+            {'communication': 'all_to_all'},
+            "config.communication.name = 'all_to_all': must be 'none', "
+            "'gather' or 'ragged', of grouped rows",
         ),
         (
-            {'executor': 'onehot', 'exchange': 'ragged'},
-            "config.exchange = 'ragged': must be 'none', 'gather' or "
+            {'executor': 'onehot', 'communication': 'ragged'},
+            "config.communication.name = 'ragged': must be 'none', 'gather' or "
             "'all_to_all', of onehot rows",
         ),
         (
-            {'router': {'name': 'soft'}, 'exchange': 'gather'},
-            "config.exchange = 'gather': must be 'none', for a soft mixture",
+            {'router': {'name': 'soft'}, 'communication': 'gather'},
+            "config.communication.name = 'gather': must be 'none', for a soft "
+            'mixture',
         ),
         (
-            {'exchange': 'gather', 'exchange_levels': 2},
-            "config.exchange_levels = 2: must be 1, for 'gather'",
+            {'communication': {'name': 'gather', 'levels': 2}},
+            "config.communication.levels = 2: must be absent: 'gather' has no "
+            'such option (it is one of all_to_all, ragged)',
         ),
         (
-            {'exchange': 'none', 'exchange_levels': 2},
-            "config.exchange_levels = 2: must be 1, for 'none'",
+            {'communication': {'name': 'none', 'levels': 2}},
+            "config.communication.levels = 2: must be absent: 'none' has no "
+            'such option (it is one of all_to_all, ragged)',
         ),
         (
-            {'exchange_levels': 3},
-            'config.exchange_levels = 3: must be one of 1, 2',
+            {'communication': {'name': 'ragged', 'levels': 3}},
+            'config.communication.levels = 3: must be one of 1, 2',
         ),
         (
-            {'exchange': 'gather'},
-            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
-            'level of exchange and of routers',
+            {'communication': {'name': 'gather', 'buffer_factor': 2.5}},
+            "config.communication.buffer_factor = 2.5: must be absent: 'gather'"
+            ' has no such option (it is one of ragged)',
         ),
         (
-            {'exchange_levels': 2},
-            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
-            'level of exchange and of routers',
+            {
+                'communication': {
+                    'name': 'ragged',
+                    'levels': 2,
+                    'buffer_factor': 2.5,
+                }
+            },
+            'config.communication.buffer_factor = 2.5: must be None, but at '
+            'one level of communication and of routers',
         ),
         (
             {'outer_experts': 2, 'router': {'name': 'top_k', 'k': 1}},
-            "config.exchange_room = 2.5: must be None, but for 'ragged' at one "
-            'level of exchange and of routers',
+            'config.communication.buffer_factor = 2.5: must be None, but at '
+            'one level of communication and of routers',
         ),
         (
-            {'exchange_room': 0.5},
-            'config.exchange_room = 0.5: must be at least 1.0, or None',
+            {'communication': {'name': 'ragged', 'buffer_factor': 0.5}},
+            'config.communication.buffer_factor = 0.5: must be at least 1.0, '
+            'or None',
         ),
         (
             {'capacity_factor': 0},

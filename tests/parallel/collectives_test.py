@@ -1,4 +1,4 @@
-"""What is sent: lines of programs, and the bytes of each exchange."""
+"""What is sent: lines of programs, and the bytes of each communication."""
 
 import functools
 
@@ -9,15 +9,16 @@ import pytest
 from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import (
+    COMMUNICATION,
     Collective,
     MeshConfig,
     batch_sharding,
     collectives,
+    expert_axes_of,
     make_mesh,
     parameter_shardings,
     with_shardings,
 )
-from moe.parallel.mesh import EXPERT_AXES
 from moe.parameters import declared
 from moe.routing import top_k
 
@@ -86,14 +87,14 @@ G, S, D, F, E, K, C = 8, 4, 16, 6, 8, 2, 2
 
 
 @functools.cache
-def of_layer(exchange, executor, data, expert, replica=1):
+def of_layer(name, executor, data, expert, replica=1):
     """What the layer's program sends, forward and backward."""
+    levels = {'levels': 2} if replica > 1 else {}
     layer = MoE(
         MLP(F, num_experts=E, activation='relu'),
         functools.partial(top_k, k=K),
         executor=executor,
-        exchange=exchange,
-        exchange_levels=min(replica, 2),
+        communication=functools.partial(COMMUNICATION[name], **levels),
         capacity_factor=2.0,
     )
     mesh = make_mesh(MeshConfig(replica, data, 1, expert, 1))
@@ -102,7 +103,7 @@ def of_layer(exchange, executor, data, expert, replica=1):
     )
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
     parameters = declared(layer.init, jax.random.key(0), x)
-    axes = EXPERT_AXES[: layer.exchange_levels]
+    axes = expert_axes_of(layer.communication)
     places = parameter_shardings(mesh, made, parameters, axes)
     params = with_shardings(made, places)
 
@@ -117,7 +118,7 @@ def of_layer(exchange, executor, data, expert, replica=1):
 
 
 def split(found):
-    """Exchanges; gradients and statistics that are summed; the rest."""
+    """All-to-alls; gradients and statistics that are summed; the rest."""
     kinds = {'all-to-all': 0, 'all-reduce': 1}
     parts = [], [], []
     for one in found:
@@ -132,13 +133,13 @@ TOP_K = Collective('all-gather', 8, 4 * G * S * E, 1)
 
 @pytest.mark.parametrize(('data', 'expert'), [(1, 8), (2, 4)])
 def test_all_to_all_sends_its_buffers_and_no_more(data, expert):
-    exchanges, sums, others = split(
+    buffers, sums, others = split(
         of_layer('all_to_all', 'indexed', data, expert)
     )
     # The buffers of the one group here, there and back, twice (backward).
     buffer = 4 * E * C * D
-    assert exchanges == [Collective('all-to-all', expert, buffer, 4)]
-    assert exchanges[0].sent == 4 * buffer * (expert - 1) // expert
+    assert buffers == [Collective('all-to-all', expert, buffer, 4)]
+    assert buffers[0].sent == 4 * buffer * (expert - 1) // expert
     assert others == [TOP_K]
     # Neither tokens nor weights: an expert's gradients are summed over `data`,
     # the router's and small statistics over all.
@@ -153,13 +154,13 @@ def test_all_to_all_sends_its_buffers_and_no_more(data, expert):
 
 def test_two_levels_send_one_message_to_each_host():
     # 2 hosts of 4 devices. The buffer goes inside (4 devices), then across (2).
-    exchanges, sums, others = split(
+    buffers, sums, others = split(
         of_layer('all_to_all', 'indexed', 1, 4, replica=2)
     )
     buffer = 4 * E * C * D
     across = Collective('all-to-all', 2, buffer, 4)
-    assert exchanges == [across, Collective('all-to-all', 4, buffer, 4)]
-    # Of a flat exchange among the 8, 4 of 8 parts are for the other host, each
+    assert buffers == [across, Collective('all-to-all', 4, buffer, 4)]
+    # Of a flat one among the 8, 4 of 8 parts are for the other host, each
     # a message of its own: as many bytes in 4 messages as now in 1.
     (flat,), _, _ = split(of_layer('all_to_all', 'indexed', 1, 8))
     assert flat.size == across.size
@@ -170,17 +171,17 @@ def test_two_levels_send_one_message_to_each_host():
 
 
 def test_ragged_sends_rows_and_their_counts():
-    # On CPU every pair of devices exchanges as many rows as could be, all S*K.
-    exchanges, _, others = split(of_layer('ragged', 'grouped', 2, 4))
+    # On CPU every pair of devices sends as many rows as could be, all S*K.
+    buffers, _, others = split(of_layer('ragged', 'grouped', 2, 4))
     blocks = 4 * 4 * S * K * D
-    assert exchanges == [Collective('all-to-all', 4, blocks, 4)]
+    assert buffers == [Collective('all-to-all', 4, blocks, 4)]
     counts = Collective('all-gather', 4, 4 * 4 * E, 1)
     assert others == sorted([TOP_K, counts])
 
 
 def test_gather_sends_tokens_once_each_way():
-    exchanges, _, others = split(of_layer('gather', 'indexed', 2, 4))
-    assert exchanges == []
+    buffers, _, others = split(of_layer('gather', 'indexed', 2, 4))
+    assert buffers == []
     # The tokens of 4 devices forward, as many outputs' gradients backward; the
     # weights and what expert each choice is of, and sums the other way.
     tokens, choices = 4 * 4 * S * D, 4 * 4 * S * K

@@ -6,6 +6,7 @@ writes the program of every case, forward and backward, to FOLDER/CASE.txt. It
 runs in a process of its own, without the tests' settings of the compiler.
 """
 
+import functools
 import os
 import pathlib
 import sys
@@ -19,6 +20,7 @@ from launch.planning.compiler import devices_of
 from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import (
+    COMMUNICATION,
     MeshConfig,
     batch_sharding,
     make_mesh,
@@ -40,8 +42,8 @@ class Case(NamedTuple):
     topology: str
     replica: int
     expert: int
-    exchange: str
-    room: float | None = None
+    communication: str
+    buffer_factor: float | None = None
     router: str = 'top_k'
 
 
@@ -50,7 +52,7 @@ CASES = {
     'expert_choice': Case('v5e:2x2', 1, 4, 'all_to_all', None, 'expert_choice'),
     'gather': Case('v5e:2x2', 1, 4, 'gather'),
     'ragged': Case('v5e:2x2', 1, 4, 'ragged'),
-    'room': Case('v5p:2x2x2', 1, 8, 'ragged', 1.5),
+    'buffer': Case('v5p:2x2x2', 1, 8, 'ragged', 1.5),
     'levels': Case('v5p:2x2x2', 2, 4, 'all_to_all'),
     'ragged_levels': Case('v5p:2x2x2', 2, 4, 'ragged'),
 }
@@ -58,14 +60,17 @@ CASES = {
 
 def program(case):
     """The text of the gradients of tokens and parameters, all in bfloat16."""
+    options = {'levels': 2} if case.replica > 1 else {}
+    if case.buffer_factor:
+        options = {'buffer_factor': case.buffer_factor}
     layer = MoE(
         MLP(F, num_experts=E, activation='relu', dtype=jnp.bfloat16),
         ROUTERS[case.router],
-        executor='grouped' if case.exchange == 'ragged' else 'indexed',
-        exchange=case.exchange,
-        exchange_levels=case.replica,
-        exchange_room=case.room,
-        capacity_factor=None if case.exchange == 'ragged' else 1.0,
+        executor='grouped' if case.communication == 'ragged' else 'indexed',
+        communication=functools.partial(
+            COMMUNICATION[case.communication], **options
+        ),
+        capacity_factor=None if case.communication == 'ragged' else 1.0,
     )
     mesh = make_mesh(
         MeshConfig(case.replica, 1, 1, case.expert, 1),

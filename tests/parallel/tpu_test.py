@@ -55,7 +55,7 @@ def check_sent(found, least):
 
 
 def moved(text):
-    """Rows given, and of the buffer to fill, of each ragged exchange."""
+    """Rows given, and of the buffer to fill, of each ragged all-to-all."""
     kinds = ('ragged-all-to-all', 'ragged-all-to-all-start')
     return sorted(
         tuple(
@@ -72,17 +72,17 @@ def test_all_to_all(texts, name):
     found = collectives(texts[name])
     # The buffers of 2 groups, there and back, twice.
     buffer = BYTES * E * (G // 4) * C * D
-    exchanges = [one for one in found if one.kind == 'all-to-all']
-    assert sum(one.times for one in exchanges) == 4
-    assert {one.size for one in exchanges} == {buffer}
+    found_all = [one for one in found if one.kind == 'all-to-all']
+    assert sum(one.times for one in found_all) == 4
+    assert {one.size for one in found_all} == {buffer}
     check_sent(found, 4 * buffer * 3 // 4)
 
 
 def test_two_levels(texts):
     found = collectives(texts['levels'])
     buffer = BYTES * E * (G // 8) * C * D
-    exchanges = [one for one in found if one.kind == 'all-to-all']
-    assert exchanges == [
+    found_all = [one for one in found if one.kind == 'all-to-all']
+    assert found_all == [
         Collective('all-to-all', 2, buffer, 4),
         Collective('all-to-all', 4, buffer, 4),
     ]
@@ -90,13 +90,13 @@ def test_two_levels(texts):
 
 
 @pytest.mark.parametrize(
-    ('name', 'devices', 'room'), [('ragged', 4, 4), ('room', 8, 1.5)]
+    ('name', 'devices', 'factor'), [('ragged', 4, 4), ('buffer', 8, 1.5)]
 )
-def test_ragged(texts, name, devices, room):
+def test_ragged(texts, name, devices, factor):
     # There with the routed rows as they are, back into as many; the other
     # side is a buffer of which as many are filled, if all are sent as many.
     rows = G * S * K // devices
-    buffer = round(room * rows)
+    buffer = round(factor * rows)
     assert moved(texts[name]) == sorted(2 * [(rows, buffer), (buffer, rows)])
     least = 4 * rows * D * BYTES * (devices - 1) // devices
     others = [

@@ -108,7 +108,7 @@ REFUSED = [
         {
             'mesh.expert': 16,
             'model.moe.outer_experts': 2,
-            'model.moe.exchange': 'ragged',
+            'model.moe.communication': 'ragged',
         },
         'mesh.expert',
         'a divisor of the 8 experts that it splits',
@@ -118,8 +118,7 @@ REFUSED = [
         {
             'mesh.expert': 8,
             'mesh.replica': 4,
-            'model.moe.exchange': 'ragged',
-            'model.moe.exchange_levels': 2,
+            'model.moe.communication': {'name': 'ragged', 'levels': 2},
         },
         'mesh.replica',
         'a divisor of the 2 experts that it splits',

@@ -317,7 +317,7 @@ def test_other_text_is_refused(finished, tmp_path):
             # What is left for `data` is 2.
             {
                 'mesh.expert': 4,
-                'model.moe.exchange': 'gather',
+                'model.moe.communication': 'gather',
                 'model.moe.num_groups': 4,
             },
             'model.moe.num_groups',

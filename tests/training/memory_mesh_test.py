@@ -66,8 +66,10 @@ def test_a_device_holds_its_share(sizes, levels, splits):
     found = memory(
         sizes,
         **{
-            'model.moe.exchange': 'all_to_all',
-            'model.moe.exchange_levels': levels,
+            'model.moe.communication': {
+                'name': 'all_to_all',
+                'levels': levels,
+            },
         },
     )
     parts = (EXPERTS, 4 * D * D, 2 * V * D)
@@ -97,7 +99,7 @@ def test_activations_are_split():
         'model.moe.d_ff': 8,
         'data.batch_size': 64,
         'data.seq_len': 64,
-        'model.moe.exchange': 'all_to_all',
+        'model.moe.communication': 'all_to_all',
     }
     found = memory((1, 2, 1, 4, 1), **changes)
     assert found.temp_size_in_bytes < FLOAT * 64 * 64 * V

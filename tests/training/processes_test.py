@@ -33,7 +33,7 @@ CHANGES = {
     'mesh.data': 1,
     'mesh.fsdp': 2,
     'mesh.expert': 4,
-    'model.moe.exchange': 'all_to_all',
+    'model.moe.communication': 'all_to_all',
     'eval_every': 8,
     'checkpoint_every': 2,
 }

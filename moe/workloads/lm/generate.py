@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from moe.models.transformer import empty_cache
-from moe.parallel import replicated
+from moe.parallel import none, replicated
 from moe.workloads.lm.model import LM, LMConfig
 
 
@@ -18,15 +18,13 @@ def decoding(config: LMConfig) -> LMConfig:
 
     Capacity drops depend on the tokens that arrive together, so that decoding
     one at a time would differ from the whole sequence: nothing is dropped. Nor
-    are there groups enough to split them over devices: nothing is exchanged.
+    are there groups enough to split them over devices: tokens stay.
     """
     layer = dataclasses.replace(
         config.moe,
         eval_capacity_factor=None,
         num_groups=1,
-        exchange='none',
-        exchange_levels=1,
-        exchange_room=None,
+        communication=none,
     )
     return dataclasses.replace(config, moe=layer)
 

@@ -138,9 +138,9 @@ def test_useful_flops():
         ({}, {'data': 8, 'expert': 1}, 0.0),
     ],
 )
-def test_what_a_mixture_has_to_exchange(changes, mesh, received):
+def test_what_a_mixture_has_to_communicate(changes, mesh, received):
     sizes = {'replica': 1, 'fsdp': 1, 'tensor': 1, **mesh}
-    assert estimate.least_exchanged(tiny.parsed(changes), sizes) == received
+    assert estimate.least_communicated(tiny.parsed(changes), sizes) == received
 
 
 # 16 chips: 8000 FLOPs useful of 16 * 1000 executed.

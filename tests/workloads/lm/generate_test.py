@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 def config():
     """Half of the slots that a balanced load needs: many tokens drop.
 
-    More would on a mesh, for lack of room.
+    More would on a mesh, for lack of receive buffers.
     """
     return tiny.model(
         {
@@ -30,8 +30,7 @@ def config():
             'moe.eval_capacity_factor': 0.5,
             'moe.min_capacity': 1,
             'moe.executor': 'grouped',
-            'moe.exchange': 'ragged',
-            'moe.exchange_room': 1.0,
+            'moe.communication': {'name': 'ragged', 'buffer_factor': 1.0},
         }
     )
 

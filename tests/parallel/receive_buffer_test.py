@@ -12,10 +12,11 @@ from moe.parallel import (
     batch_sharding,
     make_mesh,
     parameter_shardings,
+    ragged,
 )
 from moe.parameters import declared
 from moe.routing import top_k
-from tests.parallel.exchange_layer_test import Scale
+from tests.parallel.communication_layer_test import Scale
 from tests.reference.compare import assert_close
 
 E, D = 4, 4
@@ -25,14 +26,13 @@ CROWDED = [[0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]]
 EVEN = [[0, 1, 2], [1, 2, 3], [0, 2, 3], [0, 1, 3]]
 
 
-def call(choices, sizes, room, factor):
+def call(choices, sizes, buffer_factor, factor):
     """The outputs and statistics of a layer that routes as told."""
     layer = MoE(
         Scale(E),
         functools.partial(top_k, k=1),
         executor='grouped',
-        exchange='ragged',
-        exchange_room=room,
+        communication=functools.partial(ragged, buffer_factor=buffer_factor),
         capacity_factor=factor,
     )
     x = np.eye(D, dtype=np.float32)[np.array(choices)]
@@ -58,11 +58,11 @@ def call(choices, sizes, room, factor):
 ONE, TWO, FOUR = (1, 1, 1, 1, 1), (1, 1, 1, 2, 1), (1, 2, 1, 2, 1)
 
 
-def test_no_slot_and_no_room():
+def test_beyond_capacity_and_beyond_the_buffer():
     # C = ceil(3 * 1 / 4) = 1 slot: the second token for an expert in a group
-    # has none, 4 of 12. Each device sends 4 to the first, which has room for
+    # has none, 4 of 12. Each device sends 4 to the first, whose buffer is
     # 1.0 * 6, those of its own first: of the second device's those for expert
-    # 0 come first, and the two for expert 1 find no room.
+    # 0 come first, and the two for expert 1 find no place.
     served, stats = call(CROWDED, TWO, 1.0, 1.0)
     assert served.astype(int).tolist() == [
         [1, 1, 0],
@@ -81,8 +81,8 @@ def test_no_slot_and_no_room():
 
 def test_statistics_are_of_all_devices():
     # Two rows of two devices; only in one of them is the first one crowded:
-    # sent 12 rows with room for ceil(1.25 * 6) = 8, it turns 4 away, all of the
-    # second sender's; of 24.
+    # sent 12 rows with a buffer of ceil(1.25 * 6) = 8, it turns 4 away, all of
+    # the second sender's; of 24.
     for choices in (CROWDED + EVEN, EVEN + CROWDED):
         served, stats = call(choices, FOUR, 1.25, None)
         assert served.sum() == 20
@@ -93,10 +93,12 @@ def test_statistics_are_of_all_devices():
         assert_close(stats['dropped_buffer_by_receiver'], by_sender[::-1], 1e-6)
 
 
-@pytest.mark.parametrize(('sizes', 'room'), [(TWO, 2.0), (TWO, 99.0), (ONE, 1)])
-def test_room_for_all(sizes, room):
+@pytest.mark.parametrize(
+    ('sizes', 'buffer_factor'), [(TWO, 2.0), (TWO, 99.0), (ONE, 1)]
+)
+def test_buffers_for_all(sizes, buffer_factor):
     # Twice the share of two is everything, and one device sends nothing.
-    served, stats = call(CROWDED, sizes, room, None)
+    served, stats = call(CROWDED, sizes, buffer_factor, None)
     assert served.all()
     names = ('dropped', 'dropped_capacity', 'dropped_buffer')
     assert [stats[name] for name in names] == [0, 0, 0]
@@ -105,7 +107,7 @@ def test_room_for_all(sizes, room):
     assert stats['dropped_buffer_by_receiver'].tolist() == [0] * devices
 
 
-def test_without_a_bound_nothing_is_said_of_room():
+def test_without_a_bound_nothing_is_said_of_buffers():
     _, stats = call(CROWDED, TWO, None, 1.0)
     assert not any(name.startswith('dropped_') for name in stats)
     assert_close(stats['dropped'], 4 / 12, 1e-6)

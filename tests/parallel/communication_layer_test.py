@@ -12,13 +12,13 @@ from moe.config import ConfigError
 from moe.experts import MLP, Cheap, Unlike
 from moe.layers import HierarchicalMoE, MoE
 from moe.parallel import (
-    EXCHANGES,
+    COMMUNICATION,
     MeshConfig,
     batch_sharding,
+    expert_axes_of,
     make_mesh,
     parameter_shardings,
 )
-from moe.parallel.mesh import EXPERT_AXES
 from moe.parameters import declared
 from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
@@ -44,7 +44,7 @@ MESHES = [
     (2, 1, 1, 2, 2),
     (2, 1, 1, 4, 1),
 ]
-# Exchange and its levels -> executors it serves.
+# Communication and its levels -> executors it serves.
 SERVED = {
     ('all_to_all', 1): ('indexed', 'onehot'),
     ('all_to_all', 2): ('onehot', 'indexed'),
@@ -92,12 +92,17 @@ def problem(scenario):
     return {'x': x, 'mask': mask, 'token_ids': ids}, dy
 
 
-def build(name, executor, exchange, factor, experts=None, **options):
+def communication_by(name, levels=1):
+    options = {'levels': levels} if levels > 1 else {}
+    return functools.partial(COMMUNICATION[name], **options)
+
+
+def build(name, executor, communication, factor, experts=None, **options):
     return MoE(
         experts or Scale(E),
         router=functools.partial(ROUTERS[name], **OPTIONS.get(name, {})),
         executor=executor,
-        exchange=exchange,
+        communication=communication,
         capacity_factor=factor,
         **options,
     )
@@ -162,7 +167,7 @@ def run(layers, sizes, scenarios=('even', 'empty')):
     results = {}
     # All layers of a program have their experts in one place.
     (axes,) = {
-        EXPERT_AXES[: getattr(layer, 'inner', layer).exchange_levels]
+        expert_axes_of(getattr(layer, 'inner', layer).communication)
         for layer in layers.values()
     }
     with jax.set_mesh(mesh):
@@ -202,19 +207,19 @@ def on_one_device(factor):
 
 
 def cells():
-    """Every router meets every mesh and every exchange, and those each other.
+    """Every router meets every mesh and communication, and those each other.
 
-    (mesh, exchange) to its layers, by router; 14 routers on 5 meshes are 70
-    cells, each run on two scenarios.
+    (mesh, communication) to its layers, by router; 14 routers on 5 meshes are
+    70 cells, each run on two scenarios.
     """
     found = {}
     for i, name in enumerate(ASSIGNING):
         for j, sizes in enumerate(MESHES):
-            exchange = list(SERVED)[(i + j) % 5]
-            executors = SERVED[exchange]
+            by = list(SERVED)[(i + j) % 5]
+            executors = SERVED[by]
             executor = executors[(i + j) // 5 % len(executors)]
             cell = (name, executor, factor_of(i, j // 3))
-            found.setdefault((sizes, exchange), []).append(cell)
+            found.setdefault((sizes, by), []).append(cell)
     return found
 
 
@@ -223,26 +228,31 @@ CELLS = cells()
 
 def test_cells_cover_all_pairs():
     every = [
-        (sizes, exchange, *cell)
-        for (sizes, exchange), cells in CELLS.items()
+        (sizes, by, *cell)
+        for (sizes, by), cells in CELLS.items()
         for cell in cells
     ]
     assert len(every) == 70
-    counts = {0: 5, 1: 5, 2: 14, 4: 2}  # meshes, exchanges, routers, factors
+    counts = {
+        0: 5,
+        1: 5,
+        2: 14,
+        4: 2,
+    }  # meshes, communications, routers, factors
     for a in counts:
         for b in counts:
             pairs = {(cell[a], cell[b]) for cell in every}
             assert a == b or len(pairs) == counts[a] * counts[b], (a, b)
-    served = {(exchange, executor) for _, exchange, _, executor, _ in every}
+    served = {(by, executor) for _, by, _, executor, _ in every}
     assert served == {(x, e) for x, es in SERVED.items() for e in es}
-    assert {x for x, _ in SERVED} | {'none'} == set(EXCHANGES)
+    assert {x for x, _ in SERVED} | {'none'} == set(COMMUNICATION)
 
 
 @pytest.mark.parametrize('key', CELLS, ids=str)
 def test_equals_one_device(key):
-    sizes, (exchange, levels) = key
+    sizes, by = key
     layers = {
-        name: build(name, executor, exchange, factor, exchange_levels=levels)
+        name: build(name, executor, communication_by(*by), factor)
         for name, executor, factor in CELLS[key]
     }
     found = run(layers, sizes)
@@ -274,14 +284,14 @@ def test_scenarios_are_what_they_say():
 
 
 def same_on(sizes, layer, scenario='empty'):
-    """Compares an exchanged layer with itself on one device."""
+    """Compares a layer with itself on one device."""
     one = run({'top_k': layer}, (1, 1, 1, 1, 1), [scenario])
     many = run({'top_k': layer}, sizes, [scenario])
     check(many['top_k', scenario], one['top_k', scenario], str(sizes))
 
 
 @pytest.mark.parametrize(
-    ('exchange', 'executor', 'changes'),
+    ('name', 'executor', 'changes'),
     [
         # Experts that are nobody's: they are where the tokens are.
         ('ragged', 'grouped', {'cheap': Cheap(1, 1, 1)}),
@@ -299,8 +309,8 @@ def same_on(sizes, layer, scenario='empty'):
     ],
     ids=['cheap', 'prioritized', 'groups'],
 )
-def test_options_on_two_devices(exchange, executor, changes):
-    layer = build('top_k', executor, exchange, 0.5, **changes)
+def test_options_on_two_devices(name, executor, changes):
+    layer = build('top_k', executor, name, 0.5, **changes)
     same_on((1, 1, 1, 2, 1), layer)
 
 
@@ -309,9 +319,8 @@ def test_options_on_two_devices(exchange, executor, changes):
 )
 def test_two_levels_of_routers(levels, sizes):
     # Each of 2 mixtures has its 4 experts on 2 devices, or 4.
-    inner = build(
-        'top_k', 'grouped', 'ragged', 2.0, Scale(4), exchange_levels=levels
-    )
+    communication = communication_by('ragged', levels)
+    inner = build('top_k', 'grouped', communication, 2.0, Scale(4))
     layer = HierarchicalMoE(inner, 2, ROUTERS['top2'])
     same_on(sizes, layer)
 

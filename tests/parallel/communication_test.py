@@ -1,4 +1,4 @@
-"""Exchanges as pure functions, under `shard_map` and under `pmap`."""
+"""Communication as pure functions, under `shard_map` and under `pmap`."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from moe.dispatch import DISPATCHERS
-from moe.parallel import EXCHANGES, over_devices, ragged
+from moe.parallel import COMMUNICATION, on_expert_devices, ragged
 from moe.routing import expert_choice, top_k
 from moe.types import Context
 from tests.reference.compare import assert_close
@@ -85,16 +85,16 @@ def check(found, desired):
     assert_close(found[0], desired[0], 1e-6)
 
 
-@pytest.mark.parametrize(('exchange', 'executor'), CASES[1:])
-def test_over_a_mesh(exchange, executor):
+@pytest.mark.parametrize(('name', 'executor'), CASES[1:])
+def test_over_a_mesh(name, executor):
     # The gradient of the whole, experts split over 4 of 8 devices.
-    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
+    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
 
     def split(x, routing, experts, slots):
         def run(w, x, routing):
             return execute(x, routing, functools.partial(scaled, w), slots)
 
-        return over_devices(run)(experts.args[0], x, routing)
+        return on_expert_devices(run)(experts.args[0], x, routing)
 
     for router, slots in ((top_k, SLOTS), (top_k, None), (expert_choice, None)):
         x, w, routing, dy = problem(router)
@@ -107,23 +107,23 @@ def test_over_a_mesh(exchange, executor):
 
 
 @pytest.mark.filterwarnings('ignore:.*pmap.*:DeprecationWarning')
-@pytest.mark.parametrize(('exchange', 'executor'), CASES)
-def test_under_pmap(exchange, executor):
+@pytest.mark.parametrize(('name', 'executor'), CASES)
+def test_under_pmap(name, executor):
     # Each device differentiates its own part of the sum; experts are its own.
     x, w, routing, dy = problem()
-    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
+    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
     run = jax.pmap(
         gradients(execute, SLOTS),
         axis_name='expert',
-        in_axes=(0, None if exchange == 'none' else 0, 0, 0, 0),
+        in_axes=(0, None if name == 'none' else 0, 0, 0, 0),
         devices=jax.devices()[:N],
     )
     split = lambda v: v.reshape(N, -1, *v.shape[1:])
     parts = jax.tree.map(split, (x, w, routing, routing.weight, dy))
-    if exchange == 'none':  # every device has all experts
+    if name == 'none':  # every device has all experts
         parts = (parts[0], w, *parts[2:])
     (d_x, d_w, d_weight), (y, kept) = jax.device_get(run(*parts))
-    if exchange == 'none':
+    if name == 'none':
         d_w = d_w.sum(0)
     join = lambda v, like: np.asarray(v).reshape(like.shape)
     found = (
@@ -134,19 +134,19 @@ def test_under_pmap(exchange, executor):
 
 
 @pytest.mark.parametrize(
-    ('exchange', 'executor'), [('all_to_all', 'grouped'), ('ragged', 'onehot')]
+    ('name', 'executor'), [('all_to_all', 'grouped'), ('ragged', 'onehot')]
 )
-def test_layouts_that_cannot_be_exchanged(exchange, executor):
+def test_layouts_that_cannot_travel(name, executor):
     x, w, routing, _ = problem()
-    execute = EXCHANGES[exchange](DISPATCHERS[executor], 'expert')
-    with pytest.raises(ValueError, match=f'^{exchange}: needs '):
+    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
+    with pytest.raises(ValueError, match=f'^{name}: needs '):
         execute(x, routing, functools.partial(scaled, w), None)
 
 
-def test_room_for_fewer_rows():
+def test_buffers_for_fewer_rows():
     # 2 devices with 4 groups, 4 experts each, K = 1, all 12 tokens of each
     # device to experts 0 (the first 6) and 3 (the others), both of device 0.
-    # 24 rows are sent to a device with room for 4/3 of 12: all of the first
+    # 24 rows are sent to a device with a buffer of 4/3 of 12: all of the first
     # sender's, of the second's 4, which are those for expert 0.
     choice = np.tile(np.repeat([0, 3], 6), 2).reshape(G, S)
     logits = jnp.asarray(np.eye(E, dtype=np.float32)[choice] * 9)
@@ -154,17 +154,17 @@ def test_room_for_fewer_rows():
     routing = top_k(logits, context, k=1)
     x, w, _, _ = problem()
     found = {}
-    for room in (4 / 3, 2.0, None):
-        execute = ragged(DISPATCHERS['grouped'], 'expert', room)
+    for factor in (4 / 3, 2.0, None):
+        execute = ragged(DISPATCHERS['grouped'], 'expert', buffer_factor=factor)
         with jax.set_mesh(mesh_of(expert=2)):
             run = jax.jit(
-                over_devices(
+                on_expert_devices(
                     lambda w, x, routing, f=execute: f(
                         x, routing, functools.partial(scaled, w), None
                     )
                 )
             )
-            found[room] = jax.device_get(run(w, x, routing))
+            found[factor] = jax.device_get(run(w, x, routing))
     y, kept = found[4 / 3]
     desired = np.arange(G * S) < 16
     assert kept[:, 0].ravel().tolist() == desired.tolist()
@@ -178,7 +178,7 @@ def test_mesh_in_context_is_what_counts():
     # Devices without `expert` in their mesh: split over what there is.
     mesh = mesh_of(data=2, fsdp=2, expert=1)
     with jax.set_mesh(mesh):
-        run = over_devices(lambda w, x: x * jnp.sum(w))
+        run = on_expert_devices(lambda w, x: x * jnp.sum(w))
         y = jax.jit(run)(np.ones((E, 1), np.float32), np.ones((G, D)))
     assert {s.data.shape for s in y.addressable_shards} == {(2, D)}
     np.testing.assert_array_equal(y, np.full((G, D), E))

@@ -1,4 +1,4 @@
-"""The same training with experts on other devices, by every exchange."""
+"""The same training with experts on other devices, by every communication."""
 
 import jax
 import numpy as np
@@ -54,7 +54,7 @@ def alone():
 
 # Devices along replica, data, fsdp, expert, tensor.
 @pytest.mark.parametrize(
-    ('exchange', 'levels', 'executor', 'sizes'),
+    ('name', 'levels', 'executor', 'sizes'),
     [
         ('all_to_all', 1, 'indexed', (1, 1, 2, 2, 2)),
         ('all_to_all', 2, 'indexed', (2, 1, 2, 2, 1)),
@@ -63,10 +63,9 @@ def alone():
         ('gather', 1, 'indexed', (2, 1, 1, 4, 1)),
     ],
 )
-def test_same_curve(alone, exchange, levels, executor, sizes):
-    found = curve(
-        sizes, exchange=exchange, exchange_levels=levels, executor=executor
-    )
+def test_same_curve(alone, name, levels, executor, sizes):
+    communication = {'name': name} | ({'levels': 2} if levels == 2 else {})
+    found = curve(sizes, communication=communication, executor=executor)
     assert alone[-1, 0] < alone[0, 0] - 0.1
     assert np.all(alone[:, 3:] > 0)
     np.testing.assert_allclose(found[:, :3], alone[:, :3], rtol=1e-4)
@@ -74,13 +73,15 @@ def test_same_curve(alone, exchange, levels, executor, sizes):
     np.testing.assert_allclose(found[:, 3:], alone[:, 3:], atol=3 / 256)
 
 
-def test_what_finds_no_room_is_in_the_logs():
-    # Two layers on 2 rows of 4 devices with no more room than balanced routers
-    # need, of which new ones fall short.
+def test_what_finds_no_place_is_in_the_logs():
+    # Two layers on 2 rows of 4 devices with no larger buffers than balanced
+    # routers need, of which new ones fall short.
     config = tiny.parsed(
         {
-            'model.moe.exchange': 'ragged',
-            'model.moe.exchange_room': 1.0,
+            'model.moe.communication': {
+                'name': 'ragged',
+                'buffer_factor': 1.0,
+            },
             'model.moe.executor': 'grouped',
         }
     )
@@ -108,7 +109,7 @@ def test_what_finds_no_room_is_in_the_logs():
 def test_groups_that_do_not_divide_over_the_devices():
     sizes = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.expert': 4}
     changes = {
-        'model.moe.exchange': 'gather',
+        'model.moe.communication': 'gather',
         'model.moe.num_groups': 4,
         **sizes,
     }
@@ -118,5 +119,5 @@ def test_groups_that_do_not_divide_over_the_devices():
         'config.model.moe.num_groups = 4: must be a multiple of the 8 devices '
         'that groups are over'
     )
-    assert tiny.parsed({**changes, 'model.moe.exchange': 'none'})
+    assert tiny.parsed({**changes, 'model.moe.communication': 'none'})
     assert tiny.parsed({**changes, 'model.moe.num_groups': 16})

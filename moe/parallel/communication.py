@@ -1,0 +1,313 @@
+"""Expert-parallel communication: tokens travel to experts on other devices.
+
+A communication turns a dispatcher for experts that are all here into one for
+experts that are split over the n devices of a mesh axis, `E / n` on each. It
+is called inside `shard_map` (or `pmap`), on each device with the tokens that
+live there, whole groups, and with its own experts. Values and gradients are
+those of one device with all tokens and all experts.
+
+Experts may be split over two axes: then rows travel along the first, to the
+device there in the place of their expert's, and from it along the second
+(hierarchical all-to-all). Over slow links between m hosts of n devices each
+device then sends m - 1 messages, and not n (m - 1), of as many bytes together.
+
+G groups of this device, S tokens a group, E experts, C capacity, A rows, D
+width.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from moe.config import AtLeast, ConfigError, Registry, options
+from moe.dispatch import (
+    Dispatcher,
+    grouped_plan,
+    kept,
+    only_experts,
+)
+from moe.parallel.mesh import BATCH_AXES, EXPERT_AXES, RULES, num_shards
+from moe.parallel.ragged import all_counts, rows_that_fit, through_owners
+from moe.types import Routing
+
+# Called with a dispatcher and the names of the mesh axes that experts are split
+# over, and with the communication's options; returns the dispatcher over all
+# devices of these axes.
+Communication = Callable[..., Dispatcher]
+
+COMMUNICATION = Registry('communication')
+
+Axes = str | Sequence[str]
+
+
+def communication_of(choice: Communication | str) -> Communication:
+    """Returns a communication from itself or from its registered name.
+
+    Args:
+      choice: a name, or an entry of `COMMUNICATION`, perhaps with options.
+
+    Raises:
+      ConfigError: for a name that is not registered.
+    """
+    if not isinstance(choice, str):
+        return choice
+    if choice not in COMMUNICATION:
+        known = f'one of {", ".join(COMMUNICATION)}'
+        raise ConfigError('communication', choice, known)
+    return COMMUNICATION[choice]
+
+
+def expert_axes_of(choice: Communication | str) -> tuple[str, ...]:
+    """Returns the mesh axes that experts are split over, the fast one first.
+
+    They are as many as the communication's option `levels`, without it one.
+
+    Args:
+      choice: as in `communication_of`.
+    """
+    levels = options(communication_of(choice)).get('levels', 1)
+    return EXPERT_AXES[:levels]
+
+
+@COMMUNICATION.register('none')
+def none(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
+    """Returns the dispatcher as it is; the compiler moves what has to move."""
+    return dispatcher
+
+
+@COMMUNICATION.register('all_to_all')
+def all_to_all(
+    dispatcher: Dispatcher, axis_names: Axes, *, levels: Literal[1, 2] = 1
+) -> Dispatcher:
+    """Sends whole capacity buffers to the experts and back.
+
+    Each device sends `(n - 1) / n` of its [E, G*C, D] each way, whatever the
+    load. Source: GShard, arXiv 2006.16668.
+
+    Args:
+      dispatcher: one with capacity buffers, 'onehot' or 'indexed'.
+      axis_names: the mesh axes of the experts.
+      levels: number of the axes that are taken; 2 is a hierarchical
+        all-to-all, over the mesh axis `replica` too.
+
+    Returns:
+      The dispatcher over all devices.
+    """
+    axes = _axes(axis_names)[:levels]
+    return functools.reduce(_all_to_all, axes, dispatcher)
+
+
+def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
+    swap = functools.partial(lax.all_to_all, axis_name=axis_name, tiled=True)
+
+    def run(x, routing, experts, slots):
+        def there_and_back(rows, sizes=None):
+            if sizes is not None:
+                raise ValueError(
+                    "all_to_all: needs capacity buffers, 'onehot' or 'indexed'"
+                )
+            rows = swap(rows, split_axis=0, concat_axis=1)
+            return swap(experts(rows), split_axis=1, concat_axis=0)
+
+        return dispatcher(x, routing, there_and_back, slots)
+
+    return run
+
+
+@COMMUNICATION.register('ragged')
+def ragged(
+    dispatcher: Dispatcher,
+    axis_names: Axes,
+    *,
+    levels: Literal[1, 2] = 1,
+    buffer_factor: Annotated[float, AtLeast(1.0)] | None = None,
+) -> Dispatcher:
+    """Sends exactly the routed rows, after how many there are.
+
+    See `moe.parallel.ragged`. A device can be sent every row that there is, so
+    that dropping nothing takes memory for `n * A` rows; a smaller receive
+    buffer drops what does not fit, as if it were beyond the capacity.
+
+    Args:
+      dispatcher: the one of sorted rows, 'grouped'.
+      axis_names: the mesh axes of the experts.
+      levels: number of the axes that are taken; 2 is hierarchical, over the
+        mesh axis `replica` too.
+      buffer_factor: size of each device's receive buffer as a multiple of the
+        balanced load, A rows; None drops nothing. Which rows are dropped
+        depends on the mesh.
+
+    Returns:
+      The dispatcher over all devices.
+
+    Raises:
+      ConfigError: for a receive buffer of two levels.
+    """
+    if buffer_factor is not None and levels > 1:
+        allowed = 'None with communication of two levels'
+        raise ConfigError('buffer_factor', buffer_factor, allowed)
+    one = functools.partial(_ragged, buffer_factor=buffer_factor)
+    return functools.reduce(one, _axes(axis_names)[:levels], dispatcher)
+
+
+def _ragged(
+    dispatcher: Dispatcher, axis_name: str, buffer_factor: float | None
+) -> Dispatcher:
+    def run(x, routing, experts, slots):
+        def there_and_back(rows, sizes=None):
+            if sizes is None:
+                raise ValueError("ragged: needs sorted rows, 'grouped'")
+            size = _buffer_size(len(rows), axis_name, buffer_factor)
+            return through_owners(experts, rows, sizes, axis_name, size)
+
+        if buffer_factor is not None:
+            size = _buffer_size(routing.live.size, axis_name, buffer_factor)
+            live = _fitting(routing, slots, axis_name, size)
+            routing, slots = routing._replace(live=live), None
+        return dispatcher(x, routing, there_and_back, slots)
+
+    return run
+
+
+@COMMUNICATION.register('gather')
+def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
+    """Brings all tokens to all experts, and sums the experts' outputs.
+
+    Each device receives the `(n - 1) G S` tokens of the others and sends as
+    many partial outputs, whatever K is and wherever they are routed.
+
+    Args:
+      dispatcher: any dispatcher.
+      axis_names: the mesh axes of the experts.
+
+    Returns:
+      The dispatcher over all devices.
+    """
+    axes = _axes(axis_names)
+    everyones = functools.partial(lax.all_gather, axis_name=axes, tiled=True)
+    summed = functools.partial(lax.psum_scatter, axis_name=axes, tiled=True)
+
+    def run(x, routing, experts, slots):
+        count = routing.num_experts // lax.axis_size(axes)
+        first = lax.axis_index(axes) * count
+        own = only_experts(jax.tree.map(everyones, routing), first, count)
+        tokens = _float32_on_cpu(everyones, x)
+        y, _ = dispatcher(tokens, own, experts, slots)
+        return _float32_on_cpu(summed, y), kept(routing, slots)
+
+    return run
+
+
+def _float32_on_cpu(collective: Callable, x: Float[Array, '...']) -> Array:
+    """Keeps XLA's CPU compiler from sums of bfloat16, which end the process.
+
+    They are in the gradient of a gather too.
+    """
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: collective(x.astype(jnp.float32)).astype(x.dtype),
+        default=collective,
+    )
+
+
+def _axes(axis_names: Axes) -> tuple[str, ...]:
+    return (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
+
+
+def _buffer_size(rows: int, axis_name: str, buffer_factor: float | None) -> int:
+    """Rows that a device can receive if every one has so many to send."""
+    all_rows = rows * lax.axis_size(axis_name)
+    if buffer_factor is None:
+        return all_rows
+    return min(math.ceil(buffer_factor * rows), all_rows)
+
+
+def _fitting(
+    routing: Routing, slots: int | None, axis_name: Any, size: int
+) -> Bool[Array, 'G N M']:
+    """The assignments within capacity whose expert's device can take them."""
+    plan = grouped_plan(routing, slots)
+    counts = all_counts(plan.sizes, axis_name)
+    fitting = rows_that_fit(counts, size)
+    own = fitting[lax.axis_index(axis_name)].reshape(-1)
+    row = jnp.arange(len(plan.assignment))
+    end = jnp.cumsum(plan.sizes)
+    expert = jnp.searchsorted(end, row, side='right')
+    last: Int[Array, 'E'] = end - plan.sizes + own
+    inside = row < jnp.take(last, expert, mode='fill', fill_value=0)
+    empty = jnp.zeros((routing.live.size,), bool)
+    live = empty.at[plan.assignment].set(inside, mode='drop')
+    return live.reshape(routing.live.shape)
+
+
+def by_device(
+    counts: Float[Array, 'G E'],
+) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
+    """Returns counts of assignments by the devices that send and receive them.
+
+    Args:
+      counts: of each group of all devices, to each expert of all.
+
+    Returns:
+      Sums by where along the mesh axis `expert` the group is, and by where the
+      expert is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = num_shards(mesh, ('expert',))
+    groups, shares = len(counts), num_shards(mesh, BATCH_AXES)
+    device = jnp.arange(groups) * shares // groups
+    # Of the axes that groups are over, `expert` is the innermost.
+    sent = jnp.sum(counts, axis=1)
+    received = jnp.sum(counts, axis=0).reshape(devices, -1)
+    return (
+        jax.ops.segment_sum(sent, device % devices, devices),
+        jnp.sum(received, axis=1),
+    )
+
+
+def on_expert_devices(
+    run: Callable, expert_axes: tuple[str, ...] = RULES['expert']
+) -> Callable:
+    """Runs a function on every device, with whole groups and its experts.
+
+    Args:
+      run: a function of parameters whose first axis is experts, and of any
+        arrays whose first axis is groups, e.g. a dispatcher with
+        communication.
+      expert_axes: mesh axes that experts are split over.
+
+    Returns:
+      The same function of global arrays, on the mesh in context: groups are
+      split over all axes that a batch is split over. The axis `tensor` is left
+      to the compiler.
+
+    Raises:
+      ConfigError: if the groups do not divide over the devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    devices = num_shards(mesh, axes)
+
+    def split(parameters, *arrays):
+        groups = len(jax.tree.leaves(arrays)[0])
+        if groups % devices:
+            allowed = (
+                f'a multiple of the {devices} devices that groups are over'
+            )
+            raise ConfigError('num_groups', groups, allowed)
+        return jax.shard_map(
+            run,
+            in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
+            out_specs=P(axes),
+            axis_names=set(axes),
+            check_vma=False,
+        )(parameters, *arrays)
+
+    return split
