@@ -11,10 +11,13 @@ from examples import (
     convex,
     hard_switch,
     mmoe_snr,
+    open_a_run,
     own_model,
     sparse_dispatcher,
     top2,
 )
+from tests import tiny
+from tests.workloads.load_test import saved
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -75,6 +78,19 @@ def test_mmoe_snr():
 def test_own_model():
     for losses in own_model.main(steps=80).values():
         assert_falls(losses, 0.7)
+
+
+def test_open_a_run(tmp_path, capsys):
+    folder = saved(tmp_path / 'run', tiny.plain())
+    line = '{"step": 1, "eval/loss": 5.5}\n'
+    (folder / 'metrics.jsonl').write_text(line)
+    result = open_a_run.main(folder, 'a cat')
+    assert result['logits'].shape[:2] == (1, 5)
+    for layer in result['layers']:
+        np.testing.assert_allclose(layer.weight.sum(axis=-1), 1, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert 'eval/loss: 5.500' in printed
+    assert printed.count("b'c' to ") == len(result['layers']) == 2
 
 
 def test_runs_as_a_command():
