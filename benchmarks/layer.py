@@ -122,7 +122,7 @@ def _layers(tokens, width, hidden, num_experts):
         layer = MoE(
             experts=MLP(hidden=hidden, num_experts=num_experts),
             router=functools.partial(top_k, k=2),
-            executor=executor,
+            dispatcher=executor,
             eval_capacity_factor=factor,
         )
         calls[f'layer: {name}'] = gradient(layer, lambda out: out[0])

@@ -18,7 +18,6 @@ import numpy as np
 from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
-from moe.config import changed
 from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.workloads import registry
 
@@ -29,14 +28,14 @@ _SIZES = {
     'model.d_model': 64,
     'model.num_layers': 2,
     'model.moe.num_experts': 16,
-    'model.moe.d_ff': 64,
+    'model.moe.experts.hidden': 64,
     'data.batch_size': 16,
     'optimizer.schedule.warmup_steps': 30,
 }
 _FREE: dict[str, float] = {'load_balance': 0.0, 'router_z': 0.001}
 _CAPACITY = {
-    'model.moe.executor': 'indexed',
-    'model.moe.capacity_factor': 1.25,
+    'model.moe.dispatcher': 'indexed',
+    'model.moe.capacity': {'name': 'factor', 'train': 1.25, 'eval': None},
 }
 
 
@@ -49,13 +48,13 @@ def _router(name: str, losses: Mapping[str, float] = _FREE, **options) -> dict:
 
 _BALANCED = {'load_balance': 0.01, 'router_z': 0.001}
 VARIANTS: dict[str, dict[str, Any]] = {
-    'dense': {'model.moe_every': 0, 'model.d_ff': 139},
+    'dense': {'model.moe_every': 0, 'model.dense.hidden': 139},
     'top_k': _router('top_k', _BALANCED),
     'top_k, no balance': _router('top_k'),
     'top_k, capacity 1.25': _router('top_k', _BALANCED) | _CAPACITY,
     'switch, capacity 1.25': _router('switch', _BALANCED)
     | _CAPACITY
-    | {'model.moe.d_ff': 128, 'model.moe.jitter': 0.01},
+    | {'model.moe.experts.hidden': 128, 'model.moe.jitter': 0.01},
     'top2, capacity 1.25': _router('top2', _BALANCED) | _CAPACITY,
     'noisy_top_k': _router('noisy_top_k', {'importance': 0.1, 'load': 0.1}),
     'sigmoid, bias': _router('sigmoid', bias_rate=0.01),
@@ -65,8 +64,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'relu': _router('relu', {'l1': 1.0}, k=8, sparsity=0.875),
     'hierarchical, 4 groups of 4': _router('top_k', _BALANCED, k=2)
     | {
-        'model.moe.outer_experts': 4,
-        'model.moe.outer_router': {'name': 'top_k', 'k': 1},
+        'model.moe.hierarchy': {
+            'groups': 4,
+            'router': {'name': 'top_k', 'k': 1},
+        },
     },
     'hash': _router('hash', k=2),
     'random': _router('random', k=2),
@@ -247,5 +248,5 @@ def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
 
 
 def _config(changes: Mapping[str, Any]) -> training.Config:
-    plain = lm.get_config().to_dict()
-    return registry.read_config(changed(plain, {**_SIZES, **changes}))
+    changes = {**_SIZES, **changes}
+    return registry.read_config(lm.get_config(), changes.items())

@@ -22,23 +22,24 @@ from ml_collections import ConfigDict
 from moe.config import options
 from moe.routing import ROUTERS
 
-_CAPACITY = {
-    'executor': 'indexed',
-    'capacity_factor': 1.25,
-    'eval_capacity_factor': 2.0,
-}
+_CAPACITY = {'dispatcher': 'indexed', 'capacity': 'factor'}
 VARIANTS = {
     'quickstart': {},
     # 2 experts of 128, and what the router multiplies.
-    'dense': {'moe_every': 0, 'd_ff': 267},
+    'dense': {'moe_every': 0, 'dense': {'hidden': 267}},
     'switch': {
-        'moe': {'router': 'switch', 'd_ff': 256, 'jitter': 0.01, **_CAPACITY}
+        'moe': {
+            'router': 'switch',
+            'experts': {'hidden': 256},
+            'jitter': 0.01,
+            **_CAPACITY,
+        }
     },
     'top2': {'moe': _CAPACITY},
     'dropless': {
         'moe': {
             'num_experts': 128,
-            'd_ff': 32,
+            'experts': {'hidden': 32},
             'router': {'name': 'top_k', 'k': 8},
         }
     },

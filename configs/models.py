@@ -63,7 +63,7 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
         'num_layers': layers,
         'num_heads': heads,
         'num_kv_heads': kv_heads,
-        'd_ff': hidden,
+        'dense': {'hidden': hidden},
         'rope_theta': 1e6,
         'norm_epsilon': 1e-5,
         'attention': 'splash',
@@ -71,13 +71,12 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
         'remat': 'hidden',
         'moe': {
             'num_experts': experts,
-            'd_ff': hidden,
-            'shared_d_ff': shared,
+            'experts': {'hidden': hidden},
+            'shared': {'network': {'hidden': shared}} if shared else None,
             'router': {**ROUTERS.get(variant, {'name': 'top_k'}), 'k': k},
-            'executor': 'indexed',
+            'dispatcher': 'indexed',
             'communication': 'all_to_all',
-            'capacity_factor': 1.0,
-            'eval_capacity_factor': 2.0,
+            'capacity': {'name': 'factor', 'train': 1.0},
         },
     }
     return ml_collections.ConfigDict(

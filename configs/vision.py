@@ -37,13 +37,13 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
     model.d_model = 64
     model.num_heads = 4
     model.num_kv_heads = 4
-    model.d_ff = 128
+    model.dense = {'hidden': 128}
     model.rope_theta = None  # positions are learned
     model.moe_every = 2
 
     moe = model.moe
     moe.num_experts = 8
-    moe.d_ff = 64
+    moe.experts = {'hidden': 64}
 
     config.data = data = ml_collections.ConfigDict()
     data.files = ''  # an .npz with x and y; '' is the digits
@@ -58,16 +58,14 @@ def get_config(variant: str = 'vmoe') -> ml_collections.ConfigDict:
     config.losses = {'load_balance': 0.01, 'router_z': 0.001}
     if variant == 'vmoe':
         moe.router = {'name': 'noisy_top_k', 'k': 2}
-        moe.executor = 'indexed'
-        moe.capacity_factor = 1.05
-        moe.eval_capacity_factor = 2.0
-        moe.batch_prioritized = True
+        moe.dispatcher = 'indexed'
+        moe.capacity = {'name': 'factor', 'train': 1.05, 'prioritized': True}
         config.losses = ml_collections.ConfigDict(
             {'importance': 0.005, 'load': 0.005}
         )
     elif variant == 'expert_choice':
         moe.router = {'name': 'expert_choice', 'capacity_factor': 2.0}
-        moe.executor = 'indexed'
+        moe.dispatcher = 'indexed'
     elif variant == 'soft':
         moe.router = {'name': 'soft', 'capacity_factor': 2.0}
     elif variant == 'dense':

@@ -108,7 +108,7 @@ def read_sweep(
                     allowed = f'absent: the sweep changes config.{name}'
                     field = f'--config.{other}'
                     raise ConfigError(field, overrides[other], allowed)
-    base = registry.plain_of(registry.read_config(bare, overrides.items()))
+    base = registry.complete(bare, overrides.items())
     trials, plains = [], []
     problems: list[ConfigError | None] = []
     for changes in given:

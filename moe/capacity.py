@@ -1,10 +1,50 @@
-"""How many slots an expert has."""
+"""Capacity: how many assignments an expert takes in a group of tokens."""
 
+import dataclasses
 import fractions
 import math
 from typing import Literal
 
+from moe.config import ConfigError, PositiveFloat, PositiveInt, Registry
+
 CapacityRule = Literal['assignments', 'tokens']
+
+CAPACITIES = Registry('capacity')
+
+
+@CAPACITIES.register('dropless')
+@dataclasses.dataclass(frozen=True)
+class Dropless:
+    """Every assignment is executed, however many an expert has."""
+
+
+@CAPACITIES.register('factor')
+@dataclasses.dataclass(frozen=True)
+class CapacityFactor:
+    """An expert takes a multiple of its balanced load; see `capacity`.
+
+    Attributes:
+      train: capacity factor in training; None drops nothing.
+      eval: capacity factor in evaluation; None drops nothing.
+      minimum: least capacity of an expert in a group.
+      rule: share of the 'assignments', or of the 'tokens' whatever K.
+      prioritized: whether tokens are taken by the router's confidence, and not
+        in their order (batch-prioritized routing, arXiv 2106.05974).
+    """
+
+    train: PositiveFloat | None = 1.25
+    eval: PositiveFloat | None = 2.0
+    minimum: PositiveInt = 4
+    rule: CapacityRule = 'assignments'
+    prioritized: bool = False
+
+    def __post_init__(self):
+        if self.train is None and self.eval is None:
+            allowed = "a number here or in eval (or capacity 'dropless')"
+            raise ConfigError('train', None, allowed)
+
+
+Capacity = Dropless | CapacityFactor
 
 
 def capacity(

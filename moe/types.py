@@ -1,4 +1,4 @@
-"""The data that flows: Routing from routers to executors, Aux to the loop.
+"""The data that flows: Routing from routers to dispatchers, Aux to the loop.
 
 G groups, S tokens a group, E experts. A group's assignments form a grid
 [N, M]: K choices x S tokens for token choice, where a token names an expert

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     table = table_run.write(folder / 'table.csv', table_run.rows(60))
     changes = {
         'data.val_files': str(table),
-        'data.val_fraction': 0.0,
+        'data.source.val_fraction': 0.0,
         'data.test_fraction': 0.0,
         'balance.method': 'uncertainty',
     }

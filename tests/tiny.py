@@ -12,10 +12,11 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import moe.config
-from configs import lm
 from moe import training
+from moe.config import options, override
 from moe.workloads import registry
 from moe.workloads.lm.model import LM
+from moe.workloads.lm.workload import LanguageConfig
 
 # Everything that a test counts on, whatever the config's defaults are.
 SMALL = {
@@ -25,28 +26,26 @@ SMALL = {
     'model.num_layers': 2,
     'model.num_heads': 2,
     'model.num_kv_heads': 2,
-    'model.d_ff': 32,
-    'model.activation': 'swiglu',
-    'model.use_bias': False,
+    'model.dense.hidden': 32,
+    'model.dense.activation': 'swiglu',
+    'model.dense.use_bias': False,
     'model.tie_embeddings': False,
     'model.moe_every': 1,
     'model.dtype': 'float32',
     'model.remat': 'none',
     'model.moe.num_experts': 4,
-    'model.moe.d_ff': 16,
-    'model.moe.activation': 'swiglu',
-    'model.moe.use_bias': False,
+    'model.moe.experts.hidden': 16,
+    'model.moe.experts.activation': 'swiglu',
+    'model.moe.experts.use_bias': False,
     'model.moe.router.k': 2,
     'model.moe.jitter': 0.0,
-    'model.moe.executor': 'indexed',
-    'model.moe.capacity_factor': None,
-    'model.moe.eval_capacity_factor': None,
+    'model.moe.dispatcher': 'indexed',
+    'model.moe.capacity': 'dropless',
     'model.moe.num_groups': None,
-    'model.moe.balance_scope': 'global',
     'losses': {'load_balance': 0.01, 'router_z': 0.001},
     'data.seq_len': 16,
     'data.batch_size': 8,
-    'data.val_fraction': 0.25,
+    'data.source.val_fraction': 0.25,
     'optimizer.name': 'adamw',
     'optimizer.learning_rate': 3e-3,
     'optimizer.schedule': {
@@ -68,11 +67,15 @@ WORDS = ('the', 'quick', 'brown', 'fox', 'jumps', 'over', 'it', 'and', 'runs\n')
 
 
 def plain(changes=None):
-    """A small plain config; changes are by dotted name.
+    """A small plain config, of every field; changes are by dotted name."""
+    values = merged(SMALL, changes or {})
+    return override(LanguageConfig, {'workload': 'lm'}, values.items())
 
-    The name `a.b` replaces the field b of the section a, new fields included.
-    """
-    return changed(lm.get_config(), {**SMALL, **(changes or {})})
+
+def merged(fixed, changes):
+    """Changes by dotted name over others, sections over what is inside."""
+    inside = lambda name: any(name.startswith(f'{c}.') for c in changes)
+    return {n: v for n, v in fixed.items() if not inside(n)} | changes
 
 
 def resolved(changes=None):
@@ -138,15 +141,16 @@ def state(config):
 
 def oracle_options(model):
     """A dropless `LMConfig` as `tests.reference.model` takes it."""
-    assert model.activation == model.moe.activation
+    activation = options(model.dense)['activation']
+    assert options(model.moe.experts)['activation'] == activation
     return {
         'theta': model.rope_theta,
         'epsilon': model.norm_epsilon,
-        'activation': model.activation,
-        'k': model.moe.router.keywords['k'],
-        'renormalize': model.moe.router.keywords['renormalize'],
+        'activation': activation,
+        'k': options(model.moe.router)['k'],
+        'renormalize': options(model.moe.router)['renormalize'],
         'slots': None,
-        'scope': model.moe.balance_scope,
+        'scope': 'global',
     }
 
 

@@ -43,12 +43,15 @@ WRONG = {
         ['config.mesh.expert', 'a divisor of num_experts (16)'],
     ),
     'negative capacity': (
-        ['--config.model.moe.capacity_factor=-1.0'],
-        ['config.model.moe.capacity_factor', 'greater than 0.0'],
+        [
+            '--config.model.moe.capacity.name=factor',
+            '--config.model.moe.capacity.train=-1.0',
+        ],
+        ['config.model.moe.capacity.train', 'greater than 0.0'],
     ),
-    'no such executor': (
-        ['--config.model.moe.executor=sorted'],
-        ['config.model.moe.executor', "'onehot', 'indexed', 'grouped'"],
+    'no such dispatcher': (
+        ['--config.model.moe.dispatcher=sorted'],
+        ['config.model.moe.dispatcher.name', 'grouped, indexed, onehot'],
     ),
     'no such router': (
         ['--config.model.moe.router.name=best'],
@@ -74,20 +77,27 @@ WRONG = {
         ['--config', 'configs/no.py', 'a config file'],
     ),
     'no such text': (
-        ['--config.data.files=no/such/*.txt'],
-        ['config.data.files', 'at least 2 text files (it matches 0)'],
+        ['--config.data.source.files=no/such/*.txt'],
+        ['config.data.source.files', 'at least 2 text files (it matches 0)'],
     ),
     'too long a sequence': (
-        ['--config.data.files=configs/l*.py', '--config.data.seq_len=1000000'],
-        ['config.data.files', '2 text files'],
+        [
+            '--config.data.source.files=configs/l*.py',
+            '--config.data.seq_len=1000000',
+        ],
+        ['config.data.source.files', '2 text files'],
     ),
     'a file for a folder': (
-        ['-workdir', '--workdir=README.md', '--config.data.files=moe/*.py'],
+        [
+            '-workdir',
+            '--workdir=README.md',
+            '--config.data.source.files=moe/*.py',
+        ],
         ['workdir', 'README.md', 'a folder', 'File exists'],
     ),
     'no such table': (
         ['-' + CONFIG, '--config=configs/multitask.py:mmoe,census'],
-        ['config.data.files', 'census-income.data.gz', 'no such file'],
+        ['config.data.source.files', 'census-income.data.gz', 'no such file'],
     ),
     'weights of other tasks': (
         [*TASKS, '--config.balance.weights=(1.0,)'],
@@ -110,11 +120,11 @@ WRONG = {
         ['--coordinator', 'given with the others'],
     ),
     'too many devices': (
-        ['--config.data.files=moe/*.py', '--config.mesh.fsdp=3'],
+        ['--config.data.source.files=moe/*.py', '--config.mesh.fsdp=3'],
         ['config.mesh', "'fsdp': 3", 'number of devices (8)'],
     ),
     'batch does not divide': (
-        ['--config.data.files=moe/*.py', '--config.data.batch_size=12'],
+        ['--config.data.source.files=moe/*.py', '--config.data.batch_size=12'],
         ['config.data.batch_size = 12', 'a multiple of 8 devices'],
     ),
 }
@@ -173,7 +183,7 @@ def test_divergence(tmp_path):
     # A learning rate of 1e30 makes the second loss no number.
     plain = tiny.plain(
         {
-            'data.files': tiny.write_corpus(tmp_path / 'corpus'),
+            'data.source.files': tiny.write_corpus(tmp_path / 'corpus'),
             'optimizer.learning_rate': 1e30,
             'model.moe_every': 0,
             'eval_every': 6,

@@ -18,7 +18,7 @@ from tests import tiny
 tokens = jnp.zeros((8, 17), jnp.uint8)
 for executor in DISPATCHERS:
     config = tiny.parsed({
-        'model.moe.executor': executor,
+        'model.moe.dispatcher': executor,
         'model.moe.jitter': 0.01,
         'model.moe_every': 1 if executor == 'grouped' else 2,
         'optimizer.accumulation': 2,

@@ -11,16 +11,21 @@ from configs.sweeps import small
 
 def get_config():
     config = small.get_config()
-    config.model.moe.executor = 'indexed'
+    config.model.moe.dispatcher = 'indexed'
     return config
 
 
 def get_hyper(hyper):
     routers = [{'name': name} for name in ('top_k', 'sigmoid')]
+    capacities: list = [
+        {'name': 'factor', 'train': factor, 'eval': None}
+        for factor in (1.0, 1.5)
+    ]
+    capacities.append('dropless')
     return hyper.product(
         [
             hyper.sweep('model.moe.router', routers),
-            hyper.sweep('model.moe.capacity_factor', (1.0, 1.5, None)),
+            hyper.sweep('model.moe.capacity', capacities),
             hyper.sweep('seed', range(2)),
         ]
     )

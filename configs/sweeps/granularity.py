@@ -19,6 +19,6 @@ def sweep():
             yield {
                 'model.moe.router.k': k,
                 'model.moe.num_experts': _TOTAL * k // _WIDTH,
-                'model.moe.d_ff': _WIDTH // k,
+                'model.moe.experts.hidden': _WIDTH // k,
                 'seed': seed,
             }

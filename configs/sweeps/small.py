@@ -14,14 +14,14 @@ def get_config(router: str = 'top_k') -> ml_collections.ConfigDict:
             'model': {
                 'd_model': 64,
                 'num_layers': 2,
-                'd_ff': 128,
+                'dense': {'hidden': 128},
                 'moe': {
                     'num_experts': 16,
-                    'd_ff': 64,
+                    'experts': {'hidden': 64},
                     'router': {'name': router},
                 },
             },
-            'data': {'batch_size': 16, 'val_fraction': 0.01},
+            'data': {'batch_size': 16, 'source': {'val_fraction': 0.01}},
             'log_every': 20,
             'eval_every': 100,
             'checkpoint_every': 200,

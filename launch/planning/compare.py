@@ -12,9 +12,12 @@ Changes = dict[str, Any]
 # What is tried beside the mesh, by dotted name, the most promising first.
 # Tokens travel in capacity buffers, or as rows sorted by expert.
 COMMUNICATIONS: tuple[Changes, ...] = (
-    {'model.moe.communication': 'all_to_all', 'model.moe.executor': 'indexed'},
+    {
+        'model.moe.communication': 'all_to_all',
+        'model.moe.dispatcher': 'indexed',
+    },
     {'model.moe.communication': 'none'},
-    {'model.moe.communication': 'ragged', 'model.moe.executor': 'grouped'},
+    {'model.moe.communication': 'ragged', 'model.moe.dispatcher': 'grouped'},
     {'model.moe.communication': 'gather'},
 )
 REMAT: tuple[Changes, ...] = tuple(

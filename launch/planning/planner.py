@@ -9,6 +9,8 @@ from launch.planning import cost, estimate, hlo
 from launch.planning.chips import Topology
 from launch.planning.compiler import compile_step
 from moe.config import ConfigError
+from moe.dispatch import DISPATCHERS
+from moe.ops import ATTENTION_KERNELS
 from moe.parallel import COMMUNICATION, mesh_shape
 from moe.training import Config
 from moe.workloads.lm.workload import LanguageConfig
@@ -63,12 +65,14 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         'model': {
             'layers': config.model.num_layers,
             'remat': config.model.remat,
-            'attention': config.model.attention,
+            'attention': ATTENTION_KERNELS.name_of(config.model.attention),
             'communication': COMMUNICATION.name_of(
                 config.model.moe.communication
             ),
-            'executor': config.model.moe.executor,
-            'capacity_factor': config.model.moe.capacity_factor,
+            'dispatcher': DISPATCHERS.name_of(config.model.moe.dispatcher),
+            'capacity_factor': getattr(
+                config.model.moe.capacity, 'train', None
+            ),
         },
         'batch': {
             'sequences': sequences,

@@ -13,8 +13,8 @@ from moe.config.constraints import (
     Within,
 )
 from moe.config.errors import ConfigError
-from moe.config.overrides import Text, override
-from moe.config.parsing import parse
+from moe.config.overrides import override
+from moe.config.parsing import Text, parse
 from moe.config.plain import changed, differences, to_plain
 from moe.config.registry import Registry, name_of, options
 

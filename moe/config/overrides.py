@@ -6,7 +6,7 @@ from typing import Any
 from moe.config.errors import ConfigError
 from moe.config.hints import children, choice_of, dataclass_of, is_mapping
 from moe.config.names import unknown, unknown_option
-from moe.config.parsing import Text, section_of
+from moe.config.parsing import section_of
 from moe.config.plain import completed
 from moe.config.registry import REQUIRED, Registry, option_table
 
@@ -40,7 +40,7 @@ def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:
     for part in sections:
         hint = _child(hint, node, part, value, where)
         there, where = node.get(part), f'{where}.{part}'
-        if isinstance(there, Text) or there is None:
+        if isinstance(there, str) or there is None:
             there = completed(hint, there) or {}
         if not isinstance(there, Mapping):
             raise ConfigError(

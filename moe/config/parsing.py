@@ -14,7 +14,7 @@ from moe.config.constraints import OneOf
 from moe.config.errors import ConfigError
 from moe.config.hints import alternatives
 from moe.config.names import unknown, unknown_option
-from moe.config.plain import completed
+from moe.config.plain import completed, named
 from moe.config.registry import Option, is_plain, option_table
 
 Schema = TypeVar('Schema')
@@ -114,7 +114,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         section = _mapping(value, path, 'a section of name: number')
         return {
-            k: _value(args[1], v, f'{path}.{k}') for k, v in section.items()
+            k: _value(args[1], named(args[1], k, v), f'{path}.{k}')
+            for k, v in section.items()
         }
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return parse(hint, value, path)

@@ -2,10 +2,11 @@
 
 import copy
 import functools
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moe.config.hints import children, choice_of, dataclass_of
+from moe.config.hints import children, choice_of, dataclass_of, is_mapping
 from moe.config.registry import REQUIRED, Option, entry_of
 
 
@@ -41,7 +42,8 @@ def to_plain(hint: Any, value: Any) -> Any:
             for name, option in (children(hint, None) or {}).items()
         }
     if isinstance(value, Mapping):
-        return {name: to_plain(Any, v) for name, v in value.items()}
+        inner = typing.get_args(hint)[1] if is_mapping(hint) else Any
+        return {name: to_plain(inner, v) for name, v in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(Any, v) for v in value]
     return value
@@ -59,6 +61,11 @@ def completed(hint: Any, value: Any) -> Any:
     choice = choice_of(hint)
     if choice is not None and isinstance(value, str) and value[:1] != '{':
         value = {'name': str(value)}
+    if is_mapping(hint) and isinstance(value, Mapping):
+        inner = typing.get_args(hint)[1]
+        return {
+            k: completed(inner, named(inner, k, v)) for k, v in value.items()
+        }
     known = children(hint, value)
     if known is None or not isinstance(value, Mapping):
         return value
@@ -83,6 +90,19 @@ def _onto_default(option: Option, section: Any) -> Any:
     if section.get('name', plain['name']) != plain['name']:
         return section
     return {**plain, **section}
+
+
+def named(hint: Any, key: str, section: Any) -> Any:
+    """Returns a choice in a section of any names; its key is its name.
+
+    Args:
+      hint: annotation of the values of the section around it.
+      key: name of the choice there.
+      section: plain data of the choice, which may name another entry.
+    """
+    if choice_of(hint) is None or not isinstance(section, Mapping):
+        return section
+    return {'name': key, **section}
 
 
 def changed(plain: Mapping, changes: Mapping[str, Any]) -> dict[str, Any]:

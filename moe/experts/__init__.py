@@ -1,5 +1,6 @@
 """Experts: networks that work on their own share of the rows."""
 
+from moe.experts.base import EXPERTS, make_experts
 from moe.experts.batch_norm import BatchNorm, Renorm
 from moe.experts.cheap import Cheap
 from moe.experts.lifted import Lifted
@@ -8,6 +9,7 @@ from moe.experts.network import Network, regularization
 from moe.experts.unlike import Unlike
 
 __all__ = [
+    'EXPERTS',
     'MLP',
     'Activation',
     'BatchNorm',
@@ -16,5 +18,6 @@ __all__ = [
     'Network',
     'Renorm',
     'Unlike',
+    'make_experts',
     'regularization',
 ]

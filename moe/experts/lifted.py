@@ -33,11 +33,11 @@ class Lifted(nn.Module):
 
         Raises:
           ValueError: if `sizes` is given: a module that is not written over
-            groups of rows needs a padded executor.
+            groups of rows needs a padded dispatcher.
         """
         if sizes is not None:
             raise ValueError(
-                'Lifted experts need padded buffers: executor must be '
+                'Lifted experts need padded buffers: dispatcher must be '
                 "'indexed' or 'onehot', not 'grouped'"
             )
         apply = nn.vmap(

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError
+from moe.experts.base import EXPERTS
 from moe.ops import grouped_matmul
 from moe.parameters import parameter
 
@@ -28,6 +29,7 @@ _ACTIVATIONS: dict[str, tuple[Callable, bool]] = {
 }
 
 
+@EXPERTS.register('mlp')
 class MLP(nn.Module):
     """Two-layer networks, one dense or E of them in parallel.
 

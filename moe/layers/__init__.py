@@ -1,11 +1,8 @@
 """Linen layers that mix experts."""
 
 from moe.layers.auxiliary import LOSSES, auxiliary, summarize
-from moe.layers.config import (
-    MoEConfig,
-    check_model,
-    choices,
-)
+from moe.layers.checks import experts_per_token
+from moe.layers.config import MoEConfig, check_model
 from moe.layers.convex import ConvexCombination
 from moe.layers.gate import Gate
 from moe.layers.hard_switch import HardSwitch, by_expert, chosen
@@ -28,8 +25,8 @@ __all__ = [
     'auxiliary',
     'by_expert',
     'check_model',
-    'choices',
     'chosen',
+    'experts_per_token',
     'hierarchical_top2_moe',
     'summarize',
     'top2_moe',

@@ -2,151 +2,246 @@
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from flax.core import FrozenDict
 
-from moe import losses
-from moe.capacity import CapacityRule
+from moe.capacity import CAPACITIES, Capacity, CapacityFactor, Dropless
 from moe.config import (
     ConfigError,
     NaturalFloat,
     NaturalInt,
     OneOf,
-    PositiveFloat,
     PositiveInt,
     options,
 )
-from moe.experts import MLP, Activation, Cheap
-from moe.layers.auxiliary import load_balance
+from moe.config.registry import entry_of
+from moe.dispatch import DISPATCHERS, Dispatcher, grouped
+from moe.experts import EXPERTS, MLP, Cheap
+from moe.experts.base import SUPPLIED, make_experts
+from moe.layers.checks import experts_per_token, routing_of
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
 from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
+from moe.losses import AUXILIARY_LOSSES
 from moe.parallel import COMMUNICATION, Communication, none
 from moe.routing import ROUTERS, next_state, soft
 from moe.types import (
-    Context,
     Router,
     traits_of,
 )
 
 
 @dataclasses.dataclass(frozen=True)
+class HierarchyConfig:
+    """Two levels of experts, each with a router of its own.
+
+    Attributes:
+      groups: M, groups of experts; each holds `num_experts / groups`.
+      router: the router between the groups.
+    """
+
+    groups: PositiveInt
+    router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top2']
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroComputationConfig:
+    """Experts that cost next to nothing, beside the others.
+
+    Attributes:
+      zero: number of experts that return 0.
+      copy: number of experts that return the token.
+      constant: number of experts that mix the token with a trained vector.
+    """
+
+    zero: NaturalInt = 0
+    copy: NaturalInt = 0
+    constant: NaturalInt = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedConfig:
+    """A network that every token goes through, beside the mixture.
+
+    Attributes:
+      network: of the shared expert, any expert type.
+      gate: weight of its output: none (1), sigmoid or softmax, see
+        `moe.layers.Shared`.
+    """
+
+    network: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
+        MLP, hidden=128
+    )
+    gate: SharedGate = 'none'
+
+
+@dataclasses.dataclass(frozen=True)
 class MoEConfig:
-    """A mixture layer, as a config describes it."""
+    """A mixture layer, as a config describes it.
+
+    Attributes:
+      num_experts: E, without the zero-computation ones.
+      experts: the type of the experts.
+      router: who decides which experts a token goes to; 'soft' for Soft MoE.
+      allow_lookahead: whether a causal model may have a router that sees later
+        tokens.
+      jitter: the router sees `x * U(1 - jitter, 1 + jitter)` in training.
+      dispatcher: how tokens are brought to experts; same values, other cost.
+      capacity: how many assignments an expert takes.
+      communication: how tokens reach experts on other devices.
+      num_groups: G, groups in which tokens compete for capacity; None for one
+        a sequence.
+      losses: auxiliary losses with other options than their defaults, by the
+        name under which `losses` weighs them.
+      hierarchy: two levels of experts; None for one.
+      zero_computation: zero, copy and constant experts beside the others.
+      shared: a network for all tokens; None for none.
+    """
 
     num_experts: PositiveInt = 32
-    d_ff: PositiveInt = 128
-    activation: Activation = 'swiglu'
-    use_bias: bool = False
+    experts: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
+        MLP, hidden=128
+    )
     router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top_k']
-    outer_experts: NaturalInt = 0
-    outer_router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top2']
     allow_lookahead: bool = False
     jitter: NaturalFloat = 0.0
-    executor: Literal['onehot', 'indexed', 'grouped'] = 'grouped'
+    dispatcher: Annotated[Dispatcher, OneOf(DISPATCHERS)] = grouped
+    capacity: Annotated[Capacity, OneOf(CAPACITIES)] = Dropless()
     communication: Annotated[Communication, OneOf(COMMUNICATION)] = none
-    capacity_factor: PositiveFloat | None = None
-    eval_capacity_factor: PositiveFloat | None = None
-    min_capacity: PositiveInt = 4
-    capacity_rule: CapacityRule = 'assignments'
     num_groups: PositiveInt | None = None
-    balance_scope: losses.Scope = 'global'
-    batch_prioritized: bool = False
-    zero_experts: NaturalInt = 0
-    copy_experts: NaturalInt = 0
-    constant_experts: NaturalInt = 0
-    shared_d_ff: NaturalInt = 0
-    shared_gate: SharedGate = 'none'
+    losses: Mapping[str, Annotated[Any, OneOf(AUXILIARY_LOSSES)]] = FrozenDict()
+    hierarchy: HierarchyConfig | None = None
+    zero_computation: ZeroComputationConfig = ZeroComputationConfig()
+    shared: SharedConfig | None = None
 
     def __post_init__(self):
+        # Hashable, as jax wants a static argument.
+        object.__setattr__(self, 'losses', FrozenDict(self.losses))
         if self.jitter >= 1:
             raise ConfigError('jitter', self.jitter, 'less than 1')
-        if self.outer_experts and self.num_experts % self.outer_experts:
-            allowed = f'0 or a divisor of num_experts ({self.num_experts})'
-            raise ConfigError('outer_experts', self.outer_experts, allowed)
+        if self.num_experts % self.num_expert_groups:
+            groups = self.num_expert_groups
+            allowed = f'a divisor of num_experts ({self.num_experts})'
+            raise ConfigError('hierarchy.groups', groups, allowed)
         self._check_communication()
-        if self.outer_experts and _function(self.outer_router) is soft:
-            allowed = 'a router of assignments'
-            raise ConfigError('outer_router.name', 'soft', allowed)
-        if not self.is_soft:
-            count = self._mlps + self._cheap.num_experts
-            _check('router', self.router, count)
-            if self.outer_experts:
-                _check('outer_router', self.outer_router, self.outer_experts)
-        elif self.outer_experts or self._cheap.num_experts:
-            allowed = 'a router of assignments, for two levels or cheap experts'
+        for field, router in self.routers.items():
+            if field != 'router':
+                count = self.num_expert_groups
+            else:
+                count = self._experts_of_a_group + self._cheap.num_experts
+            self._check_router(field, router, count)
+
+    def _check_router(self, field: str, router: Router, count: int):
+        """Refuses routers that cannot serve, and settings they do not read."""
+        if entry_of(router) is soft:
+            self._check_soft(field)
+            return
+        routing = routing_of(router, count, field)
+        limited = not isinstance(self.capacity, Dropless)
+        if field == 'router' and routing.token is not None and limited:
+            owner = ROUTERS.name_of(router)
+            allowed = f"'dropless': {owner} has a capacity_factor of its own"
+            name = CAPACITIES.name_of(self.capacity)
+            raise ConfigError('capacity.name', name, allowed)
+
+    def _check_soft(self, field: str):
+        if field != 'router':
+            raise ConfigError(
+                f'{field}.name', 'soft', 'a router of assignments'
+            )
+        if self.hierarchy or self._cheap.num_experts:
+            allowed = (
+                'a router of assignments, for two levels or zero-computation '
+                'experts'
+            )
             raise ConfigError('router.name', 'soft', allowed)
+        unread: dict[str, tuple[Any, Any]] = {
+            'capacity.name': (CAPACITIES.name_of(self.capacity), 'dropless'),
+            'jitter': (self.jitter, 0.0),
+        }
+        for name, (value, default) in unread.items():
+            if value != default:
+                allowed = (
+                    f'{default!r}, for a soft mixture, which reads no other'
+                )
+                raise ConfigError(name, value, allowed)
 
     def _check_communication(self):
         """Capacity buffers travel whole, sorted rows as many as there are."""
         choice = self.communication
         name, given = COMMUNICATION.name_of(choice), options(choice)
+        dispatcher = DISPATCHERS.name_of(self.dispatcher)
         fits = {
-            'all_to_all': self.executor != 'grouped',
-            'ragged': self.executor == 'grouped',
+            'all_to_all': dispatcher != 'grouped',
+            'ragged': dispatcher == 'grouped',
         }
         if not fits.get(name, True):
             other = 'ragged' if name == 'all_to_all' else 'all_to_all'
-            allowed = f"'none', 'gather' or '{other}', of {self.executor} rows"
+            allowed = f"'none', 'gather' or '{other}', of {dispatcher} rows"
             raise ConfigError('communication.name', name, allowed)
         if name != 'none' and self.is_soft:
             allowed = "'none', for a soft mixture"
             raise ConfigError('communication.name', name, allowed)
         factor = given.get('buffer_factor')
-        if factor and (given['levels'] > 1 or self.outer_experts):
+        if factor and (given['levels'] > 1 or self.hierarchy):
             allowed = 'None, but at one level of communication and of routers'
             raise ConfigError('communication.buffer_factor', factor, allowed)
 
     @property
     def is_soft(self) -> bool:
         """Whether this is a `SoftMoE`."""
-        return _function(self.router) is soft
+        return entry_of(self.router) is soft
 
     @property
     def routers(self) -> dict[str, Router]:
         """The routers of all levels, by field."""
         routers = {'router': self.router}
-        if self.outer_experts:
-            routers['outer_router'] = self.outer_router
+        if self.hierarchy:
+            routers['hierarchy.router'] = self.hierarchy.router
         return routers
 
     @property
     def experts_per_token(self) -> int | float:
         """How many of the MLP experts a token goes through, at most or mean."""
-        experts = choices(self.router)
-        if self.outer_experts:
-            experts *= choices(self.outer_router)
+        experts = experts_per_token(self.router)
+        if self.hierarchy:
+            experts *= experts_per_token(self.hierarchy.router)
         return experts
 
     @property
     def _cheap(self) -> Cheap:
-        return Cheap(
-            self.zero_experts,
-            self.copy_experts,
-            self.constant_experts,
-            parent=None,
-        )
+        counts = self.zero_computation
+        return Cheap(counts.zero, counts.copy, counts.constant, parent=None)
 
     @property
-    def _mlps(self) -> int:
-        """MLP experts of a mixture, of each group of them at two levels."""
-        return self.num_experts // (self.outer_experts or 1)
+    def num_expert_groups(self) -> int:
+        """M, groups of experts, 1 without a hierarchy."""
+        return self.hierarchy.groups if self.hierarchy else 1
+
+    @property
+    def _experts_of_a_group(self) -> int:
+        return self.num_experts // self.num_expert_groups
 
     def build(self, dtype: Any, down_scale: float) -> nn.Module:
         """The linen module of this description, to be another's attribute."""
         make = functools.partial(
-            MLP,
-            activation=self.activation,
-            use_bias=self.use_bias,
-            dtype=dtype,
-            down_scale=down_scale,
-            parent=None,
+            make_experts, dtype=dtype, down_scale=down_scale
         )
-        experts = make(hidden=self.d_ff, num_experts=self._mlps)
+        experts = make(self.experts, self._experts_of_a_group)
+        limits: dict[str, Any] = {}
+        if isinstance(self.capacity, CapacityFactor):
+            limits = {
+                'capacity_factor': self.capacity.train,
+                'eval_capacity_factor': self.capacity.eval,
+                'min_capacity': self.capacity.minimum,
+                'capacity_rule': self.capacity.rule,
+                'batch_prioritized': self.capacity.prioritized,
+            }
         layer: Any
         if self.is_soft:
             layer = SoftMoE(experts, self.router, self.num_groups, parent=None)
@@ -155,33 +250,25 @@ class MoEConfig:
                 experts=experts,
                 router=self.router,
                 jitter=self.jitter,
-                executor=self.executor,
+                dispatcher=self.dispatcher,
                 communication=self.communication,
-                capacity_factor=self.capacity_factor,
-                eval_capacity_factor=self.eval_capacity_factor,
-                min_capacity=self.min_capacity,
-                capacity_rule=self.capacity_rule,
-                num_groups=None if self.outer_experts else self.num_groups,
-                losses={
-                    'load_balance': functools.partial(
-                        load_balance, scope=self.balance_scope
-                    )
-                },
-                batch_prioritized=self.batch_prioritized,
+                **limits,
+                num_groups=None if self.hierarchy else self.num_groups,
+                losses=self.losses,
                 cheap=self._cheap if self._cheap.num_experts else None,
                 parent=None,
             )
-        if self.outer_experts:
+        if self.hierarchy:
             layer = HierarchicalMoE(
                 layer,
-                self.outer_experts,
-                self.outer_router,
+                self.hierarchy.groups,
+                self.hierarchy.router,
                 self.num_groups,
                 parent=None,
             )
-        if self.shared_d_ff:
-            shared = make(hidden=self.shared_d_ff)
-            layer = Shared(layer, shared, self.shared_gate, parent=None)
+        if self.shared:
+            shared = make(self.shared.network, None)
+            layer = Shared(layer, shared, self.shared.gate, parent=None)
         return layer
 
     def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
@@ -199,26 +286,16 @@ class MoEConfig:
             names = [key.key for key in path]
             router, load = self.router, stats['load']
             per_token = stats['experts_per_token']
-            if 'outer' in names:
-                router, load = self.outer_router, stats['outer_load']
+            if self.hierarchy and 'outer' in names:
+                router, load = self.hierarchy.router, stats['outer_load']
                 per_token = stats['outer_experts_per_token']
-            elif self.outer_experts:
-                lead = (*load.shape[:-1], self.outer_experts, -1)
+            elif self.hierarchy:
+                lead = (*load.shape[:-1], self.num_expert_groups, -1)
                 load = load.reshape(lead)
                 per_token = stats['inner_experts_per_token']
             return next_state(router, names[-1], value, load, per_token)
 
         return jax.tree_util.tree_map_with_path(update, state)
-
-
-def choices(router: Router) -> int | float:
-    """Experts that a token uses: K at most, or a capacity factor in the mean.
-
-    The router's option `k` or `capacity_factor`; 2 for top2, 1 without either.
-    """
-    given = _given(router)
-    fixed = 2 if _function(router) is ROUTERS['top2'] else 1
-    return given.get('k', given.get('capacity_factor', fixed))
 
 
 def check_model(
@@ -240,12 +317,12 @@ def check_model(
     """
     warning = None
     for level, router in config.routers.items():
-        field, name = f'moe.{level}', _name(router)
+        field, name = f'moe.{level}', ROUTERS.name_of(router)
         uses = traits_of(router).uses
         if 'token_id' in uses and vocab_size is None:
             allowed = 'a router without token ids, in this model'
             raise ConfigError(f'{field}.name', name, allowed)
-        size = _given(router).get('vocab_size')
+        size = options(router).get('vocab_size')
         if size and vocab_size and size < vocab_size:
             allowed = f"at least the model's vocab_size ({vocab_size})"
             raise ConfigError(f'{field}.vocab_size', size, allowed)
@@ -264,53 +341,3 @@ def check_model(
                 'model are lower than what it can do in generation'
             )
     return warning
-
-
-def _given(router: Any) -> dict[str, Any]:
-    """The options of a router, as set or by default."""
-    if isinstance(router, functools.partial):
-        return {**options(router.func), **router.keywords}
-    return options(router)
-
-
-def _function(router: Any) -> Any:
-    return router.func if isinstance(router, functools.partial) else router
-
-
-def _name(router: Any) -> str:
-    found = [n for n, r in ROUTERS.items() if r is _function(router)]
-    return found[0] if found else repr(router)
-
-
-def _check(field: str, router: Router, num_experts: int) -> None:
-    """Traces the router: what it raises is told as the field's fault."""
-    k = _given(router).get('k', 0)
-    if k > num_experts:
-        allowed = f'at most num_experts ({num_experts})'
-        raise ConfigError(f'{field}.k', k, allowed)
-    struct = jax.ShapeDtypeStruct
-    grid = (1, 8)
-    context = Context(
-        mask=struct(grid, jnp.bool_),  # type: ignore[arg-type]
-        position=struct(grid, jnp.int32),  # type: ignore[arg-type]
-        train=None,  # type: ignore[arg-type]  # told to _route
-        key=jax.eval_shape(lambda: jax.random.key(0)),
-        noise_logits=struct((*grid, num_experts), jnp.float32),
-        bias=struct((num_experts,), jnp.float32),
-        penalty=struct((), jnp.float32),
-        token_id=struct(grid, jnp.int32),
-    )
-    logits = struct((*grid, num_experts), jnp.float32)
-    for train in (True, False):
-        given = functools.partial(_route, router, train)
-        try:
-            jax.eval_shape(given, logits, context)
-        except ValueError as error:
-            allowed = f'able to route {num_experts} experts: {error}'
-            raise ConfigError(f'{field}.name', _name(router), allowed) from None
-
-
-def _route(router, train, logits, context):
-    # A run evaluates without randomness.
-    key = context.key if train else None
-    return router(logits, context._replace(train=train, key=key))

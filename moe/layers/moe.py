@@ -17,7 +17,7 @@ from moe import dispatch
 from moe.capacity import CapacityRule, capacity
 from moe.config import ConfigError, options
 from moe.config.registry import entry_of
-from moe.dispatch import DISPATCHERS, only_experts
+from moe.dispatch import DISPATCHERS, Dispatcher, only_experts
 from moe.experts import Cheap
 from moe.layers.auxiliary import auxiliary, buffer_stats, dense, summarize
 from moe.layers.gate import Gate, in_groups
@@ -52,7 +52,8 @@ class MoE(nn.Module):
       router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
-      executor: 'onehot', 'indexed' or 'grouped'; same values, different cost.
+      dispatcher: 'onehot', 'indexed', 'grouped', or a function like them;
+        same values, different cost.
       communication: how tokens reach experts on other devices of a mesh in
         context, an entry of `moe.parallel.COMMUNICATION`, perhaps with
         options, or its name: 'all_to_all' (of capacity buffers), 'ragged' (of
@@ -76,7 +77,7 @@ class MoE(nn.Module):
     experts: nn.Module
     router: Router = top_k
     jitter: float = 0.0
-    executor: str = 'indexed'
+    dispatcher: str | Dispatcher = 'indexed'
     communication: Communication | str = 'none'
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
@@ -209,7 +210,9 @@ class MoE(nn.Module):
         Returns the outputs, what was kept, and with bounded receive buffers
         the assignments [G, E] within capacity that found no place in one.
         """
-        execute = DISPATCHERS[self.executor]
+        execute: Any = self.dispatcher
+        if isinstance(execute, str):
+            execute = DISPATCHERS[execute]
         communication = communication_of(self.communication)
         axes = expert_axes_of(communication)
         devices = num_shards(jax.sharding.get_abstract_mesh(), axes)

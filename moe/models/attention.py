@@ -5,6 +5,7 @@ heads, N key-value heads (H a multiple of N), h head width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from moe.ops import ATTENTION_KERNELS, AttentionKernel
+from moe.ops.attention import ATTENTION_KERNELS, traits_of
 from moe.parallel import over_heads
 from moe.parameters import parameter
 
@@ -59,7 +60,8 @@ class Attention(nn.Module):
       num_kv_heads: N.
       causal: whether a position sees only itself and those before it.
       rope_theta: base of the rotary wavelengths; None for no rotation.
-      kernel: of `moe.ops.ATTENTION_KERNELS`; decoding always takes 'xla'.
+      kernel: an entry of `moe.ops.ATTENTION_KERNELS`, or its name; decoding
+        always takes XLA's.
       dtype: of the computation.
       out_scale: factor on the initial output projection.
     """
@@ -68,7 +70,7 @@ class Attention(nn.Module):
     num_kv_heads: int
     causal: bool = True
     rope_theta: float | None = 10_000.0
-    kernel: AttentionKernel = 'xla'
+    kernel: str | Callable = 'xla'
     dtype: Any = jnp.float32
     out_scale: float = 1.0
 
@@ -99,13 +101,13 @@ class Attention(nn.Module):
             query = rotate(query, position, self.rope_theta)
             key = rotate(key, position, self.rope_theta)
         if cache is None:
-            kernel = 'xla' if self.is_initializing() else self.kernel
-            run = ATTENTION_KERNELS[kernel]
-            attend = functools.partial(run, is_causal=self.causal)
-            if kernel == 'splash':  # the compiler cannot split it
-                out = over_heads(attend)(query, key, value)
-            else:
-                out = attend(query, key, value)
+            run: Any = 'xla' if self.is_initializing() else self.kernel
+            if isinstance(run, str):
+                run = ATTENTION_KERNELS[run]
+            attend: Callable = functools.partial(run, is_causal=self.causal)
+            if traits_of(run).by_device:
+                attend = over_heads(attend)
+            out = attend(query, key, value)
         else:
             write = lambda old, new: lax.dynamic_update_slice_in_dim(
                 old, new.astype(old.dtype), start, axis=1

@@ -4,7 +4,8 @@ B batch, S positions, D width.
 """
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,13 +15,16 @@ from jaxtyping import Array, Bool, Float, Int
 from moe.config import (
     ConfigError,
     NaturalInt,
+    OneOf,
     PositiveFloat,
     PositiveInt,
 )
-from moe.experts import MLP, Activation
+from moe.experts import MLP, make_experts
+from moe.experts.base import EXPERTS, SUPPLIED
 from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
-from moe.ops import AttentionKernel
+from moe.ops.attention import ATTENTION_KERNELS, xla
+from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
 from moe.parallel import split_batch
 from moe.parameters import parameter
 from moe.types import Aux
@@ -61,12 +65,12 @@ class TransformerConfig:
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 2
     num_kv_heads: PositiveInt = 2
-    d_ff: PositiveInt = 256
-    activation: Activation = 'swiglu'
-    use_bias: bool = False
+    dense: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
+        MLP, hidden=256
+    )
     norm_epsilon: PositiveFloat = 1e-6
     rope_theta: PositiveFloat | None = 10_000.0
-    attention: AttentionKernel = 'xla'
+    attention: Annotated[Any, OneOf(ATTENTION_KERNELS, KERNEL_SUPPLIED)] = xla
     moe_every: NaturalInt = 1
     moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
     dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -172,13 +176,8 @@ class Block(nn.Module):
                 h, mask=mask, token_ids=token_ids, train=train, record=record
             )
             return x + y, cache, aux
-        dense = MLP(
-            hidden=c.d_ff,
-            activation=c.activation,
-            use_bias=c.use_bias,
-            dtype=dtype,
-            down_scale=scale,
-            name='mlp',
+        dense = make_experts(
+            c.dense, None, dtype=dtype, down_scale=scale, name='mlp'
         )
         return x + dense(h), cache, None
 

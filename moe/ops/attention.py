@@ -4,18 +4,72 @@ B batch, S positions, H query heads, N key-value heads (H a multiple of N), h
 head width.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from moe.config import Registry
+from moe.config.registry import entry_of
+
 # Positions of queries and keys that the TPU's kernel holds on the chip.
 _BLOCK = 512
 
 
+ATTENTION_KERNELS = Registry('attention kernel')
+# What the layer fills in, and no config gives.
+SUPPLIED = frozenset({'is_causal', 'interpret'})
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelTraits:
+    """Where a kernel runs, and how.
+
+    Attributes:
+      platform: the only one that has it, such as 'tpu'; None for all.
+      by_device: whether it is called on each device with its own sequences
+        and heads, because the compiler cannot split it.
+    """
+
+    platform: str | None = None
+    by_device: bool = False
+
+
+def kernel_traits(**traits: Any) -> Callable[[Any], Any]:
+    """Returns a decorator that declares the `KernelTraits` of a kernel."""
+
+    def mark(kernel):
+        kernel.traits = KernelTraits(**traits)
+        return kernel
+
+    return mark
+
+
+def traits_of(kernel: Any) -> KernelTraits:
+    """Returns the traits of a kernel, or of a partial of one."""
+    return getattr(entry_of(kernel), 'traits', KernelTraits())
+
+
+@ATTENTION_KERNELS.register('xla')
+def xla(query, key, value, *, is_causal: bool):
+    """`softmax(Q K^T / sqrt(h)) V` by XLA, on every platform; see `splash`."""
+    return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+
+
+@ATTENTION_KERNELS.register('cudnn')
+@kernel_traits(platform='gpu')
+def cudnn(query, key, value, *, is_causal: bool):
+    """The same by cuDNN's flash attention, on NVIDIA GPUs; see `splash`."""
+    return jax.nn.dot_product_attention(
+        query, key, value, is_causal=is_causal, implementation='cudnn'
+    )
+
+
+@ATTENTION_KERNELS.register('splash')
+@kernel_traits(platform='tpu', by_device=True)
 def splash(
     query: Float[Array, 'B S H h'],
     key: Float[Array, 'B S N h'],
@@ -69,15 +123,3 @@ def splash(
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
     out = jax.vmap(kernel)(*map(heads_first, (scaled, key, value)))
     return heads_first(out)
-
-
-AttentionKernel = Literal['xla', 'cudnn', 'splash']
-
-# Of (query, key, value, *, is_causal).
-ATTENTION_KERNELS: dict[AttentionKernel, Callable] = {
-    'xla': jax.nn.dot_product_attention,
-    'cudnn': functools.partial(
-        jax.nn.dot_product_attention, implementation='cudnn'
-    ),
-    'splash': splash,
-}

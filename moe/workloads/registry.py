@@ -52,6 +52,22 @@ def read_config(
     return parse(schema, override(schema, plain, given.items()))
 
 
+def complete(
+    plain: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """Returns a plain config with every field, its values not checked.
+
+    Args:
+      plain: the config.
+      overrides: as in `read_config`.
+
+    Raises:
+      ConfigError: for a field or a workload that there is not.
+    """
+    given = dict(overrides)
+    return override(schema_of(plain, given), plain, given.items())
+
+
 def plain_of(config: Config) -> dict[str, Any]:
     """Returns a config as plain data, every field of it.
 

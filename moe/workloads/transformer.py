@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from moe.config import ConfigError
 from moe.config.registry import entry_of
 from moe.models.transformer import TransformerConfig
+from moe.ops.attention import ATTENTION_KERNELS, splash, traits_of
 from moe.parallel import expert_axes_of, none
 from moe.training.config import Config
 from moe.training.workload import Task
@@ -27,11 +28,11 @@ class TransformerRun(Config):
 
     def check_platform(self, platform: str) -> None:
         """Refuses an attention kernel that the platform does not have."""
-        kernel = self.model.attention
-        owner = {'splash': 'tpu', 'cudnn': 'gpu'}.get(kernel, platform)
+        owner = traits_of(self.model.attention).platform or platform
         if owner != platform:
+            name = ATTENTION_KERNELS.name_of(self.model.attention)
             allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
-            raise ConfigError('config.model.attention', kernel, allowed)
+            raise ConfigError('config.model.attention.name', name, allowed)
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,9 +50,9 @@ class TransformerRun(Config):
                 f'a divisor of num_kv_heads ({model.num_kv_heads})',
             )
         length = self.tokens_per_example
-        if model.attention == 'splash' and length % 128:
+        if model.attention is splash and length % 128:
             allowed = f"'xla': {length} positions are no multiple of 128"
-            raise ConfigError('model.attention', 'splash', allowed)
+            raise ConfigError('model.attention.name', 'splash', allowed)
         groups = model.moe.num_groups
         tokens = (
             data.batch_size
@@ -77,7 +78,7 @@ class TransformerRun(Config):
     def _check_communication(self, sizes: Mapping[str, int]):
         """Experts and groups divide over the devices, as far as known."""
         moe, mesh = self.model.moe, self.mesh
-        experts = moe.num_experts // (moe.outer_experts or 1)
+        experts = moe.num_experts // moe.num_expert_groups
         for axis, size in sizes.items():
             if experts % size:
                 allowed = f'a divisor of the {experts} experts that it splits'

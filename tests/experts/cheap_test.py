@@ -160,7 +160,7 @@ def test_in_a_mixture_equals_the_loop(router, factor, executor):
     layer = MoE(
         MLP(F, num_experts=EXPERTS),
         ROUTERS[router],
-        executor=executor,
+        dispatcher=executor,
         capacity_factor=factor,
         cheap=Cheap(*COUNTS),
     )

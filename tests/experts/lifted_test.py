@@ -26,7 +26,7 @@ def test_lifted_dense_in_a_layer_equals_the_loop(executor):
     layer = MoE(
         Lifted(nn.Dense(F), num_experts=E),
         router=functools.partial(top_k, k=2),
-        executor=executor,
+        dispatcher=executor,
         capacity_factor=0.5,
     )
     variables = jax.jit(layer.init)(jax.random.key(0), x)
@@ -110,7 +110,7 @@ def test_batch_statistics_are_of_each_expert():
 
 
 def test_grouped_executor_is_refused():
-    layer = MoE(Lifted(nn.Dense(F), num_experts=E), executor='grouped')
-    message = "executor must be 'indexed' or 'onehot', not 'grouped'"
+    layer = MoE(Lifted(nn.Dense(F), num_experts=E), dispatcher='grouped')
+    message = "dispatcher must be 'indexed' or 'onehot', not 'grouped'"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((2, 6, 4)))

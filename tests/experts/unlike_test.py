@@ -145,7 +145,7 @@ def test_experts_see_no_rows_but_their_own():
 def test_they_serve_any_mixture(executor):
     # Two of three experts a token, in every layout of the rows.
     experts = Unlike(MODULES, 2)
-    layer = MoE(experts, functools.partial(top_k, k=2), executor=executor)
+    layer = MoE(experts, functools.partial(top_k, k=2), dispatcher=executor)
     x = tiny.numbers((2, 4, D), 7)
     params = tiny.parameters(layer.init, x, scale=1.0)
     y, _ = jax.jit(layer.apply)({'params': params}, x)

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from configs import lm
 from launch import plan as command_module
 from launch.planning import compare, tables
 from launch.planning.chips import GIB, parse_topology
@@ -222,16 +221,16 @@ def small(folder):
     """A config that compiles in seconds; four devices fit it."""
     changes = {
         'model.d_model': 256,
-        'model.d_ff': 512,
+        'model.dense.hidden': 512,
         'model.num_layers': 3,
-        'model.moe.d_ff': 512,
-        'model.moe.executor': 'onehot',
-        'model.moe.capacity_factor': 1.0,
+        'model.moe.experts.hidden': 512,
+        'model.moe.dispatcher': 'onehot',
+        'model.moe.capacity': {'name': 'factor', 'train': 1.0, 'eval': None},
         'model.dtype': 'bfloat16',
         'model.remat': 'full',
         'data.seq_len': 128,
         'data.batch_size': 8,
-        'mesh': {**lm.get_config().mesh.to_dict(), 'data': 2, 'fsdp': 2},
+        'mesh': {'data': 2, 'fsdp': 2},
     }
     return tiny.write_config(folder / 'tiny.py', tiny.plain(changes))
 

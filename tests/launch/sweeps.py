@@ -17,7 +17,7 @@ def write(folder: pathlib.Path, text: str, changes=None) -> str:
     """Writes a config file with a small run and the sweep in `text`."""
     folder.mkdir(exist_ok=True)
     files = tiny.write_corpus(folder / 'corpus')
-    plain = tiny.plain({'data.files': files, **QUICK, **(changes or {})})
+    plain = tiny.plain({'data.source.files': files, **QUICK, **(changes or {})})
     path = tiny.write_config(folder / 'config.py', plain)
     path.write_text(f'{path.read_text()}\n\n{text}\n')
     return str(path)

@@ -31,7 +31,7 @@ def write(folder, trials, changes=None):
 def runs(tmp_path_factory):
     """Trials run together, and again each by its own command."""
     base = tmp_path_factory.mktemp('together')
-    trials = write(base, GIVEN, {'model.moe.executor': 'grouped'})
+    trials = write(base, GIVEN, {'model.moe.dispatcher': 'grouped'})
     with tiny.kept_programs(base / 'programs') as environment:
         together.run(trials)
         alone, lines = {}, []

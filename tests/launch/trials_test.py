@@ -8,7 +8,7 @@ from absl import flags
 
 from launch import hyper, manifest, trials
 from moe.command_line import define_config, read_config
-from moe.config import ConfigError, changed
+from moe.config import ConfigError
 from moe.workloads import registry
 from tests import tiny
 from tests.launch import sweeps
@@ -185,8 +185,13 @@ def test_names_that_would_be_the_same(tmp_path):
 # What has to be said by a flag.
 VALUES = {
     'none': {'optimizer.clip_norm': None},
-    'none already': {'model.moe.capacity_factor': None},
-    'placeholder': {'model.moe.capacity_factor': 1.5},
+    'none already': {'model.moe.shared': None},
+    'a section that is not there': {'model.moe.shared.network.hidden': 8},
+    'entry by name': {'model.moe.capacity': 'factor'},
+    'option of another entry': {
+        'model.moe.capacity.name': 'factor',
+        'model.moe.capacity.train': 1.5,
+    },
     'whole number for a float': {'optimizer.clip_norm': 2},
     'switch': {'model.tie_embeddings': True},
     'text with quotes': {'sample_prompt': 'it\'s "so" $HOME\n\\'},
@@ -207,19 +212,9 @@ def test_the_command_gives_the_config(tmp_path, name):
     changes = VALUES[name]
     sweep = read(tmp_path, sweeps.of_list([changes]), {'steps': 9})
     (trial,) = sweep.trials
-    expected = registry.plain_of(
-        tiny.check(
-            changed(
-                tiny.plain(
-                    {
-                        'data.files': sweep.base['data']['files'],
-                        **sweeps.QUICK,
-                    }
-                ),
-                {'steps': 9} | {k: changes[k] for k in sorted(changes)},
-            )
-        )
-    )
+    files = sweep.base['data']['source']['files']
+    given = {'data.source.files': files, **sweeps.QUICK, 'steps': 9}
+    expected = tiny.resolved(tiny.merged(given, changes))
     assert trial.plain == expected
     assert reread(trial) == expected
 
@@ -316,5 +311,9 @@ def test_granularity_keeps_flops_and_parameters(tmp_path):
         for trial in trials.read_sweep(str(path), {}, tmp_path).trials
     ]
     assert {s['router']['k'] for s in sections} == {1, 2, 4, 8}
-    assert {s['router']['k'] * s['d_ff'] for s in sections} == {128}
-    assert {s['num_experts'] * s['d_ff'] for s in sections} == {2048}
+    assert {s['router']['k'] * s['experts']['hidden'] for s in sections} == {
+        128
+    }
+    assert {s['num_experts'] * s['experts']['hidden'] for s in sections} == {
+        2048
+    }

@@ -17,17 +17,25 @@ from moe.layers import (
     MoEConfig,
     Shared,
     SoftMoE,
-    choices,
+    experts_per_token,
 )
 from moe.layers.config import check_model
 from moe.routing import ROUTERS, top2
 from tests import tiny
 
-SECTION = tiny.plain()['model']['moe'] | {'num_experts': 6, 'd_ff': 8}
+SECTION = tiny.plain()['model']['moe'] | {
+    'num_experts': 6,
+    'experts': {'name': 'mlp', 'hidden': 8},
+}
 
 
 def config_of(**changes):
     return parse(MoEConfig, SECTION | changes)
+
+
+def two_level(groups=2, router='top2'):
+    """Changes that make two levels of experts."""
+    return {'hierarchy': {'groups': groups, 'router': router}}
 
 
 def build(**changes):
@@ -54,8 +62,7 @@ def test_outer_experts():
     # Six experts in two groups: three each. The groups of tokens are those of
     # the outer level; inside, every group's slots are a row.
     layer = build(
-        outer_experts=2,
-        outer_router={'name': 'top2', 'policy': 'all'},
+        **two_level(2, {'name': 'top2', 'policy': 'all'}),
         num_groups=3,
         router={'name': 'top_k', 'k': 3},
     )
@@ -63,10 +70,10 @@ def test_outer_experts():
     assert layer.outer_experts == 2
     assert layer.num_groups == 3
     assert layer.outer_router.func is top2
-    assert layer.outer_router.keywords == {'policy': 'all'}
+    assert layer.outer_router.keywords['policy'] == 'all'
     assert layer.inner.num_groups is None
     assert layer.inner.experts.num_experts == 3
-    assert layer.inner.router.keywords == {'k': 3}
+    assert layer.inner.router.keywords['k'] == 3
 
 
 def test_soft():
@@ -81,7 +88,7 @@ def test_soft():
 
 def test_cheap_experts():
     # They are beside the others, and the router sees them all: K = 9 of 6 + 3.
-    counts = {'zero_experts': 1, 'copy_experts': 2}
+    counts = {'zero_computation': {'zero': 1, 'copy': 2}}
     router = {'name': 'top_k', 'k': 9}
     layer = build(**counts, router=router)
     assert isinstance(layer.cheap, Cheap)
@@ -92,13 +99,14 @@ def test_cheap_experts():
     message = refusal(**counts, router={'name': 'top_k', 'k': 10})
     assert message == 'config.router.k = 10: must be at most num_experts (9)'
     # Of two levels, every group has its own.
-    layer = build(**counts, outer_experts=2, router={'name': 'top_k', 'k': 6})
+    layer = build(**counts, **two_level(), router={'name': 'top_k', 'k': 6})
     assert layer.inner.num_experts == 6
 
 
-@pytest.mark.parametrize('changes', [{}, {'outer_experts': 2}])
+@pytest.mark.parametrize('changes', [{}, two_level()])
 def test_shared(changes):
-    layer = build(shared_d_ff=5, shared_gate='sigmoid', **changes)
+    shared = {'network': {'hidden': 5}, 'gate': 'sigmoid'}
+    layer = build(shared=shared, **changes)
     assert isinstance(layer, Shared)
     assert layer.gate == 'sigmoid'
     assert (layer.shared.hidden, layer.shared.num_experts) == (5, None)
@@ -128,8 +136,8 @@ class Model(nn.Module):
 @pytest.mark.parametrize(
     'changes',
     [
-        {'outer_experts': 2, 'constant_experts': 1},
-        {'router': {'name': 'soft'}, 'shared_d_ff': 3},
+        {**two_level(), 'zero_computation': {'constant': 1}},
+        {'router': 'soft', 'shared': {'network': {'hidden': 3}}},
     ],
 )
 def test_builds_inside_a_module(changes):
@@ -142,7 +150,7 @@ def test_builds_inside_a_module(changes):
     assert aux.stats['load'].shape[0] >= 6
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if 'experts' in str(path):
-            lead = (2, 3) if 'outer_experts' in changes else (6,)
+            lead = (2, 3) if 'hierarchy' in changes else (6,)
             assert leaf.shape[: len(lead)] == lead
 
 
@@ -157,11 +165,13 @@ def test_builds_inside_a_module(changes):
         ({'name': 'soft'}, 1.0),
     ],
 )
-def test_choices(section, number):
+def test_experts_per_token(section, number):
     config = config_of(router=section)
-    assert choices(config.router) == config.experts_per_token == number
+    assert (
+        experts_per_token(config.router) == config.experts_per_token == number
+    )
     if section['name'] != 'soft':  # top2 outside of it
-        two = config_of(router=section, outer_experts=2)
+        two = config_of(router=section, **two_level())
         assert two.experts_per_token == 2 * number
 
 
@@ -169,21 +179,20 @@ def test_choices(section, number):
     ('changes', 'message'),
     [
         (
-            {'outer_experts': 4},
-            'config.outer_experts = 4: must be 0 or a divisor of num_experts '
-            '(6)',
+            two_level(4),
+            'config.hierarchy.groups = 4: must be a divisor of num_experts (6)',
         ),
         (
-            {'outer_experts': 3, 'router': {'name': 'top_k', 'k': 3}},
+            {**two_level(3), 'router': {'name': 'top_k', 'k': 3}},
             'config.router.k = 3: must be at most num_experts (2)',
         ),
         (
-            {'outer_experts': 2, 'outer_router': {'name': 'top_k', 'k': 3}},
-            'config.outer_router.k = 3: must be at most num_experts (2)',
+            two_level(2, {'name': 'top_k', 'k': 3}),
+            'config.hierarchy.router.k = 3: must be at most num_experts (2)',
         ),
         (
-            {'outer_experts': 1, 'outer_router': {'name': 'top2'}},
-            "config.outer_router.name = 'top2': must be able to route 1 "
+            two_level(1),
+            "config.hierarchy.router.name = 'top2': must be able to route 1 "
             'experts: top2: needs 2 experts, not 1',
         ),
         (
@@ -198,14 +207,14 @@ def test_choices(section, number):
             'replay: the layer was called without recorded',
         ),
         (
-            {'router': {'name': 'soft'}, 'outer_experts': 2},
+            {'router': 'soft', **two_level()},
             "config.router.name = 'soft': must be a router of assignments, for "
-            'two levels or cheap experts',
+            'two levels or zero-computation experts',
         ),
         (
-            {'router': {'name': 'soft'}, 'copy_experts': 1},
+            {'router': 'soft', 'zero_computation': {'copy': 1}},
             "config.router.name = 'soft': must be a router of assignments, for "
-            'two levels or cheap experts',
+            'two levels or zero-computation experts',
         ),
     ],
 )
@@ -214,9 +223,9 @@ def test_refuses(changes, message):
 
 
 def test_soft_is_no_outer_router():
-    message = refusal(outer_experts=2, outer_router={'name': 'soft'})
+    message = refusal(**two_level(2, 'soft'))
     assert message == (
-        "config.outer_router.name = 'soft': must be a router of assignments"
+        "config.hierarchy.router.name = 'soft': must be a router of assignments"
     )
 
 
@@ -238,17 +247,19 @@ def test_a_model_without_token_ids_has_no_hash():
         "moe.router.name = 'hash': must be a router without token ids, in this "
         'model'
     )
-    config = config_of(outer_experts=2, outer_router=HASH)
-    with pytest.raises(ConfigError, match=r"^moe.outer_router.name = 'hash'"):
+    config = config_of(**two_level(2, HASH))
+    with pytest.raises(
+        ConfigError, match=r"^moe.hierarchy.router.name = 'hash'"
+    ):
         check_model(config, causal=False, vocab_size=None)
     # In the layer itself all is well.
     assert check_model(config, causal=True, vocab_size=16) is None
 
 
-@pytest.mark.parametrize('level', ['router', 'outer_router'])
+@pytest.mark.parametrize('level', ['router', 'hierarchy.router'])
 def test_a_table_has_every_id_of_the_model(level):
     table = {'name': 'hash', 'vocab_size': 299}
-    changes = {f'moe.{level}': table, 'moe.outer_experts': 2}
+    changes = {'moe.hierarchy.groups': 2, f'moe.{level}': table}
     with pytest.raises(ConfigError) as error:
         tiny.model(changes | {'vocab_size': 300})
     assert str(error.value) == (
@@ -262,13 +273,13 @@ def test_a_table_has_every_id_of_the_model(level):
     ('field', 'section'),
     [
         ('router', CHOICE),
-        ('outer_router', CHOICE),
+        ('hierarchy.router', CHOICE),
     ],
 )
 def test_a_causal_model_does_not_look_ahead_unawares(field, section):
     changes = {f'moe.{field}': section}
-    if field == 'outer_router':
-        changes['moe.outer_experts'] = 2
+    if field == 'hierarchy.router':
+        changes['moe.hierarchy.groups'] = 2
     with pytest.raises(ConfigError) as error:
         tiny.model(changes)
     name = section['name']
@@ -283,7 +294,9 @@ def test_a_causal_model_does_not_look_ahead_unawares(field, section):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         tiny.model(changes | {'moe_every': 0})
-        inner = {k.removeprefix('moe.'): v for k, v in changes.items()}
+        inner = {'router': section}
+        if field != 'router':
+            inner = two_level(2, section)
         config = config_of(**inner)
         assert check_model(config, causal=False, vocab_size=None) is None
 
@@ -322,9 +335,8 @@ def test_next_state_of_two_levels():
     # are [-1, 1, 1, 1], minus their mean 1/2.
     config = config_of(
         num_experts=8,
-        outer_experts=2,
         router=SIGMOID,
-        outer_router={'name': 'sigmoid', 'bias_rate': 0.5, 'k': 1},
+        **two_level(2, {'name': 'sigmoid', 'bias_rate': 0.5, 'k': 1}),
     )
     stats = {
         'load': jnp.array([[5.0, 4, 3, 4, 2, 0, 0, 0]]),
@@ -349,9 +361,8 @@ def test_next_penalty_of_two_levels():
     relu = {'name': 'relu', 'k': 2}
     config = config_of(
         num_experts=16,
-        outer_experts=4,
         router=relu | {'sparsity': 0.5, 'penalty_rate': 3.0},
-        outer_router=relu | {'sparsity': 0.6, 'penalty_rate': 2.0},
+        **two_level(4, relu | {'sparsity': 0.6, 'penalty_rate': 2.0}),
     )
     inner = jnp.array([[1.0, 3.0, 1.0, 3.0]])
     stats = {
@@ -374,7 +385,7 @@ def test_next_penalty_of_two_levels():
 @pytest.mark.parametrize('name', ['sigmoid', 'relu'])
 def test_the_state_of_a_layer_moves_by_its_own_statistics(name):
     router = {'name': name, 'k': 2}
-    config = config_of(outer_experts=2, router=router, outer_router=router)
+    config = config_of(router=router, **two_level(2, router))
     layer = config.build(jnp.float32, 1.0)
     x = jax.random.normal(jax.random.key(0), (2, 6, 4))
 
@@ -387,3 +398,53 @@ def test_the_state_of_a_layer_moves_by_its_own_statistics(name):
     same = functools.partial(jax.tree.map, lambda v: (v.shape, v.dtype))
     assert same(after) == same(before)
     assert sorted(before) == ['inner', 'outer']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'router': 'expert_choice', 'capacity': 'factor'},
+            "config.capacity.name = 'factor': must be 'dropless': "
+            'expert_choice has a capacity_factor of its own',
+        ),
+        (
+            {'router': 'soft', 'capacity': 'factor'},
+            "config.capacity.name = 'factor': must be 'dropless', for a soft "
+            'mixture, which reads no other',
+        ),
+        (
+            {'router': 'soft', 'jitter': 0.1},
+            'config.jitter = 0.1: must be 0.0, for a soft mixture, which reads '
+            'no other',
+        ),
+        (
+            {'capacity': {'name': 'factor', 'train': None, 'eval': None}},
+            'config.capacity.train = None: must be a number here or in eval '
+            "(or capacity 'dropless')",
+        ),
+        (
+            {'capacity': {'name': 'dropless', 'prioritized': True}},
+            "config.capacity.prioritized = True: must be absent: 'dropless' "
+            'has no such option (it is one of factor)',
+        ),
+        (
+            {'shared_gate': 'sigmoid'},
+            "config.shared_gate = 'sigmoid': must be absent: no such field "
+            '(nearest: shared.gate)',
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing(changes, message):
+    assert refusal(**changes) == message
+
+
+def test_a_loss_with_options_of_its_own():
+    section = {'load_balance': {'scope': 'group'}}
+    layer = build(losses=section)
+    assert layer.losses['load_balance'].keywords == {'scope': 'group'}
+    # Another name for the same loss, in an objective with both.
+    section = {'by_group': {'name': 'load_balance', 'scope': 'group'}}
+    assert list(build(losses=section).losses) == ['by_group']
+    message = refusal(losses={'balance': {}})
+    assert message.startswith("config.losses.balance.name = 'balance': must be")

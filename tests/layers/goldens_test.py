@@ -56,7 +56,7 @@ def build(config, executor):
             threshold=config['threshold'],
             eval_threshold=config['threshold'],
         ),
-        executor=executor,
+        dispatcher=executor,
         capacity_factor=factor,
         eval_capacity_factor=factor,
         min_capacity=config['min_expert_capacity'],

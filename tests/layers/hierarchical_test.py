@@ -36,7 +36,7 @@ def test_reproduces_the_recorded_run(executor):
     inner = MoE(
         MLP(hidden=5, num_experts=3, activation='relu'),
         router=router,
-        executor=executor,
+        dispatcher=executor,
         capacity_factor=1.25,
         min_capacity=4,
         capacity_rule='tokens',
@@ -75,11 +75,11 @@ X, DY = tiny.numbers((G, S, D), 0), tiny.numbers((G, S, D), 1)
 TOKEN_IDS = np.random.default_rng(2).integers(0, VOCABULARY, (G, S), np.int32)
 
 
-def build(outer, inner=None, executor='indexed', **options):
+def build(outer, inner=None, dispatcher='indexed', **options):
     """A layer of routers; `num_groups` is of the layer, the rest of MoE."""
     num_groups = options.pop('num_groups', None)
     experts = MLP(hidden=F, num_experts=E)
-    mixture = MoE(experts, inner or outer, executor=executor, **options)
+    mixture = MoE(experts, inner or outer, dispatcher=executor, **options)
     return HierarchicalMoE(mixture, M, outer, num_groups)
 
 
@@ -188,7 +188,7 @@ def test_executors_agree_when_slots_are_few():
     options = {'capacity_factor': 0.75, 'batch_prioritized': True}
     results = []
     for executor in ('indexed', 'grouped'):
-        layer = build(router, executor=executor, **options)
+        layer = build(router, dispatcher=executor, **options)
         call = functools.partial(layer.apply, train=True)
         y, aux = jax.jit(call)(variables_of(layer), X, mask=MASK)
         results.append((y, dict(aux.losses), dict(aux.stats)))

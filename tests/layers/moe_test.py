@@ -108,7 +108,7 @@ def build(cell, dtype=jnp.float32, **options):
             dtype=dtype,
         ),
         router=functools.partial(top_k, k=cell.k, renormalize=cell.renormalize),
-        executor=cell.executor,
+        dispatcher=cell.executor,
         capacity_factor=None if cell.factor is None else float(cell.factor),
         losses={'load_balance': balance},
         **options,
@@ -306,7 +306,7 @@ def largest_array(executor):
     """Elements of the largest array on the way to values and gradients."""
     # G=2, S=16, D=F=4, E=16, K=2, C=16: all else is at most E*G*C*D = 2048
     # elements, and an array [G, S, E, C] is 2*16*16*16 = 8192.
-    layer = MoE(MLP(hidden=4, num_experts=16), executor=executor)
+    layer = MoE(MLP(hidden=4, num_experts=16), dispatcher=executor)
     x = jnp.ones((2, 16, 4))
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
 

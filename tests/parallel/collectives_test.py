@@ -93,7 +93,7 @@ def of_layer(name, executor, data, expert, replica=1):
     layer = MoE(
         MLP(F, num_experts=E, activation='relu'),
         functools.partial(top_k, k=K),
-        executor=executor,
+        dispatcher=executor,
         communication=functools.partial(COMMUNICATION[name], **levels),
         capacity_factor=2.0,
     )

@@ -101,7 +101,7 @@ def build(name, executor, communication, factor, experts=None, **options):
     return MoE(
         experts or Scale(E),
         router=functools.partial(ROUTERS[name], **OPTIONS.get(name, {})),
-        executor=executor,
+        dispatcher=executor,
         communication=communication,
         capacity_factor=factor,
         **options,

@@ -193,7 +193,11 @@ PLACES = {
     f'{STACK}/block_1/moe/experts/up_bias': P(None, 'expert', None),
 }
 MIXED = tiny.parsed(
-    {'model.num_layers': 4, 'model.moe_every': 2, 'model.moe.use_bias': True}
+    {
+        'model.num_layers': 4,
+        'model.moe_every': 2,
+        'model.moe.experts.use_bias': True,
+    }
 )
 
 

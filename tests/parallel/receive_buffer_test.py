@@ -31,7 +31,7 @@ def call(choices, sizes, buffer_factor, factor):
     layer = MoE(
         Scale(E),
         functools.partial(top_k, k=1),
-        executor='grouped',
+        dispatcher='grouped',
         communication=functools.partial(ragged, buffer_factor=buffer_factor),
         capacity_factor=factor,
     )

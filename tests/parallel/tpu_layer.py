@@ -66,7 +66,7 @@ def program(case):
     layer = MoE(
         MLP(F, num_experts=E, activation='relu', dtype=jnp.bfloat16),
         ROUTERS[case.router],
-        executor='grouped' if case.communication == 'ragged' else 'indexed',
+        dispatcher='grouped' if case.communication == 'ragged' else 'indexed',
         communication=functools.partial(
             COMMUNICATION[case.communication], **options
         ),

@@ -46,7 +46,7 @@ def write(folder, metrics=None, *, sample='def <b>&', routing=True, **config):
     if sample:
         (folder / 'sample.txt').write_text(sample)
     if routing:
-        tokens = np.frombuffer(b'a<\n\xff', np.uint8)
+        texts = np.array(['a', '<', '\n', ''])
         first = np.array([[0, 1, 1, 0], [1, 1, 1, 1]])
-        np.savez(folder / 'routing.npz', tokens=tokens, first=first)
+        np.savez(folder / 'routing.npz', texts=texts, first=first)
     return folder

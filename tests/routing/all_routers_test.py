@@ -50,7 +50,9 @@ def router_of(name):
     return functools.partial(ROUTERS[name], **OPTIONS.get(name, {}))
 
 
-def build(name, executor='indexed', factor=None, dtype=jnp.float32, **options):
+def build(
+    name, dispatcher='indexed', factor=None, dtype=jnp.float32, **options
+):
     """The layer; the factor is of training and evaluation."""
     factor = None if factor is None else float(factor)
     experts = Experts(
@@ -59,7 +61,7 @@ def build(name, executor='indexed', factor=None, dtype=jnp.float32, **options):
     return MoE(
         experts,
         router=router_of(name),
-        executor=executor,
+        dispatcher=executor,
         capacity_factor=factor,
         eval_capacity_factor=factor,
         **options,

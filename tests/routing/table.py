@@ -115,7 +115,7 @@ def serving(name):
     given = inputs(name)
     results = {}
     for executor in DISPATCHERS:
-        layer = build(name, executor=executor, capacity_factor=1.0)
+        layer = build(name, dispatcher=executor, capacity_factor=1.0)
         variables = variables_of(layer, given)
         state = {k: v for k, v in variables.items() if k != 'params'}
 
@@ -191,12 +191,12 @@ def is_causal(name, train, **options):
     return True
 
 
-def build(name, executor='indexed', **options):
+def build(name, dispatcher='indexed', **options):
     """The layer with a router's default options."""
     experts = MLP(hidden=4, num_experts=E, parent=None)
     if name == 'soft':
         return SoftMoE(experts)
-    return MoE(experts, ROUTERS[name], executor=executor, **options)
+    return MoE(experts, ROUTERS[name], dispatcher=executor, **options)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ BATCHES = np.random.default_rng(0).integers(0, 9, (STEPS, 8, 17), np.uint8)
 # Some assignments drop: C = ceil(16 * 2 * 1 / 4) = 8 slots.
 CHANGES = {
     'optimizer.learning_rate': 0.003,
-    'model.moe.capacity_factor': 1.0,
+    'model.moe.capacity': {'name': 'factor', 'train': 1.0, 'eval': None},
     'steps': STEPS,
 }
 
@@ -65,7 +65,7 @@ def alone():
 )
 def test_same_curve(alone, name, levels, executor, sizes):
     communication = {'name': name} | ({'levels': 2} if levels == 2 else {})
-    found = curve(sizes, communication=communication, executor=executor)
+    found = curve(sizes, communication=communication, dispatcher=executor)
     assert alone[-1, 0] < alone[0, 0] - 0.1
     assert np.all(alone[:, 3:] > 0)
     np.testing.assert_allclose(found[:, :3], alone[:, :3], rtol=1e-4)
@@ -82,7 +82,7 @@ def test_what_finds_no_place_is_in_the_logs():
                 'name': 'ragged',
                 'buffer_factor': 1.0,
             },
-            'model.moe.executor': 'grouped',
+            'model.moe.dispatcher': 'grouped',
         }
     )
     mesh = make_mesh(MeshConfig(1, 2, 1, 4, 1))

@@ -32,8 +32,8 @@ FIXED = {
 
 
 def check(changes):
-    plain = tiny.changed(lm.get_config(), {**FIXED, **changes})
-    return read_config(plain)
+    values = tiny.merged(FIXED, changes)
+    return read_config(lm.get_config(), values.items())
 
 
 def variant_of(name):
@@ -53,7 +53,8 @@ def test_variants_are_what_they_say():
         moe = variant_of(variant).model.moe
         assert moe.router.func is (switch if variant == 'switch' else top_k)
         k = moe.experts_per_token
-        found[variant] = (k, moe.capacity_factor, moe.jitter)
+        factor = getattr(moe.capacity, 'train', None)
+        found[variant] = (k, factor, moe.jitter)
     assert found == {
         'quickstart': (2, None, 0.0),
         'dense': (2, None, 0.0),
@@ -79,9 +80,10 @@ def test_dense_variant_multiplies_as_much():
 
 
 def test_values_arrive():
-    config = check({'steps': 60, 'model.moe.capacity_factor': 2, 'losses': {}})
+    capacity = {'name': 'factor', 'train': 2}
+    config = check({'steps': 60, 'model.moe.capacity': capacity, 'losses': {}})
     assert isinstance(config.model.moe.router, functools.partial)
-    assert config.model.moe.capacity_factor == 2.0
+    assert config.model.moe.capacity.train == 2.0
     assert (config.steps, config.losses) == (60, {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 3
@@ -107,7 +109,7 @@ REFUSED = [
         # Two mixtures of 8 experts each.
         {
             'mesh.expert': 16,
-            'model.moe.outer_experts': 2,
+            'model.moe.hierarchy.groups': 2,
             'model.moe.communication': 'ragged',
         },
         'mesh.expert',
@@ -168,18 +170,22 @@ REFUSED = [
     ({'model.moe.num_experts': 0}, 'model.moe.num_experts', 'at least 1'),
     ({'model.moe.router.k': 0}, 'model.moe.router.k', 'at least 1'),
     (
-        {'model.moe.capacity_factor': -1.25},
-        'model.moe.capacity_factor',
+        {'model.moe.capacity': {'name': 'factor', 'train': -1.25}},
+        'model.moe.capacity.train',
         'greater than 0.0, or None',
     ),
     (
-        {'model.moe.eval_capacity_factor': 0.0},
-        'model.moe.eval_capacity_factor',
+        {'model.moe.capacity': {'name': 'factor', 'eval': 0.0}},
+        'model.moe.capacity.eval',
         'greater than 0.0, or None',
     ),
     ({'model.moe.jitter': 1.0}, 'model.moe.jitter', 'less than 1'),
     ({'losses.router_z': -0.1}, 'losses.router_z', 'at least 0.0'),
-    ({'data.val_fraction': 0.6}, 'data.val_fraction', 'between 0.0 and 0.5'),
+    (
+        {'data.source.val_fraction': 0.6},
+        'data.source.val_fraction',
+        'between 0.0 and 0.5',
+    ),
     ({'optimizer.b1': 1.5}, 'optimizer.b1', 'between 0.0 and 1.0'),
     (
         {'optimizer.name': 'muon', 'optimizer.b1': 0.9},
@@ -213,11 +219,11 @@ REFUSED = [
     ({'steps': True}, 'steps', 'an int'),
     ({'data.seq_len': '128'}, 'data.seq_len', 'an int'),
     ({'model.tie_embeddings': 1}, 'model.tie_embeddings', 'a bool'),
-    ({'data.files': None}, 'data.files', 'a str'),
+    ({'data.source.files': None}, 'data.source.files', 'a str'),
     (
-        {'model.moe.executor': 'sorted'},
-        'model.moe.executor',
-        "one of 'onehot', 'indexed', 'grouped'",
+        {'model.moe.dispatcher': 'sorted'},
+        'model.moe.dispatcher.name',
+        'one of grouped, indexed, onehot',
     ),
     (
         {'optimizer.name': 'sgd'},

@@ -24,7 +24,6 @@ from moe.metrics import read_metrics
 from moe.training import loop
 from moe.training.checkpoint import restore_run
 from moe.workloads.lm.model import LM
-from moe.workloads.lm.text import load_text
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -53,7 +52,7 @@ def finished(tmp_path_factory):
     base = tmp_path_factory.mktemp('runs')
     plain = tiny.plain(
         {
-            'data.files': tiny.write_corpus(base / 'corpus'),
+            'data.source.files': tiny.write_corpus(base / 'corpus'),
             'steps': 40,
             'log_every': 8,
             'eval_every': 20,
@@ -184,7 +183,7 @@ def test_nothing_is_compiled_after_the_first_step(finished):
 def test_evaluation_is_the_mean_over_the_whole_text(finished):
     # 400 bytes have 399 targets; 24 windows of 16 and one of 15.
     config = tiny.check(finished.plain)
-    text = load_text(config.data).val
+    text = config.data.source.load(16).val
     assert len(text) == 400
     tokens = np.zeros((25, 17), np.int32)
     for row in range(25):
@@ -205,11 +204,11 @@ def test_evaluation_is_the_mean_over_the_whole_text(finished):
 def test_routing_of_a_piece_of_text(finished):
     config = tiny.check(finished.plain)
     with np.load(finished.folder / 'routing.npz') as saved:
-        tokens, first = saved['tokens'], saved['first']
+        texts, first = saved['texts'], saved['first']
     # All whole sequences of 16 within the 400 bytes, of two layers.
-    assert first.shape == (2, len(tokens)) == (2, 400)
-    text = load_text(config.data).val.tobytes()
-    assert tokens.tobytes() in text
+    assert first.shape == (2, len(texts)) == (2, 400)
+    text = config.data.source.load(16).val.tobytes().decode()
+    assert ''.join(texts) in text
     assert set(np.unique(first)) <= set(range(4))
     assert len(np.unique(first)) > 1
 
@@ -323,15 +322,23 @@ def test_other_text_is_refused(finished, tmp_path):
             'model.moe.num_groups',
             'a multiple of the 8 devices',
         ),
-        ({'data.seq_len': 1000}, 'data.files', 'at least seq_len + 1 = 1001'),
-        ({'data.files': '/no/such/*'}, 'data.files', 'at least 2 text files'),
+        (
+            {'data.seq_len': 1000},
+            'data.source.files',
+            'at least seq_len + 1 = 1001',
+        ),
+        (
+            {'data.source.files': '/no/such/*'},
+            'data.source.files',
+            'at least 2 text files',
+        ),
     ],
     ids=str,
 )
 def test_what_does_not_fit_leaves_no_folder(
     finished, tmp_path, changes, field, allowed
 ):
-    corpus = {'data.files': finished.plain['data']['files']}
+    corpus = {'data.source.files': finished.plain['data']['files']}
     with pytest.raises(ConfigError) as caught:
         start(tmp_path / 'run', tiny.plain({**corpus, **changes}))
     assert str(caught.value).startswith(f'config.{field} = ')

@@ -22,8 +22,8 @@ CHANGES = {
     'model.num_layers': 1,
     'model.d_model': D,
     'model.moe.num_experts': E,
-    'model.moe.d_ff': F,
-    'model.moe.capacity_factor': 1.0,
+    'model.moe.experts.hidden': F,
+    'model.moe.capacity': {'name': 'factor', 'train': 1.0, 'eval': None},
 }
 EXPERTS = 3 * E * D * F  # of the one layer
 FLOAT = 4
@@ -96,7 +96,7 @@ def test_activations_are_split():
     # Of 64 x 64 tokens every device has an eighth: all that it keeps for the
     # backward pass takes less than the logits of all.
     changes = {
-        'model.moe.d_ff': 8,
+        'model.moe.experts.hidden': 8,
         'data.batch_size': 64,
         'data.seq_len': 64,
         'model.moe.communication': 'all_to_all',

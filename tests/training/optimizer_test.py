@@ -18,7 +18,12 @@ NAMES = ['adamw', 'adafactor', 'lion', 'muon']
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9), np.int32)
 # A dense and a mixture layer, both with biases: every kind of parameter.
 MODEL = tiny.model(
-    {'moe_every': 2, 'moe.d_ff': 32, 'use_bias': True, 'moe.use_bias': True}
+    {
+        'moe_every': 2,
+        'moe.experts.hidden': 32,
+        'use_bias': True,
+        'moe.use_bias': True,
+    }
 )
 
 

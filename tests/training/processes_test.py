@@ -133,7 +133,7 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope='module')
 def plain(tmp_path_factory):
     corpus = tiny.write_corpus(tmp_path_factory.mktemp('text') / 'corpus')
-    return tiny.plain({**CHANGES, 'data.files': corpus})
+    return tiny.plain({**CHANGES, 'data.source.files': corpus})
 
 
 def curve(folder):
@@ -314,7 +314,7 @@ def test_every_task(environment, tmp_path):
         'table': table_run.plain(table, steps=2),
         'text': tiny.plain(
             {
-                'data.files': tiny.write_corpus(tmp_path / 'corpus'),
+                'data.source.files': tiny.write_corpus(tmp_path / 'corpus'),
                 'steps': 2,
                 'optimizer.schedule.warmup_steps': 1,
                 'model.num_layers': 1,

@@ -25,10 +25,10 @@ def initial():
     return tiny.state(tiny.parsed())
 
 
-def train(sizes, executor='indexed'):
+def train(sizes, dispatcher='indexed'):
     """Losses and the last state of five steps on a mesh of these sizes."""
     config = tiny.parsed(
-        {'model.moe.executor': executor, 'optimizer.learning_rate': 0.01}
+        {'model.moe.dispatcher': executor, 'optimizer.learning_rate': 0.01}
     )
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):

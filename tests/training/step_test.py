@@ -20,7 +20,7 @@ COEFFICIENTS = {'load_balance': 0.5, 'router_z': 0.25}
 def config(accumulation=1, moe_every=1):
     changes = {
         'losses': COEFFICIENTS,
-        'model.moe.balance_scope': 'group',
+        'model.moe.losses.load_balance.scope': 'group',
         'model.moe_every': moe_every,
         'optimizer.accumulation': accumulation,
     }

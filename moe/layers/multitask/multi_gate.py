@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from moe import losses
 from moe.experts.network import Penalty, regularization
 from moe.layers.auxiliary import auxiliary, dense, summarize
-from moe.layers.config import choices
+from moe.layers.config import experts_per_token
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
 from moe.parameters import declare_all
@@ -176,7 +176,7 @@ class MultiGate(nn.Module):
         order, parts = [], []
         for rows in _alike(seen):
             size = int(np.sum(seen[rows[0]]))
-            k = choices(self.router)
+            k = experts_per_token(self.router)
             if k > size:
                 raise ValueError(
                     f'MultiGate: k = {k}, but gate {rows[0]} sees {size} '

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Key
 
+from moe.capacity import Dropless
 from moe.models.transformer import empty_cache
 from moe.parallel import none, replicated
 from moe.workloads.lm.model import LM, LMConfig
@@ -22,7 +23,7 @@ def decoding(config: LMConfig) -> LMConfig:
     """
     layer = dataclasses.replace(
         config.moe,
-        eval_capacity_factor=None,
+        capacity=Dropless(),
         num_groups=1,
         communication=none,
     )

@@ -6,7 +6,6 @@ import numpy as np
 
 from moe.report.page import Sections
 from moe.report.run import Run
-from moe.workloads.lm.tokens import characters
 
 
 def details(run: Run) -> list[str]:
@@ -34,7 +33,7 @@ def _tokens_by_expert(run: Run) -> str:
     if not path.exists():
         return ''
     with np.load(path) as saved:
-        tokens, first = saved['tokens'], saved['first']
+        texts, first = saved['texts'], saved['first']
     loads = run.statistics().get('load', {})
     counts = [run.metrics[m].values.shape[-1] for m in loads.values()]
     count = max([int(first.max()) + 1, *counts])
@@ -47,11 +46,10 @@ def _tokens_by_expert(run: Run) -> str:
         '<h3>Tokens by expert</h3><p>Validation text; the colour is the '
         f'first-choice expert: {legend}</p>'
     ]
-    shown = characters(tokens)
     for place, chosen in zip(loads, first, strict=True):
         text = ''.join(
             f'<span style="background:{colours[e]}">{_escaped(c)}</span>'
-            for c, e in zip(shown, chosen, strict=True)
+            for c, e in zip(texts, chosen, strict=True)
         )
         label = place.replace('layer_', 'Layer ')
         blocks.append(f'<p>{label}</p><pre class="map">{text}</pre>')

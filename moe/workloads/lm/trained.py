@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from moe.config import ConfigError
 from moe.workloads.lm.model import LM
-from moe.workloads.lm.tokens import encode
+from moe.workloads.lm.sources import Source
 from moe.workloads.lm.workload import LanguageConfig, sample
 from moe.workloads.trained import LayerRouting, TrainedRun, by_layer
 
@@ -38,7 +38,12 @@ class LanguageModelRun(TrainedRun):
         Returns:
           Logits in float32; B is 1 for a text.
         """
-        out = _apply(self.model, self.variables, _ids(inputs), record=False)
+        out = _apply(
+            self.model,
+            self.variables,
+            _ids(self.config.data.source, inputs),
+            record=False,
+        )
         return np.asarray(out[0])
 
     def routing(self, inputs: Inputs) -> list[LayerRouting]:
@@ -50,7 +55,7 @@ class LanguageModelRun(TrainedRun):
         Returns:
           One entry a mixture layer, its arrays [B, S, E].
         """
-        ids = _ids(inputs)
+        ids = _ids(self.config.data.source, inputs)
         aux = _apply(self.model, self.variables, ids, record=True)[2]
         layers = self.config.model.moe_layers
         return by_layer(aux and aux.routing, layers, ids.shape)
@@ -81,8 +86,10 @@ class LanguageModelRun(TrainedRun):
         )
 
 
-def _ids(inputs: Inputs) -> Int[np.ndarray, 'B S']:
-    ids = encode(inputs) if isinstance(inputs, str) else np.asarray(inputs)
+def _ids(source: Source, inputs: Inputs) -> Int[np.ndarray, 'B S']:
+    ids = (
+        source.encode(inputs) if isinstance(inputs, str) else np.asarray(inputs)
+    )
     return np.atleast_2d(ids.astype(np.int32))
 
 

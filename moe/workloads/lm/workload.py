@@ -27,15 +27,8 @@ from moe.training.workload import (
 )
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
-from moe.workloads.lm.text import (
-    VOCAB_SIZE,
-    Corpus,
-    TextConfig,
-    load_text,
-    train_batches,
-    val_batches,
-)
-from moe.workloads.lm.tokens import decode, encode
+from moe.workloads.lm.sources import Corpus
+from moe.workloads.lm.windows import DataConfig, train_batches, val_batches
 from moe.workloads.transformer import TransformerRun, TransformerTask
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
@@ -51,7 +44,7 @@ class LanguageConfig(TransformerRun):
     """
 
     model: LMConfig = dataclasses.field(default_factory=LMConfig)
-    data: TextConfig = dataclasses.field(default_factory=TextConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     losses: Mapping[str, NaturalFloat] = dataclasses.field(
         default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
     )
@@ -60,11 +53,10 @@ class LanguageConfig(TransformerRun):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model.vocab_size < VOCAB_SIZE:
+        least = self.data.source.vocab_size
+        if self.model.vocab_size < least:
             raise ConfigError(
-                'model.vocab_size',
-                self.model.vocab_size,
-                f'at least {VOCAB_SIZE}',
+                'model.vocab_size', self.model.vocab_size, f'at least {least}'
             )
 
     def make_task(self) -> 'Language':
@@ -112,27 +104,25 @@ class Language(TransformerTask):
 
     def load(self):
         """Reads the corpus."""
-        return load_text(self._config.data)
+        config = self._config.data
+        try:
+            return config.source.load(config.seq_len)
+        except ConfigError as error:
+            raise error.inside('config.data.source') from None
 
     def describe(self, data: Corpus):
         """Returns sizes and the fingerprint of the corpus."""
-        return {
-            'train_files': data.num_files[0],
-            'val_files': data.num_files[1],
-            'train_bytes': len(data.train),
-            'val_bytes': len(data.val),
-            'fingerprint': data.fingerprint,
-        }
+        return {**data.facts, 'fingerprint': data.fingerprint}
 
     def announce(self, data: Corpus):
         """Returns the sizes in words."""
         return (
-            f'{len(data.train):,} bytes to train on in {data.num_files[0]} '
-            f'files, {len(data.val):,} to validate on in {data.num_files[1]}'
+            f'{len(data.train):,} tokens to train on, {len(data.val):,} to '
+            'validate on'
         )
 
     def train_batches(self, data: Corpus, host, num_hosts):
-        """Returns the endless iterator of `moe.workloads.lm.text`."""
+        """Returns the endless iterator of `moe.workloads.lm.windows`."""
         config = self._config
         return train_batches(data, config.data, config.seed, host, num_hosts)
 
@@ -141,13 +131,18 @@ class Language(TransformerTask):
         return val_batches(data, self._config.data, host, num_hosts)
 
     def results(self, batches):
-        """Returns the loss in nats and in bits per byte."""
+        """Returns the loss in nats a token, and what it is in other units."""
         means = mean_over(batches)
-        return {**means, 'bits_per_byte': means['loss'] / math.log(2)}
+        width = self._config.data.source.bytes_per_token
+        if width is None:
+            return {**means, 'perplexity': math.exp(min(means['loss'], 700))}
+        return {**means, 'bits_per_byte': means['loss'] / math.log(2) / width}
 
     def headline(self, results):
-        """Returns the bits per byte."""
-        return f'validation {results["bits_per_byte"]:.4f} bits/byte'
+        """Returns the bits per byte, or the perplexity."""
+        if 'bits_per_byte' in results:
+            return f'validation {results["bits_per_byte"]:.4f} bits/byte'
+        return f'validation perplexity {results["perplexity"]:.4f}'
 
     def leave(self, variables, data: Corpus, workdir: pathlib.Path):
         """Writes a sample, and a piece of text with the experts it went to."""
@@ -161,7 +156,8 @@ class Language(TransformerTask):
             model = LM(decoding(config.model))
             routing = _routing(model, variables, tokens)
             if jax.process_index() == 0 and routing is not None:
-                _write_routing(workdir / 'routing.npz', tokens, routing)
+                texts = config.data.source.pieces(tokens.reshape(-1))
+                _write_routing(workdir / 'routing.npz', texts, routing)
         if jax.process_index() == 0:
             (workdir / self.last_file).write_text(text)
         return {'sample': text}
@@ -197,16 +193,17 @@ def sample(
     Args:
       config: of the run.
       variables: of the model.
-      prompt: text to continue, at least one byte.
-      length: bytes to generate.
+      prompt: text to continue, at least one token.
+      length: tokens to generate.
       seed: of the draw.
-      temperature: divides the logits; 0 takes the likeliest byte.
-      top: draws among the likeliest bytes only; 0 among all.
+      temperature: divides the logits; 0 takes the likeliest token.
+      top: draws among the likeliest tokens only; 0 among all.
 
     Returns:
-      The continuation; bytes that are not UTF-8 are shown as marks.
+      The continuation, as the data source decodes it.
     """
-    tokens = encode(prompt)
+    source = config.data.source
+    tokens = source.encode(prompt)
     size, span = len(tokens), config.data.seq_len
     key = jax.random.key(seed)
     while len(tokens) < size + length:
@@ -223,7 +220,7 @@ def sample(
             top=top,
         )
         tokens = np.concatenate([tokens, np.asarray(out[0])])
-    return decode(tokens[size:])
+    return source.decode(tokens[size:])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -233,7 +230,7 @@ def _routing(model, variables, tokens):
     return replicated(aux.routing)
 
 
-def _write_routing(path, tokens, routing) -> None:
+def _write_routing(path, texts, routing) -> None:
     """First-choice expert of every token, by mixture layer: [L, T]."""
     if isinstance(routing[0], tuple):  # of two levels, the outer one
         routing = routing[0]
@@ -241,4 +238,4 @@ def _write_routing(path, tokens, routing) -> None:
         return
     expert = np.asarray(routing.expert)  # [L, G, K, S]
     first = expert[:, :, 0].reshape(expert.shape[0], -1)
-    np.savez(path, tokens=np.asarray(tokens, np.uint8).reshape(-1), first=first)
+    np.savez(path, texts=np.array(texts), first=first)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe.capacity import CapacityFactor, Dropless
 from moe.workloads.lm.generate import generate
 from moe.workloads.lm.model import LM
 from tests import tiny
@@ -26,10 +27,13 @@ def config():
     return tiny.model(
         {
             'num_kv_heads': 1,
-            'moe.capacity_factor': 0.5,
-            'moe.eval_capacity_factor': 0.5,
-            'moe.min_capacity': 1,
-            'moe.executor': 'grouped',
+            'moe.capacity': {
+                'name': 'factor',
+                'train': 0.5,
+                'eval': 0.5,
+                'minimum': 1,
+            },
+            'moe.dispatcher': 'grouped',
             'moe.communication': {'name': 'ragged', 'buffer_factor': 1.0},
         }
     )
@@ -44,7 +48,8 @@ def variables():
 @functools.lru_cache
 def forward(factor):
     """The uncached logits with a capacity factor, None to drop nothing."""
-    layer = dataclasses.replace(config().moe, eval_capacity_factor=factor)
+    capacity = CapacityFactor(0.5, factor, 1) if factor else Dropless()
+    layer = dataclasses.replace(config().moe, capacity=capacity)
     model = LM(dataclasses.replace(config(), moe=layer))
     apply = jax.jit(lambda variables, tokens: model.apply(variables, tokens)[0])
     return functools.partial(apply, variables())

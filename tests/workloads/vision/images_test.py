@@ -206,7 +206,7 @@ def test_refused(tmp_path, arrays, words):
     files = write(tmp_path, **arrays)
     with pytest.raises(ConfigError) as caught:
         load_images(config(files))
-    assert caught.value.field == 'config.data.files'
+    assert caught.value.field == 'config.data.source.files'
     assert caught.value.value == files
     assert '\n' not in str(caught.value)
     for word in words:

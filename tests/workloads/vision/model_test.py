@@ -68,7 +68,7 @@ def assembled(patches):
 @pytest.mark.parametrize('executor', ['indexed', 'grouped'])
 def test_equals_the_loops(executor):
     # Layer 0 dense, layer 1 a mixture; the third image is padding.
-    config = model({'moe_every': 2, 'moe.executor': executor})
+    config = model({'moe_every': 2, 'moe.dispatcher': executor})
     params = jax.tree.map(np.float64, initial(config))
     options = tiny.oracle_options(config)
     desired, (mixture,) = reference.logits(
@@ -139,7 +139,7 @@ def test_every_patch_sees_every_other():
 @pytest.mark.parametrize('executor', ['onehot', 'indexed', 'grouped'])
 def test_padding_images_change_nothing(executor):
     # Whatever padding holds, the rest is as it would be without it.
-    config = model({'moe.executor': executor})
+    config = model({'moe.dispatcher': executor})
     logits, aux = run(config, IMAGES[LIVE])
     for value in (0.0, 1e3, np.nan):
         images = np.where(LIVE[:, None, None, None], IMAGES, np.float32(value))
@@ -156,7 +156,10 @@ def test_padding_takes_no_slot():
     # One group of 4 * 9 tokens with two choices, capacity factor 0.25: 4.5
     # slots, so 5, for each of 4 experts. The last image alone is live: its
     # tokens have them all.
-    changes = {'moe.num_groups': 1, 'moe.eval_capacity_factor': 0.25}
+    changes = {
+        'moe.num_groups': 1,
+        'moe.capacity': {'name': 'factor', 'eval': 0.25, 'minimum': 4},
+    }
     config = model(changes)
     only = np.array([False, False, False, True])
     _, aux = compiled(config, record=True)(initial(config), IMAGES, mask=only)

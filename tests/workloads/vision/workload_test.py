@@ -23,11 +23,11 @@ SMALL = {
     'model.num_layers': 2,
     'model.num_heads': 2,
     'model.num_kv_heads': 2,
-    'model.d_ff': 8,
+    'model.dense.hidden': 8,
     'model.moe.num_experts': 4,
-    'model.moe.d_ff': 8,
+    'model.moe.experts.hidden': 8,
     'data.batch_size': 8,
-    'data.val_fraction': 0.25,
+    'data.source.val_fraction': 0.25,
     'optimizer.schedule.warmup_steps': 1,
     'log_every': 1,
     'eval_every': 3,
@@ -50,7 +50,9 @@ def files(tmp_path_factory) -> str:
 
 def plain(files, variant='vmoe', **changes):
     config = vision.get_config(variant)
-    return tiny.changed(config, {**SMALL, 'data.files': files, **changes})
+    return tiny.changed(
+        config, {**SMALL, 'data.source.files': files, **changes}
+    )
 
 
 @pytest.mark.parametrize('variant', vision.VARIANTS)

@@ -44,7 +44,7 @@ class Sweep:
         corpus = tiny.write_corpus(folder.parent / 'corpus')
         config = tiny.write_config(
             folder.with_suffix('.py'),
-            tiny.plain({'data.files': corpus, **CHANGES}),
+            tiny.plain({'data.source.files': corpus, **CHANGES}),
         )
         config.write_text(config.read_text() + SWEEP.format(keep=keep))
         line = [f'--config={config}', f'--workdir={folder}', *arguments]

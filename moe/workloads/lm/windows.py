@@ -1,0 +1,107 @@
+"""Tokens as a stream of windows of a fixed length.
+
+S tokens a sequence, B sequences a batch over all hosts.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Annotated
+
+import grain
+import numpy as np
+
+from moe.config import AtLeast, OneOf, PositiveInt
+from moe.workloads.lm.sources import SOURCES, Corpus, Source
+from moe.workloads.lm.text import TextFiles
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Sequences of tokens.
+
+    Attributes:
+      source: where the tokens come from.
+      seq_len: S, tokens of a sequence.
+      batch_size: B, sequences a step, over all hosts.
+    """
+
+    source: Annotated[Source, OneOf(SOURCES)] = TextFiles()
+    seq_len: Annotated[int, AtLeast(2)] = 128
+    batch_size: PositiveInt = 32
+
+
+def train_batches(
+    corpus: Corpus,
+    config: DataConfig,
+    seed: int,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> grain.DatasetIterator:
+    """Endless shuffled batches of this host's share of every global batch.
+
+    Batch t is the same set of windows on any number of hosts, and the
+    iterator's state, `{"next_index": t}`, is the same on all of them.
+
+    Args:
+      corpus: the text.
+      config: lengths and sizes.
+      seed: of the order; every epoch has its own.
+      host: index of this host.
+      num_hosts: number of hosts.
+
+    Returns:
+      An iterator over arrays [B / num_hosts, S + 1] of the corpus's dtype: each
+      row holds S inputs and, one place on, S targets.
+    """
+    windows = (
+        grain.MapDataset.source(_Windows(corpus.train, config.seq_len))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+    )
+    mine = windows[host::num_hosts].batch(config.batch_size // num_hosts)
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return iter(mine.to_iter_dataset(options))
+
+
+def val_batches(
+    corpus: Corpus, config: DataConfig, host: int = 0, num_hosts: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The whole validation text once, the last batch padded.
+
+    Args:
+      corpus: the text.
+      config: lengths and sizes.
+      host: index of this host.
+      num_hosts: number of hosts.
+
+    Yields:
+      This host's rows: tokens [B / num_hosts, S + 1], and a bool mask
+      [B / num_hosts, S] of the targets that are text and not padding.
+    """
+    length, text = config.seq_len, corpus.val
+    starts = range(0, len(text) - 1, length)
+    for first in range(0, len(starts), config.batch_size):
+        tokens = np.zeros((config.batch_size, length + 1), text.dtype)
+        mask = np.zeros((config.batch_size, length), bool)
+        rows = itertools.islice(starts, first, first + config.batch_size)
+        for row, start in enumerate(rows):
+            window = text[start : start + length + 1]
+            tokens[row, : len(window)] = window
+            mask[row, : len(window) - 1] = True
+        yield tokens[host::num_hosts], mask[host::num_hosts]
+
+
+class _Windows:
+    """Windows of S + 1 tokens; consecutive ones share a token."""
+
+    def __init__(self, text: np.ndarray, length: int):
+        self._text, self._length = text, length
+
+    def __len__(self) -> int:
+        return (len(self._text) - 1) // self._length
+
+    def __getitem__(self, index) -> np.ndarray:
+        start = int(index) * self._length
+        return self._text[start : start + self._length + 1]
