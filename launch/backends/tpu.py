@@ -113,12 +113,19 @@ def dry_run(
 def _engine(trials: Sequence[Trial], options: Options) -> Engine:
     for trial in trials:
         flag = next(a for a in trial.command if a.startswith('--config='))
-        name = flag.removeprefix('--config=').partition(':')[0]
-        path = pathlib.PurePath(name)
-        if path.is_absolute() or path.parts[0] in ('..', 'runs'):
-            allowed = 'a file that hosts get: of this folder, not of runs/'
-            raise ConfigError('--config', name, allowed)
+        _check_sent('--config', flag.removeprefix('--config=').partition(':')[0])
+        for plugin in trial.plain.get('plugins', ()):
+            if plugin.endswith('.py'):  # a module comes with the requirements
+                _check_sent('config.plugins', plugin)
     return _ENGINES[options.engine](options)
+
+
+def _check_sent(field: str, name: str) -> None:
+    """Refuses a file that is not sent to the hosts with the working folder."""
+    path = pathlib.PurePath(name)
+    if path.is_absolute() or path.parts[0] in ('..', 'runs'):
+        allowed = 'a file that hosts get: of this folder, not of runs/'
+        raise ConfigError(field, name, allowed)
 
 
 def _make_folder(trial: Trial) -> Command:

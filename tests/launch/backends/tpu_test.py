@@ -317,6 +317,19 @@ def test_a_config_that_the_hosts_would_not_have_is_refused(path):
     assert caught.value.field == '--config'
 
 
+def test_a_plugin_that_the_hosts_would_not_have_is_refused():
+    # Files are sent with the working folder; modules come by requirements.txt.
+    (trial,) = trials('a=1')
+    show = lambda: next(
+        tpu.dry_run([trial], options('gcloud'), parallel=1, retries=0)
+    )
+    trial.plain['plugins'] = ('plugins/mine.py', 'my_package.mine')
+    assert 'rsync' in show()
+    trial.plain['plugins'] = ('../mine.py',)
+    with pytest.raises(ConfigError, match=r'^config.plugins = .*hosts get'):
+        show()
+
+
 def test_every_option_is_a_flag_of_its_type():
     # The sweep makes its flags of the defaults.
     for name, value in plain('gcloud').items():
