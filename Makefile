@@ -1,5 +1,7 @@
 # make train   set up, train the quickstart model, print where its report is
 # make test    set up, run linters and all tests
+# make check   linters, types and the fast part of the tests, for the inner loop
+# make test-long   what takes longer than `make test` should, run by hand
 # make lint    linters and types alone, the Dockerfile's too
 # make clean   remove the environment and the quickstart run
 
@@ -11,7 +13,7 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: train test lint slurm clean
+.PHONY: train test check test-long lint slurm clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/train.done
@@ -20,6 +22,12 @@ train: $(VENV)/train.done
 
 test: $(VENV)/test.done $(VENV)/xpk.done lint slurm
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: lint
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(PYTEST_ARGS)
+
+test-long: $(VENV)/test.done
+	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

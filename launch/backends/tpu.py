@@ -113,7 +113,8 @@ def dry_run(
 def _engine(trials: Sequence[Trial], options: Options) -> Engine:
     for trial in trials:
         flag = next(a for a in trial.command if a.startswith('--config='))
-        _check_sent('--config', flag.removeprefix('--config=').partition(':')[0])
+        file = flag.removeprefix('--config=').partition(':')[0]
+        _check_sent('--config', file)
         for plugin in trial.plain.get('plugins', ()):
             if plugin.endswith('.py'):  # a module comes with the requirements
                 _check_sent('config.plugins', plugin)
