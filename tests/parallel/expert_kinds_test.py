@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.experts import MLP, Lifted, Unlike
-from moe.layers import SoftMoE
+from moe.experts import MLP, Lifted, Network, Unlike
+from moe.layers import HierarchicalMoE, MoE, SoftMoE
+from moe.layers.multitask import MultiGate
 from moe.parallel import COMMUNICATION, parameter_shardings
 from moe.parameters import declared
+from moe.routing import top2
 from tests.parallel.communication_layer_test import (
     KEY,
     D,
@@ -105,6 +107,16 @@ def test_experts_of_other_mixtures_are_split_too():
     axes = {p.axes[0] for p in jax.tree.leaves(soft['experts'])}
     assert axes == {'expert'}
     assert soft['router'].axes == (None, None)
+    inner = MoE(Lifted(Narrow(), 4))
+    two = declared(HierarchicalMoE(inner, 2, top2).init, KEY, x)
+    axes = {p.axes[:2] for p in jax.tree.leaves(two['inner']['experts'])}
+    assert axes == {(None, 'expert')}
+    # Of several tasks; one module for all experts, and one for each.
+    for experts in (Network((3,), num=2), [Network((3,)), Network((5, 3))]):
+        found = declared(MultiGate(experts, 2).init, KEY, x[0])
+        gates = found.pop('gates_of_2')
+        assert gates['router'].axes == (None, None, None)
+        assert {p.axes[0] for p in jax.tree.leaves(found)} == {'expert'}
 
 
 @pytest.mark.parametrize('name', ['all_to_all', 'ragged', 'gather'])

@@ -1,16 +1,26 @@
 """The mask of the decay, and what each optimizer does."""
 
+import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from moe.config import ConfigError, Fraction, PositiveInt
+from moe.experts import MLP, Cheap
+from moe.layers import HardSwitch, MoE, Shared
 from moe.parameters import Parameter, declared
-from moe.training.optimizer import OPTIMIZERS, decayed, make_optimizer
-from moe.training.schedules import constant
+from moe.training.optimizer import (
+    OPTIMIZERS,
+    Optimizer,
+    decayed,
+    make_optimizer,
+)
+from moe.training.schedules import SCHEDULES, constant
 from moe.workloads.lm.model import LM
 from tests import tiny
 
@@ -71,6 +81,27 @@ def test_decay_is_of_matrices_alone():
         True: matrices | {'embedding', 'head'},
         False: {'scale', 'router', 'up_bias', 'gate_bias', 'down_bias'},
     }
+
+
+def test_gates_are_not_decayed():
+    # Nor is what scales or shifts; of the constant experts only the vectors.
+    layer = Shared(
+        MoE(MLP(4, num_experts=2, use_bias=True), cheap=Cheap(1, 1, 2)),
+        MLP(4),
+        'sigmoid',
+    )
+    found = declared(layer.init, jax.random.key(0), np.ones((1, 2, 4)))
+    names = {name for name, decay in leaves(decayed(found)) if decay}
+    assert names == {'up', 'gate', 'down', 'vector'}
+    names = {name for name, decay in leaves(decayed(found)) if not decay}
+    assert names == {
+        *('router', 'shared_gate', 'mix'),
+        *('up_bias', 'gate_bias', 'down_bias'),
+    }
+    switch = HardSwitch((nn.Dense(2), nn.Dense(2)))
+    found = declared(switch.init, jax.random.key(0), np.ones((2, 4)))
+    assert not any(jax.tree.leaves(decayed(found['gate'])))
+    assert decayed(found['experts_0']) == {'kernel': True, 'bias': False}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -182,3 +213,54 @@ def test_muon_orthogonalises_each_matrix_of_the_stack():
     for step in rest:
         desired = 0.9 * 0.1 / 0.19 + 1
         np.testing.assert_allclose(np.abs(step), desired, rtol=1e-3)
+
+
+def test_from_outside():
+    # An optimizer and a schedule of one's own, chosen by name like ours.
+    @SCHEDULES.register('halving_for_a_test')
+    def halving(peak, steps, *, times: PositiveInt = 1):
+        return lambda step: peak * 0.5 ** (step * times // steps)
+
+    @OPTIMIZERS.register('sgd_for_a_test')
+    @dataclasses.dataclass(frozen=True)
+    class SGD(Optimizer):
+        momentum: Fraction = 0.0
+
+        def transform(self, learning_rate, parameters):
+            return optax.chain(
+                optax.trace(self.momentum),
+                optax.add_decayed_weights(
+                    self.weight_decay, decayed(parameters)
+                ),
+                optax.scale_by_learning_rate(learning_rate),
+            )
+
+    config = tiny.parsed(
+        {
+            'steps': 4,
+            'optimizer': {
+                'name': 'sgd_for_a_test',
+                'learning_rate': 0.5,
+                'schedule': {'name': 'halving_for_a_test', 'times': 2},
+                'weight_decay': 0.1,
+                'clip_norm': None,
+            },
+        }
+    )
+    assert config.optimizer == SGD(
+        0.5, config.optimizer.schedule, 0.1, None, 1, 0.0
+    )
+    made = make_optimizer(config.optimizer, 4, declarations())
+    params = parameters()
+    state = made.init(params)
+    rates = []
+    for _ in range(4):
+        ones = jax.tree.map(jnp.ones_like, params)
+        updates, state = made.update(ones, state, params)
+        rates.append(float(-updates['norm']['scale'][0]))
+    np.testing.assert_allclose(rates, [0.5, 0.5, 0.25, 0.25])
+    np.testing.assert_allclose(
+        updates['head'], -0.25 * (1 + 0.1 * params['head']), rtol=1e-5
+    )
+    with pytest.raises(ConfigError, match=r'optimizer\.b1.*adamw, lion'):
+        tiny.parsed({'optimizer': {'name': 'sgd_for_a_test', 'b1': 0.5}})
