@@ -31,8 +31,8 @@ MODEL = tiny.model(
     {
         'moe_every': 2,
         'moe.experts.hidden': 32,
-        'use_bias': True,
-        'moe.use_bias': True,
+        'dense.use_bias': True,
+        'moe.experts.use_bias': True,
     }
 )
 
