@@ -19,6 +19,7 @@ from launch.planning.tables import ranking, table
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError
 from moe.workloads import registry
+from moe.workloads.planned import planning_of
 
 _FLAGS = flags.FlagValues()
 define_config(_FLAGS)
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> int:
         config = registry.read_config(given.plain, given.overrides)
         if _FLAGS.compare:
             plain, found = registry.plain_of(config), []
-            for changes in candidates(plain, topology)[: _FLAGS.limit]:
+            tried = candidates(planning_of(config), topology)
+            for changes in tried[: _FLAGS.limit]:
                 name = ' '.join(f'{k}={v}' for k, v in changes.items())
                 print(name, file=sys.stderr, flush=True)
                 try:

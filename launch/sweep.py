@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from launch import fits, manifest, results, together
+from launch import manifest, memory_check, results, together
 from launch.trials import Trial, read_sweep
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError, parse
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         print(f'launch.sweep: {error}', file=sys.stderr)
         return 2
-    except fits.Unfit as error:
+    except memory_check.Unfit as error:
         for line in error.lines:
             print(f'launch.sweep: {line}', file=sys.stderr)
         return 2
@@ -71,7 +71,7 @@ def _main(argv: list[str]) -> int:
     manifest.check_same(workdir, sweep)
     left = [trial for trial in sweep.trials if not trial.done()]
     if values.plan:
-        fits.check(left, values.plan)
+        memory_check.check(left, values.plan)
     jobs: Sequence[Trial] = left
     if values.together:
         if name != 'local':

@@ -130,7 +130,8 @@ def test_imports_only_from_floors_below(path):
         if imported == 'moe':
             continue  # whose module imports nothing, see above
         if imported.split('.')[0] in OURS:
-            there = room(imported)
+            # `moe` itself is what `moe.load` needs.
+            there = room('moe.workloads' if imported == 'moe' else imported)
             assert there is not None, f'{imported} is on no floor'
             assert allowed(here, there), f'{name} imports {imported}'
 

@@ -1,60 +1,38 @@
 """Which plans to try."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from launch.planning.chips import Topology
-from moe.models.transformer import REMAT_POLICIES
-
-Changes = dict[str, Any]
-
-# What is tried beside the mesh, by dotted name, the most promising first.
-# Tokens travel in capacity buffers, or as rows sorted by expert.
-COMMUNICATIONS: tuple[Changes, ...] = (
-    {
-        'model.moe.communication': 'all_to_all',
-        'model.moe.dispatcher': 'indexed',
-    },
-    {'model.moe.communication': 'none'},
-    {'model.moe.communication': 'ragged', 'model.moe.dispatcher': 'grouped'},
-    {'model.moe.communication': 'gather'},
-)
-REMAT: tuple[Changes, ...] = tuple(
-    {'model.remat': name} for name in reversed(REMAT_POLICIES)
-)
+from moe.workloads.planning import Changes, Planning
 
 
-def meshes(plain: Mapping[str, Any], num_devices: int) -> Iterator[Changes]:
+def meshes(planning: Planning, num_devices: int) -> Iterator[Changes]:
     """Yields factorisations data x fsdp x expert x tensor that divide.
 
-    The experts divide over `expert`, the key heads over `tensor`, the
-    sequences of a microbatch over the rest, the width over `fsdp`.
+    The rows of a microbatch divide over all axes but `tensor`; the others
+    divide what the workload says, such as the experts.
 
     Args:
-      plain: a config.
+      planning: of a run.
       num_devices: of the topology.
     """
-    model, replica = plain['model'], plain['mesh']['replica']
-    rows = plain['data']['batch_size'] // plain['optimizer']['accumulation']
-    left = num_devices // replica
-    for expert, tensor, fsdp in itertools.product(_divisors(left), repeat=3):
+    config, sizes = planning.config, planning.divides
+    rows = config.data.batch_size // config.optimizer.accumulation
+    left = num_devices // config.mesh.replica
+    tried = [
+        [n for n in _divisors(left) if sizes.get(axis, 1) % n == 0]
+        for axis in ('expert', 'tensor', 'fsdp')
+    ]
+    for expert, tensor, fsdp in itertools.product(*tried):
         data, rest = divmod(left, expert * tensor * fsdp)
-        if rest or not data:
+        if rest or not data or rows % (num_devices // tensor):
             continue
-        divides = (
-            model['moe']['num_experts'] % expert == 0
-            and model['num_kv_heads'] % tensor == 0
-            and model['d_model'] % fsdp == 0
-            and rows % (num_devices // tensor) == 0
-        )
-        if divides:
-            sizes = {'data': data, 'fsdp': fsdp}
-            sizes |= {'expert': expert, 'tensor': tensor}
-            yield {f'mesh.{axis}': n for axis, n in sizes.items()}
+        shape = {'data': data, 'fsdp': fsdp, 'expert': expert, 'tensor': tensor}
+        yield {f'mesh.{axis}': n for axis, n in shape.items()}
 
 
-def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
+def candidates(planning: Planning, topology: Topology) -> list[Changes]:
     """What to compile, the likeliest to fit and to be fast first.
 
     State is split over all devices before it is copied, and little is split
@@ -62,7 +40,7 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
     far down more than one list comes last.
 
     Args:
-      plain: a config.
+      planning: of a run.
       topology: the machines.
 
     Returns:
@@ -76,19 +54,21 @@ def candidates(plain: Mapping[str, Any], topology: Topology) -> list[Changes]:
             changes['mesh.expert'],
         )
 
-    shapes = sorted(meshes(plain, topology.num_devices), key=order)
-    lists = (shapes, COMMUNICATIONS, REMAT)
+    shapes = sorted(meshes(planning, topology.num_devices), key=order)
+    lists = (shapes, *planning.variations())
     places = itertools.product(*(range(len(choices)) for choices in lists))
     found = []
     for place in sorted(places, key=sum):
-        shape, communication, remat = (
-            choices[i] for choices, i in zip(lists, place, strict=True)
-        )
-        # Of one device nothing travels.
-        nothing = communication['model.moe.communication'] == 'none'
-        if nothing or shape['mesh.expert'] > 1:
-            found.append(shape | communication | remat)
+        chosen = [choices[i] for choices, i in zip(lists, place, strict=True)]
+        changes: Changes = {k: v for part in chosen for k, v in part.items()}
+        # On one device there is nothing to communicate.
+        if changes['mesh.expert'] > 1 or not _communicates(changes):
+            found.append(changes)
     return found
+
+
+def _communicates(changes: Changes) -> bool:
+    return changes.get('model.moe.communication', 'none') != 'none'
 
 
 def _divisors(n: int) -> list[int]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
@@ -26,7 +25,7 @@ from moe.parallel import (
 )
 from moe.training import init_state
 from moe.training.loop import train_step_on
-from moe.workloads.lm.workload import LanguageConfig
+from moe.workloads.planning import Planning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +55,11 @@ class NoCompiler(RuntimeError):
     """The TPU compiler is not installed, or not for this topology."""
 
 
-def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
-    """Compiles the step that `moe.training` would run.
+def compile_step(planning: Planning, topology: Topology) -> Compiled:
+    """Compiles the train step of a run for machines that are not here.
 
     Args:
-      config: of the run.
+      planning: of the run.
       topology: the machines.
 
     Returns:
@@ -69,17 +68,17 @@ def compile_step(config: LanguageConfig, topology: Topology) -> Compiled:
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
     """
+    config, task = planning.config, planning.workload
     mesh = make_mesh(config.mesh, devices_of(topology))
     with jax.set_mesh(mesh):
-        task = config.make_task()
         shapes = jax.eval_shape(lambda: init_state(config, task=task))
         shardings = parameter_shardings(
             mesh, shapes, task.parameters, config.expert_axes
         )
         state = with_shardings(shapes, shardings)
-        rows = (config.data.batch_size, config.data.seq_len + 1)
-        batch = jax.ShapeDtypeStruct(
-            rows, jnp.uint8, sharding=batch_sharding(mesh)
+        rows = batch_sharding(mesh)
+        batch = with_shardings(
+            planning.batch, jax.tree.map(lambda _: rows, planning.batch)
         )
         step = train_step_on(mesh, config, task, shardings)
         start = time.perf_counter()

@@ -10,39 +10,10 @@ import numpy as np
 from launch.planning.chips import Topology
 from launch.planning.cost import Collective, Cost
 from launch.planning.hlo import axes_of, first_group
-from moe.parallel.mesh import BATCH_AXES
-from moe.workloads.lm.model import LMConfig
-from moe.workloads.lm.workload import LanguageConfig
-
-# How far our count of a program may be from the compiler's own.
-AGREEMENT = 0.1
 
 
 class Implausible(RuntimeError):
     """Numbers that cannot be, so that none is printed."""
-
-
-def useful_flops(config: LMConfig, active: int, sequences: int, length: int):
-    """FLOPs of a step that the model itself asks for.
-
-    `6 * active * tokens + 6 * L * D * S * tokens`: two for each parameter that
-    multiplies a token, and for each query the two products with the keys and
-    the values at the S/2 positions it sees in the mean; the backward pass
-    costs twice the forward pass. Nothing computed again counts.
-    Source: PaLM, arXiv 2204.02311, appendix B, with causal attention.
-
-    Args:
-      config: of the model.
-      active: parameters that multiply a token.
-      sequences: of a step.
-      length: S.
-
-    Returns:
-      FLOPs of a whole step on all devices.
-    """
-    tokens = sequences * length
-    attention = 6 * config.num_layers * config.d_model * length
-    return float((6 * active + attention) * tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,35 +137,11 @@ def network(
     return sorted(rows, key=lambda row: -row.seconds)
 
 
-def least_communicated(
-    config: LanguageConfig, mesh: Mapping[str, int]
-) -> float:
-    """Returns the bytes a device receives for one mixture layer, one pass.
-
-    `2 * rows * D * bytes * (n - 1) / n`: the rows routed to its experts that
-    are not its own, of n devices along `expert`, and what comes back.
-
-    Args:
-      config: of the run.
-      mesh: sizes by axis.
-
-    Returns:
-      Bytes, all experts being chosen equally often.
-    """
-    model, n = config.model, mesh['expert']
-    tokens = config.data.batch_size * config.data.seq_len
-    rows = tokens * model.moe.experts_per_token
-    rows /= config.optimizer.accumulation
-    rows /= math.prod(mesh[axis] for axis in BATCH_AXES)
-    width = model.d_model * {'float32': 4, 'bfloat16': 2}[model.dtype]
-    return 2.0 * rows * width * (n - 1) / n
-
-
 def roofline(
     useful: float,
     cost: Cost,
     traffic: Sequence[Traffic],
-    tokens: int,
+    units: int,
     topology: Topology,
 ) -> dict[str, Any]:
     """Times of a step, and what they make of the peak.
@@ -208,12 +155,12 @@ def roofline(
       useful: FLOPs of a step on all devices.
       cost: of a device.
       traffic: of a device.
-      tokens: of a step.
+      units: tokens or examples of a step.
       topology: the machines.
 
     Returns:
       `compute`, `memory`, `network` in seconds, and for `overlapped` and
-      `not_overlapped` seconds, mfu and tokens_per_second.
+      `not_overlapped` seconds, mfu and units_per_second.
     """
     chip, per_chip = topology.chip, topology.chip.devices
     times = {
@@ -227,7 +174,7 @@ def roofline(
         return {
             'seconds': step,
             'mfu': useful / (step * peak),
-            'tokens_per_second': tokens / step,
+            'units_per_second': units / step,
         }
 
     return times | {
@@ -237,7 +184,12 @@ def roofline(
 
 
 def check(
-    useful: float, cost: Cost, claimed: float, step: Mapping[str, Any], n: int
+    useful: float,
+    cost: Cost,
+    claimed: float,
+    step: Mapping[str, Any],
+    n: int,
+    agreement: float = 0.1,
 ) -> None:
     """Refuses numbers that cannot be.
 
@@ -247,12 +199,13 @@ def check(
       claimed: FLOPs of a device by the compiler, every loop body once.
       step: of `roofline`.
       n: devices.
+      agreement: largest relative difference of our count from the compiler's.
 
     Raises:
       Implausible: if the program executes less than is useful, if the MFU is
         above 1, or if our count is not the compiler's where both count alike.
     """
-    if not math.isclose(cost.flops_once, claimed, rel_tol=AGREEMENT):
+    if not math.isclose(cost.flops_once, claimed, rel_tol=agreement):
         raise Implausible(
             f'counted {cost.flops_once:.3e} FLOPs with every loop body once, '
             f'where the compiler counts {claimed:.3e}'

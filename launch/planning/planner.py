@@ -8,19 +8,16 @@ import jax
 from launch.planning import cost, estimate, hlo
 from launch.planning.chips import Topology
 from launch.planning.compiler import compile_step
-from moe.config import ConfigError
-from moe.dispatch import DISPATCHERS
-from moe.ops import ATTENTION_KERNELS
-from moe.parallel import COMMUNICATION, mesh_shape
+from moe.parallel import mesh_shape
 from moe.training import Config
-from moe.workloads.lm.workload import LanguageConfig
+from moe.workloads.planned import planning_of
 
 
 def plan(config: Config, topology: Topology) -> dict[str, Any]:
     """Plans a run on machines that are not here.
 
     Args:
-      config: of the run, a language model.
+      config: of the run, of any workload.
       topology: the machines.
 
     Returns:
@@ -38,16 +35,12 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
       HLOError: if the program cannot be read.
       Implausible: if the result cannot be.
     """
-    if not isinstance(config, LanguageConfig):
-        raise ConfigError(
-            'config.workload', config.workload, "'lm', for a plan"
-        )
     mesh = mesh_shape(config.mesh, topology.num_devices)
     config.check_batch(mesh)
     config.check_platform('tpu')
-    compiled = compile_step(config, topology)
-    sequences, length = config.data.batch_size, config.data.seq_len
-    tokens = sequences * length
+    planning = planning_of(config)
+    compiled = compile_step(planning, topology)
+    units = planning.workload.units_per_step
     per_chip = topology.chip.devices
     memory: dict[str, Any] = {
         kind: size * per_chip for kind, size in compiled.memory.items()
@@ -55,30 +48,17 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     memory['sum'] = sum(memory.values())
     memory['there'] = topology.chip.memory
     memory['fits'] = bool(compiled.text) and memory['sum'] <= memory['there']
-    useful = estimate.useful_flops(
-        config.model, compiled.active, sequences, length
-    )
+    useful = planning.useful_flops()
     result = {
         'topology': topology.name,
         'chips': topology.num_chips,
         'mesh': mesh,
-        'model': {
-            'layers': config.model.num_layers,
-            'remat': config.model.remat,
-            'attention': ATTENTION_KERNELS.name_of(config.model.attention),
-            'communication': COMMUNICATION.name_of(
-                config.model.moe.communication
-            ),
-            'dispatcher': DISPATCHERS.name_of(config.model.moe.dispatcher),
-            'capacity_factor': getattr(
-                config.model.moe.capacity, 'train', None
-            ),
-        },
+        'model': planning.describe(),
         'batch': {
-            'sequences': sequences,
-            'length': length,
-            'tokens': tokens,
-            'tokens_per_chip': tokens / topology.num_chips,
+            'examples': config.data.batch_size,
+            'unit': planning.workload.unit,
+            'units': units,
+            'units_per_chip': units / topology.num_chips,
         },
         'parameters': {'total': compiled.total, 'active': compiled.active},
         'memory': memory,
@@ -91,7 +71,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     traffic = estimate.network(
         counted.collectives, mesh, compiled.coords, topology
     )
-    step = estimate.roofline(useful, counted, traffic, tokens, topology)
+    step = estimate.roofline(useful, counted, traffic, units, topology)
     passes = {
         name: estimate.network(
             [c for c in counted.collectives if c.part == f'moe, {name}'],
@@ -102,7 +82,9 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         for name in ('forward', 'again', 'backward')
     }
     devices = topology.num_devices
-    estimate.check(useful, counted, compiled.flops_once, step, devices)
+    estimate.check(
+        useful, counted, compiled.flops_once, step, devices, planning.agreement
+    )
     return result | {
         'flops': {
             'useful': useful,
@@ -120,9 +102,8 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
         ],
         'collectives': [dataclasses.asdict(row) for row in traffic],
         'mixtures': {
-            'runs': len(config.model.moe_layers)
-            * config.optimizer.accumulation,
-            'minimum': estimate.least_communicated(config, mesh),
+            'runs': planning.mixtures,
+            'minimum': planning.least_communicated(mesh),
             **{
                 name: [dataclasses.asdict(row) for row in rows]
                 for name, rows in passes.items()

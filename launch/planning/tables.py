@@ -21,8 +21,8 @@ def table(plan: Mapping[str, Any]) -> str:
     lines = [
         f'{plan["topology"]}: {plan["chips"]} chips, mesh {mesh or "1"}',
         f'{total / 1e9:,.2f}B parameters, {active / 1e9:,.2f}B active',
-        f'{batch["sequences"]} sequences of {batch["length"]}: '
-        f'{batch["tokens_per_chip"]:,.0f} tokens a chip',
+        f'{batch["examples"]:,} examples a step: '
+        f'{batch["units_per_chip"]:,.0f} {batch["unit"]} a chip',
         '',
         'memory a chip, GiB',
     ]
@@ -72,14 +72,14 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
         at = step[name]
         lines.append(
             f'  {words:<16}{at["seconds"]:>10.3f}  MFU {at["mfu"]:.3f}, '
-            f'{at["tokens_per_second"]:,.0f} tokens/s'
+            f'{at["units_per_second"]:,.0f} {plan["batch"]["unit"]}/s'
         )
     return lines
 
 
 def _mixtures(found: Mapping[str, Any]) -> list[str]:
     """What the devices say to each other for one mixture layer."""
-    if not found:
+    if not found.get('runs'):
         return []
     runs, least = found['runs'], found['minimum']
     lines = [

@@ -15,6 +15,8 @@ from launch.planning.chips import GIB, parse_topology
 from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from moe.config import ConfigError, changed
+from moe.workloads import registry
+from moe.workloads.planned import planning_of
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -92,15 +94,16 @@ def test_meshes_that_divide():
     # Four devices, two sequences of 16 wide tokens: two of the four devices
     # must share a sequence, over the two key heads.
     changes = {'data.batch_size': 2, 'model.num_layers': 1}
-    found = list(compare.meshes(tiny.plain(changes), 4))
+    found = list(compare.meshes(planning_of(tiny.parsed(changes)), 4))
     sizes = {tuple(mesh.values()) for mesh in found}
     assert sizes == {(2, 1, 1, 2), (1, 2, 1, 2), (1, 1, 2, 2)}
     assert len(found) == 3
 
 
 def test_candidates_change_the_config():
-    plain = tiny.plain()
-    found = compare.candidates(plain, parse_topology('v5p:2x2x1'))
+    config = tiny.parsed()
+    plain, planning = registry.plain_of(config), planning_of(config)
+    found = compare.candidates(planning, parse_topology('v5p:2x2x1'))
     first = changed(plain, found[0])
     # All four devices share the parameters before anything is copied.
     assert first['mesh'] == {**plain['mesh'], 'data': 1, 'fsdp': 4}
@@ -122,12 +125,12 @@ def test_candidates_change_the_config():
 
 def made(seconds=4.0, fits=True):
     """A plan of round numbers."""
-    at = {'seconds': seconds, 'mfu': 0.5, 'tokens_per_second': 1000.0}
+    at = {'seconds': seconds, 'mfu': 0.5, 'units_per_second': 1000.0}
     return {
         'topology': 'v5p:4x4x8',
         'chips': 128,
         'mesh': {'data': 4, 'fsdp': 32, 'tensor': 1},
-        'batch': {'sequences': 8, 'length': 16, 'tokens_per_chip': 1.0},
+        'batch': {'examples': 8, 'unit': 'tokens', 'units_per_chip': 1.0},
         'parameters': {'total': 3e9, 'active': 1e9},
         'memory': {
             'parameters': 2 * GIB,
@@ -230,13 +233,14 @@ def small(folder):
         'model.remat': 'full',
         'data.seq_len': 128,
         'data.batch_size': 8,
-        'mesh': {'data': 2, 'fsdp': 2},
+        'mesh.data': 2,
+        'mesh.fsdp': 2,
     }
     return tiny.write_config(folder / 'tiny.py', tiny.plain(changes))
 
 
 SCHEMA = {
-    'batch': {'sequences', 'length', 'tokens', 'tokens_per_chip'},
+    'batch': {'examples', 'unit', 'units', 'units_per_chip'},
     'flops': {'useful', 'executed', 'useful_over_executed'},
     'memory': {
         *('parameters', 'optimizer', 'other_arguments', 'outputs'),
@@ -245,7 +249,7 @@ SCHEMA = {
     'mesh': {'replica', 'data', 'fsdp', 'expert', 'tensor'},
     'model': {
         *('layers', 'remat', 'attention', 'communication'),
-        *('executor', 'capacity_factor'),
+        *('dispatcher', 'capacity_factor'),
     },
     'parameters': {'total', 'active'},
     'mixtures': {'runs', 'minimum', 'forward', 'again', 'backward'},
@@ -353,3 +357,27 @@ def test_a_whole_plan(tmp_path):
     assert parts['moe, again'] == pytest.approx(parts['moe, forward'], rel=0.2)
     assert parts['moe, backward'] > 1.5 * parts['moe, forward']
     assert 'tokens/s' in done.stdout
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ('config', 'unit', 'model'),
+    [
+        ('multitask.py:mmoe,synthetic', 'examples', set()),
+        ('vision.py:vmoe', 'tokens', SCHEMA['model']),
+    ],
+)
+def test_plans_of_other_workloads(tmp_path, config, unit, model):
+    output = tmp_path / 'plan.json'
+    done = command(
+        f'--config=configs/{config}', '--topology=v5e:2x2', f'--json={output}'
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    assert found['batch']['unit'] == unit
+    assert set(found['model']) == model
+    check_schema(found | {'model': dict.fromkeys(SCHEMA['model'])})
+    assert found['memory']['fits']
+    # All that is executed is counted, and half of it or more is asked for.
+    assert 0.4 < found['flops']['useful_over_executed'] <= 1.01
+    assert f'{unit}/s' in done.stdout

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from launch import fits, sweep
+from launch import memory_check, sweep
 from moe.metrics import read_metrics
 from tests import commands, tiny
 from tests.launch import sweeps
@@ -312,7 +312,7 @@ def test_plan(tmp_path, capsys, monkeypatch):
         pathlib.Path(path).write_text(json.dumps({'memory': memory}))
         return subprocess.CompletedProcess(arguments, 0, '', '')
 
-    monkeypatch.setattr(fits.subprocess, 'run', planner)
+    monkeypatch.setattr(memory_check.subprocess, 'run', planner)
     trials = [
         {'model.moe.router.k': k, 'seed': seed}
         for k, seed in ((1, 0), (1, 1), (2, 0), (3, 0))

@@ -1,4 +1,4 @@
-"""Whether trials fit a pod, before any is started."""
+"""Whether the memory of a pod holds trials, before any is started."""
 
 import json
 import pathlib

@@ -1,0 +1,19 @@
+"""A language model that is planned."""
+
+import jax
+import jax.numpy as jnp
+
+from moe.workloads.lm.workload import LanguageConfig
+from moe.workloads.planning import TransformerPlanning
+
+
+class LanguageModelPlanning(TransformerPlanning):
+    """A planned run of a language model; see `Planning`."""
+
+    seen = 0.5
+    config: LanguageConfig
+
+    def _batch_shapes(self):
+        data = self.config.data
+        shape = (data.batch_size, data.seq_len + 1)
+        return jax.ShapeDtypeStruct(shape, jnp.uint8)
