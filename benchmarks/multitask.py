@@ -117,13 +117,16 @@ def synthetic(steps: int, seeds: int) -> list[str]:
         configs = [
             _config(
                 f'{models[0]},synthetic',
-                {'data.correlation': correlation, 'data.seed': seed},
+                {
+                    'data.source.correlation': correlation,
+                    'data.source.seed': seed,
+                },
             )
             for seed in range(seeds)
         ]
         datas = [config.make_task().load() for config in configs]
         for model in models:
-            changes = {'data.correlation': correlation, 'steps': steps}
+            changes = {'data.source.correlation': correlation, 'steps': steps}
             config = _config(f'{model},synthetic', changes)
             task = config.make_task()
             results, _, seconds = train(config, [task], datas, seeds)
@@ -157,13 +160,12 @@ def census(files: str, seeds: int) -> list[str]:
     for model in ('single_task', 'shared_bottom', 'omoe', 'mmoe', 'ple'):
         config = _config(
             f'{model},census',
-            {'data.files': files, 'model.features.onehot_up_to': 10_000},
+            {'data.source.files': files, 'model.features.onehot_up_to': 10_000},
         )
         task = config.make_task()
         if data is None:
             data = task.load()
-            learned = data.preprocessing
-        task.learn(learned)
+        task.build(data.inputs)
         results, _, seconds = train(config, [task], [data], seeds)
         cells = [
             _spread([r[f'{name}/auc'] for r in results], 4)
@@ -195,12 +197,12 @@ def snr(steps: int, seeds: int) -> list[str]:
     for correlation in (0.5, 1.0):
         make = lambda seed: _config(
             'snr_trans,synthetic',
-            {'data.correlation': correlation, 'data.seed': seed},  # noqa: B023
+            {'data.source.correlation': correlation, 'data.source.seed': seed},  # noqa: B023
         )
         datas = [make(seed).make_task().load() for seed in range(seeds)]
         for weight in (0.0, 0.03, 0.1, 0.2, 0.4):
             changes = {
-                'data.correlation': correlation,
+                'data.source.correlation': correlation,
                 'losses.l0': weight,
                 'model.mixture.networks': (8,),
                 'steps': steps,
@@ -292,8 +294,8 @@ def speed(rounds: int) -> list[str]:
     ):
         changes = {
             'model.expert.widths': widths,
-            'data.num_features': inputs,
-            'data.num_rows': 4096,
+            'data.source.num_features': inputs,
+            'data.source.num_rows': 4096,
             'data.batch_size': 1024,
         }
         if model == 'mmoe':
@@ -339,7 +341,10 @@ def _repeated(step, state, batch):
 
 def _dense(multiplies: int, config):
     """A step of a network of one hidden layer with so many multiply-adds."""
-    inputs, outputs = config.data.num_features, config.data.num_tasks
+    inputs, outputs = (
+        config.data.source.num_features,
+        config.data.source.num_tasks,
+    )
     hidden = round(multiplies / (inputs + outputs))
     network = Network((hidden, outputs))
     optimizer = optax.adam(config.optimizer.learning_rate)

@@ -69,40 +69,32 @@ NUMERIC = (
 NO_FEATURES = ('education', 'marital stat', 'instance weight', 'income')
 
 
-def schema() -> dict[str, Any]:
-    """The section `data.schema` of a config."""
+def source() -> dict[str, Any]:
+    """Returns the section `data.source` of a config."""
     return {
-        'columns': COLUMNS,  # in the order of the file; () with a header
-        'delimiter': ',',
-        'quote': '',  # names such as `veteran's` are not quoted
-        'strip': True,  # blanks around values
-        'missing': (),  # '?' is a category of its own: not in universe
-        'numeric': NUMERIC,  # standardised
-        'log1p': NUMERIC,  # after log(1 + x)
-        'indicators': False,  # of missing numbers
-        'categorical': tuple(
-            c for c in COLUMNS if c not in (*NUMERIC, *NO_FEATURES)
-        ),
-        'shared': (),  # groups of columns with one table of categories
-        'min_count': 1,  # rarer categories are one
-        'hashed': (),  # columns whose categories are hashed
-        'buckets': 0,  # into so many
-        'strict': False,  # whether an unknown category is an error
-        'labels': (
-            {
-                'name': 'income',
-                'column': 'income',
-                'kind': 'binary',
-                'positive': ('50000+.',),
-                'where': None,  # the sample space: all rows
-            },
-            {
-                'name': 'never_married',
-                'column': 'marital stat',
-                'kind': 'binary',
-                'positive': ('Never married',),
-                'where': None,
-            },
-        ),
-        'user': None,
+        'name': 'table',
+        'files': 'census-income.data.gz',  # a path or a glob
+        'schema': schema(),
     }
+
+
+def schema() -> dict[str, Any]:
+    """Returns the section `data.source.schema` of a config."""
+    features = (c for c in COLUMNS if c not in (*NUMERIC, *NO_FEATURES))
+    return {
+        'columns': COLUMNS,  # in the order of the file, which has no header
+        'quote': '',  # names such as `veteran's` are not quoted
+        'missing': (),  # '?' is a category of its own: not in universe
+        'numeric': NUMERIC,
+        'log1p': NUMERIC,
+        'categorical': tuple(features),
+        'labels': (
+            _label('income', 'income', '50000+.'),
+            _label('never_married', 'marital stat', 'Never married'),
+        ),
+    }
+
+
+def _label(name: str, column: str, positive: str) -> dict[str, Any]:
+    target = {'name': 'binary', 'positive': (positive,)}
+    return {'name': name, 'column': column, 'target': target}

@@ -16,7 +16,7 @@ from moe.config import ConfigError
 from moe.training.checkpoint import restore_run
 from moe.workloads import registry
 from moe.workloads.multitask.data import rows
-from moe.workloads.multitask.data.tables import apply_table
+from moe.workloads.multitask.data.tables import apply_table, read_preprocessing
 from tests import commands, table_run, tiny
 
 # Another order of columns, without labels or users, and a city that nobody
@@ -38,10 +38,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     table = table_run.write(folder / 'table.csv', table_run.rows(60))
     changes = {
-        'data.val_files': str(table),
+        'data.source.val_files': str(table),
         'data.source.val_fraction': 0.0,
-        'data.test_fraction': 0.0,
-        'balance.method': 'uncertainty',
+        'data.source.test_fraction': 0.0,
+        'balance.name': 'uncertainty',
     }
     plain = table_run.plain(table, **changes)
     assert training.run(tiny.check(plain), plain, folder / 'run')
@@ -178,9 +178,8 @@ def test_predicts_what_the_evaluation_does(results, folder):
 def test_new_tables(results, folder):
     code, out, err = results['new']
     assert (code, err) == (0, '')
-    config = registry.read_run(folder / 'run')
-    task = config.make_task().restored(folder / 'run')
-    table, _ = apply_table(task.preprocessing, str(folder / 'new.csv.gz'))
+    learned = read_preprocessing(folder / 'run')
+    table, _ = apply_table(learned, str(folder / 'new.csv.gz'))
     # The unknown city is id 0, and there is one.
     desired = [row['city'] == 'Atlantis' for row in OTHERS]
     assert any(desired)

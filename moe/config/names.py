@@ -22,9 +22,11 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'use_bias': ('experts.use_bias', 'dense.use_bias'),
     'batch': ('batch_size',),
     'batch_prioritized': ('capacity.prioritized',),
+    'bias_l2': ('bias_penalty.l2',),
     'bias_rate': ('balance.rate',),
     'capacity_factor': ('capacity.train', 'buffer_factor'),
     'capacity_rule': ('capacity.rule',),
+    'correlation': ('source.correlation',),
     'd_ff': ('hidden', 'experts.hidden', 'dense.hidden'),
     'embed_dim': ('d_model',),
     'epochs': ('steps',),
@@ -35,19 +37,27 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'executor': ('dispatcher',),
     'expert_parallel': ('communication', 'mesh.expert'),
     'ffn_dim': ('hidden', 'experts.hidden'),
-    'gate': ('router',),
+    'fixed_norm': ('weight_norm',),
+    'gate': ('router', 'mixture.gate'),
     'gating': ('router',),
     'grad_clip': ('clip_norm',),
+    'gradnorm_alpha': ('alpha',),
+    'gradnorm_rate': ('rate',),
     'heads': ('num_heads',),
     'hidden_dim': ('d_model', 'hidden'),
     'hidden_size': ('d_model', 'hidden'),
     'intermediate_size': ('hidden', 'experts.hidden'),
     'k': ('router.k',),
+    'kind': ('target',),
+    'l1': ('kernel_penalty.l1',),
+    'l2': ('kernel_penalty.l2',),
     'layers': ('num_layers',),
     'lr': ('learning_rate',),
     'max_seq_len': ('seq_len',),
+    'method': ('name',),
     'min_capacity': ('capacity.minimum',),
     'moe_every': ('moe_every',),
+    'momentum': ('batch_norm.momentum',),
     'n_experts': ('num_experts',),
     'n_heads': ('num_heads',),
     'n_layers': ('num_layers',),
@@ -57,12 +67,20 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'num_selected_experts': ('router.k',),
     'outer_experts': ('hierarchy.groups',),
     'outer_router': ('hierarchy.router',),
+    'positive': ('target.positive',),
+    'renorm': ('batch_norm.renorm',),
+    'renorm_momentum': ('batch_norm.renorm.momentum', 'renorm.momentum'),
+    'schema': ('source.schema',),
     'sequence_length': ('seq_len',),
     'shared_d_ff': ('shared.network.hidden',),
     'shared_experts': ('shared.network',),
     'shared_gate': ('shared.gate',),
     'task': ('workload',),
+    'test_files': ('source.test_files',),
+    'test_fraction': ('source.test_fraction',),
     'top_k': ('router.k',),
+    'tower_widths': ('towers.widths',),
+    'val_files': ('source.val_files',),
     'warmup': ('warmup_steps',),
     'wd': ('weight_decay',),
 }
@@ -95,7 +113,8 @@ def unknown_option(
     option = field.rpartition('.')[2]
     owners = [n for n in registry if option in option_table(registry[n])]
     if not owners:
-        return unknown(field, value, option_table(registry[name]))
+        known = ['name', *option_table(registry[name])]
+        return unknown(field, value, known)
     allowed = (
         f'absent: {name!r} has no such option (it is one of '
         f'{", ".join(owners)})'

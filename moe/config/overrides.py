@@ -7,7 +7,7 @@ from moe.config.errors import ConfigError
 from moe.config.hints import children, choice_of, dataclass_of, is_mapping
 from moe.config.names import unknown, unknown_option
 from moe.config.parsing import section_of
-from moe.config.plain import completed
+from moe.config.plain import completed, to_plain
 from moe.config.registry import REQUIRED, Registry, option_table
 
 
@@ -78,8 +78,9 @@ def _rename(registry: Registry, node: dict[str, Any], name: str) -> None:
     old = registry.get(str(node.get('name')))
     if old is not None and name in registry and name != node.get('name'):
         for option, known in option_table(old).items():
-            given = node.get(option, REQUIRED)
-            default = completed(known.hint, known.default)
-            if given is not REQUIRED and given == default:
+            if option not in node or known.default is REQUIRED:
+                continue
+            given = completed(known.hint, node[option])
+            if given == to_plain(known.hint, known.default):
                 del node[option]
     node['name'] = name

@@ -45,7 +45,8 @@ def to_plain(hint: Any, value: Any) -> Any:
         inner = typing.get_args(hint)[1] if is_mapping(hint) else Any
         return {name: to_plain(inner, v) for name, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_plain(Any, v) for v in value]
+        inner = (*typing.get_args(hint), Any)[0]
+        return [to_plain(inner, v) for v in value]
     return value
 
 

@@ -5,7 +5,7 @@ from moe.experts.batch_norm import BatchNorm, Renorm
 from moe.experts.cheap import Cheap
 from moe.experts.lifted import Lifted
 from moe.experts.mlp import MLP, Activation
-from moe.experts.network import Network, regularization
+from moe.experts.network import Network, Networks, regularization
 from moe.experts.unlike import Unlike
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     'Cheap',
     'Lifted',
     'Network',
+    'Networks',
     'Renorm',
     'Unlike',
     'make_experts',

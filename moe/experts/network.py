@@ -4,7 +4,7 @@ B examples, N networks, D input width, H output width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -14,29 +14,34 @@ from jaxtyping import Array, Bool, Float
 
 from moe.parameters import parameter
 
-# A function, or its name in one of the tables below.
+ActivationName = Literal['gelu', 'linear', 'relu', 'sigmoid', 'silu', 'tanh']
+InitializerName = Literal[
+    'glorot_normal',
+    'glorot_uniform',
+    'he_normal',
+    'he_uniform',
+    'lecun_normal',
+    'lecun_uniform',
+    'zeros',
+]
+WeightNorm = Literal['none', 'learned', 'fixed', 'unit']
+# A function, or one of the names above.
 Pointwise = str | Callable[[Array], Array]
 Initializer = str | Callable[..., Array]
-# A function of one network's parameter, or factors of its 'l1' and 'l2' sums.
+# A function of one network's parameter, or the coefficients 'l1' and 'l2' of
+# its absolute and squared weights.
 Penalty = Callable[[Array], Array] | Mapping[str, float] | None
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    'gelu': nn.gelu,
-    'linear': lambda x: x,
-    'relu': nn.relu,
-    'sigmoid': nn.sigmoid,
-    'silu': nn.silu,
-    'tanh': nn.tanh,
-}
+    name: getattr(nn, name)
+    for name in get_args(ActivationName)
+    if name != 'linear'
+} | {'linear': lambda x: x}
 _INITIALIZERS: dict[str, Callable[..., Array]] = {
-    'glorot_normal': nn.initializers.glorot_normal(),
-    'glorot_uniform': nn.initializers.glorot_uniform(),
-    'he_normal': nn.initializers.he_normal(),
-    'he_uniform': nn.initializers.he_uniform(),
-    'lecun_normal': nn.initializers.lecun_normal(),
-    'lecun_uniform': nn.initializers.lecun_uniform(),
-    'zeros': nn.initializers.zeros_init(),
-}
+    name: getattr(nn.initializers, name)()
+    for name in get_args(InitializerName)
+    if name != 'zeros'
+} | {'zeros': nn.initializers.zeros_init()}
 
 
 class Network(nn.Module):
@@ -56,7 +61,6 @@ class Network(nn.Module):
         shape, dtype), or e.g. 'glorot_uniform', 'he_normal', 'lecun_uniform'.
       use_bias: whether each layer has a bias.
       weight_norm: see `Dense`.
-      fixed_norm: see `Dense`.
       batch_norm: makes the normalisations from their names, e.g. `BatchNorm`
         or a partial of it; None for none. Each network has its own.
     """
@@ -66,8 +70,7 @@ class Network(nn.Module):
     activation: Pointwise | Sequence[Pointwise] = 'relu'
     kernel_init: Initializer | Sequence[Initializer] = 'glorot_uniform'
     use_bias: bool = True
-    weight_norm: Literal['none', 'fixed', 'learned'] = 'none'
-    fixed_norm: Literal['init', 'one'] = 'init'
+    weight_norm: WeightNorm = 'none'
     batch_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
@@ -110,7 +113,6 @@ class Network(nn.Module):
                 initializers[i],
                 self.use_bias,
                 self.weight_norm,
-                self.fixed_norm,
                 name=f'dense_{i}',
             )(x)
             if i < last:
@@ -124,7 +126,7 @@ class Network(nn.Module):
         return self.batch_norm(name=name)(x, train=train, mask=mask)
 
     def _of_layers(self, field: str, table: Mapping) -> list[Callable]:
-        """A field's function for each layer."""
+        """Returns the function of a field for each layer."""
         given = getattr(self, field)
         number = len(self.widths)
         if _is_one(given):
@@ -133,11 +135,83 @@ class Network(nn.Module):
             raise ValueError(
                 f'Network: {len(given)} of {field} for {number} layers'
             )
-        for name in given:
-            if isinstance(name, str) and name not in table:
-                known = ', '.join(table)
-                raise ValueError(f'Network: {field} {name!r} is not in {known}')
-        return [table[v] if isinstance(v, str) else v for v in given]
+        return [_by_name(f'Network: {field}', v, table) for v in given]
+
+
+class Networks(nn.Module):
+    """N networks that are not alike, side by side, called as one `Network`.
+
+    They cost one product each and layer, where networks that are alike are one
+    product: take `Network` with `num` where it will do.
+
+    Attributes:
+      networks: N modules [B, D] -> [B, H], of one H, which are called with
+        `train` and `mask`.
+    """
+
+    networks: Sequence[nn.Module]
+
+    def __call__(
+        self,
+        x: Float[Array, 'B *M D'],
+        *,
+        train: bool = False,
+        mask: Bool[Array, 'B'] | None = None,
+    ) -> Float[Array, 'B N H']:
+        """Applies each network; see `side_by_side`."""
+        return side_by_side(self.networks, x, train=train, mask=mask)
+
+
+def side_by_side(
+    networks: Sequence[Callable[..., Array]],
+    x: Float[Array, 'B *M D'],
+    *,
+    train: bool = False,
+    mask: Bool[Array, 'B'] | None = None,
+) -> Float[Array, 'B N H']:
+    """Applies N networks that are not alike.
+
+    Args:
+      networks: [B, D] -> [B, H], called with `train` and `mask`.
+      x: the inputs of all networks [B, D], or each one's own [B, N, D].
+      train: told to the networks.
+      mask: likewise.
+
+    Returns:
+      The outputs, in the order of the networks.
+
+    Raises:
+      ValueError: if the outputs are not all of one width H.
+    """
+    own = lambda i: x if x.ndim == 2 else x[:, i]
+    outputs = [
+        network(own(i), train=train, mask=mask)
+        for i, network in enumerate(networks)
+    ]
+    widths = [y.shape[-1] for y in outputs]
+    if len(set(widths)) > 1:
+        raise ValueError(f'experts of widths {widths}, which must be one')
+    return jnp.stack(outputs, axis=1)
+
+
+def initializer(given: Initializer) -> Callable[..., Array]:
+    """Returns an initialiser by its name; a function is returned as it is.
+
+    Args:
+      given: such as 'glorot_uniform', or a function (key, shape, dtype).
+
+    Raises:
+      ValueError: for a name that is unknown.
+    """
+    return _by_name('initializer', given, _INITIALIZERS)
+
+
+def _by_name(what: str, given: Any, table: Mapping[str, Callable]) -> Callable:
+    if not isinstance(given, str):
+        return given
+    if given not in table:
+        raise ValueError(f'{what} {given!r} is not in {", ".join(table)}')
+    return table[given]
 
 
 def _is_one(given: Any) -> bool:
@@ -157,17 +231,16 @@ class Dense(nn.Module):
       num: N; None is one network.
       kernel_init: of one network's kernel [D, H].
       use_bias: whether there is a bias, zero at first.
-      weight_norm: 'none', or whether g is 'learned' or 'fixed'.
-      fixed_norm: a fixed g is the norm at 'init', kept in the collection
-        'constants', or 'one'.
+      weight_norm: 'none'; or what g is: 'learned'; 'fixed' at the columns'
+        first norms, which are kept in the collection 'constants'; or 1, so
+        that all columns are of 'unit' length.
     """
 
     width: int
     num: int | None = None
     kernel_init: Callable[..., Array] = _INITIALIZERS['glorot_uniform']
     use_bias: bool = True
-    weight_norm: Literal['none', 'fixed', 'learned'] = 'none'
-    fixed_norm: Literal['init', 'one'] = 'init'
+    weight_norm: WeightNorm = 'none'
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B *M D']) -> Float[Array, 'B *N H']:
@@ -198,7 +271,7 @@ class Dense(nn.Module):
         if self.weight_norm == 'learned':
             scale = parameter(self, 'norm', norm, squares.shape, decay=False)
             return unit * scale[..., None, :]
-        if self.fixed_norm == 'one':
+        if self.weight_norm == 'unit':
             return unit
         return (
             unit * self.variable('constants', 'norm', norm).value[..., None, :]

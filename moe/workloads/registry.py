@@ -11,13 +11,12 @@ from moe.config import ConfigError, Text, override, parse, to_plain
 from moe.config.plugins import import_plugins, import_plugins_of_run
 from moe.training.config import Config
 from moe.workloads.lm.workload import LanguageConfig
-from moe.workloads.multitask.tabular import SyntheticRun, TableRun
+from moe.workloads.multitask.workload import MultiTaskRun
 from moe.workloads.vision.workload import VisionConfig
 
 WORKLOADS: dict[str, type[Config]] = {
     'lm': LanguageConfig,
-    'synthetic': SyntheticRun,
-    'table': TableRun,
+    'multitask': MultiTaskRun,
     'vision': VisionConfig,
 }
 

@@ -12,8 +12,6 @@ from moe.report.run import Run
 _MODULES = {
     'lm': 'moe.workloads.lm.report',
     'multitask': 'moe.workloads.multitask.report',
-    'synthetic': 'moe.workloads.multitask.report',
-    'table': 'moe.workloads.multitask.report',
     'vision': 'moe.workloads.vision.report',
 }
 

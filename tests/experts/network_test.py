@@ -1,6 +1,7 @@
 """Networks in parallel against one after the other, and recorded runs."""
 
 import functools
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -11,8 +12,14 @@ import pytest
 from moe.experts import (
     BatchNorm,
     Network,
+    Networks,
     Renorm,
     regularization,
+)
+from moe.experts.network import (
+    ActivationName,
+    InitializerName,
+    initializer,
 )
 from tests import tiny
 from tests.reference import multitask as reference
@@ -28,7 +35,7 @@ OPTIONS = {
     'no bias': {'use_bias': False},
     'learned': {'weight_norm': 'learned'},
     'fixed': {'weight_norm': 'fixed'},
-    'unit': {'weight_norm': 'fixed', 'fixed_norm': 'one'},
+    'unit': {'weight_norm': 'unit'},
     'batch norm': {'batch_norm': BatchNorm, 'weight_norm': 'learned'},
 }
 NAMES = {
@@ -193,7 +200,7 @@ def test_weight_norm_is_the_identity_at_first():
 
 def test_weight_norm_of_a_tiny_column_is_finite():
     # |V|^2 = 0 and 1e-8 count as 1e-6: rsqrt gives 1000, 1e-4 * 1000 = .1.
-    layer = Network((2,), weight_norm='fixed', fixed_norm='one', use_bias=False)
+    layer = Network((2,), weight_norm='unit', use_bias=False)
     kernel = np.float32([[0.0, 1e-4]])
     apply = lambda kernel: layer.apply(
         {'params': {'dense_0': {'kernel': kernel}}}, jnp.ones((1, 1))
@@ -299,3 +306,33 @@ def test_refusals():
         run(activation='rulu')
     with pytest.raises(ValueError, match="kernel_init 'x' is not in glorot"):
         run(kernel_init='x')
+
+
+def test_names_are_those_of_the_tables():
+    # What a config may say is what there is.
+    x = jnp.linspace(-1, 1, 5)
+    for name in get_args(ActivationName):
+        y = Network((1,), activation=(name,)).init_with_output(
+            jax.random.key(0), x[:, None]
+        )[0]
+        assert y.shape == (5, 1)
+    for name in get_args(InitializerName):
+        assert initializer(name)(jax.random.key(0), (3, 2)).shape == (3, 2)
+    assert initializer(nn.initializers.ones) is nn.initializers.ones
+    with pytest.raises(ValueError, match="initializer 'x' is not in glorot"):
+        initializer('x')
+
+
+def test_networks_that_are_not_alike_are_each_by_itself():
+    alone = [Network((H,)), Network((F, H), activation='tanh')]
+    layer = Networks([network.clone(parent=None) for network in alone])
+    x = tiny.numbers((B, D), 0)
+    params, _ = drawn(layer, x)
+    for inputs in (x, np.stack([x, -x], axis=1)):
+        y = layer.apply({'params': params}, inputs)
+        for i, network in enumerate(alone):
+            own = inputs if inputs.ndim == 2 else inputs[:, i]
+            desired = network.apply({'params': params[f'networks_{i}']}, own)
+            np.testing.assert_array_equal(y[:, i], desired)
+    with pytest.raises(ValueError, match=r'experts of widths \[2, 3\]'):
+        Networks((Network((2,)), Network((3,)))).init(jax.random.key(0), x)

@@ -78,6 +78,6 @@ def test_folder_of_a_run(tmp_path):
 
 
 def test_each_workload_refuses_the_others_fields():
-    plain = vision.get_config().to_dict()
-    with pytest.raises(ConfigError, match=r'config\.data\.\w+ = .*no such'):
+    plain = plain_of(read_config(vision.get_config()))
+    with pytest.raises(ConfigError, match=r'config\.\w+\.\w+ = .*no such'):
         read_config({**plain, 'workload': 'lm'})

@@ -22,8 +22,6 @@ HEADINGS = {
     'lm': 'Tokens by expert',
     'vision': 'Confusion matrix',
     'multitask': 'On the test rows',
-    'table': 'On the test rows',
-    'synthetic': 'On the test rows',
 }
 
 

@@ -15,7 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moe import losses
-from moe.experts.network import Penalty, regularization
+from moe.experts.network import (
+    Networks,
+    Penalty,
+    regularization,
+    side_by_side,
+)
 from moe.layers.auxiliary import auxiliary, dense, summarize
 from moe.layers.config import experts_per_token
 from moe.layers.gate import Gate
@@ -101,8 +106,8 @@ class MultiGate(nn.Module):
         expert_input, gate_input = x if isinstance(x, Sequence) else (x, x)
         live = jnp.ones(len(expert_input), bool) if mask is None else mask
         out = self._outputs(emptied(expert_input, live), train, mask)
-        for module in self._modules:
-            declare_all(module, first_axis='expert')
+        if not isinstance(self.experts, (Sequence, Networks)):
+            declare_all(self.experts, first_axis='expert')
         gates, stats, per_gate = self._gates(
             emptied(gate_input, live).astype(jnp.float32),
             self._seen(out.shape[1]),
@@ -141,15 +146,7 @@ class MultiGate(nn.Module):
     def _outputs(self, x, train, mask) -> Float[Array, 'B E H']:
         if not isinstance(self.experts, Sequence):
             return self.experts(x, train=train, mask=mask)
-        own = lambda i: x if x.ndim == 2 else x[:, i]
-        outputs = [
-            expert(own(i), train=train, mask=mask)
-            for i, expert in enumerate(self.experts)
-        ]
-        widths = [y.shape[-1] for y in outputs]
-        if len(set(widths)) > 1:
-            raise ValueError(f'MultiGate: experts of widths {widths}')
-        return jnp.stack(outputs, axis=1)
+        return side_by_side(self.experts, x, train=train, mask=mask)
 
     def _seen(self, num_experts: int) -> np.ndarray:
         """What the gates see, [N, E]."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from moe.experts import regularization
+from moe.experts.network import Initializer, initializer, regularization
 from moe.parameters import parameter
 from moe.types import Aux
 
@@ -138,7 +138,8 @@ class SNR(nn.Module):
       gamma: as in `hard_concrete`.
       zeta: as in `hard_concrete`.
       straight_through: as in `hard_concrete`.
-      initializer: of one matrix W_ji [D, F], so that its fan is its own.
+      initializer: of one matrix W_ji [D, F], so that its fan is its own: a
+        function (key, shape), or a name such as 'glorot_uniform'.
       l1: coefficient of the absolute weights in the loss 'regularization'.
       l2: coefficient of the squared weights in it.
     """
@@ -150,7 +151,7 @@ class SNR(nn.Module):
     gamma: float = -0.1
     zeta: float = 1.1
     straight_through: bool = False
-    initializer: Any = nn.initializers.glorot_uniform()
+    initializer: Initializer = 'glorot_uniform'
     l1: float = 0.0
     l2: float = 0.0
 
@@ -178,8 +179,8 @@ class SNR(nn.Module):
 
         Raises:
           ValueError: if the inputs differ in shape, D is not F in 'aver',
-            the gates' interval does not reach beyond [0, 1], or there is no
-            key in training.
+            the gates' interval does not reach beyond [0, 1], beta is not
+            positive, or there is no key in training.
         """
         if not isinstance(x, jax.Array | np.ndarray):
             x = jnp.stack(x, axis=1)
@@ -190,6 +191,8 @@ class SNR(nn.Module):
                 f'SNR: gamma = {self.gamma} must be below 0 and '
                 f'zeta = {self.zeta} above 1'
             )
+        if not self.beta > 0:
+            raise ValueError(f'SNR: beta = {self.beta} must be above 0')
         _, num_inputs, width = x.shape
         routes = (self.num_outputs, num_inputs)
         zeros = nn.initializers.zeros_init()
@@ -228,7 +231,8 @@ class SNR(nn.Module):
 
         def init(key, whole, dtype):
             keys = jax.random.split(key, math.prod(routes))
-            one = lambda key: self.initializer(key, shape, dtype)
+            make = initializer(self.initializer)
+            one = lambda key: make(key, shape, dtype)
             return jax.vmap(one)(keys).reshape(whole)
 
         return parameter(self, 'weight', init, (*routes, *shape), decay=True)

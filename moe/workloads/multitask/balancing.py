@@ -1,13 +1,18 @@
 """How the losses of several tasks become one gradient.
 
-N tasks, P shared parameters.
+N tasks.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
+
+from moe.config import NaturalFloat, PositiveFloat, Registry
+
+TASK_BALANCING = Registry('task balancing')
 
 
 def uncertainty(
@@ -33,12 +38,12 @@ def uncertainty(
     return scale * jnp.exp(-log_variance) * losses + log_variance / 2
 
 
-class GradNorm(NamedTuple):
-    """What GradNorm remembers.
+class GradNormState(NamedTuple):
+    """What GradNorm remembers from step to step.
 
     Attributes:
-      weights: of the tasks, float32 [N], N in sum.
-      initial: the first step's losses, float32 [N]; 0 before it.
+      weights: weights of the tasks, float32 [N], N in sum.
+      initial: losses of the first step, float32 [N]; 0 before it.
     """
 
     weights: Any
@@ -46,13 +51,13 @@ class GradNorm(NamedTuple):
 
 
 def gradnorm(
-    state: GradNorm,
+    state: GradNormState,
     losses: Float[Array, 'N'],
     norms: Float[Array, 'N'],
     *,
     alpha: float,
     rate: float,
-) -> GradNorm:
+) -> GradNormState:
     """Moves the tasks' weights so that all tasks train at one pace.
 
     With `G_i = w_i * norm_i` and the pace `r_i = (L_i / L_i(0)) / mean`, one
@@ -77,7 +82,7 @@ def gradnorm(
     target = jnp.mean(size) * pace**alpha
     weights = state.weights - rate * jnp.sign(size - target) * norms
     weights = jnp.maximum(weights, 1e-3)
-    return GradNorm(weights * (len(losses) / jnp.sum(weights)), initial)
+    return GradNormState(weights * (len(losses) / jnp.sum(weights)), initial)
 
 
 def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
@@ -123,3 +128,148 @@ def gram(gradients: Any) -> Float[Array, 'N N']:
     rows = [g.reshape(len(g), -1) for g in jax.tree.leaves(gradients)]
     dot = lambda g: jnp.dot(g, g.T, precision=jax.lax.Precision.HIGHEST)
     return sum(map(dot, rows[1:]), dot(rows[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Balancing:
+    """How the tasks' losses become one objective and one gradient.
+
+    Subclasses are frozen dataclasses, registered in `TASK_BALANCING`; their
+    fields are the options of the section `balance`.
+
+    Attributes:
+      weights: a fixed weight of each task's loss; () for 1 each.
+      pcgrad: whether the gradients of the shared parameters are projected off
+        each other where they conflict (arXiv 2001.06782).
+      learned: names of parameters [N], 0 at first, that are learned with the
+        model's.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ()
+    weights: tuple[NaturalFloat, ...] = ()
+    pcgrad: bool = False
+
+    @property
+    def by_task(self) -> bool:
+        """Whether the gradient of each task is needed by itself."""
+        return self.pcgrad
+
+    def state(self, count: int) -> dict[str, Any]:
+        """Returns what is kept from step to step and no gradient moves.
+
+        Args:
+          count: N.
+        """
+        del count
+        return {}
+
+    def terms(
+        self,
+        losses: Float[Array, 'N'],
+        params: Any,
+        squared: Bool[Array, 'N'],
+    ) -> Float[Array, 'N']:
+        """Returns the terms of the objective.
+
+        Args:
+          losses: mean loss of each task, float32.
+          params: all parameters, those that are `learned` here among them.
+          squared: whether each loss is a squared error.
+        """
+        losses = self._scaled(losses, params, squared)
+        return losses * jnp.array(self.weights) if self.weights else losses
+
+    def _scaled(self, losses, params, squared) -> Float[Array, 'N']:
+        """Returns the losses, scaled by what is learned."""
+        del params, squared
+        return losses
+
+    def step(
+        self,
+        state: Any,
+        terms: Float[Array, 'N'],
+        products: Float[Array, 'N N'],
+    ) -> tuple[Float[Array, 'N'], Any]:
+        """Returns weights of the tasks' gradients, and the next state.
+
+        Called where `by_task` holds.
+
+        Args:
+          state: as `state` made it, in the train state.
+          terms: terms of the objective.
+          products: inner products of the tasks' gradients of the shared
+            parameters, float32.
+        """
+        del products
+        return jnp.ones_like(terms), state
+
+    def moving_weights(self, params: Any, state: Any) -> Any:
+        """Returns weights [N] that training moves, for the metrics.
+
+        Args:
+          params: all parameters.
+          state: as in `step`.
+
+        Returns:
+          Float32 [N]; None if nothing moves.
+        """
+        del params, state
+        return None
+
+
+@TASK_BALANCING.register('static')
+@dataclasses.dataclass(frozen=True)
+class Static(Balancing):
+    """The sum of the tasks' losses, each times its weight."""
+
+
+@TASK_BALANCING.register('uncertainty')
+@dataclasses.dataclass(frozen=True)
+class Uncertainty(Balancing):
+    """Weights by a learned variance of each task; see `uncertainty`."""
+
+    learned = ('log_variance',)
+
+    def _scaled(self, losses, params, squared):
+        return uncertainty(losses, params['log_variance'], squared)
+
+    def moving_weights(self, params, state):
+        """Returns the inverse variances."""
+        del state
+        return jnp.exp(-params['log_variance'])
+
+
+@TASK_BALANCING.register('gradnorm')
+@dataclasses.dataclass(frozen=True)
+class GradNorm(Balancing):
+    """Weights by which all tasks train at one pace; see `gradnorm`.
+
+    Attributes:
+      alpha: how strongly tasks that train slowly are favoured.
+      rate: learning rate of the weights.
+    """
+
+    alpha: NaturalFloat = 1.5
+    rate: PositiveFloat = 0.025
+
+    @property
+    def by_task(self):
+        """Whether the gradient of each task is needed by itself."""
+        return True
+
+    def state(self, count):
+        """Returns a `GradNormState` before the first step, as a dictionary."""
+        start = GradNormState(jnp.ones(count), jnp.zeros(count))
+        return {'gradnorm': start._asdict()}
+
+    def step(self, state, terms, products):
+        """Returns this step's weights, and moves them for the next one."""
+        before = GradNormState(**state['gradnorm'])
+        norms = jnp.sqrt(jnp.diag(products))
+        after = gradnorm(before, terms, norms, alpha=self.alpha, rate=self.rate)
+        return before.weights, {**state, 'gradnorm': after._asdict()}
+
+    def moving_weights(self, params, state):
+        """Returns the weights that the next step takes."""
+        del params
+        return state['gradnorm']['weights']

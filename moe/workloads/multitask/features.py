@@ -3,7 +3,6 @@
 B examples, F numeric inputs, C categorical columns, D width of the result.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,35 +12,18 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Shaped
 
-from moe.config import NaturalInt, PositiveInt
+from moe.config import NaturalInt, PositiveInt, Registry
 from moe.parameters import parameter
 
 # Embeddings with entries of standard deviation 0.05.
 _INIT = nn.initializers.normal(0.05)
 
 
-@dataclasses.dataclass(frozen=True)
-class FeaturesConfig:
-    """How categories become numbers, as a config describes it.
-
-    Attributes:
-      width: of the embeddings of every table; None for min(16, round(1.6
-        n^0.56)) of a table of n ids.
-      onehot_up_to: tables of up to so many ids are not embedded but one-hot, so
-        that their columns are the network's first weights; 0 for none.
-    """
-
-    width: PositiveInt | None
-    onehot_up_to: NaturalInt
-
-    def width_of(self, size: int) -> int | None:
-        """Width of the embeddings of a table; None if it is one-hot."""
-        if size <= self.onehot_up_to:
-            return None
-        return self.width or max(1, min(16, round(1.6 * size**0.56)))
+FEATURES = Registry('kind of features')
 
 
-class Features(nn.Module):
+@FEATURES.register('embedding')
+class Embedding(nn.Module):
     """Numbers, one-hot categories and embeddings, side by side.
 
     Tables with embeddings of one width are stacked: one gather for them all.
@@ -50,12 +32,26 @@ class Features(nn.Module):
     Attributes:
       sizes: ids of each table of categories, 0 among them.
       table_of: table of each of the C columns; columns may share one.
-      config: widths.
+      width: width of the embeddings; None for min(16, round(1.6 n^0.56)) of a
+        table of n ids.
+      onehot_up_to: tables of up to so many ids are not embedded but one-hot,
+        so that their columns are the network's first weights; 0 for none.
     """
 
     sizes: tuple[int, ...]
     table_of: tuple[int, ...]
-    config: FeaturesConfig
+    width: PositiveInt | None = None
+    onehot_up_to: NaturalInt = 0
+
+    def width_of(self, size: int) -> int | None:
+        """Returns the width of a table's embeddings; None if it is one-hot.
+
+        Args:
+          size: ids of the table.
+        """
+        if size <= self.onehot_up_to:
+            return None
+        return self.width or max(1, min(16, round(1.6 * size**0.56)))
 
     @nn.compact
     def __call__(
@@ -77,7 +73,7 @@ class Features(nn.Module):
         parts, ids = [numeric], batch['categorical']
         size_of = np.array([self.sizes[t] for t in self.table_of])
         ids = jnp.where((ids >= 0) & (ids < size_of), ids, 0)
-        widths = [self.config.width_of(size) for size in size_of.tolist()]
+        widths = [self.width_of(size) for size in size_of.tolist()]
         if onehot := [c for c, width in enumerate(widths) if width is None]:
             # Place p of the result is id `at[p]` of column `column[p]`.
             column = np.repeat(onehot, size_of[onehot])
@@ -89,7 +85,11 @@ class Features(nn.Module):
         return jnp.concatenate(parts, axis=-1)
 
     def _embedded(self, ids: Any, width: int, columns: list[int]) -> Any:
-        """Embeddings [B, columns * width] of tables stacked."""
+        """Looks columns up in one table of all tables of a width.
+
+        Returns:
+          Float32 [B, columns * width].
+        """
         tables = sorted({self.table_of[c] for c in columns})
         first = np.cumsum([0, *(self.sizes[t] for t in tables)])
         offset = [int(first[tables.index(self.table_of[c])]) for c in columns]

@@ -1,183 +1,272 @@
 """The mixtures of several tasks that a config can name.
 
-Each takes what makes its networks (of other `widths`, `num` and `activation`,
-as `moe.experts.Network`), the number of tasks, and the settings of its gates,
-fields of `MultiGate`; its options are those of the config's section.
+An entry is called with the description of its networks and the number of
+tasks, and returns a linen module [B, D] -> ([B, T, H], Aux), called with
+`train` and `mask`. Its options are those of the section `model.mixture`.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
-from moe.config import Fraction, NaturalInt, PositiveInt, Registry
-from moe.layers import multitask
-from moe.layers.multitask import (
-    PLE,
-    SNR,
-    CrossStitch,
-    SNRLevels,
+from moe.config import (
+    ConfigError,
+    Fraction,
+    NaturalInt,
+    PositiveFloat,
+    PositiveInt,
+    Registry,
 )
+from moe.experts.network import InitializerName
+from moe.layers import multitask
+from moe.layers.multitask import PLE, SNR, CrossStitch, SNRLevels
+from moe.workloads.multitask.gates import GateConfig
+from moe.workloads.multitask.networks import NetworkConfig, Penalty
 
-Networks = Callable[..., nn.Module]
-Gates = Mapping[str, Any]
-
-
-def shared_bottom(network: Networks, num_tasks: int, gates: Gates):
-    """One network for all tasks."""
-    return multitask.shared_bottom(network, num_tasks, **gates)
-
-
-def single_task(network: Networks, num_tasks: int, gates: Gates):
-    """A network for each task, nothing shared."""
-    return multitask.single_task(network, num_tasks, **gates)
+MIXTURES = Registry('mixture')
+GATE = GateConfig()
 
 
-def omoe(
-    network: Networks,
-    num_tasks: int,
-    gates: Gates,
-    *,
-    num_experts: PositiveInt = 8,
-):
-    """Experts, and one gate for all tasks."""
-    return multitask.omoe(network, num_experts, num_tasks, **gates)
-
-
-def mmoe(
-    network: Networks,
-    num_tasks: int,
-    gates: Gates,
-    *,
-    num_experts: PositiveInt = 8,
-):
-    """Experts, and a gate for each task."""
-    return multitask.mmoe(network, num_experts, num_tasks, **gates)
-
-
-def cgc(
-    network: Networks,
-    num_tasks: int,
-    gates: Gates,
-    *,
-    task_experts: PositiveInt = 3,
-    shared_experts: NaturalInt = 2,
-):
-    """Experts of each task and shared ones."""
-    return multitask.cgc(
-        network, num_tasks, task_experts, shared_experts, **gates
+@MIXTURES.register('shared_bottom')
+def shared_bottom(expert: NetworkConfig, num_tasks: int):
+    """One network for all tasks. Source: Caruana, 1997."""
+    return multitask.shared_bottom(
+        expert.network, num_tasks, **_options(expert)
     )
 
 
-def ple(
-    network: Networks,
+@MIXTURES.register('single_task')
+def single_task(expert: NetworkConfig, num_tasks: int):
+    """A network for each task, and nothing that they share."""
+    return multitask.single_task(expert.network, num_tasks, **_options(expert))
+
+
+@MIXTURES.register('omoe')
+def omoe(
+    expert: NetworkConfig,
     num_tasks: int,
-    gates: Gates,
+    *,
+    num_experts: PositiveInt = 8,
+    gate: GateConfig = GATE,
+):
+    """Experts, and one gate for all tasks. Source: Ma et al., KDD 2018.
+
+    Args:
+      expert: description of the experts.
+      num_tasks: T.
+      num_experts: E, how many experts there are.
+      gate: the gate.
+    """
+    return multitask.omoe(
+        expert.network, num_experts, num_tasks, **_options(expert, gate)
+    )
+
+
+@MIXTURES.register('mmoe')
+def mmoe(
+    expert: NetworkConfig,
+    num_tasks: int,
+    *,
+    num_experts: PositiveInt = 8,
+    gate: GateConfig = GATE,
+):
+    """Experts, and a gate for each task. Source: Ma et al., KDD 2018.
+
+    Args:
+      expert: description of the experts.
+      num_tasks: T.
+      num_experts: E, how many experts there are.
+      gate: the gates.
+    """
+    return multitask.mmoe(
+        expert.network, num_experts, num_tasks, **_options(expert, gate)
+    )
+
+
+@MIXTURES.register('cgc')
+def cgc(
+    expert: NetworkConfig,
+    num_tasks: int,
+    *,
+    task_experts: PositiveInt = 3,
+    shared_experts: NaturalInt = 2,
+    gate: GateConfig = GATE,
+):
+    """Experts of each task, and shared ones. Source: PLE, RecSys 2020.
+
+    Args:
+      expert: description of the experts.
+      num_tasks: T.
+      task_experts: experts of each task.
+      shared_experts: experts of all tasks.
+      gate: the gates.
+    """
+    return multitask.cgc(
+        expert.network,
+        num_tasks,
+        task_experts,
+        shared_experts,
+        **_options(expert, gate),
+    )
+
+
+@MIXTURES.register('ple')
+def ple(
+    expert: NetworkConfig,
+    num_tasks: int,
     *,
     levels: PositiveInt = 2,
     task_experts: PositiveInt = 3,
     shared_experts: PositiveInt = 2,
+    gate: GateConfig = GATE,
 ):
-    """The same in levels, all of the same widths."""
+    """Levels of experts of each task and shared ones. Source: RecSys 2020.
+
+    Args:
+      expert: description of the experts, on all levels the same.
+      num_tasks: T.
+      levels: how many levels there are.
+      task_experts: experts of each task, on each level.
+      shared_experts: experts of all tasks, on each level.
+      gate: the gates of all levels.
+    """
     return PLE(
-        (network().widths,) * levels,
+        (expert.widths,) * levels,
         num_tasks,
         task_experts,
         shared_experts,
-        network=_level_of(network),
-        **gates,
+        network=_level_of(expert),
+        **_options(expert, gate),
     )
 
 
+@MIXTURES.register('cross_stitch')
 def cross_stitch(
-    network: Networks,
+    expert: NetworkConfig,
     num_tasks: int,
-    gates: Gates,
     *,
     levels: PositiveInt = 2,
     near: Fraction = 0.9,
 ):
-    """A network for each task, mixed after every level."""
+    """A network for each task, mixed after every level (arXiv 1604.03539).
+
+    Args:
+      expert: description of the networks, on all levels the same.
+      num_tasks: T.
+      levels: how many levels there are.
+      near: what a task at first takes of its own network's outputs; the rest
+        is of the others'.
+    """
     return CrossStitch(
-        (network().widths,) * levels,
+        (expert.widths,) * levels,
         num_tasks,
         near,
-        network=_level_of(network),
-        **_penalties(gates),
+        network=_level_of(expert),
+        **_options(expert),
     )
 
 
-def snr_trans(
-    network: Networks,
-    num_tasks: int,
-    gates: Gates,
-    *,
-    networks: tuple[PositiveInt, ...] = (4, 4),
-    straight_through: bool = False,
-):
-    """Rows of networks, and learned routes with matrices between them."""
-    return _snr('trans', network, num_tasks, gates, networks, straight_through)
+@MIXTURES.register('snr_aver')
+@dataclasses.dataclass(frozen=True)
+class Averages:
+    """Rows of networks, and learned routes that add up what they bring.
 
+    Source: Ma et al., AAAI 2019, SNR-Aver. See `moe.layers.multitask.SNR`.
 
-def snr_aver(
-    network: Networks,
-    num_tasks: int,
-    gates: Gates,
-    *,
-    networks: tuple[PositiveInt, ...] = (4, 4),
-    straight_through: bool = False,
-):
-    """Rows of networks, and learned routes without matrices."""
-    return _snr('aver', network, num_tasks, gates, networks, straight_through)
+    Attributes:
+      networks: how many networks each row has, from the inputs to the tasks.
+      beta: temperature of the routes' gates.
+      gamma: lower end of the gates' stretched interval, below 0.
+      zeta: upper end of the interval, above 1.
+      straight_through: whether the gradient reaches closed gates too.
+    """
 
+    networks: tuple[PositiveInt, ...] = (4, 4)
+    beta: PositiveFloat = 0.5
+    gamma: float = -0.1
+    zeta: float = 1.1
+    straight_through: bool = False
 
-def _snr(kind, network, num_tasks, gates, networks, straight_through):
-    if not networks:
-        raise ValueError('networks must hold the number of each row')
-    levels = tuple(network(num=num) for num in networks)
-    features = levels[0].widths[-1]
-    routes = tuple(
-        SNR(
-            count,
-            features,
-            kind,
-            straight_through=straight_through,
-            parent=None,
-            **gates['kernel_penalty'],
+    def __post_init__(self):
+        if not self.networks:
+            allowed = 'the number of networks of each row, at least one'
+            raise ConfigError('networks', self.networks, allowed)
+        if self.gamma >= 0:
+            raise ConfigError('gamma', self.gamma, 'less than 0')
+        if self.zeta <= 1:
+            raise ConfigError('zeta', self.zeta, 'greater than 1')
+
+    def __call__(self, expert: NetworkConfig, num_tasks: int) -> SNRLevels:
+        """Makes the rows and the routes.
+
+        Args:
+          expert: description of the networks of all rows.
+          num_tasks: T.
+        """
+        rows = tuple(expert.network(num) for num in self.networks)
+        routes = tuple(
+            SNR(
+                num_outputs,
+                expert.widths[-1],
+                beta=self.beta,
+                gamma=self.gamma,
+                zeta=self.zeta,
+                straight_through=self.straight_through,
+                parent=None,
+                **self._matrices(expert),
+            )
+            for num_outputs in (*self.networks[1:], num_tasks)
         )
-        for count in (*networks[1:], num_tasks)
-    )
-    return SNRLevels(levels, routes, **_penalties(gates))
+        return SNRLevels(rows, routes, **_options(expert))
+
+    def _matrices(self, expert: NetworkConfig) -> dict[str, Any]:
+        """The options of `SNR` that are about its matrices."""
+        del expert
+        return {'kind': 'aver'}
 
 
-def _level_of(network: Networks) -> Networks:
-    """The same network on every level, its activations included."""
+@MIXTURES.register('snr_trans')
+@dataclasses.dataclass(frozen=True)
+class Transformations(Averages):
+    """Rows of networks, and learned routes with a matrix on each.
 
-    def make(widths, *, activation, num, **options):
+    Source: Ma et al., AAAI 2019, SNR-Trans. See `moe.layers.multitask.SNR`.
+
+    Attributes:
+      kernel_init: initialiser of the routes' matrices.
+      kernel_penalty: penalty of the matrices; None is that of the networks'
+        kernels.
+    """
+
+    kernel_init: InitializerName = 'glorot_uniform'
+    kernel_penalty: Penalty | None = None
+
+    def _matrices(self, expert):
+        penalty = self.kernel_penalty
+        if penalty is None:
+            penalty = expert.kernel_penalty
+        return {
+            'kind': 'trans',
+            'initializer': self.kernel_init,
+            **penalty.coefficients(),
+        }
+
+
+def _options(
+    expert: NetworkConfig, gate: GateConfig | None = None
+) -> dict[str, Any]:
+    """Fields of a mixture's module: its gates, and its networks' penalties."""
+    gates = {} if gate is None else gate.options()
+    return {**gates, **expert.penalties(), 'parent': None}
+
+
+def _level_of(expert: NetworkConfig) -> Callable[..., nn.Module]:
+    """Makes the same networks on every level, their activations included."""
+
+    def make(widths, *, activation, num, parent=None):
         del widths, activation
-        return network(num=num, **options)
+        return expert.network(num, parent=parent)
 
     return make
-
-
-def _penalties(gates: Gates) -> dict[str, Any]:
-    """What is for networks, gates or not."""
-    names = ('kernel_penalty', 'bias_penalty', 'parent')
-    return {name: gates[name] for name in names}
-
-
-_MIXTURES: dict[str, Callable[..., nn.Module]] = {
-    'cgc': cgc,
-    'cross_stitch': cross_stitch,
-    'mmoe': mmoe,
-    'omoe': omoe,
-    'ple': ple,
-    'shared_bottom': shared_bottom,
-    'single_task': single_task,
-    'snr_aver': snr_aver,
-    'snr_trans': snr_trans,
-}
-
-MIXTURES = Registry('mixture')
-for _n, _r in _MIXTURES.items():
-    MIXTURES.register(_n)(_r)

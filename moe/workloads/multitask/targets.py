@@ -1,56 +1,92 @@
-"""What a task predicts: its loss, its metrics, its predictions, by kind.
+"""What a task predicts: its loss, its metrics and its predictions.
 
 B examples, N examples of a whole set, O outputs.
 """
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from moe.config import Registry
 from moe.workloads.multitask import ranking
+
+TARGETS = Registry('target')
 
 
 @dataclasses.dataclass(frozen=True)
 class Target(abc.ABC):
-    """One task.
+    """What one task predicts: its loss, its metrics and its predictions.
+
+    Subclasses are frozen dataclasses, registered in `TARGETS`; their own
+    fields are options of the section `target` of a label.
 
     Attributes:
-      name: of the task.
-      classes: names of its classes, () for other kinds.
+      name: name of the task.
+      classes: names of its classes, () for targets without any.
+      reads: how a column's text becomes labels: 1 for the `positive` values
+        and 0 for others, the number of a class, or a number as it is.
       loss_name: the metric that is the loss.
-      headline: the metric that an evaluation's line tells.
+      primary_metric: the metric that an evaluation's line tells.
+      squared: whether the loss is a squared error, which uncertainty
+        weighting scales otherwise.
     """
 
-    name: str
+    name: str = ''
     classes: tuple[str, ...] = ()
+    reads: ClassVar[Literal['positive', 'class', 'number']]
     loss_name: ClassVar[str] = 'log_loss'
-    headline: ClassVar[str]
+    primary_metric: ClassVar[str]
+    squared: ClassVar[bool] = False
+
+    def of_task(self, name: str, classes: tuple[str, ...] = ()) -> 'Target':
+        """Returns the target of one task.
+
+        Args:
+          name: name of the task.
+          classes: names of its classes, which the training rows tell.
+        """
+        return dataclasses.replace(self, name=name, classes=classes)
 
     @property
     def num_outputs(self) -> int:
-        """O."""
+        """O, how many outputs of the model the target takes."""
         return max(1, len(self.classes))
 
     @abc.abstractmethod
     def loss(
         self, outputs: Float[Array, 'B O'], label: Float[Array, 'B']
     ) -> Float[Array, 'B']:
-        """Returns each example's loss, float32, cross-entropies in nats."""
+        """Returns each example's loss, in nats where it is an entropy.
+
+        Args:
+          outputs: of the model, float32.
+          label: float32; a class is its number.
+
+        Returns:
+          Float32.
+        """
 
     @abc.abstractmethod
     def predictions(
         self, outputs: Float[np.ndarray, 'N O']
     ) -> dict[str, list[Any]]:
-        """Returns columns of what is predicted, by name."""
+        """Returns what is predicted, as columns by name.
+
+        Args:
+          outputs: of the model, float32.
+        """
 
     @abc.abstractmethod
     def _metrics(self, outputs, label, mask, user) -> dict[str, float]:
-        """All metrics of the kind, nan where they cannot be told."""
+        """Returns all metrics, NaN for those that the labels do not allow.
+
+        The arguments are those of `metrics`.
+        """
 
     def metrics(
         self,
@@ -78,10 +114,18 @@ class Target(abc.ABC):
         return {n: v for n, v in found.items() if n in kept or np.isfinite(v)}
 
 
+@TARGETS.register('binary')
+@dataclasses.dataclass(frozen=True)
 class Binary(Target):
-    """Yes or no: one logit, predicted as a probability."""
+    """Yes or no: one logit, predicted as a probability.
 
-    headline = 'auc'
+    Attributes:
+      positive: the values of the column that are 1; all others are 0.
+    """
+
+    positive: tuple[str, ...] = ()
+    reads = 'positive'
+    primary_metric = 'auc'
 
     def loss(self, outputs, label):
         """Returns the cross-entropies."""
@@ -103,10 +147,16 @@ class Binary(Target):
         return found
 
 
+@TARGETS.register('classes')
+@dataclasses.dataclass(frozen=True)
 class Classes(Target):
-    """One of some classes: a logit of each; labels are their numbers."""
+    """One of some classes, with a logit of each.
 
-    headline = 'accuracy'
+    Labels are the numbers of the classes, in the order of their names.
+    """
+
+    reads = 'class'
+    primary_metric = 'accuracy'
 
     def loss(self, outputs, label):
         """Returns the cross-entropies."""
@@ -115,15 +165,15 @@ class Classes(Target):
         )
 
     def predictions(self, outputs):
-        """Returns the likeliest class, and each one's chance as TASK:CLASS."""
+        """Returns the likeliest class, and probabilities as TASK:CLASS."""
         z = outputs.astype(np.float64)
         powers = np.exp(z - np.max(z, axis=1, keepdims=True))
-        chance = powers / np.sum(powers, axis=1, keepdims=True)
+        share = powers / np.sum(powers, axis=1, keepdims=True)
         best = [self.classes[c] for c in np.argmax(z, axis=1)]
         each = enumerate(self.classes)
         return {
             self.name: best,
-            **{f'{self.name}:{n}': chance[:, c].tolist() for c, n in each},
+            **{f'{self.name}:{n}': share[:, c].tolist() for c, n in each},
         }
 
     def _metrics(self, outputs, label, mask, user):
@@ -133,10 +183,14 @@ class Classes(Target):
         }
 
 
+@TARGETS.register('regression')
+@dataclasses.dataclass(frozen=True)
 class Regression(Target):
-    """A number."""
+    """A number, with its squared error as the loss."""
 
-    headline = loss_name = 'mse'
+    reads = 'number'
+    primary_metric = loss_name = 'mse'
+    squared = True
 
     def loss(self, outputs, label):
         """Returns the squared errors."""
@@ -149,13 +203,6 @@ class Regression(Target):
     def _metrics(self, outputs, label, mask, user):
         number = outputs[:, 0].astype(np.float64)
         return {'mse': ranking.mse(number, label, mask)}
-
-
-KINDS: dict[str, type[Target]] = {
-    'binary': Binary,
-    'classes': Classes,
-    'regression': Regression,
-}
 
 
 def _sigmoid(x: Any) -> Any:

@@ -13,9 +13,12 @@ from jaxtyping import Float, Shaped
 from moe.config import ConfigError
 from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.data.delimited import Problems
-from moe.workloads.multitask.data.tables import apply_table
+from moe.workloads.multitask.data.tables import (
+    TableSource,
+    apply_table,
+    read_preprocessing,
+)
 from moe.workloads.multitask.model import MultiTask, gate_metrics
-from moe.workloads.multitask.tabular import TableTask
 from moe.workloads.multitask.workload import MultiTaskRun
 from moe.workloads.trained import LayerRouting, TrainedRun, as_gates
 
@@ -87,10 +90,10 @@ class TrainedMultiTaskRun(TrainedRun):
         on_error: Literal['raise', 'skip'] = 'raise',
     ) -> tuple[Mapping[str, np.ndarray], Problems]:
         """Reads tables; see `TrainedRun.read_table`."""
-        if not isinstance(self.workload, TableTask):
+        if not isinstance(self.config.data.source, TableSource):
             raise self._other_workload('a run on a table')
         table, left_out = apply_table(
-            self.workload.preprocessing,
+            read_preprocessing(self.workdir),
             files,
             columns=columns,
             on_error=on_error,

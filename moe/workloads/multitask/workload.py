@@ -6,63 +6,91 @@ B examples a batch, T tasks, O outputs a task at most, N examples.
 import dataclasses
 import json
 import pathlib
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from moe.config import ConfigError, NaturalFloat, PositiveFloat
+from moe.config import ConfigError, NaturalFloat, OneOf, PositiveInt
 from moe.parallel import replicated
 from moe.training.config import Config
 from moe.training.workload import Outcome, Task, state_of
-from moe.workloads.multitask import balancing as weighting
-from moe.workloads.multitask.data import rows
+from moe.workloads.multitask.balancing import (
+    TASK_BALANCING,
+    Balancing,
+    Static,
+    gram,
+    pcgrad,
+)
+from moe.workloads.multitask.data import (
+    SOURCES,
+    Data,
+    Inputs,
+    Source,
+    SyntheticSource,
+    rows,
+)
+from moe.workloads.multitask.mixtures import MIXTURES
 from moe.workloads.multitask.model import MultiTask as MultiTaskModel
 from moe.workloads.multitask.model import MultiTaskConfig, gate_metrics
-from moe.workloads.multitask.targets import Regression, Target
+from moe.workloads.multitask.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
-class BalanceConfig:
-    """How the tasks' losses become one objective.
+class RowsConfig:
+    """Rows of features and labels, and how many a step takes.
 
     Attributes:
-      weights: of the tasks; () for 1 each.
-      method: 'static' takes them as they are, 'uncertainty' and 'gradnorm'
-        move others beside them, see `moe.workloads.multitask.balancing`.
-      gradnorm_alpha: alpha.
-      gradnorm_rate: learning rate of its weights.
-      pcgrad: whether the gradients of the shared parameters are projected off
-        each other where they conflict.
+      source: where the rows come from.
+      batch_size: rows a step, over all hosts.
     """
 
-    weights: tuple[NaturalFloat, ...]
-    method: Literal['static', 'uncertainty', 'gradnorm']
-    gradnorm_alpha: NaturalFloat
-    gradnorm_rate: PositiveFloat
-    pcgrad: bool
+    source: Annotated[Source, OneOf(SOURCES)] = field(
+        default_factory=SyntheticSource
+    )
+    batch_size: PositiveInt = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTaskRun(Config):
-    """A run of several tasks."""
+    """A run of several tasks.
 
-    model: MultiTaskConfig
-    balance: BalanceConfig
+    Attributes:
+      balance: how the tasks' losses become one objective.
+    """
+
+    model: MultiTaskConfig = field(default_factory=MultiTaskConfig)
+    data: RowsConfig = field(default_factory=RowsConfig)
+    losses: Mapping[str, NaturalFloat] = field(
+        default_factory=lambda: {'regularization': 1.0}
+    )
+    balance: Annotated[Balancing, OneOf(TASK_BALANCING)] = field(
+        default_factory=Static
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        weights, count = self.balance.weights, self.data.source.num_tasks
+        if weights and len(weights) != count:
+            allowed = f'() or one number for each of {count} tasks'
+            raise ConfigError('balance.weights', weights, allowed)
+        factor = self.losses.get('regularization', 0.0)
+        if self.model.has_penalty and not factor:
+            allowed = 'above 0, as networks of the model have a penalty'
+            raise ConfigError('losses.regularization', factor, allowed)
 
     @property
     def known_losses(self):
         """The auxiliary losses that there are."""
         return (*super().known_losses, 'l0', 'regularization')
 
-    def check_targets(self, count: int) -> None:
-        """Refuses settings that do not fit the number of tasks."""
-        weights = self.balance.weights
-        if weights and len(weights) != count:
-            allowed = f'() or one number for each of {count} tasks'
-            raise ConfigError('balance.weights', weights, allowed)
+    def make_task(self) -> 'MultiTask':
+        """Returns the workload that this describes."""
+        return MultiTask(self)
 
 
 class MultiTask(Task):
@@ -73,7 +101,9 @@ class MultiTask(Task):
     the labels there are, and 'live' bool [B], False for padding.
 
     Attributes:
-      targets: of the tasks, in order.
+      targets: the targets of the tasks, in order. They are known, and the
+        model is made, from the start on where the source tells them without
+        its rows, and else from `load` or `restored` on.
     """
 
     unit = 'examples'
@@ -84,29 +114,35 @@ class MultiTask(Task):
     def __init__(self, config: MultiTaskRun):
         self._config = config
         self.units_per_step = config.data.batch_size
+        inputs = config.data.source.inputs()
+        if inputs is not None:
+            self.build(inputs)
 
-    def build(self, targets: tuple[Target, ...], **sizes: Any) -> None:
+    def build(self, inputs: Inputs) -> None:
         """Makes the model.
 
         Args:
-          targets: of the tasks.
-          **sizes: of the inputs, see `MultiTaskConfig.build`.
+          inputs: what it is made for.
 
         Raises:
           ConfigError: for a mixture that does not fit the tasks.
         """
-        self.targets = targets
-        outputs = max(target.num_outputs for target in targets)
-        self._sizes = sizes
+        self.targets, self._inputs = inputs.targets, inputs
+        outputs = max(target.num_outputs for target in self.targets)
+        model = self._config.model
         try:
-            self._model = self._config.model.build(
-                len(targets), outputs, **sizes
+            self._model = model.build(
+                len(self.targets),
+                outputs,
+                tables=inputs.tables,
+                table_of=inputs.table_of,
+                learned=self._config.balance.learned,
             )
-            if self._config.balance.method == 'uncertainty':
-                self._model = self._model.clone(num_variances=len(targets))
             jax.eval_shape(self.initial, jax.random.key(0))
+        except ConfigError:
+            raise
         except ValueError as error:
-            name = self._config.model.mixture.func.__name__
+            name = MIXTURES.name_of(model.mixture)
             allowed = f'able to serve these tasks: {error}'
             raise ConfigError('config.model.mixture', name, allowed) from None
 
@@ -115,17 +151,36 @@ class MultiTask(Task):
         """The linen module, from `build` on."""
         return self._model
 
+    def load(self):
+        """Reads the rows, and makes the model that fits them."""
+        data = self._config.data.source.load(self._config.data.batch_size)
+        self.build(data.inputs)
+        return data
+
+    def keep(self, data: Data, workdir: pathlib.Path):
+        """Writes what was learned of the training rows."""
+        data.save(workdir)
+
+    def restored(self, workdir: pathlib.Path):
+        """Returns the task with what was learned in a run."""
+        self.build(self._config.data.source.restore(workdir))
+        return self
+
+    def describe(self, data: Data):
+        """Returns sizes and the fingerprint of the rows."""
+        return data.sizes()
+
+    def announce(self, data: Data):
+        """Returns the sizes in words."""
+        return data.summary()
+
     def initial(self, key):
         """Returns the model's variables, and weights of the tasks that move."""
-        batch = {'numeric': jnp.zeros((1, self._sizes['num_numeric']))}
-        columns = len(self._sizes.get('table_of', ()))
+        batch = {'numeric': jnp.zeros((1, self._inputs.num_numeric))}
+        columns = len(self._inputs.table_of)
         batch['categorical'] = jnp.zeros((1, columns), jnp.int32)
         variables = dict(self._model.init(key, batch))
-        count, method = len(self.targets), self._config.balance.method
-        if method == 'gradnorm':
-            start = weighting.GradNorm(jnp.ones(count), jnp.zeros(count))
-            variables['gradnorm'] = start._asdict()
-        return variables
+        return variables | self._config.balance.state(len(self.targets))
 
     def forward(self, variables, batch, **options):
         """Sums each task's loss over its labels; see Task."""
@@ -165,18 +220,13 @@ class MultiTask(Task):
     def terms(self, params, means):
         """Returns the tasks' weighted losses."""
         losses = jnp.stack([means[f'loss/{t.name}'] for t in self.targets])
-        if self._config.balance.method == 'uncertainty':
-            squared = [isinstance(t, Regression) for t in self.targets]
-            losses = weighting.uncertainty(
-                losses, params['log_variance'], jnp.array(squared)
-            )
-        weights = self._config.balance.weights
-        return losses * jnp.array(weights) if weights else losses
+        squared = jnp.array([target.squared for target in self.targets])
+        return self._config.balance.terms(losses, params, squared)
 
     def gradients(self, pull, terms, state, key):
-        """Adds the tasks' gradients up, by GradNorm's weights or projected."""
+        """Adds the tasks' gradients up, weighted or projected."""
         balance, count = self._config.balance, len(self.targets)
-        if balance.method != 'gradnorm' and not balance.pcgrad:
+        if not balance.by_task:
             return super().gradients(pull, terms, state, key)
         by_task = lambda cotangent: pull((cotangent, jnp.zeros(())))[0]
         stacked = jax.vmap(by_task)(jnp.eye(count))
@@ -184,23 +234,12 @@ class MultiTask(Task):
         # The parameters of single tasks conflict with nobody.
         own = jax.tree.map(lambda p: 'task' in p.axes, self.parameters)
         flags = zip(jax.tree.leaves(own), jax.tree.leaves(stacked), strict=True)
-        products = weighting.gram([g for is_own, g in flags if not is_own])
-        weights = jnp.ones(count)
-        if balance.method == 'gradnorm':
-            before = weighting.GradNorm(**state['gradnorm'])
-            weights = before.weights
-            after = weighting.gradnorm(
-                before,
-                terms,
-                jnp.sqrt(jnp.diag(products)),
-                alpha=balance.gradnorm_alpha,
-                rate=balance.gradnorm_rate,
-            )
-            state = {**state, 'gradnorm': after._asdict()}
+        products = gram([g for is_own, g in flags if not is_own])
+        weights, state = balance.step(state, terms, products)
         mixed = weights
         if balance.pcgrad:
             products = weights[:, None] * products * weights
-            mixed = weights * weighting.pcgrad(products, key)
+            mixed = weights * pcgrad(products, key)
         add = lambda is_own, g, r: (
             r + jnp.tensordot(weights if is_own else mixed, g, 1)
         )
@@ -208,14 +247,9 @@ class MultiTask(Task):
 
     def weights(self, params, state):
         """Returns what moves each task's loss, where that moves itself."""
-        method = self._config.balance.method
-        if method == 'static':
+        values = self._config.balance.moving_weights(params, state)
+        if values is None:
             return {}
-        values = (
-            state['gradnorm']['weights']
-            if method == 'gradnorm'
-            else jnp.exp(-params['log_variance'])
-        )
         return {t.name: values[i] for i, t in enumerate(self.targets)}
 
     def layer_metrics(self, stats):
@@ -260,7 +294,7 @@ class MultiTask(Task):
 
     def headline(self, results):
         """Returns one metric of each task."""
-        names = [(t.name, t.headline) for t in self.targets]
+        names = [(t.name, t.primary_metric) for t in self.targets]
         return 'validation ' + ', '.join(
             f'{task} {metric} {results[f"{task}/{metric}"]:.4f}'
             for task, metric in names
@@ -276,14 +310,22 @@ class MultiTask(Task):
             columns |= target.predictions(logits[:, i, : target.num_outputs])
         return columns
 
-    def val_batches(self, data: Any, host, num_hosts):
+    def train_batches(self, data: Data, host, num_hosts):
+        """Returns the endless iterator of the source's rows."""
+        size = self._config.data.batch_size
+        return data.train_batches(size, self._config.seed, host, num_hosts)
+
+    def val_batches(self, data: Data, host, num_hosts):
         """Yields the whole validation set once."""
         size = self._config.data.batch_size
         return rows.val_batches(data.val, size, host, num_hosts)
 
-    def test_batches(self, data: Any, host: int, num_hosts: int):
+    def test_batches(self, data: Data, host, num_hosts):
         """Yields the rows of the final test once; none without any."""
-        return iter(())
+        size = self._config.data.batch_size
+        if not data.test:
+            return iter(())
+        return rows.val_batches(data.test, size, host, num_hosts)
 
     def leave(self, variables, data, workdir: pathlib.Path):
         """Writes the results on the test rows."""

@@ -6,10 +6,7 @@ hosts.
 
 import dataclasses
 import hashlib
-import pathlib
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import grain
@@ -18,33 +15,28 @@ import numpy as np
 from moe.config import (
     ConfigError,
     NaturalInt,
+    OneOf,
     PositiveInt,
-    Within,
+    options,
 )
+from moe.workloads.vision.sources import SOURCES, LabelledImages, digits
 
 Batch = dict[str, np.ndarray]
-
-_UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """A set of images, as a config describes it.
+    """Labelled images, and how they are seen in training.
 
     Attributes:
-      files: path of an .npz with pixels `x` [N, H, W] or [N, H, W, C], uint8
-        or float, and integer labels `y` [N] from 0; also `x_val` and `y_val`,
-        or a share of `x` is kept for validation. '' for the handwritten digits
-        of scikit-learn, 8 x 8.
+      source: where the images come from.
       batch_size: B.
-      val_fraction: share of the images kept for validation.
       shift: training images are moved by up to so many pixels each way.
     """
 
-    files: str
-    batch_size: PositiveInt
-    val_fraction: Annotated[float, Within(0.0, 0.5)]
-    shift: NaturalInt
+    source: Annotated[Callable[[], LabelledImages], OneOf(SOURCES)] = digits
+    batch_size: PositiveInt = 64
+    shift: NaturalInt = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +63,10 @@ class Images:
 
 
 def load_images(config: ImageConfig) -> Images:
-    """Reads the images, splits them, and standardises the pixels.
+    """Reads the images, checks them, and standardises the pixels.
 
-    The split is one fixed permutation, whatever the seed of a run. Mean and
-    standard deviation are numbers of the training images alone, over all of
-    their pixels and channels.
+    Mean and standard deviation are numbers of the training images alone, over
+    all of their pixels and channels.
 
     Args:
       config: of the images.
@@ -84,41 +75,29 @@ def load_images(config: ImageConfig) -> Images:
       The images.
 
     Raises:
-      ConfigError: if the file is not as `ImageConfig` describes it, or has too
-        few images.
+      ConfigError: if the source's images cannot be used, or are too few.
     """
+    name = SOURCES.name_of(config.source)
+    section = {'name': name, **options(config.source)}
 
     def refuse(allowed):
-        return ConfigError('config.data.files', config.files, allowed)
+        return ConfigError('config.data.source', section, allowed)
 
-    arrays = _read(config.files, refuse) if config.files else _digits(refuse)
-    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
-        _check(arrays, suffix, refuse)
-    x, y = _pixels(arrays['x']), arrays['y']
-    if 'x_val' in arrays:
-        train_x, train_y = x, y
-        val_x, val_y = _pixels(arrays['x_val']), arrays['y_val']
-        kept = 'images in x_val and y_val (there are 0)'
-    else:
-        order = np.random.default_rng(0).permutation(len(x))
-        val, train = np.split(order, [round(config.val_fraction * len(x))])
-        train_x, train_y, val_x, val_y = x[train], y[train], x[val], y[val]
-        kept = (
-            f'images of which val_fraction = {config.val_fraction} is at '
-            f'least one (there are {len(x)})'
-        )
+    found = config.source()
+    train_x, train_y = found.train
+    val_x, val_y = found.val
     if not len(val_x):
-        raise refuse(kept)
+        raise refuse('a source with at least one image to validate on')
     if len(train_x) < config.batch_size:
         raise refuse(
-            f'images with at least batch_size = {config.batch_size} to train '
-            f'on (there are {len(train_x)})'
+            f'a source with at least batch_size = {config.batch_size} images '
+            f'to train on (there are {len(train_x)})'
         )
     for pixels in (train_x, val_x):
         if not np.all(np.isfinite(pixels)):
-            raise refuse('images whose pixels are all finite')
+            raise refuse('a source of images whose pixels are all finite')
     if np.min(train_x) == np.max(train_x):
-        raise refuse('images whose pixels are not all the same')
+        raise refuse('a source of images whose pixels are not all the same')
     train_y, val_y = train_y.astype(np.int32), val_y.astype(np.int32)
     # Of the pixels as read: sums are not the same on every machine.
     digest = hashlib.sha256()
@@ -230,72 +209,3 @@ class _Bordered:
             sides = ((n, n), (n, n), (0, 0))
             image = np.pad(image, sides, constant_values=black)
         return {'image': image, 'label': self._images.train_y[index]}
-
-
-def _digits(refuse) -> Batch:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        allowed = 'the path of an .npz file, as scikit-learn is not installed'
-        raise refuse(allowed) from None
-    digits = load_digits()
-    return {'x': digits.images / 16, 'y': digits.target}  # pixels 0 .. 16
-
-
-def _read(files: str, refuse) -> Batch:
-    """The arrays of the file that have the names we know."""
-    path = pathlib.Path(files)
-    if not path.is_file():
-        raise refuse('the path of an .npz file (there is no such file)')
-    if not zipfile.is_zipfile(path):
-        raise refuse('an .npz file (it is no archive of arrays)')
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            names = {'x', 'y', 'x_val', 'y_val'} & set(found)
-            arrays = {name: np.asarray(found[name]) for name in names}
-    except _UNREADABLE as error:
-        raise refuse(f'an .npz file that can be read ({error})') from None
-    wanted = {'x', 'y'}
-    if {'x_val', 'y_val'} & names:
-        wanted |= {'x_val', 'y_val'}
-    if missing := sorted(wanted - names):
-        raise refuse(f'an .npz file that has also {", ".join(missing)}')
-    return arrays
-
-
-def _check(arrays: Batch, suffix: str, refuse) -> None:
-    """Checks one pair of pixels and labels."""
-    x, y = arrays[f'x{suffix}'], arrays[f'y{suffix}']
-    name = f'an .npz file with x{suffix} and y{suffix}'
-    if x.ndim not in (3, 4) or y.ndim != 1 or 0 in x.shape[1:]:
-        raise refuse(
-            f'{name} of shapes [N, H, W] or [N, H, W, C] and [N] (they are '
-            f'{list(x.shape)} and {list(y.shape)})'
-        )
-    if len(x) != len(y):
-        raise refuse(
-            f'{name} of the same length (they are {len(x)} and {len(y)})'
-        )
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise refuse(f'{name}, pixels of uint8 or float (they are {x.dtype})')
-    if not np.issubdtype(y.dtype, np.integer):
-        raise refuse(f'{name}, labels of integers (they are {y.dtype})')
-    if len(y) and not 0 <= np.min(y) <= np.max(y) < 2**31:
-        raise refuse(
-            f'{name}, labels of 0 and up (they are {np.min(y)} to {np.max(y)})'
-        )
-    like = arrays['x']
-    if (x.shape[1:], x.dtype) != (like.shape[1:], like.dtype):
-        raise refuse(
-            f'{name}, pixels of the shape and type of x (they are '
-            f'{x.dtype} {list(x.shape)} and {like.dtype} {list(like.shape)})'
-        )
-
-
-def _pixels(x: np.ndarray) -> np.ndarray:
-    """Float32 pixels [N, H, W, C]; whole bytes become shares of 255."""
-    if x.ndim == 3:
-        x = x[..., None]
-    scale = 255 if x.dtype == np.uint8 else 1
-    with np.errstate(over='ignore'):  # infinite pixels are refused later
-        return x.astype(np.float32) / np.float32(scale)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from moe.config import ConfigError, PositiveInt
+from moe.config import ConfigError, PositiveFloat, PositiveInt
 from moe.layers import check_model
 from moe.models.transformer import RMSNorm, Stack, TransformerConfig
 from moe.parameters import parameter
@@ -19,19 +19,21 @@ from moe.types import Aux
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig(TransformerConfig):
-    """A vision transformer, as a config describes it.
+    """A vision transformer.
 
     Attributes:
       image_size: H and W, pixels.
       channels: C.
       patch_size: rows and columns of a patch, pixels.
-      num_classes: of the labels.
+      num_classes: how many classes the labels have.
+      rope_theta: None, as positions are learned; see `TransformerConfig`.
     """
 
-    image_size: PositiveInt
-    channels: PositiveInt
-    patch_size: PositiveInt
-    num_classes: PositiveInt
+    image_size: PositiveInt = 8
+    channels: PositiveInt = 1
+    patch_size: PositiveInt = 2
+    num_classes: PositiveInt = 10
+    rope_theta: PositiveFloat | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -43,7 +45,7 @@ class ViTConfig(TransformerConfig):
 
     @property
     def num_patches(self) -> int:
-        """S."""
+        """S, the tokens of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 

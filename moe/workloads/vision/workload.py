@@ -6,6 +6,8 @@ B images a batch, H rows and W columns of pixels, C channels.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moe.config import ConfigError
+from moe.config import ConfigError, NaturalFloat
 from moe.parallel import replicated
 from moe.training.workload import (
     Outcome,
@@ -31,8 +33,11 @@ from moe.workloads.vision.model import ViT, ViTConfig
 class VisionConfig(TransformerRun):
     """A run of the vision transformer."""
 
-    model: ViTConfig
-    data: ImageConfig
+    model: ViTConfig = field(default_factory=ViTConfig)
+    data: ImageConfig = field(default_factory=ImageConfig)
+    losses: Mapping[str, NaturalFloat] = field(
+        default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
+    )
 
     def make_task(self) -> 'Vision':
         """The task that this describes."""

@@ -27,7 +27,7 @@ RECORDED = {
     'mmoe_softmax': ({'weight_norm': 'learned'}, {}),
     'mmoe_topk2': ({'weight_norm': 'learned'}, {'router': keeps}),
     'mmoe_weight_norm_fixed': (
-        {'weight_norm': 'fixed', 'fixed_norm': 'one'},
+        {'weight_norm': 'unit'},
         {},
     ),
 }
@@ -59,7 +59,7 @@ def test_reproduces_the_recorded_run(name):
     layer = mmoe(
         functools.partial(Network, (7, 4), **of_network), 3, 2, **of_gates
     )
-    fixed = of_network['weight_norm'] == 'fixed'
+    fixed = of_network['weight_norm'] == 'unit'
     params = by_our_names(data['params'], fixed)
     x = np.float32(data['x'])
 

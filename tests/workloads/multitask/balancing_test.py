@@ -1,17 +1,23 @@
 """Losses of several tasks made one: the papers' arithmetic, by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.config import ConfigError
 from moe.workloads.multitask.balancing import (
-    GradNorm,
+    TASK_BALANCING,
+    Balancing,
+    GradNormState,
     gradnorm,
     gram,
     pcgrad,
     uncertainty,
 )
+from moe.workloads.registry import read_config
 
 
 def test_uncertainty_by_hand():
@@ -40,7 +46,7 @@ def test_gradnorm_by_hand():
     # The first step notes the losses: ratios 1, pace 1, target the mean of
     # G = (1 * 2, 1 * 6) = 4. Weights 1 + .1 * 2 and 1 - .1 * 6, that is 1.2
     # and .4, scaled to 1.5 and .5.
-    start = GradNorm(jnp.ones(2), jnp.zeros(2))
+    start = GradNormState(jnp.ones(2), jnp.zeros(2))
     losses, norms = jnp.array([10.0, 5.0]), jnp.array([2.0, 6.0])
     state = gradnorm(start, losses, norms, alpha=1.5, rate=0.1)
     np.testing.assert_allclose(state.weights, [1.5, 0.5], rtol=1e-6)
@@ -56,7 +62,7 @@ def test_gradnorm_by_hand():
 
 def test_gradnorm_settles_where_norms_are_equal():
     # Losses that all fall alike: w_i * norm_i becomes the same, 3 : 1.
-    state = GradNorm(jnp.ones(2), jnp.zeros(2))
+    state = GradNormState(jnp.ones(2), jnp.zeros(2))
     losses, norms = jnp.array([1.0, 1.0]), jnp.array([1.0, 3.0])
     for _ in range(2000):
         state = gradnorm(state, losses, norms, alpha=1.5, rate=1e-3)
@@ -110,3 +116,49 @@ def test_pcgrad_leaves_agreeing_gradients_alone():
     # A task without gradient, such as one without labels in a batch.
     weights = pcgrad(gram([gradients.at[1].set(0.0)]), jax.random.key(1))
     np.testing.assert_array_equal(weights, [1, 1, 1])
+
+
+def test_registered_balancing():
+    # What each learns, keeps and tells, of two tasks with losses 4 and 1.
+    losses, squared = jnp.array([4.0, 1.0]), jnp.array([True, False])
+    static = TASK_BALANCING['static'](weights=(0.5, 2.0))
+    np.testing.assert_allclose(static.terms(losses, {}, squared), [2, 2])
+    assert not static.by_task
+    assert static.moving_weights({}, {}) is None
+    assert (static.learned, static.state(2)) == ((), {})
+    assert TASK_BALANCING['static'](pcgrad=True).by_task
+    learned = TASK_BALANCING['uncertainty'](weights=(1.0, 2.0))
+    params = {name: jnp.zeros(2) for name in learned.learned}
+    terms = learned.terms(losses, params, squared)
+    np.testing.assert_allclose(terms, [2, 2])
+    paced = TASK_BALANCING['gradnorm'](alpha=1.0, rate=0.1)
+    assert paced.by_task
+    state = paced.state(2)
+    products = jnp.array([[4.0, 0.0], [0.0, 36.0]])
+    weights, after = paced.step(state, losses, products)
+    np.testing.assert_array_equal(weights, [1, 1])
+    np.testing.assert_allclose(after['gradnorm']['weights'], [1.5, 0.5], 1e-6)
+    assert paced.moving_weights({}, after) is after['gradnorm']['weights']
+
+
+def test_options_stand_with_their_entry():
+    section = lambda **balance: {'workload': 'multitask', 'balance': balance}
+    found = read_config(section(name='gradnorm', alpha=0.5)).balance
+    assert (found.alpha, found.rate) == (0.5, 0.025)
+    with pytest.raises(ConfigError, match='it is one of gradnorm'):
+        read_config(section(name='static', alpha=0.5))
+
+
+def test_balancing_of_a_plugin(monkeypatch):
+    monkeypatch.setattr(TASK_BALANCING, '_entries', dict(TASK_BALANCING))
+
+    @TASK_BALANCING.register('geometric')
+    @dataclasses.dataclass(frozen=True)
+    class Geometric(Balancing):
+        def _scaled(self, losses, params, squared):
+            return jnp.log(losses)
+
+    plain = {'workload': 'multitask', 'balance': 'geometric'}
+    balance = read_config(plain).balance
+    terms = balance.terms(jnp.array([1.0, np.e]), {}, None)
+    np.testing.assert_allclose(terms, [0, 1], atol=1e-6)

@@ -1,12 +1,15 @@
 """Features against loops over examples and columns, by hand."""
 
+import dataclasses
+from typing import Annotated, Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.config import ConfigError, parse
-from moe.workloads.multitask.features import Features, FeaturesConfig
+from moe.config import ConfigError, OneOf, parse
+from moe.workloads.multitask.features import FEATURES, Embedding
 
 # Tables of 3, 20 and 5 ids; columns 0 and 3 share the second.
 SIZES, TABLE_OF = (3, 20, 5), (1, 0, 2, 1)
@@ -23,7 +26,7 @@ def batch(rows=6):
 
 
 def made(width, onehot_up_to, data=None, sizes=SIZES, table_of=TABLE_OF):
-    module = Features(sizes, table_of, FeaturesConfig(width, onehot_up_to))
+    module = Embedding(sizes, table_of, width, onehot_up_to)
     data = batch() if data is None else data
     variables = module.init(jax.random.key(0), data)
     return module, variables, data
@@ -65,9 +68,9 @@ def test_gradient_reaches_the_rows_of_a_batch():
     [(1, 2), (2, 2), (10, 6), (60, 16), (1000, 16)],
 )
 def test_rule_of_widths(size, width):
-    assert FeaturesConfig(None, 0).width_of(size) == width
-    assert FeaturesConfig(None, size).width_of(size) is None
-    assert FeaturesConfig(7, size - 1).width_of(size) == 7
+    assert Embedding((), (), None, 0).width_of(size) == width
+    assert Embedding((), (), None, size).width_of(size) is None
+    assert Embedding((), (), 7, size - 1).width_of(size) == 7
 
 
 def test_small_tables_are_onehot():
@@ -137,9 +140,17 @@ def test_numbers_alone():
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    features: Annotated[Any, OneOf(FEATURES, frozenset({'sizes', 'table_of'}))]
+
+
 def test_config_is_checked():
-    plain = {'width': None, 'onehot_up_to': 10}
-    assert parse(FeaturesConfig, plain) == FeaturesConfig(None, 10)
-    for field in plain:
+    plain = {'name': 'embedding', 'width': None, 'onehot_up_to': 10}
+    made = parse(Section, {'features': plain}).features
+    assert made.keywords == {'width': None, 'onehot_up_to': 10}
+    for field in ('width', 'onehot_up_to'):
         with pytest.raises(ConfigError, match=field):
-            parse(FeaturesConfig, {**plain, field: -1})
+            parse(Section, {'features': {**plain, field: -1}})
+    with pytest.raises(ConfigError, match='sizes'):
+        parse(Section, {'features': {**plain, 'sizes': (1,)}})

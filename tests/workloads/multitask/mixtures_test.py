@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from configs import multitask
+from moe.config import ConfigError
+from moe.layers.multitask import SNR, omoe
 from moe.workloads.multitask.mixtures import MIXTURES
 from tests import tiny
 
@@ -17,7 +19,7 @@ def shapes(name, tasks=2, **options):
     changes = {f'model.mixture.{k}': v for k, v in options.items()}
     changes['model.expert.widths'] = (5, 4)
     model = tiny.check(tiny.changed(plain, changes)).model
-    module = model.build(tasks, 1, num_numeric=3)
+    module = model.build(tasks, 1)
     made = jax.eval_shape(module.init, jax.random.key(0), X)['params']
     leaves = jax.tree_util.tree_leaves_with_path(made.get('mixture', {}))
     return {
@@ -103,7 +105,7 @@ def test_levels_have_the_activation_of_the_config(name):
             'model.expert.activation': 'relu',
         }
         model = tiny.check(tiny.changed(plain, changes)).model
-        module = model.build(2, 1, num_numeric=3)
+        module = model.build(2, 1)
         params = tiny.parameters(module.init, X)
         y, _ = module.mixture.apply(
             {'params': _mixed(params['mixture'])}, X['numeric']
@@ -117,3 +119,82 @@ def _mixed(params):
         name: np.abs(leaf) if name.startswith('stitch') else leaf
         for name, leaf in params.items()
     }
+
+
+SIZES = {'shared_bottom': 1, 'single_task': 2, 'cross_stitch': 2}
+SIZES |= {'snr_aver': 4, 'snr_trans': 4}  # others have 8 side by side
+
+
+@pytest.mark.parametrize('name', MIXTURES)
+def test_networks_that_are_not_alike(name):
+    # Every mixture takes them: one of three layers, the others of one.
+    count = SIZES.get(name, 8)
+    each = ({'widths': (5, 3, 4), 'activation': 'tanh'}, *[{}] * (count - 1))
+    plain = multitask.get_config(f'{name},synthetic')
+    changes = {'model.expert.widths': (4,), 'model.expert.each': each}
+    config = tiny.check(tiny.changed(plain, changes))
+    module = config.model.build(2, 1)
+    params = tiny.parameters(module.init, X)
+    leaves = jax.tree_util.tree_leaves_with_path(params['mixture'])
+    layers = [path[-2].key for path, _ in leaves if path[-1].key == 'kernel']
+    assert layers.count('dense_2') == layers.count('dense_1') > 0
+    assert layers.count('dense_0') == count * layers.count('dense_1')
+    y, aux = jax.jit(module.apply)({'params': params}, X)
+    assert y.shape == (4, 2, 1)
+    assert np.all(np.isfinite(y))
+    assert np.isfinite(aux.losses['regularization'])
+
+
+def test_options_of_the_routes_reach_them():
+    section = {
+        'name': 'snr_trans',
+        'networks': (2, 3),
+        'beta': 0.25,
+        'gamma': -0.5,
+        'zeta': 1.5,
+        'straight_through': True,
+        'kernel_init': 'he_normal',
+        'kernel_penalty': {'l1': 0.5, 'l2': 0.25},
+    }
+    plain = multitask.get_config('snr_trans,synthetic')
+    changes = {'model.mixture': section, 'model.expert.widths': (4,)}
+    model = tiny.check(tiny.changed(plain, changes)).model
+    made = model.mixture(model.expert, 2)
+    assert [networks.num for networks in made.networks] == [2, 3]
+    for outputs, route in zip((3, 2), made.routes, strict=True):
+        assert route == SNR(
+            outputs,
+            4,
+            'trans',
+            beta=0.25,
+            gamma=-0.5,
+            zeta=1.5,
+            straight_through=True,
+            initializer='he_normal',
+            l1=0.5,
+            l2=0.25,
+            parent=None,
+        )
+    # Without a penalty of their own they have that of the networks.
+    del section['kernel_penalty']
+    changes['model.expert.kernel_penalty'] = {'l2': 3.0}
+    model = tiny.check(tiny.changed(plain, changes)).model
+    assert model.mixture(model.expert, 2).routes[0].l2 == 3.0
+    # Routes that only add have no matrix, and none of its options.
+    section = {'name': 'snr_aver', 'kernel_init': 'zeros'}
+    with pytest.raises(ConfigError, match="'snr_aver' has no such option"):
+        tiny.check(tiny.changed(plain, {'model.mixture': section}))
+
+
+def test_mixture_of_a_plugin(monkeypatch):
+    monkeypatch.setattr(MIXTURES, '_entries', dict(MIXTURES._entries))
+
+    @MIXTURES.register('two_bottoms')
+    def two_bottoms(expert, num_tasks, *, num: int = 2):
+        return omoe(expert.network, num, num_tasks, parent=None)
+
+    plain = multitask.get_config('two_bottoms,synthetic')
+    model = tiny.check(tiny.changed(plain, {'model.mixture.num': 3})).model
+    made = jax.eval_shape(model.build(2, 1).init, jax.random.key(0), X)
+    kernel = made['params']['mixture']['experts']['dense_0']['kernel']
+    assert kernel.shape == (3, 3, 16)

@@ -7,12 +7,10 @@ import pytest
 
 from configs import multitask
 from moe.config import ConfigError
-from moe.routing import ROUTERS
-from moe.workloads.multitask.model import GATES, gate_metrics
+from moe.workloads.multitask.model import gate_metrics
 from tests import tiny
 
 SIZES = {
-    'num_numeric': 3,
     'tables': {'city': 4, 'shop': 5},
     'table_of': ('city', 'shop', 'city'),
 }
@@ -53,7 +51,7 @@ def test_one_expert_is_a_tower_over_a_network_over_the_features():
 
 
 def test_padding_changes_nothing():
-    changes = {'model.gate.router': {'name': 'top_k', 'k': 2}}
+    changes = {'model.mixture.gate.router': {'name': 'top_k', 'k': 2}}
     model = config(**changes).build(2, 1, **SIZES)
     params = tiny.parameters(model.init, BATCH)
     live = np.array([1, 1, 1, 1, 0, 0], bool)
@@ -72,11 +70,10 @@ def test_regularisation_is_of_the_experts():
     changes = {
         'model.expert.widths': (4,),
         'model.mixture.num_experts': 2,
-        'model.expert.l1': 0.5,
-        'model.expert.l2': 0.25,
-        'model.expert.bias_l2': 2.0,
+        'model.expert.kernel_penalty': {'l1': 0.5, 'l2': 0.25},
+        'model.expert.bias_penalty': {'l2': 2.0},
     }
-    model = config(**changes).build(2, 1, num_numeric=5)
+    model = config(**changes).build(2, 1)
     batch = {'numeric': np.ones((3, 5), np.float32)}
     shapes = jax.eval_shape(model.init, jax.random.key(0), batch)['params']
     value = lambda path, leaf: jnp.full(
@@ -90,27 +87,14 @@ def test_regularisation_is_of_the_experts():
 
 def test_batch_norm_and_renorm_reach_the_experts():
     for renorm, names in (
-        (False, {'mean', 'variance'}),
-        (True, {'mean', 'sd', 'renorm_mean', 'renorm_sd', 'updates'}),
+        (None, {'mean', 'variance'}),
+        ({}, {'mean', 'sd', 'renorm_mean', 'renorm_sd', 'updates'}),
     ):
-        changes = {
-            'model.expert.batch_norm': True,
-            'model.expert.renorm': renorm,
-        }
-        model = config(**changes).build(2, 1, num_numeric=3)
+        changes = {'model.expert.batch_norm': {'renorm': renorm}}
+        model = config(**changes).build(2, 1)
         made = jax.eval_shape(model.init, jax.random.key(0), BATCH)
         stats = made['batch_stats']['mixture']['experts']
         assert set(stats['batch_norm_in']) == names
-
-
-def test_gates_are_the_routers_of_examples():
-    # All that need no token, no state and no other example's choice.
-    assert GATES.keys() - ROUTERS.keys() == {'softmax'}
-    assert ROUTERS.keys() - GATES.keys() == {
-        *('expert_choice', 'replay', 'hash'),  # other tokens, recorded, ids
-        'soft',  # slots
-        *('sigmoid', 'group_limited', 'relu'),  # state
-    }
 
 
 def test_empty_widths_are_refused():

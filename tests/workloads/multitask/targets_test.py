@@ -1,10 +1,15 @@
 """Each kind of task by hand: losses, metrics, predictions."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from moe.config import ConfigError, parse, to_plain
+from moe.workloads.multitask.data.schema import Label
 from moe.workloads.multitask.targets import (
-    KINDS,
+    TARGETS,
     Binary,
     Classes,
     Regression,
@@ -15,7 +20,7 @@ CITY = Classes('city', ('a', 'b', 'c'))
 
 
 def test_kinds():
-    made = {name: kind('x') for name, kind in KINDS.items()}
+    made = {name: kind('x') for name, kind in TARGETS.items()}
     assert [t.num_outputs for t in made.values()] == [1, 1, 1]
     assert CITY.num_outputs == 3
 
@@ -86,3 +91,34 @@ def test_what_is_no_number_is_not_told_to_be_good():
     labelled = np.array([True, False, True])
     found = Binary('a').metrics(logits, label, labelled)
     assert np.isfinite(found['log_loss'])
+
+
+def test_target_of_a_plugin(monkeypatch):
+    monkeypatch.setattr(TARGETS, '_entries', dict(TARGETS._entries))
+
+    @TARGETS.register('absolute')
+    @dataclasses.dataclass(frozen=True)
+    class Absolute(Regression):
+        scale: float = 1.0
+
+        def loss(self, outputs, label):
+            return self.scale * jnp.abs(outputs[:, 0] - label)
+
+    target = {'name': 'absolute', 'scale': 2.0}
+    label = parse(Label, {'name': 'a', 'column': 'b', 'target': target})
+    assert label.target == Absolute(scale=2.0)
+    assert to_plain(Label, label)['target'] == target
+    task = label.target.of_task('a')
+    loss = task.loss(jnp.array([[1.5], [-1.0]]), jnp.ones(2))
+    np.testing.assert_allclose(loss, [1, 4], rtol=1e-6)
+    assert task.predictions(np.array([[1.5]])) == {'a': [1.5]}
+    # The task's name is no option: it is the label's.
+    with pytest.raises(ConfigError, match='classes'):
+        parse(
+            Label,
+            {
+                'name': 'a',
+                'column': 'b',
+                'target': {**target, 'classes': ('x',)},
+            },
+        )

@@ -26,7 +26,7 @@ def opened(folder, model):
 
 def batch(run, count=3):
     """Inputs of some examples, without labels."""
-    features = run.config.data.num_features
+    features = run.config.data.source.num_features
     return {
         'numeric': tiny.numbers((count, features), 0),
         'categorical': np.zeros((count, 0), np.int32),

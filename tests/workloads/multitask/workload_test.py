@@ -16,10 +16,10 @@ SMALL = {
     'seed': 0,
     'steps': 4,
     'model.expert.widths': (6,),
-    'model.tower_widths': (4,),
-    'data.num_features': 5,
-    'data.num_rows': 32,
-    'data.num_val_rows': 20,
+    'model.towers.widths': (4,),
+    'data.source.num_features': 5,
+    'data.source.num_rows': 32,
+    'data.source.num_val_rows': 20,
     'data.batch_size': 8,
     'log_every': 1,
     'eval_every': 2,
@@ -148,7 +148,7 @@ def test_pcgrad_projects_the_shared_part_alone():
 
 
 def test_gradnorm_weighs_and_moves_its_weights():
-    config, task, batch = example(**{'balance.method': 'gradnorm'})
+    config, task, batch = example(**{'balance.name': 'gradnorm'})
     state = init_state(config)
     start = {'weights': jnp.array([1.5, 0.5]), 'initial': jnp.array([1.0, 1.0])}
     state = state._replace(model_state={'gradnorm': start})
@@ -171,7 +171,7 @@ def test_gradnorm_weighs_and_moves_its_weights():
 
 
 def test_uncertainty_is_learned():
-    config, task, batch = example(**{'balance.method': 'uncertainty'})
+    config, task, batch = example(**{'balance.name': 'uncertainty'})
     state = init_state(config)
     np.testing.assert_array_equal(state.params['log_variance'], [0, 0])
     first, second = gradients(config, task, batch, state)
@@ -190,10 +190,10 @@ def test_uncertainty_is_learned():
 
 def test_step_with_everything_at_once_keeps_its_shapes():
     changes = {
-        'balance.method': 'gradnorm',
+        'balance.name': 'gradnorm',
         'balance.pcgrad': True,
         'optimizer.accumulation': 2,
-        'model.expert.batch_norm': True,
+        'model.expert.batch_norm.momentum': 0.99,
     }
     config, _, batch = example(**changes)
     state = jax.jit(lambda: init_state(config))()
@@ -245,14 +245,39 @@ def test_results_are_over_the_live_rows():
     [
         ({'balance.weights': (1.0,)}, 'config.balance.weights'),
         ({'losses': {'l2': 1.0}}, 'config.losses.l2'),
-        ({'model.expert.renorm': True}, 'config.model.expert.renorm'),
+        ({'model.expert.renorm': {}}, 'config.model.expert.renorm'),
+        (
+            {'model.expert.kernel_penalty': {'l2': 1.0}, 'losses': {}},
+            'config.losses.regularization',
+        ),
+        (
+            {'model.expert.each': ({'widths': (3,)},)},
+            'config.model.expert.each[0].widths',
+        ),
+        ({'model.expert.each': ({}, {})}, 'config.model.expert.each'),
+        ({'model.towers.each': ({},)}, 'config.model.towers.each'),
         (
             {'model.mixture': {'name': 'snr_aver', 'networks': ()}},
-            'config.model.mixture',
+            'config.model.mixture.networks',
         ),
-        ({'model.gate.dropout': 1.0}, 'config.model.gate.dropout'),
         (
-            {'model.gate.router': {'name': 'top_k', 'k': 9}},
+            {'model.mixture': {'name': 'snr_aver', 'gamma': 0.0}},
+            'config.model.mixture.gamma',
+        ),
+        (
+            {'model.mixture': {'name': 'snr_trans', 'zeta': 1.0}},
+            'config.model.mixture.zeta',
+        ),
+        (
+            {'model.mixture': {'name': 'snr_trans', 'beta': 0.0}},
+            'config.model.mixture.beta',
+        ),
+        (
+            {'model.mixture.gate': {'dropout': 1.0}},
+            'config.model.mixture.gate.dropout',
+        ),
+        (
+            {'model.mixture.gate': {'router': {'name': 'top_k', 'k': 9}}},
             'config.model.mixture',
         ),
     ],

@@ -27,7 +27,7 @@ SMALL = Images(
 
 
 def config(batch_size=4, shift=0):
-    return ImageConfig('', batch_size, 0.25, shift)
+    return ImageConfig(batch_size=batch_size, shift=shift)
 
 
 def take(stream, count):

@@ -1,5 +1,6 @@
 """Labelled images: their split, their standard, their errors."""
 
+import functools
 import hashlib
 import sys
 import zipfile
@@ -7,12 +8,17 @@ import zipfile
 import numpy as np
 import pytest
 
+import moe.config
 from moe.config import ConfigError, parse
 from moe.workloads.vision.images import ImageConfig, load_images
+from moe.workloads.vision.sources import digits, npz
 
 
 def config(files='', batch_size=4, val_fraction=0.25, shift=0):
-    return ImageConfig(files, batch_size, val_fraction, shift)
+    source = functools.partial(digits, val_fraction=val_fraction)
+    if files:
+        source = functools.partial(npz, files=files, val_fraction=val_fraction)
+    return ImageConfig(source, batch_size, shift)
 
 
 def write(folder, **arrays):
@@ -141,8 +147,9 @@ def test_without_files_it_is_the_digits():
 
 def test_digits_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    with pytest.raises(ConfigError, match=r'is not installed$'):
+    with pytest.raises(ConfigError, match=r'is not installed$') as caught:
         load_images(config())
+    assert caught.value.field == 'config.data.source.name'
 
 
 NAN = np.where(np.arange(120).reshape(20, 2, 3) == 77, np.nan, 1.0)
@@ -197,8 +204,8 @@ NAN = np.where(np.arange(120).reshape(20, 2, 3) == 77, np.nan, 1.0)
             ['x_val', 'there are 0'],
         ),
         # Fifteen of twenty are for training, three of four; none of one.
-        ({'x': pixels(1), 'y': labels(1)}, ['val_fraction = 0.25', 'are 1)']),
-        ({'x': pixels(0), 'y': labels(0)}, ['val_fraction = 0.25', 'are 0)']),
+        ({'x': pixels(1), 'y': labels(1)}, ['at least one image', 'are 1)']),
+        ({'x': pixels(0), 'y': labels(0)}, ['at least one image', 'are 0)']),
         ({'x': pixels(4), 'y': labels(4)}, ['batch_size = 4', 'there are 3']),
     ],
 )
@@ -206,8 +213,13 @@ def test_refused(tmp_path, arrays, words):
     files = write(tmp_path, **arrays)
     with pytest.raises(ConfigError) as caught:
         load_images(config(files))
-    assert caught.value.field == 'config.data.source.files'
-    assert caught.value.value == files
+    field = caught.value.field.removeprefix('config.data.source').strip('.')
+    if field == 'val_fraction':
+        assert caught.value.value == 0.25
+    else:
+        # The file is wrong, or what any source might have given.
+        section = {'name': 'npz', 'files': files, 'val_fraction': 0.25}
+        assert caught.value.value == (section.get(field) or section)
     assert '\n' not in str(caught.value)
     for word in words:
         assert word in caught.value.allowed
@@ -258,12 +270,17 @@ def test_archive_of_something_else(tmp_path):
     ('changes', 'field'),
     [
         ({'batch_size': 0}, 'batch_size'),
-        ({'val_fraction': 0.6}, 'val_fraction'),
+        ({'source.val_fraction': 0.6}, 'val_fraction'),
         ({'shift': -1}, 'shift'),
+        ({'source': 'npz'}, 'missing files'),
     ],
 )
 def test_config_is_checked(changes, field):
-    plain = {'files': '', 'batch_size': 4, 'val_fraction': 0.1, 'shift': 1}
-    assert parse(ImageConfig, plain) == ImageConfig('', 4, 0.1, 1)
+    source = {'name': 'npz', 'files': 'a.npz', 'val_fraction': 0.1}
+    plain = {'source': source, 'batch_size': 4, 'shift': 1}
+    made = parse(ImageConfig, plain)
+    assert made.source.func is npz
+    assert made.source.keywords == {'files': 'a.npz', 'val_fraction': 0.1}
+    assert parse(ImageConfig, {}).source.func is digits
     with pytest.raises(ConfigError, match=field):
-        parse(ImageConfig, {**plain, **changes})
+        parse(ImageConfig, moe.config.changed(plain, changes))

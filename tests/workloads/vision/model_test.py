@@ -33,7 +33,8 @@ def model(changes=None):
     """A small `ViTConfig`; changes are by dotted name within it."""
     changes = {**VISION, **(changes or {})}
     section = tiny.plain({f'model.{k}': v for k, v in changes.items()})['model']
-    del section['vocab_size'], section['tie_embeddings']
+    for name in ('vocab_size', 'tie_embeddings'):
+        section.pop(name, None)
     return parse(ViTConfig, section, 'config.model')
 
 

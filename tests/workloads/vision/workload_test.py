@@ -27,7 +27,6 @@ SMALL = {
     'model.moe.num_experts': 4,
     'model.moe.experts.hidden': 8,
     'data.batch_size': 8,
-    'data.source.val_fraction': 0.25,
     'optimizer.schedule.warmup_steps': 1,
     'log_every': 1,
     'eval_every': 3,
@@ -50,9 +49,8 @@ def files(tmp_path_factory) -> str:
 
 def plain(files, variant='vmoe', **changes):
     config = vision.get_config(variant)
-    return tiny.changed(
-        config, {**SMALL, 'data.source.files': files, **changes}
-    )
+    source = {'name': 'npz', 'files': files, 'val_fraction': 0.25}
+    return tiny.changed(config, {**SMALL, 'data.source': source, **changes})
 
 
 @pytest.mark.parametrize('variant', vision.VARIANTS)

@@ -1,1 +1,14 @@
 """Tables and synthetic rows for multi-task learning."""
+
+from moe.workloads.multitask.data.source import SOURCES, Data, Inputs, Source
+from moe.workloads.multitask.data.synthetic import SyntheticSource
+from moe.workloads.multitask.data.tables import TableSource
+
+__all__ = [
+    'SOURCES',
+    'Data',
+    'Inputs',
+    'Source',
+    'SyntheticSource',
+    'TableSource',
+]

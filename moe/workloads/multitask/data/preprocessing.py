@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from moe.config import ConfigError, parse
+from moe.config import ConfigError, parse, to_plain
 from moe.workloads.multitask.data.delimited import Chunk, Problems
 from moe.workloads.multitask.data.schema import Label, Schema
+from moe.workloads.multitask.data.source import Inputs
 
 _USERS = 2**31
 
@@ -43,12 +44,16 @@ class Preprocessing:
     classes: Mapping[str, tuple[str, ...]]
 
     def to_json(self) -> str:
-        """All of it as text."""
-        return json.dumps(dataclasses.asdict(self))
+        """Returns all of it as text."""
+        return json.dumps(to_plain(Preprocessing, self))
 
     @staticmethod
     def from_json(text: str) -> 'Preprocessing':
-        """The same again."""
+        """Returns what `to_json` wrote.
+
+        Args:
+          text: of the file.
+        """
         return parse(Preprocessing, json.loads(text), 'preprocessing')
 
     @property
@@ -73,6 +78,20 @@ class Preprocessing:
         """Place in `table_sizes` of the table of each categorical column."""
         names = list(self.table_sizes)
         return tuple(names.index(table) for table in self.schema.table_of)
+
+    def inputs(self) -> Inputs:
+        """Returns what a model of these rows is made for."""
+        return Inputs(
+            targets=tuple(
+                label.target.of_task(
+                    label.name, self.classes.get(label.name, ())
+                )
+                for label in self.schema.labels
+            ),
+            num_numeric=self.num_numeric,
+            tables=self.table_sizes,
+            table_of=self.schema.table_of,
+        )
 
     def encode(self, chunk: Chunk, problems: Problems) -> dict[str, np.ndarray]:
         """Turns rows into arrays.
@@ -156,9 +175,9 @@ class Preprocessing:
         if label.column not in chunk.columns:
             return np.zeros(len(mask)), mask
         values = chunk.columns[label.column]
-        if label.kind == 'binary':
+        if label.target.reads == 'positive':
             return _is_in(values, label.positive).astype(float), mask
-        if label.kind == 'classes':
+        if label.target.reads == 'class':
             names = self.classes[label.name]
             known = {name: i for i, name in enumerate(names)}
             made = np.array([known.get(value, -1) for value in values], float)
@@ -209,7 +228,7 @@ def fit(
         numbers = {n: _numbers(chunk, n, schema, problems) for n in moments}
         masks = [_labelled(chunk, label, schema) for label in schema.labels]
         for label, mask in zip(schema.labels, masks, strict=True):
-            if label.kind == 'regression':
+            if label.target.reads == 'number':
                 _numbers(chunk, label.column, schema, problems, mask)
         kept = ~chunk.bad
         for name, x in numbers.items():
@@ -224,15 +243,15 @@ def fit(
         for i, label in enumerate(schema.labels):
             live = (kept & masks[i]).tolist()
             values = itertools.compress(chunk.columns[label.column], live)
-            if label.kind == 'binary':
+            if label.target.reads == 'positive':
                 seen[i].update(value in label.positive for value in values)
-            elif label.kind == 'classes':
+            elif label.target.reads == 'class':
                 seen[i].update(values)
             else:
                 seen[i].update(any(live) * ['some'])
     for i, label in enumerate(schema.labels):
-        if len(seen[i]) < (1 if label.kind == 'regression' else 2):
-            field = f'config.data.schema.labels[{i}]'
+        if len(seen[i]) < (1 if label.target.reads == 'number' else 2):
+            field = f'config.data.source.schema.labels[{i}]'
             raise ConfigError(field, label.name, _poor(label, seen[i]))
     return Preprocessing(
         schema=schema,
@@ -247,7 +266,7 @@ def fit(
         classes={
             label.name: tuple(sorted(values))
             for label, values in zip(schema.labels, seen, strict=True)
-            if label.kind == 'classes'
+            if label.target.reads == 'class'
         },
     )
 
@@ -339,12 +358,12 @@ def _frequent(counts: Counter[str], schema: Schema) -> tuple[str, ...]:
 
 
 def _poor(label: Label, values: Counter) -> str:
-    if label.kind == 'binary' and values:
+    if label.target.reads == 'positive' and values:
         which = 'all' if True in values else 'none'
         return (
             f'a label of two kinds in the training rows ({which} are of '
             f'{", ".join(label.positive)})'
         )
     return 'a label of which the training rows have ' + (
-        'any' if label.kind == 'regression' else 'two classes'
+        'any' if label.target.reads == 'number' else 'two classes'
     )

@@ -2,9 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated
 
-from moe.config import ConfigError, NaturalInt, PositiveInt
+from moe.config import ConfigError, NaturalInt, OneOf, PositiveInt
+from moe.workloads.multitask.targets import TARGETS, Target
+
+# What a task knows of its target, and the target's section does not say.
+_BY_TASK = frozenset({'name', 'classes'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,38 +29,41 @@ class Label:
     """One task of a table.
 
     Attributes:
-      name: of the task.
-      column: that holds the label; more than one task may read it.
-      kind: 'binary', 'classes' (numbered as they are sorted, those of the
-        training rows), or 'regression'.
-      positive: of a binary label, the values that are 1; all others are 0.
+      name: name of the task.
+      column: the column that holds the label; more than one task may read it.
+      target: what is predicted, and by which loss.
       where: the task's sample space: rows outside have no label; None for all
         rows.
     """
 
     name: str
     column: str
-    kind: Literal['binary', 'classes', 'regression']
-    positive: tuple[str, ...]
-    where: Condition | None
+    target: Annotated[Target, OneOf(TARGETS, _BY_TASK)]
+    where: Condition | None = None
 
     def __post_init__(self):
         if not self.name or '/' in self.name or self.name in ('all', 'shared'):
             allowed = "a name without '/', and neither 'all' nor 'shared'"
             raise ConfigError('name', self.name, allowed)
-        if (self.kind == 'binary') != bool(self.positive):
-            allowed = 'the positive values of a binary label, () for others'
-            raise ConfigError('positive', self.positive, allowed)
+        if self.target.reads == 'positive' and not self.positive:
+            allowed = 'the values of the column that are 1, at least one'
+            raise ConfigError('target.positive', self.positive, allowed)
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        """The values that are 1, where the target reads its labels so."""
+        return getattr(self.target, 'positive', ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """A delimited table, as a config describes it.
+    """What the columns of a delimited table mean.
 
     A column in none of the lists is ignored. Categories are numbered from 1 by
     how often training rows have them; 0 is a missing, a rare or an unknown one.
 
     Attributes:
+      labels: the tasks, in order.
       columns: names in the order of the files; () where each file begins with
         a line of them.
       delimiter: one character.
@@ -74,29 +81,28 @@ class Schema:
       min_count: categories less frequent in the training rows are rare.
       hashed: categorical columns whose categories are not listed but hashed;
         with one column of a group all of it.
-      buckets: into so many.
+      buckets: into so many; 0 without hashed columns.
       strict: whether a category that no training row has is an error.
-      labels: the tasks, in order.
-      user: column of what tells users apart, None without; see `moe.training.
-        ranking.gauc`.
+      user: column of what tells users apart, None without; see
+        `moe.workloads.multitask.ranking.gauc`.
     """
 
-    columns: tuple[str, ...]
-    delimiter: str
-    quote: str
-    strip: bool
-    missing: tuple[str, ...]
-    numeric: tuple[str, ...]
-    log1p: tuple[str, ...]
-    indicators: bool
-    categorical: tuple[str, ...]
-    shared: tuple[tuple[str, ...], ...]
-    min_count: PositiveInt
-    hashed: tuple[str, ...]
-    buckets: NaturalInt
-    strict: bool
     labels: tuple[Label, ...]
-    user: str | None
+    columns: tuple[str, ...] = ()
+    delimiter: str = ','
+    quote: str = '"'
+    strip: bool = True
+    missing: tuple[str, ...] = ('',)
+    numeric: tuple[str, ...] = ()
+    log1p: tuple[str, ...] = ()
+    indicators: bool = False
+    categorical: tuple[str, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
+    min_count: PositiveInt = 1
+    hashed: tuple[str, ...] = ()
+    buckets: NaturalInt = 0
+    strict: bool = False
+    user: str | None = None
 
     def __post_init__(self):
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
@@ -112,6 +118,9 @@ class Schema:
             raise ConfigError('labels', self.labels, 'at least one task')
         if self.hashed and not self.buckets:
             allowed = 'at least 1, as there are hashed columns'
+            raise ConfigError('buckets', self.buckets, allowed)
+        if self.buckets and not self.hashed:
+            allowed = '0, as there are no hashed columns'
             raise ConfigError('buckets', self.buckets, allowed)
         if self.strict and self.min_count > 1:
             allowed = 'False with min_count above 1: there are rare categories'

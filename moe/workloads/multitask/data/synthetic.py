@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 from typing import Annotated
 
-import grain
 import numpy as np
 
 from moe.config import (
@@ -19,38 +18,38 @@ from moe.config import (
     Within,
 )
 from moe.workloads.multitask.data import rows
-from moe.workloads.multitask.data.rows import Rows
+from moe.workloads.multitask.data.source import SOURCES, Data, Inputs, Source
+from moe.workloads.multitask.targets import Regression
 
 
+@SOURCES.register('synthetic')
 @dataclasses.dataclass(frozen=True)
-class SyntheticConfig:
-    """Synthetic tasks, as a config describes them.
+class SyntheticSource(Source):
+    """Regressions that are as alike as one wishes; see `load_synthetic`.
 
     Attributes:
-      num_tasks: T.
+      num_tasks: T, how many tasks there are.
       correlation: p, the cosine between the weights of any two tasks, from
         -1 / (T - 1), which is as unlike as T tasks can be to one another, to 1.
       scale: c, the length of a task's weights.
-      num_sines: M.
-      num_features: D, at least T.
+      num_sines: M, how many sines a label has beside its linear part.
+      num_features: D, how many numbers a row has, at least T.
       noise: standard deviation of the noise on a label.
       num_rows: N, training rows, every epoch the same; 0 for a stream in which
         no row comes twice.
-      num_val_rows: rows to validate on.
-      seed: of the function and the rows, whatever the seed of a run.
-      batch_size: B.
+      num_val_rows: how many rows are validated on.
+      seed: seed of the function and the rows, whatever the run's seed is.
     """
 
-    num_tasks: PositiveInt
-    correlation: Annotated[float, Within(-1.0, 1.0)]
-    scale: PositiveFloat
-    num_sines: NaturalInt
-    num_features: PositiveInt
-    noise: NaturalFloat
-    num_rows: NaturalInt
-    num_val_rows: PositiveInt
-    seed: NaturalInt
-    batch_size: PositiveInt
+    num_tasks: PositiveInt = 2  # type: ignore[assignment]
+    correlation: Annotated[float, Within(-1.0, 1.0)] = 0.5
+    scale: PositiveFloat = 1.0
+    num_sines: NaturalInt = 5
+    num_features: PositiveInt = 100
+    noise: NaturalFloat = 0.1
+    num_rows: NaturalInt = 200_000
+    num_val_rows: PositiveInt = 20_000
+    seed: NaturalInt = 0
 
     def __post_init__(self):
         low = -1 / (self.num_tasks - 1) if self.num_tasks > 1 else -1.0
@@ -60,36 +59,52 @@ class SyntheticConfig:
         if self.num_features < self.num_tasks:
             allowed = f'at least num_tasks ({self.num_tasks})'
             raise ConfigError('num_features', self.num_features, allowed)
-        if 0 < self.num_rows < self.batch_size:
-            allowed = f'0, or at least batch_size ({self.batch_size})'
-            raise ConfigError('num_rows', self.num_rows, allowed)
+
+    def inputs(self):
+        """Returns the tasks, which the config alone tells."""
+        names = [f'task_{i}' for i in range(self.num_tasks)]
+        targets = tuple(Regression(name) for name in names)
+        return Inputs(targets, self.num_features)
+
+    def load(self, batch_size):
+        """Draws the function and its rows; see `load_synthetic`."""
+        if 0 < self.num_rows < batch_size:
+            allowed = f'0, or at least batch_size ({batch_size})'
+            where = 'config.data.source.num_rows'
+            raise ConfigError(where, self.num_rows, allowed)
+        return load_synthetic(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Data):
     """A function, and rows of it.
 
     Attributes:
-      config: of all of it.
+      source: description of all of it.
       weights: float64 [T, D], w.
       slopes: float64 [M], alpha.
       phases: float64 [M], beta.
-      train: 'numeric', float32 [N, D], 'label', float32 [N, T], 'mask', bool
-        [N, T], all True; None for a stream.
-      val: likewise.
-      fingerprint: a hash of the numbers drawn; runs on others differ here.
     """
 
-    config: SyntheticConfig
+    source: SyntheticSource
     weights: np.ndarray
     slopes: np.ndarray
     phases: np.ndarray
-    train: Rows | None
-    val: Rows
-    fingerprint: str
+
+    def train_batches(self, batch_size, seed, host=0, num_hosts=1):
+        """Makes the iterator, of a stream too; see `Data.train_batches`."""
+        if self.train is not None:
+            return super().train_batches(batch_size, seed, host, num_hosts)
+
+        def fresh(step, _):
+            batch = _draw(self, batch_size, 3, seed, step)
+            batch['live'] = np.ones(batch_size, bool)
+            return {name: v[host::num_hosts] for name, v in batch.items()}
+
+        return rows.endless(fresh)
 
 
-def load_synthetic(config: SyntheticConfig) -> Synthetic:
+def load_synthetic(source: SyntheticSource) -> Synthetic:
     """Draws the function and its rows.
 
         y_t = w_t x + sum_m sin(alpha_m w_t x + beta_m) + noise,   x ~ N(0, I)
@@ -105,22 +120,23 @@ def load_synthetic(config: SyntheticConfig) -> Synthetic:
     Multi-gate Mixture-of-Experts, KDD 2018, section 3.2.
 
     Args:
-      config: of the tasks.
+      source: description of the tasks.
 
     Returns:
       The function, training and validation rows.
     """
-    draw = np.random.default_rng((config.seed, 0))
-    size = (config.num_features, config.num_tasks)
+    draw = np.random.default_rng((source.seed, 0))
+    size = (source.num_features, source.num_tasks)
     directions, _ = np.linalg.qr(draw.normal(size=size))
-    weights = config.scale * _mixing(config) @ directions.T
-    slopes, phases = draw.normal(size=(2, config.num_sines))
-    made = Synthetic(config, weights, slopes, phases, None, {}, '')
-    train = _draw(made, config.num_rows, 1) if config.num_rows else None
-    val = _draw(made, config.num_val_rows, 2)
+    weights = source.scale * _mixing(source) @ directions.T
+    slopes, phases = draw.normal(size=(2, source.num_sines))
+    made = Synthetic(
+        source.inputs(), None, {}, {}, '', source, weights, slopes, phases
+    )
+    train = _draw(made, source.num_rows, 1) if source.num_rows else None
+    val = _draw(made, source.num_val_rows, 2)
     # Of what is drawn: products are not the same on every machine.
-    function = dataclasses.replace(config, batch_size=1)
-    digest = hashlib.sha256(repr(function).encode())
+    digest = hashlib.sha256(repr(source).encode())
     for array in (slopes, phases, val['numeric']):
         digest.update(array.tobytes())
     fingerprint = digest.hexdigest()[:16]
@@ -129,44 +145,13 @@ def load_synthetic(config: SyntheticConfig) -> Synthetic:
     )
 
 
-def train_batches(
-    data: Synthetic, seed: int, host: int = 0, num_hosts: int = 1
-) -> grain.DatasetIterator:
-    """Endless batches of this host's share of every global batch.
-
-    Batch t is the same set of rows on any number of hosts, and the iterator's
-    state, `{"next_index": t}`, is the same on all of them.
-
-    Args:
-      data: to train on.
-      seed: of the order, or of the stream.
-      host: index of this host.
-      num_hosts: number of hosts.
-
-    Returns:
-      An iterator over dictionaries of 'numeric', float32 [B / num_hosts, D],
-      'label', float32 [B / num_hosts, T], 'mask', bool [B / num_hosts, T], and
-      'live', bool [B / num_hosts].
-    """
-    size = data.config.batch_size
-    if data.train is not None:
-        return rows.train_batches(data.train, size, seed, host, num_hosts)
-
-    def fresh(step, _):
-        batch = _draw(data, size, 3, seed, step)
-        batch['live'] = np.ones(size, bool)
-        return {name: array[host::num_hosts] for name, array in batch.items()}
-
-    return rows.endless(fresh)
-
-
-def _mixing(config: SyntheticConfig) -> np.ndarray:
+def _mixing(source: SyntheticSource) -> np.ndarray:
     """L [T, T], lower triangular, of rows of length 1 at cosine p."""
-    mixing = np.zeros((config.num_tasks, config.num_tasks))
+    mixing = np.zeros((source.num_tasks, source.num_tasks))
     taken = 0.0  # squared length of a row left of its diagonal
-    for j in range(config.num_tasks):
+    for j in range(source.num_tasks):
         own = np.sqrt(max(1 - taken, 0.0))
-        rest = (config.correlation - taken) / own if own > 1e-6 else 0.0
+        rest = (source.correlation - taken) / own if own > 1e-6 else 0.0
         mixing[j, j], mixing[j + 1 :, j] = own, rest
         taken += rest**2
     return mixing
@@ -174,11 +159,11 @@ def _mixing(config: SyntheticConfig) -> np.ndarray:
 
 def _draw(data: Synthetic, count: int, *place: int) -> dict[str, np.ndarray]:
     """Rows that depend on the seed and their place alone."""
-    config = data.config
-    draw = np.random.default_rng((config.seed, *place))
-    x = draw.normal(size=(count, config.num_features))
+    source = data.source
+    draw = np.random.default_rng((source.seed, *place))
+    x = draw.normal(size=(count, source.num_features))
     linear = x @ data.weights.T
-    label = linear + config.noise * draw.normal(size=linear.shape)
+    label = linear + source.noise * draw.normal(size=linear.shape)
     for slope, phase in zip(data.slopes, data.phases, strict=True):
         label += np.sin(slope * linear + phase)
     return {

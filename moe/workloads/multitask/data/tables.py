@@ -19,7 +19,6 @@ import numpy as np
 from moe.config import (
     ConfigError,
     NaturalInt,
-    PositiveInt,
     Within,
 )
 from moe.workloads.multitask.data.delimited import (
@@ -32,40 +31,41 @@ from moe.workloads.multitask.data.hashing import uniform
 from moe.workloads.multitask.data.preprocessing import Preprocessing, fit
 from moe.workloads.multitask.data.rows import Rows, num_rows
 from moe.workloads.multitask.data.schema import Schema
+from moe.workloads.multitask.data.source import SOURCES, Data, Source
 
 # The part of each row of a chunk, from 0.
 Split = Callable[[Chunk], np.ndarray]
+_LEARNED = 'preprocessing.json'
 
 
+@SOURCES.register('table')
 @dataclasses.dataclass(frozen=True)
-class TableConfig:
-    """Tables, as a config describes them.
+class TableSource(Source):
+    """Delimited tables.
 
     Attributes:
       files: a path, or a glob of some, read in the order of their names; .gz is
         decompressed.
-      val_files: likewise, rows to validate on; '' to keep a share of `files`.
-      test_files: likewise.
+      val_files: files of rows to validate on; '' keeps a share of `files`.
+      test_files: files of rows to test on; '' keeps a share of `files`.
       val_fraction: share of the rows of `files` kept for validation.
-      test_fraction: likewise, for a test.
-      split_seed: of which rows those are, whatever the seed of a run.
-      batch_size: B.
+      test_fraction: share of the rows of `files` kept for a test.
+      split_seed: seed of which rows those are, whatever the run's seed is.
       on_error: whether a row that cannot be used stops the run, or is left out
         and counted.
       scratch: folder with room for all rows as numbers, '' for the system's.
-      schema: of the tables.
+      schema: what the columns mean.
     """
 
     files: str
-    val_files: str
-    test_files: str
-    val_fraction: Annotated[float, Within(0.0, 0.9)]
-    test_fraction: Annotated[float, Within(0.0, 0.9)]
-    split_seed: NaturalInt
-    batch_size: PositiveInt
-    on_error: Literal['raise', 'skip']
-    scratch: str
     schema: Schema
+    val_files: str = ''
+    test_files: str = ''
+    val_fraction: Annotated[float, Within(0.0, 0.9)] = 0.2
+    test_fraction: Annotated[float, Within(0.0, 0.9)] = 0.2
+    split_seed: NaturalInt = 0
+    on_error: Literal['raise', 'skip'] = 'raise'
+    scratch: str = ''
 
     def __post_init__(self):
         for name in ('val', 'test'):
@@ -80,31 +80,59 @@ class TableConfig:
             allowed = 'above 0, or val_files given'
             raise ConfigError('val_fraction', self.val_fraction, allowed)
 
+    @property
+    def num_tasks(self):
+        """T."""
+        return len(self.schema.labels)
+
+    def load(self, batch_size):
+        """Reads the tables; see `load_table`."""
+        return load_table(self, batch_size)
+
+    def restore(self, workdir):
+        """Returns what the model of a run on a table was made for."""
+        return read_preprocessing(workdir).inputs()
+
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows to train on, to validate on and to test on, none shared.
+class Table(Data):
+    """Rows of tables; those of each user have the same 31 bits in 'user'.
 
     Attributes:
-      train: 'numeric', float32 [N, F], 'categorical', int32 [N, C], 'label',
-        float32 [N, T], 'mask', bool [N, T], and with a user column 'user',
-        int32 [N], a hash of 31 bits; see `.rows` for batches.
-      val: likewise.
-      test: likewise, of no rows if the config keeps none.
-      preprocessing: what was learned of `train`.
-      skipped: rows left out.
-      fingerprint: a hash of the files and the split.
+      preprocessing: what was learned of the training rows.
+      skipped: how many rows were left out.
     """
 
-    train: Rows
-    val: Rows
-    test: Rows
     preprocessing: Preprocessing
     skipped: int
-    fingerprint: str
+
+    def summary(self):
+        """Returns the sizes in words."""
+        text = super().summary()
+        return text + (f', {self.skipped:,} left out' if self.skipped else '')
+
+    def save(self, workdir):
+        """Writes what was learned of the training rows."""
+        (workdir / _LEARNED).write_text(self.preprocessing.to_json())
 
 
-def load_table(config: TableConfig) -> Table:
+def read_preprocessing(workdir: pathlib.Path) -> Preprocessing:
+    """Reads what a run on a table learned of its training rows.
+
+    Args:
+      workdir: the run's folder.
+
+    Raises:
+      ConfigError: if the run has not begun.
+    """
+    path = workdir / _LEARNED
+    if not path.exists():
+        allowed = 'the folder of a run on a table that has begun'
+        raise ConfigError('workdir', str(workdir), allowed)
+    return Preprocessing.from_json(path.read_text())
+
+
+def load_table(source: TableSource, batch_size: int) -> Table:
     """Reads tables twice: to learn of the training rows, and to encode all.
 
     The numbers go to files without a name, mapped into memory, so that a table
@@ -112,7 +140,8 @@ def load_table(config: TableConfig) -> Table:
     place.
 
     Args:
-      config: of the tables.
+      source: description of the tables.
+      batch_size: B, which the training rows must be enough for.
 
     Returns:
       The rows.
@@ -120,20 +149,20 @@ def load_table(config: TableConfig) -> Table:
     Raises:
       ConfigError: one line for whatever cannot be used, with file and line.
     """
-    schema = config.schema
-    where = 'config.data.files'
-    files = {'train': matching(config.files, where)}
+    schema = source.schema
+    where = 'config.data.source.files'
+    files = {'train': matching(source.files, where)}
     for name in ('val', 'test'):
-        if pattern := getattr(config, f'{name}_files'):
-            files[name] = matching(pattern, f'config.data.{name}_files')
+        if pattern := getattr(source, f'{name}_files'):
+            files[name] = matching(pattern, f'config.data.source.{name}_files')
     needed = (*schema.features, *schema.others)
-    skip = config.on_error == 'skip'
+    skip = source.on_error == 'skip'
 
     def split(chunk: Chunk) -> np.ndarray:
-        chance = uniform(chunk.number, config.split_seed)
+        chance = uniform(chunk.number, source.split_seed)
         bounds = [
-            config.val_fraction,
-            config.val_fraction + config.test_fraction,
+            source.val_fraction,
+            source.val_fraction + source.test_fraction,
         ]
         return np.searchsorted(bounds, chance, side='right')
 
@@ -143,7 +172,7 @@ def load_table(config: TableConfig) -> Table:
         (chunk.chosen(split(chunk) == 2) for chunk in chunks), schema, problems
     )
     problems = Problems(skip)
-    with _scratch(config.scratch) as folder:
+    with _scratch(source.scratch) as folder:
         made = _encode(
             read_chunks(files['train'], schema, problems, needed),
             learned,
@@ -158,20 +187,22 @@ def load_table(config: TableConfig) -> Table:
                 made |= _encode(
                     chunks, learned, problems, folder, (name,), _whole
                 )
-    size, count = config.batch_size, num_rows(made['train'])
-    if count < size:
+    count = num_rows(made['train'])
+    if count < batch_size:
         allowed = (
-            f'files with batch_size = {size} training rows (there are {count})'
+            f'files with batch_size = {batch_size} training rows (there are '
+            f'{count})'
         )
-        raise ConfigError(where, config.files, allowed)
+        raise ConfigError(where, source.files, allowed)
     if not num_rows(made['val']):
         allowed = 'files with rows to validate on (there are 0)'
-        raise ConfigError(where, config.files, allowed)
+        raise ConfigError(where, source.files, allowed)
     return Table(
+        inputs=learned.inputs(),
         **made,
         preprocessing=learned,
         skipped=problems.count,
-        fingerprint=_fingerprint(config, files),
+        fingerprint=_fingerprint(source, files),
     )
 
 
@@ -191,8 +222,8 @@ def apply_table(
         those of labels and users may be absent: masks are then False.
       columns: names in the order of these files if they have no header and
         other columns than those of the training.
-      on_error: as in `TableConfig`.
-      scratch: as in `TableConfig`.
+      on_error: as in `TableSource`.
+      scratch: as in `TableSource`.
 
     Returns:
       The rows as in `Table`, and what was left out.
@@ -263,13 +294,15 @@ def _scratch(folder: str) -> Iterator[str]:
             yield made
     except OSError as error:
         allowed = f'a folder with room to write ({error.strerror})'
-        raise ConfigError('config.data.scratch', folder, allowed) from None
+        raise ConfigError(
+            'config.data.source.scratch', folder, allowed
+        ) from None
 
 
-def _fingerprint(config: TableConfig, files: Mapping[str, list[str]]) -> str:
+def _fingerprint(source: TableSource, files: Mapping[str, list[str]]) -> str:
     """Of what is read, not of numbers: sums differ between machines."""
-    digest = hashlib.sha256(repr(config.schema).encode())
-    share = (config.val_fraction, config.test_fraction, config.split_seed)
+    digest = hashlib.sha256(repr(source.schema).encode())
+    share = (source.val_fraction, source.test_fraction, source.split_seed)
     digest.update(repr(share).encode())
     for name in itertools.chain.from_iterable(files.values()):
         with open(name, 'rb') as file:

@@ -18,8 +18,8 @@ COLUMNS = {
     'city': ['Ulm', 'Bonn', 'Bonn', '?'],
     'click': ['0', '1', '?', '1'],
 }
-REGRESSION = {**LABEL, 'kind': 'regression', 'positive': ()}
-CLASSES = {**LABEL, 'kind': 'classes', 'positive': ()}
+REGRESSION = {**LABEL, 'target': 'regression'}
+CLASSES = {**LABEL, 'target': 'classes'}
 
 
 def chunk(**columns):
@@ -346,7 +346,7 @@ def test_a_row_is_left_out_once():
 def test_labels_that_teach_nothing(label, clicks, words):
     with pytest.raises(ConfigError) as caught:
         learn(chunk(click=list(clicks)), labels=(label,))
-    assert caught.value.field == 'config.data.schema.labels[0]'
+    assert caught.value.field == 'config.data.source.schema.labels[0]'
     assert words in caught.value.allowed
 
 

@@ -33,16 +33,25 @@ from tests.workloads.multitask.data.small_table import LABEL, schema
         ({'columns': ('age', 'city', 'click', 'age')}, 'columns', 'twice'),
         ({'min_count': 0}, 'min_count', 'at least 1'),
         (
-            {'labels': ({**LABEL, 'positive': ()},)},
-            'labels[0].positive',
-            'positive values of a binary',
+            {'labels': ({**LABEL, 'target': 'binary'},)},
+            'labels[0].target.positive',
+            'at least one',
         ),
         (
-            {'labels': ({**LABEL, 'kind': 'classes'},)},
-            'labels[0].positive',
-            '() for others',
+            {
+                'labels': (
+                    {**LABEL, 'target': {'name': 'classes', 'positive': ()}},
+                )
+            },
+            'labels[0].target.positive',
+            "'classes' has no such option (it is one of binary)",
         ),
-        ({'labels': ({**LABEL, 'kind': 'rank'},)}, 'labels[0].kind', "'binary"),
+        (
+            {'labels': ({**LABEL, 'target': 'rank'},)},
+            'labels[0].target.name',
+            'one of binary',
+        ),
+        ({'buckets': 3}, 'buckets', '0, as there are no hashed'),
     ],
 )
 def test_refused(changes, field, words):

@@ -6,8 +6,7 @@ from moe.workloads.multitask.data.schema import Schema
 LABEL = {
     'name': 'click',
     'column': 'click',
-    'kind': 'binary',
-    'positive': ('1',),
+    'target': {'name': 'binary', 'positive': ('1',)},
     'where': None,
 }
 PLAIN = {

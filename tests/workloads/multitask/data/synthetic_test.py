@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
-from moe.workloads.multitask.data import synthetic
 from moe.workloads.multitask.data.synthetic import (
-    SyntheticConfig,
+    SyntheticSource,
     load_synthetic,
 )
 
@@ -22,12 +21,11 @@ PLAIN = {
     'num_rows': 40,
     'num_val_rows': 20,
     'seed': 0,
-    'batch_size': 8,
 }
 
 
 def load(**changes):
-    return load_synthetic(parse(SyntheticConfig, {**PLAIN, **changes}))
+    return load_synthetic(parse(SyntheticSource, {**PLAIN, **changes}))
 
 
 def correlation(labels):
@@ -140,7 +138,6 @@ def test_tasks_of_p_1_are_one():
 def test_seed_is_of_the_function_and_the_rows():
     one, again, other = load(), load(), load(seed=1)
     assert one.fingerprint == again.fingerprint != other.fingerprint
-    assert one.fingerprint == load(batch_size=4).fingerprint
     assert one.fingerprint != load(noise=0.2).fingerprint
     for name, rows in one.train.items():
         np.testing.assert_array_equal(rows, again.train[name])
@@ -158,8 +155,8 @@ def test_seed_is_of_the_function_and_the_rows():
 @pytest.mark.parametrize('num_rows', [0, 40])
 def test_hosts_share_a_batch(num_rows):
     data = load(num_rows=num_rows)
-    whole = synthetic.train_batches(data, seed=5)
-    parts = [synthetic.train_batches(data, 5, host, 2) for host in range(2)]
+    whole = data.train_batches(8, seed=5)
+    parts = [data.train_batches(8, 5, host, 2) for host in range(2)]
     for _ in range(7):  # more than an epoch of 40
         batch = next(whole)
         assert batch['live'].tolist() == [True] * 8
@@ -172,7 +169,7 @@ def test_hosts_share_a_batch(num_rows):
 
 def test_stream_never_repeats_and_goes_on():
     data = load(num_rows=0, noise=0.0)
-    iterator = synthetic.train_batches(data, seed=5)
+    iterator = data.train_batches(8, seed=5)
     made = [next(iterator) for _ in range(6)]
     x = np.concatenate([b['numeric'] for b in made])
     assert len(np.unique(x, axis=0)) == 48
@@ -183,7 +180,7 @@ def test_stream_never_repeats_and_goes_on():
     # From its state, and of another seed.
     iterator.set_state(json.loads('{"next_index": 4}'))
     np.testing.assert_array_equal(next(iterator)['numeric'], made[4]['numeric'])
-    other = next(synthetic.train_batches(data, seed=6))
+    other = next(data.train_batches(8, seed=6))
     assert not np.any(other['numeric'] == made[0]['numeric'])
 
 
@@ -193,14 +190,33 @@ def test_stream_never_repeats_and_goes_on():
         ({'correlation': 1.1}, 'correlation'),
         ({'num_tasks': 3, 'correlation': -0.6}, 'correlation'),
         ({'num_features': 1}, 'num_features'),
-        ({'num_rows': 7}, 'num_rows'),
         ({'num_val_rows': 0}, 'num_val_rows'),
         ({'noise': -0.1}, 'noise'),
         ({'scale': 0.0}, 'scale'),
-        ({'batch_size': 0}, 'batch_size'),
     ],
 )
 def test_refused(changes, field):
     with pytest.raises(ConfigError) as caught:
-        parse(SyntheticConfig, {**PLAIN, **changes})
+        parse(SyntheticSource, {**PLAIN, **changes})
     assert caught.value.field == f'config.{field}'
+
+
+def test_fewer_rows_than_a_batch():
+    source = parse(SyntheticSource, {**PLAIN, 'num_rows': 7})
+    assert source.load(7).train_batches(7, seed=0)
+    with pytest.raises(ConfigError, match='at least batch_size') as caught:
+        source.load(8)
+    assert caught.value.field == 'config.data.source.num_rows'
+
+
+def test_what_a_model_is_made_for():
+    source = parse(SyntheticSource, {**PLAIN, 'num_tasks': 3})
+    assert source.num_tasks == 3
+    inputs = source.inputs()
+    assert [t.name for t in inputs.targets] == ['task_0', 'task_1', 'task_2']
+    assert (inputs.num_numeric, inputs.table_of) == (10, ())
+    made = source.load(8)
+    assert made.inputs == inputs
+    assert made.summary() == '40 rows to train on, 20 to validate on'
+    stream = load(num_rows=0).summary()
+    assert stream == 'fresh rows to train on, 20 to validate on'

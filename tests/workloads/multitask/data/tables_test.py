@@ -11,7 +11,7 @@ from moe.config import ConfigError, parse
 from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.data.hashing import uniform
 from moe.workloads.multitask.data.tables import (
-    TableConfig,
+    TableSource,
     apply_table,
     load_table,
 )
@@ -35,7 +35,6 @@ def section(files, schema=(), **changes):
         'val_fraction': 0.25,
         'test_fraction': 0.25,
         'split_seed': 0,
-        'batch_size': 4,
         'on_error': 'raise',
         'scratch': '',
         'schema': {**PLAIN, 'user': 'who', **dict(schema)},
@@ -44,7 +43,7 @@ def section(files, schema=(), **changes):
 
 
 def load(files, schema=(), **changes):
-    return load_table(parse(TableConfig, section(files, schema, **changes)))
+    return load_table(parse(TableSource, section(files, schema, **changes)), 4)
 
 
 def ages(table, part):
@@ -166,7 +165,7 @@ def test_scratch(tmp_path):
     folder = tmp_path / 'scratch'
     with pytest.raises(ConfigError) as caught:
         load(file, scratch=str(folder))
-    assert caught.value.field == 'config.data.scratch'
+    assert caught.value.field == 'config.data.source.scratch'
     folder.mkdir()
     table = load(file, scratch=str(folder))
     # Nothing is left behind, and the rows are still there.
@@ -252,15 +251,24 @@ def test_new_table(tmp_path):
 @pytest.mark.parametrize(
     ('count', 'changes', 'field', 'words'),
     [
-        (12, {'batch_size': 40}, 'config.data.files', 'batch_size = 40'),
-        (60, {'files': 'no.csv'}, 'config.data.files', 'no such file'),
-        (60, {'test_files': 'no.csv'}, 'config.data.test_files', 'no such'),
+        (6, {}, 'config.data.source.files', 'batch_size = 4'),
+        (60, {'files': 'no.csv'}, 'config.data.source.files', 'no such file'),
+        (
+            60,
+            {'test_files': 'no.csv'},
+            'config.data.source.test_files',
+            'no such',
+        ),
         (60, {'val_fraction': 0.0}, 'config.val_fraction', 'above 0'),
-        (60, {'val_fraction': 1e-9}, 'config.data.files', 'to validate on'),
+        (
+            60,
+            {'val_fraction': 1e-9},
+            'config.data.source.files',
+            'to validate on',
+        ),
         (60, {'val_files': 'a'}, 'config.val_fraction', '0 with val_files'),
         (60, {'val_fraction': 0.7}, 'config.test_fraction', 'at most 0.9'),
         (60, {'on_error': 'warn'}, 'config.on_error', "'raise', 'skip'"),
-        (60, {'batch_size': 0}, 'config.batch_size', 'at least 1'),
     ],
 )
 def test_refused(tmp_path, count, changes, field, words):
@@ -302,7 +310,9 @@ def test_census(tmp_path):
     ]
     path = tmp_path / 'census.gz'
     path.write_bytes(gzip.compress('\n'.join(some * 5).encode()))
-    table = load(str(path), schema=census.schema(), val_fraction=0.2)
+    source = {**census.source(), 'files': str(path), 'test_fraction': 0.25}
+    del source['name']
+    table = load_table(parse(TableSource, source), 4)
     learned = table.preprocessing
     assert table.train['numeric'].shape[1] == 7
     # 42 columns but the numbers, two labels, education and the weight.

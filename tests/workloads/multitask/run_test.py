@@ -40,7 +40,7 @@ def test_every_mixture_runs_to_its_page(tmp_path, model):
 
 def test_stops_and_goes_on(tmp_path):
     # Half of a run, and the rest of it: the numbers of one in one go.
-    config = plain(**{'model.expert.batch_norm': True})
+    config = plain(**{'model.expert.batch_norm': {}})
     assert training.run(tiny.check(config), config, tmp_path / 'whole')
     half = {**config, 'steps': 2}
     assert training.run(tiny.check(half), half, tmp_path / 'parts')

@@ -1,0 +1,81 @@
+"""The gates of a mixture of several tasks, as a config describes them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from moe.config import ConfigError, Fraction, OneOf, PositiveFloat, Registry
+from moe.layers.multitask import softmax
+from moe.routing import ROUTERS
+from moe.types import Router, traits_of
+
+
+class Gates(Registry):
+    """Routers that can be a gate over examples.
+
+    Beside those registered here these are the library's routers, and those of
+    plugins, which read nothing but logits and noise and let no example wait
+    for another: a row of a table has no id, and no row after it.
+    """
+
+    def __getitem__(self, name: str) -> Callable:
+        if name in self._entries:
+            return self._entries[name]
+        if name in ROUTERS and serves(ROUTERS[name]):
+            return ROUTERS[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        suitable = {name for name in ROUTERS if serves(ROUTERS[name])}
+        return iter(sorted(suitable | set(self._entries)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def name_of(self, choice: Any) -> str:
+        """Returns the name of a gate; see `Registry.name_of`."""
+        try:
+            return super().name_of(choice)
+        except KeyError:
+            return ROUTERS.name_of(choice)
+
+
+def serves(router: Router) -> bool:
+    """Whether a router needs no more than a gate over examples has.
+
+    Args:
+      router: whose traits are read.
+    """
+    traits = traits_of(router)
+    return traits.uses <= {'noise_logits'} and traits.looks_ahead != 'always'
+
+
+GATES = Gates('gate')
+GATES.register('softmax')(softmax)
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """The gates of a mixture; see `moe.layers.multitask.MultiGate`.
+
+    Attributes:
+      router: what each gate makes of its logits.
+      temperature: what the logits are divided by.
+      dropout: probability in training that an expert is out of a gate's reach.
+    """
+
+    router: Annotated[Router, OneOf(GATES)] = softmax
+    temperature: PositiveFloat = 1.0
+    dropout: Fraction = 0.0
+
+    def __post_init__(self):
+        if self.dropout >= 1:
+            raise ConfigError('dropout', self.dropout, 'less than 1')
+
+    def options(self) -> dict[str, Any]:
+        """Returns the fields of `MultiGate` that these settings are."""
+        return {
+            'router': self.router,
+            'temperature': self.temperature,
+            'dropout': self.dropout,
+        }

@@ -1,0 +1,180 @@
+"""Where labelled images come from.
+
+N images, H rows, W columns and C channels of pixels.
+"""
+
+import pathlib
+import zipfile
+import zlib
+from typing import Annotated, NamedTuple
+
+import numpy as np
+
+from moe.config import ConfigError, Registry, Within
+
+SOURCES = Registry('source of images')
+Arrays = dict[str, np.ndarray]
+ValFraction = Annotated[float, Within(0.0, 0.5)]
+
+_UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+_FILES = 'config.data.source.files'
+
+
+class LabelledImages(NamedTuple):
+    """What a source returns: training and validation images that share none.
+
+    Attributes:
+      train: pixels, float32 [N, H, W, C], and labels, integers [N] from 0.
+      val: likewise.
+    """
+
+    train: tuple[np.ndarray, np.ndarray]
+    val: tuple[np.ndarray, np.ndarray]
+
+
+@SOURCES.register('digits')
+def digits(*, val_fraction: ValFraction = 0.25) -> LabelledImages:
+    """Reads the handwritten digits of scikit-learn, 8 x 8 pixels.
+
+    Args:
+      val_fraction: share of the images kept for validation.
+
+    Returns:
+      The images, with pixels from 0 to 1.
+
+    Raises:
+      ConfigError: if scikit-learn is not installed, or no image would be
+        kept.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        allowed = "'npz' with a path, as scikit-learn is not installed"
+        raise ConfigError(
+            'config.data.source.name', 'digits', allowed
+        ) from None
+    found = load_digits()
+    return held_out(found.images / 16, found.target, val_fraction)
+
+
+@SOURCES.register('npz')
+def npz(*, files: str, val_fraction: ValFraction = 0.25) -> LabelledImages:
+    """Reads an archive of arrays that NumPy wrote.
+
+    Args:
+      files: path of an .npz with pixels `x` [N, H, W] or [N, H, W, C], uint8
+        or float, and integer labels `y` [N] from 0; it may have `x_val` and
+        `y_val` too.
+      val_fraction: share of `x` kept for validation, where there is no
+        `x_val`.
+
+    Returns:
+      The images; bytes become shares of 255.
+
+    Raises:
+      ConfigError: if the file is not so.
+    """
+
+    def refuse(allowed):
+        return ConfigError(_FILES, files, allowed)
+
+    arrays = _read(files, refuse)
+    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
+        _check(arrays, suffix, refuse)
+    x, y = pixels(arrays['x']), arrays['y']
+    if 'x_val' not in arrays:
+        return held_out(x, y, val_fraction)
+    val = pixels(arrays['x_val']), arrays['y_val']
+    if not len(val[0]):
+        raise refuse('images in x_val and y_val (there are 0)')
+    return LabelledImages((x, y), val)
+
+
+def held_out(
+    x: np.ndarray, y: np.ndarray, val_fraction: float
+) -> LabelledImages:
+    """Keeps a share of images for validation.
+
+    The split is one fixed permutation, whatever the seed of a run.
+
+    Args:
+      x: pixels, as `pixels` takes them.
+      y: labels, integers [N].
+      val_fraction: share of the images that is kept.
+
+    Raises:
+      ConfigError: if no image is kept.
+    """
+    x = pixels(x)
+    order = np.random.default_rng(0).permutation(len(x))
+    val, train = np.split(order, [round(val_fraction * len(x))])
+    if not len(val):
+        raise ConfigError(
+            'config.data.source.val_fraction',
+            val_fraction,
+            f'a share of at least one image (there are {len(x)})',
+        )
+    return LabelledImages((x[train], y[train]), (x[val], y[val]))
+
+
+def pixels(x: np.ndarray) -> np.ndarray:
+    """Returns pixels as float32 [N, H, W, C].
+
+    Args:
+      x: [N, H, W] or [N, H, W, C]; bytes become shares of 255.
+    """
+    if x.ndim == 3:
+        x = x[..., None]
+    scale = 255 if x.dtype == np.uint8 else 1
+    with np.errstate(over='ignore'):  # infinite pixels are refused later
+        return x.astype(np.float32) / np.float32(scale)
+
+
+def _read(files: str, refuse) -> Arrays:
+    """Reads the arrays of the file that have the names we know."""
+    path = pathlib.Path(files)
+    if not path.is_file():
+        raise refuse('the path of an .npz file (there is no such file)')
+    if not zipfile.is_zipfile(path):
+        raise refuse('an .npz file (it is no archive of arrays)')
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            names = {'x', 'y', 'x_val', 'y_val'} & set(found)
+            arrays = {name: np.asarray(found[name]) for name in names}
+    except _UNREADABLE as error:
+        raise refuse(f'an .npz file that can be read ({error})') from None
+    wanted = {'x', 'y'}
+    if {'x_val', 'y_val'} & names:
+        wanted |= {'x_val', 'y_val'}
+    if missing := sorted(wanted - names):
+        raise refuse(f'an .npz file that has also {", ".join(missing)}')
+    return arrays
+
+
+def _check(arrays: Arrays, suffix: str, refuse) -> None:
+    """Checks one pair of pixels and labels."""
+    x, y = arrays[f'x{suffix}'], arrays[f'y{suffix}']
+    name = f'an .npz file with x{suffix} and y{suffix}'
+    if x.ndim not in (3, 4) or y.ndim != 1 or 0 in x.shape[1:]:
+        raise refuse(
+            f'{name} of shapes [N, H, W] or [N, H, W, C] and [N] (they are '
+            f'{list(x.shape)} and {list(y.shape)})'
+        )
+    if len(x) != len(y):
+        raise refuse(
+            f'{name} of the same length (they are {len(x)} and {len(y)})'
+        )
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise refuse(f'{name}, pixels of uint8 or float (they are {x.dtype})')
+    if not np.issubdtype(y.dtype, np.integer):
+        raise refuse(f'{name}, labels of integers (they are {y.dtype})')
+    if len(y) and not 0 <= np.min(y) <= np.max(y) < 2**31:
+        raise refuse(
+            f'{name}, labels of 0 and up (they are {np.min(y)} to {np.max(y)})'
+        )
+    like = arrays['x']
+    if (x.shape[1:], x.dtype) != (like.shape[1:], like.dtype):
+        raise refuse(
+            f'{name}, pixels of the shape and type of x (they are '
+            f'{x.dtype} {list(x.shape)} and {like.dtype} {list(like.shape)})'
+        )
