@@ -28,7 +28,7 @@ class Renorm:
     Source: arXiv 1702.03275.
 
     Attributes:
-      momentum: of the running mean and deviation of the correction.
+      momentum: momentum of the running mean and deviation of the correction.
       rmax: greatest correction r of the scale; the default clips nothing.
       rmin: least one; None is `1 / rmax`.
       dmax: greatest size of the correction d of the mean.
@@ -42,7 +42,11 @@ class Renorm:
     def clips(
         self, updates: Int[Array, '']
     ) -> tuple[Float[Array, ''], Float[Array, ''], Float[Array, '']]:
-        """(rmin, rmax, dmax) after a number of updates, int32."""
+        """Returns (rmin, rmax, dmax) after a number of updates.
+
+        Args:
+          updates: how many there were, int32.
+        """
         at = lambda clip: jnp.asarray(
             clip(updates) if callable(clip) else clip, jnp.float32
         )
@@ -149,7 +153,7 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x, mask):
-    """Mean and biased variance over the live examples, in two passes."""
+    """Returns mean and biased variance over valid examples, in two passes."""
     if mask is None:
         mask = jnp.ones(x.shape[0], bool)
     live = mask.reshape(-1, *[1] * (x.ndim - 1))

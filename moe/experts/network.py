@@ -52,13 +52,13 @@ class Network(nn.Module):
     and each is initialised on its own, with its own fan.
 
     Attributes:
-      widths: of the layers; the last one is H.
+      widths: widths of the layers; the last one is H.
       num: N; None is one network.
-      activation: of all layers but the last, which is linear; or a sequence,
-        one for each layer. A function, or 'gelu', 'linear', 'relu',
+      activation: activation of all layers but the last, which is linear; or a
+        sequence, one for each layer. A function, or 'gelu', 'linear', 'relu',
         'sigmoid', 'silu' or 'tanh'.
-      kernel_init: of the kernels, or one for each layer: a function (key,
-        shape, dtype), or e.g. 'glorot_uniform', 'he_normal', 'lecun_uniform'.
+      kernel_init: initializer of the kernels, or one for each layer: a
+        function (key, shape, dtype), or a name such as 'glorot_uniform'.
       use_bias: whether each layer has a bias.
       weight_norm: see `Dense`.
       batch_norm: makes the normalisations from their names, e.g. `BatchNorm`
@@ -174,8 +174,8 @@ def side_by_side(
     Args:
       networks: [B, D] -> [B, H], called with `train` and `mask`.
       x: the inputs of all networks [B, D], or each one's own [B, N, D].
-      train: told to the networks.
-      mask: likewise.
+      train: whether this is training, for the networks.
+      mask: True for valid examples, for the networks.
 
     Returns:
       The outputs, in the order of the networks.
@@ -229,7 +229,7 @@ class Dense(nn.Module):
     Attributes:
       width: H.
       num: N; None is one network.
-      kernel_init: of one network's kernel [D, H].
+      kernel_init: initializer of one network's kernel [D, H].
       use_bias: whether there is a bias, zero at first.
       weight_norm: 'none'; or what g is: 'learned'; 'fixed' at the columns'
         first norms, which are kept in the collection 'constants'; or 1, so
@@ -244,7 +244,14 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B *M D']) -> Float[Array, 'B *N H']:
-        """Applies the layer to [B, D], or of each network to its [B, N, D]."""
+        """Applies the layer of every network.
+
+        Args:
+          x: [B, D], to each network the same; or, with `num`, [B, N, D].
+
+        Returns:
+          Outputs [B, H], or [B, N, H].
+        """
         lead = () if self.num is None else (self.num,)
         shape = (*lead, x.shape[-1], self.width)
         kernel = parameter(self, 'kernel', self._init, shape, decay=True)
@@ -262,7 +269,7 @@ class Dense(nn.Module):
         return jax.vmap(one)(jax.random.split(key, self.num))
 
     def _scaled(self, kernel):
-        """W from V."""
+        """Returns W, made from V by weight normalisation."""
         if self.weight_norm == 'none':
             return kernel
         squares = jnp.sum(jnp.square(kernel), axis=-2)
@@ -304,13 +311,13 @@ def product(
 def regularization(
     params: Any, kernel: Penalty = None, bias: Penalty = None
 ) -> Float[Array, '']:
-    """Sum of the penalties of all networks' kernels and biases.
+    """Sums the penalties of all networks' kernels and biases.
 
     Args:
       params: tree of parameters of `Network`s.
       kernel: penalty of a kernel [D, H] before weight norm: a function, or
         `{'l1': a, 'l2': b}` for `a * sum |w| + b * sum w^2`; None is 0.
-      bias: likewise of a bias [H].
+      bias: penalty of a bias [H], of the same kinds.
 
     Returns:
       The sum, a float32 scalar.

@@ -1,4 +1,4 @@
-"""The named architectures: one layer, other counts and visibility.
+"""The named architectures: `MultiGate` with other counts and visibility.
 
 T tasks, E experts. A `network` makes E networks in parallel, [B, E, H], from
 `num`, e.g. `functools.partial(Network, (32, 16))`; options are the fields of
@@ -54,12 +54,12 @@ def cgc(
     PLE, RecSys 2020, section 4.2.
 
     Args:
-      network: see above.
+      network: makes networks in parallel, as the module says.
       num_tasks: T.
-      task_experts: of each task.
-      shared_experts: of all.
+      task_experts: experts of each task.
+      shared_experts: experts that all tasks share.
       shared_gate: whether a last gate, and output, sees all experts.
-      **options: of `MultiGate`.
+      **options: fields of `MultiGate`.
 
     Returns:
       The layer; it has T outputs, or T + 1.

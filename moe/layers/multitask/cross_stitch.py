@@ -20,19 +20,20 @@ from moe.types import Aux
 
 
 class CrossStitch(nn.Module):
-    """T networks that see each other's activations, as much as they learn to.
+    """T networks that mix their activations by learned matrices.
 
     After each level `h_t <- sum_s A[t, s] h_s`, with a learned matrix A [T, T]
     that at first is near the identity. Source: arXiv 1604.03539.
 
     Attributes:
-      widths: of the layers of the networks, for each level.
+      widths: widths of the layers of the networks, for each level.
       num_tasks: T.
       near: the diagonal of A at first; the rest of each row shares `1 - near`.
       activation: after every layer but the last level's last, which is linear.
       network: makes a level's networks from `widths`, `num` and `activation`.
-      kernel_penalty: of the networks' kernels, see `regularization`.
-      bias_penalty: of their biases.
+      kernel_penalty: penalty of the networks' kernels, as `regularization`
+        takes it.
+      bias_penalty: penalty of their biases.
     """
 
     widths: Sequence[Sequence[int]]

@@ -1,4 +1,4 @@
-"""Gates over all experts."""
+"""The gate that mixes all experts."""
 
 import jax
 import jax.numpy as jnp

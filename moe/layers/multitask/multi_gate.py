@@ -52,9 +52,10 @@ class MultiGate(nn.Module):
         probability, for each gate on its own, never all that the gate sees.
         Source: Zhao et al., RecSys 2019.
       router_init: initializer of a gate's kernel [Dg, E].
-      noise_init: of its noise kernel, for routers with one.
-      kernel_penalty: of the experts' kernels, see `regularization`.
-      bias_penalty: of their biases.
+      noise_init: initializer of a gate's noise kernel, for routers with one.
+      kernel_penalty: penalty of the experts' kernels, as `regularization`
+        takes it.
+      bias_penalty: penalty of their biases.
     """
 
     experts: nn.Module | Sequence[nn.Module]
@@ -123,11 +124,11 @@ class MultiGate(nn.Module):
         return y, Aux(mean, stats)
 
     def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
-        """The routers' state after a step, for `router_state` of this layer.
+        """Returns the routers' state after a step.
 
         Args:
-          state: tree of their variables, e.g. selection biases.
-          stats: of the step.
+          state: `router_state` of this layer, e.g. selection biases.
+          stats: statistics of the step.
 
         Returns:
           The next state.
@@ -149,7 +150,7 @@ class MultiGate(nn.Module):
         return side_by_side(self.experts, x, train=train, mask=mask)
 
     def _seen(self, num_experts: int) -> np.ndarray:
-        """What the gates see, [N, E]."""
+        """Returns whether each gate sees each expert, bool [N, E]."""
         shape = (self.num_gates, num_experts)
         if self.visible is None:
             return np.ones(shape, bool)
@@ -162,7 +163,7 @@ class MultiGate(nn.Module):
         return seen
 
     def _gates(self, x, seen, live, train):
-        """Dense gates [N, B, E], statistics [N, ...] and losses [N]."""
+        """Returns dense gates [N, B, E], statistics [N, ...] and losses [N]."""
         key = self.make_rng('router') if self.has_rng('router') else None
         context = functools.partial(
             Context, mask=live[None], key=key, train=train
@@ -215,7 +216,7 @@ class MultiGate(nn.Module):
 
 
 def _decide(gate, x, position, *, context: Callable[..., Context]):
-    """One gate: its dense gates [B, V], statistics and losses."""
+    """Runs one gate: returns dense gates [B, V], statistics and losses."""
     routing, penalty = gate(x[None], context(position=position[None]))
     gates = dense(routing, routing.weight)
     state = {} if penalty is None else {'penalty': penalty}
@@ -226,7 +227,7 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
 
 
 def _in_columns(part, seen):
-    """What is by visible expert, by expert: 0 for those that are not seen."""
+    """Spreads values of visible experts over all; 0 for those not seen."""
     gates, stats, per_gate = part
     if np.all(seen):
         return part
@@ -241,19 +242,19 @@ def _in_columns(part, seen):
 
 
 def _alike(seen) -> list[np.ndarray]:
-    """The gates, by how many experts they see."""
+    """Groups the gates by how many experts they see."""
     sizes = np.sum(seen, axis=1)
     distinct = dict.fromkeys(sizes.tolist())  # in their order
     return [np.flatnonzero(sizes == size) for size in distinct]
 
 
 def _name(rows: np.ndarray, seen) -> str:
-    """Name of the gates that see equally many experts."""
+    """Returns the name of the gates that see equally many experts."""
     return f'gates_of_{np.sum(seen[rows[0]])}'
 
 
 def emptied(
     x: Float[Array, 'B *N D'], live: Bool[Array, 'B']
 ) -> Float[Array, 'B *N D']:
-    """The inputs with zeros for padding, which may hold anything."""
+    """Returns inputs with zeros for padding, which may hold anything."""
     return jnp.where(live.reshape(-1, *[1] * (x.ndim - 1)), x, 0)

@@ -30,17 +30,17 @@ class PLE(nn.Module):
     Source: Tang et al., PLE, RecSys 2020, section 4.3.
 
     Attributes:
-      widths: of the layers of the experts, for each level.
+      widths: widths of the layers of the experts, for each level.
       num_tasks: T.
       task_experts: M.
       shared_experts: S.
       activation: after every layer but the last level's last, which is linear.
       network: makes a level's experts from `widths`, `num` and `activation`.
-      router: of every gate, see `MultiGate`, as for the fields below.
-      temperature: of the gates.
-      dropout: of the gates.
-      kernel_penalty: of the experts of all levels.
-      bias_penalty: likewise.
+      router: router of every gate; see `MultiGate`.
+      temperature: temperature of every gate.
+      dropout: expert dropout of every gate.
+      kernel_penalty: penalty of the kernels of the experts of all levels.
+      bias_penalty: penalty of their biases.
     """
 
     widths: Sequence[Sequence[int]]
@@ -67,8 +67,8 @@ class PLE(nn.Module):
 
         Args:
           x: inputs, or a pair of the experts' and the gates' in level 0.
-          train: as in `MultiGate`.
-          mask: as in `MultiGate`.
+          train: training. Randomness comes from the 'router' rng stream.
+          mask: True for valid examples; None if all are.
 
         Returns:
           The outputs of the last level, and the Aux: losses are means over the
@@ -88,7 +88,7 @@ class PLE(nn.Module):
         return y, over_levels(parts)
 
     def level(self, i: int) -> MultiGate:
-        """The layer of level i."""
+        """Returns the layer of level i."""
         last = i == len(self.widths) - 1
         return cgc(
             functools.partial(
@@ -111,7 +111,7 @@ class PLE(nn.Module):
         )
 
     def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
-        """The routers' state after a step, see `MultiGate`."""
+        """Returns the routers' state after a step; see `MultiGate`."""
         moved = {}
         for name, value in state.items():
             own = {
@@ -126,7 +126,7 @@ class PLE(nn.Module):
     def _inputs(
         self, y: Float[Array, 'B N H'], i: int
     ) -> tuple[Float[Array, 'B E H'], Float[Array, 'B G H']]:
-        """What the experts and the gates of level i take from the one below."""
+        """Returns the inputs of the experts and the gates of level i."""
         tasks = self.num_tasks
         # Broadcast, not taken by index: the gradient is a plain sum.
         many = lambda v, count: jnp.broadcast_to(
@@ -142,13 +142,13 @@ class PLE(nn.Module):
 def level_activation(
     activation: Pointwise, widths: Sequence[int], last: bool
 ) -> tuple[Pointwise, ...]:
-    """Activations of a level's layers: the last level ends linearly."""
+    """Returns activations of a level's layers; the last level ends linearly."""
     each = [activation] * len(widths)
     return (*each[:-1], 'linear' if last else activation)
 
 
 def over_levels(parts: Sequence[Aux]) -> Aux:
-    """The Aux of levels: mean losses, but all of the regularisation."""
+    """Returns the Aux of all levels: mean losses, but the whole penalty."""
     losses = jax.tree.map(
         lambda *each: sum(each) / len(each), *[part.losses for part in parts]
     )

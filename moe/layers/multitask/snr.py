@@ -82,9 +82,9 @@ def expected_open(
 
     Args:
       log_alpha: log-odds of each gate, float32.
-      beta: as in `hard_concrete`.
-      gamma: as in `hard_concrete`.
-      zeta: as in `hard_concrete`.
+      beta: temperature of the draw; see `hard_concrete`.
+      gamma: lower end of the stretched interval.
+      zeta: upper end of the stretched interval.
 
     Returns:
       The probabilities, float32.
@@ -134,12 +134,12 @@ class SNR(nn.Module):
       num_outputs: M.
       features: F.
       kind: 'trans' learns W_ji; 'aver' has the identity, and D = F.
-      beta: as in `hard_concrete`.
-      gamma: as in `hard_concrete`.
-      zeta: as in `hard_concrete`.
-      straight_through: as in `hard_concrete`.
-      initializer: of one matrix W_ji [D, F], so that its fan is its own: a
-        function (key, shape), or a name such as 'glorot_uniform'.
+      beta: temperature of the draw; see `hard_concrete`.
+      gamma: lower end of the stretched interval.
+      zeta: upper end of the stretched interval.
+      straight_through: whether the gradient ignores the clipping.
+      initializer: initializer of one matrix W_ji [D, F], whose fan is its own:
+        a function (key, shape), or a name such as 'glorot_uniform'.
       l1: coefficient of the absolute weights in the loss 'regularization'.
       l2: coefficient of the squared weights in it.
     """
@@ -219,7 +219,7 @@ class SNR(nn.Module):
         return snr_outputs(x, z, weight), Aux(losses, stats)
 
     def _weight(self, routes, width):
-        """The matrices, each drawn on its own; None for the identity."""
+        """Makes the matrices, each drawn on its own; None for the identity."""
         if {'trans': False, 'aver': True}[self.kind]:
             if width != self.features:
                 raise ValueError(
@@ -241,7 +241,7 @@ class SNR(nn.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pruned:
-    """The open routes alone, of each output.
+    """The open routes of each output, without the closed ones.
 
     Attributes:
       z: gates of an output's n open routes, M times [1, n] float32.
@@ -276,9 +276,10 @@ def pruned(
     """Drops the routes that evaluation closes, `z = 0`.
 
     Args:
-      params: of an `SNR`; numbers, as which routes are open is static.
-      gamma: as in `hard_concrete`.
-      zeta: as in `hard_concrete`.
+      params: parameters of an `SNR`; numbers, as which routes are open is
+        static.
+      gamma: lower end of the stretched interval.
+      zeta: upper end of the stretched interval.
 
     Returns:
       The open routes, to be called with the inputs.

@@ -23,11 +23,12 @@ class SNRLevels(nn.Module):
     Source: Ma et al., AAAI 2019, Sub-Network Routing, figure 1.
 
     Attributes:
-      networks: of each level, N parallel networks [B, D] or [B, N, D] ->
+      networks: for each level, N parallel networks [B, D] or [B, N, D] ->
         [B, N, H], e.g. `Network`.
       routes: after each level; the last ones have T outputs.
-      kernel_penalty: of the networks' kernels, see `regularization`.
-      bias_penalty: of their biases.
+      kernel_penalty: penalty of the networks' kernels, as `regularization`
+        takes it.
+      bias_penalty: penalty of their biases.
     """
 
     networks: Sequence[nn.Module]

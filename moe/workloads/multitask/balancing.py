@@ -28,7 +28,7 @@ def uncertainty(
 
     Args:
       losses: mean loss of each task, float32.
-      log_variance: s, learned; 0 at first.
+      log_variance: s, the learned logarithm of the variance; 0 at first.
       regression: whether the loss is a squared error.
 
     Returns:
@@ -68,8 +68,8 @@ def gradnorm(
     Args:
       state: before the step.
       losses: mean loss of each task, unweighted, float32, positive.
-      norms: of the gradients of these losses in the shared parameters.
-      alpha: how strongly slow tasks are favoured.
+      norms: norms of the gradients of these losses by the shared parameters.
+      alpha: how strongly tasks that train slowly are favoured.
       rate: learning rate of the weights.
 
     Returns:
@@ -86,7 +86,7 @@ def gradnorm(
 
 
 def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
-    """Weights under which no task's gradient works against another's.
+    """Finds weights under which no task's gradient works against another's.
 
     Each g_i is projected, for the others in random order, onto the normal
     plane of every g_j with `g_i . g_j < 0`, and the results are added up. They
@@ -117,7 +117,7 @@ def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
 
 
 def gram(gradients: Any) -> Float[Array, 'N N']:
-    """Inner products of the gradients of N tasks.
+    """Computes the inner products of the gradients of N tasks.
 
     Args:
       gradients: tree of arrays [N, ...].
@@ -195,7 +195,7 @@ class Balancing:
         Called where `by_task` holds.
 
         Args:
-          state: as `state` made it, in the train state.
+          state: what `state` made, as the train state holds it.
           terms: terms of the objective.
           products: inner products of the tasks' gradients of the shared
             parameters, float32.
@@ -208,7 +208,7 @@ class Balancing:
 
         Args:
           params: all parameters.
-          state: as in `step`.
+          state: what `state` made, after this step.
 
         Returns:
           Float32 [N]; None if nothing moves.

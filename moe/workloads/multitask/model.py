@@ -95,7 +95,7 @@ class MultiTask(nn.Module):
     def __call__(
         self, batch: Mapping[str, Shaped[Array, 'B ...']], train: bool = False
     ) -> tuple[Float[Array, 'B T O'], Aux]:
-        """Predicts.
+        """Predicts for a batch.
 
         Args:
           batch: what the features read, and 'live', bool [B], where rows may be

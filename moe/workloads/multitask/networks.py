@@ -146,7 +146,7 @@ class NetworkConfig:
 
         Args:
           num: N, how many are side by side; None for one.
-          parent: of the linen module.
+          parent: linen parent of the module.
 
         Returns:
           A module [B, D] or [B, N, D] -> [B, N, H], or [B, D] -> [B, H].

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def auc(score, label, mask=None) -> float:
-    """Chance that a positive scores above a negative, ties being a half.
+    """Probability that a positive scores above a negative; ties are a half.
 
         AUC = (R - P (P + 1) / 2) / (P (N - P)),
 
@@ -145,7 +145,7 @@ def calibration_error(
       probability: [N], in [0, 1].
       label: [N], 0 or 1.
       mask: [N] bool, the examples that count; None for all.
-      num_bins: of equal width, closed below.
+      num_bins: number of bins, of equal width and closed below.
 
     Returns:
       In [0, 1]; nan over no examples.
@@ -157,7 +157,7 @@ def calibration_error(
 
 
 def _user_aucs(score, positive, user) -> tuple[np.ndarray, np.ndarray]:
-    """AUC of each user, nan with one class, and how many examples he has."""
+    """Returns the AUC of each user, NaN with one class, and their examples."""
     order = np.lexsort((score, user))
     score, positive, user = score[order], positive[order], user[order]
     new_user = _starts(user)
@@ -179,13 +179,13 @@ def _user_aucs(score, positive, user) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _starts(values: np.ndarray) -> np.ndarray:
-    """True where a run of equal values begins."""
+    """Returns True where a run of equal values begins."""
     differs = values[1:] != values[:-1]
     return np.concatenate([np.ones(min(len(values), 1), bool), differs])
 
 
 def _live(mask, *arrays, dtype: Any = np.float64) -> list[np.ndarray]:
-    """The live examples of arrays."""
+    """Returns the rows of arrays that a mask holds."""
     made = [np.asarray(array, dtype) for array in arrays]
     return made if mask is None else [a[np.asarray(mask, bool)] for a in made]
 

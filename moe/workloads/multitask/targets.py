@@ -64,7 +64,7 @@ class Target(abc.ABC):
         """Returns each example's loss, in nats where it is an entropy.
 
         Args:
-          outputs: of the model, float32.
+          outputs: outputs of the model, float32.
           label: float32; a class is its number.
 
         Returns:
@@ -78,7 +78,7 @@ class Target(abc.ABC):
         """Returns what is predicted, as columns by name.
 
         Args:
-          outputs: of the model, float32.
+          outputs: outputs of the model, float32.
         """
 
     @abc.abstractmethod
@@ -95,17 +95,17 @@ class Target(abc.ABC):
         mask: Bool[np.ndarray, 'N'],
         user: Any = None,
     ) -> dict[str, float]:
-        """Returns what `moe.workloads.multitask.ranking` tells.
+        """Returns the metrics of `moe.workloads.multitask.ranking` that apply.
 
         Args:
-          outputs: of the model.
-          label: the labels.
-          mask: of the labels there are.
-          user: int32 [N]; None without users.
+          outputs: outputs of the model, float32.
+          label: the labels, float32.
+          mask: True for the labels there are.
+          user: int32 [N], what tells users apart; None without users.
 
         Returns:
           Metrics by name; those that these labels do not allow are absent.
-          The loss of outputs that are no numbers is none either.
+          If an output is NaN or infinite, the loss is kept though it is too.
         """
         with np.errstate(invalid='ignore'):
             found = self._metrics(outputs, label, mask, user)
@@ -128,7 +128,7 @@ class Binary(Target):
     primary_metric = 'auc'
 
     def loss(self, outputs, label):
-        """Returns the cross-entropies."""
+        """Returns the cross-entropy of each example, in nats."""
         return optax.sigmoid_binary_cross_entropy(outputs[:, 0], label)
 
     def predictions(self, outputs):
@@ -159,7 +159,7 @@ class Classes(Target):
     primary_metric = 'accuracy'
 
     def loss(self, outputs, label):
-        """Returns the cross-entropies."""
+        """Returns the cross-entropy of each example, in nats."""
         return optax.softmax_cross_entropy_with_integer_labels(
             outputs, label.astype(jnp.int32)
         )
@@ -193,11 +193,11 @@ class Regression(Target):
     squared = True
 
     def loss(self, outputs, label):
-        """Returns the squared errors."""
+        """Returns the squared error of each example."""
         return jnp.square(outputs[:, 0] - label)
 
     def predictions(self, outputs):
-        """Returns the numbers."""
+        """Returns the predicted numbers."""
         return {self.name: outputs[:, 0].astype(np.float64).tolist()}
 
     def _metrics(self, outputs, label, mask, user):

@@ -47,7 +47,7 @@ class Images:
       train_x: float32 [N, H, W, C], of mean 0 and standard deviation 1.
       train_y: int32 labels [N].
       val_x: standardised by the same numbers as `train_x`.
-      val_y: likewise labels.
+      val_y: int32 labels of `val_x`.
       num_classes: the greatest label and 1.
       fingerprint: a hash of all of it; runs on different images differ here.
       black: what the standardisation makes of a pixel 0.
@@ -69,7 +69,7 @@ def load_images(config: ImageConfig) -> Images:
     all of their pixels and channels.
 
     Args:
-      config: of the images.
+      config: description of the images.
 
     Returns:
       The images.
@@ -134,8 +134,8 @@ def train_batches(
 
     Args:
       images: to train on.
-      config: sizes and the shift.
-      seed: of the order and the shifts.
+      config: has the batch size and the shift.
+      seed: seed of the order and of the shifts.
       host: index of this host.
       num_hosts: number of hosts.
 
@@ -171,7 +171,7 @@ def val_batches(
 
     Args:
       images: to validate on.
-      config: sizes.
+      config: has the batch size.
       host: index of this host.
       num_hosts: number of hosts.
 

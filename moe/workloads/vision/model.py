@@ -55,7 +55,7 @@ class ViT(nn.Module):
     Sources: ViT, arXiv 2010.11929; with mixtures V-MoE, arXiv 2106.05974.
 
     Attributes:
-      config: of the model.
+      config: description of the model.
     """
 
     config: ViTConfig

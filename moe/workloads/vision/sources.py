@@ -25,7 +25,7 @@ class LabelledImages(NamedTuple):
 
     Attributes:
       train: pixels, float32 [N, H, W, C], and labels, integers [N] from 0.
-      val: likewise.
+      val: pixels and labels to validate on, of the same kinds.
     """
 
     train: tuple[np.ndarray, np.ndarray]

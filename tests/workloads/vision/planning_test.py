@@ -29,6 +29,6 @@ def test_batch_is_the_one_that_training_yields():
 def test_useful_flops_are_the_products_of_the_step():
     # Every patch sees all: of a dense model the formula is about what the
     # step multiplies, the head and the first layer's inputs aside.
-    found = planned(**{'model.d_model': 32, 'model.d_ff': 128})
+    found = planned(**{'model.d_model': 32, 'model.dense.hidden': 128})
     products = Planning.useful_flops(found)
     assert found.useful_flops() == pytest.approx(products, rel=0.1)

@@ -32,7 +32,12 @@ class Problems:
         self.places: list[str] = []
 
     def leave_out(self, file: str, line: int) -> None:
-        """Counts a row."""
+        """Counts a row that is left out, and notes its place.
+
+        Args:
+          file: its file.
+          line: its line, from 1.
+        """
         self.count += 1
         if self.count <= 100:
             self.places.append(f'{file}:{line}')
@@ -46,7 +51,7 @@ class Problems:
           allowed: what would have been accepted.
 
         Raises:
-          ConfigError: one line of all of it.
+          ConfigError: in one line, with the place and the value.
         """
         if not self.skip:
             raise ConfigError(place, value, allowed)
@@ -71,7 +76,7 @@ class Chunk:
     bad: np.ndarray
 
     def chosen(self, mask: np.ndarray) -> 'Chunk':
-        """The rows of a bool mask."""
+        """Returns the rows of a bool mask as a chunk."""
         pick = lambda values: [*itertools.compress(values, mask.tolist())]
         return Chunk(
             self.file,
@@ -99,11 +104,11 @@ class Chunk:
 
 
 def matching(pattern: str, field: str) -> list[str]:
-    """The files that a glob names, sorted.
+    """Returns the files that a glob names, sorted.
 
     Args:
       pattern: the glob, or a path.
-      field: of the config that holds it.
+      field: the config field that holds the glob, for messages.
 
     Raises:
       ConfigError: if there is none.
@@ -127,10 +132,10 @@ def read_chunks(
 
     Args:
       files: their paths; those that end in .gz are decompressed.
-      schema: of the tables.
+      schema: what the columns mean.
       problems: what to do with rows of another number of columns.
       required: columns that the files must have.
-      names: of the columns, in place of the schema's.
+      names: names of the columns, in place of the schema's.
 
     Yields:
       Chunks with those columns that the schema uses and the files have.

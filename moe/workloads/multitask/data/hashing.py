@@ -50,8 +50,8 @@ def permuted(index: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     Args:
       index: [B] places in [0, count).
-      count: of places, at least 1.
-      seed: of the permutation.
+      count: number of places, at least 1.
+      seed: seed of the permutation.
 
     Returns:
       int64 [B] in [0, count), distinct where the places are.

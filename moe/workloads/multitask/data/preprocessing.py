@@ -28,12 +28,14 @@ class Preprocessing:
     """Numbers and names of training rows; JSON, saved with a model.
 
     Attributes:
-      schema: of the table.
-      mean: of each numeric column.
-      deviation: of each numeric column, 1 where all numbers are the same.
+      schema: what the columns of the table mean.
+      mean: mean of each numeric column.
+      deviation: standard deviation of each numeric column, 1 where all
+        numbers are the same.
       indicated: numeric columns with an indicator beside them.
-      categories: of each table that is not hashed, the names of ids 1, 2, ...
-      classes: of each task of that kind, the names of classes 0, 1, ...
+      categories: the names of ids 1, 2, ... of each table of categories that
+        is not hashed.
+      classes: the names of classes 0, 1, ... of each task whose label is one.
     """
 
     schema: Schema
@@ -52,7 +54,7 @@ class Preprocessing:
         """Returns what `to_json` wrote.
 
         Args:
-          text: of the file.
+          text: text of the file.
         """
         return parse(Preprocessing, json.loads(text), 'preprocessing')
 
@@ -97,7 +99,7 @@ class Preprocessing:
         """Turns rows into arrays.
 
         Args:
-          chunk: of n rows; columns of labels and users may be absent.
+          chunk: n rows; columns of labels and users may be absent.
           problems: what to do with rows that cannot be used.
 
         Returns:
@@ -204,17 +206,17 @@ class _Ids(dict):
 def fit(
     chunks: Iterable[Chunk], schema: Schema, problems: Problems
 ) -> Preprocessing:
-    """Learns of training rows.
+    """Learns means, deviations, categories and classes of training rows.
 
     Memory grows with the number of categories alone.
 
     Args:
-      chunks: of training rows.
-      schema: of the table.
+      chunks: the training rows.
+      schema: what the columns of the table mean.
       problems: what to do with rows that cannot be used.
 
     Returns:
-      What was learned.
+      All that was learned.
 
     Raises:
       ConfigError: for a value that its column cannot have, or a label that all

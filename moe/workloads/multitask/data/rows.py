@@ -26,7 +26,7 @@ def train_batches(
     Args:
       rows: name to array [N, ...], in memory or mapped from a file.
       batch_size: B.
-      seed: of the order.
+      seed: seed of the order.
       host: index of this host.
       num_hosts: number of hosts.
 

@@ -16,8 +16,8 @@ class Condition:
     """Rows whose column has one of some values.
 
     Attributes:
-      column: its name.
-      values: as the file has them.
+      column: name of the column.
+      values: the values, as the file has them.
     """
 
     column: str

@@ -45,9 +45,9 @@ class Data:
         there are any, 'label', float32 [N, T], 'mask', bool [N, T], the labels
         there are, and 'user', int32 [N], where users are told apart; None for
         an endless stream of rows.
-      val: likewise.
-      test: likewise; of no rows, or {}, where none are kept for a test.
-      fingerprint: a hash of the rows; runs on other rows differ here.
+      val: rows to validate on, as `train` holds them.
+      test: rows to test on, as `train` holds them; {} where none are kept.
+      fingerprint: a hash of the rows, by which runs on other rows are known.
     """
 
     inputs: Inputs

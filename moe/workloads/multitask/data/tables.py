@@ -222,14 +222,14 @@ def apply_table(
         those of labels and users may be absent: masks are then False.
       columns: names in the order of these files if they have no header and
         other columns than those of the training.
-      on_error: as in `TableSource`.
-      scratch: as in `TableSource`.
+      on_error: whether a row that cannot be used raises, or is left out.
+      scratch: folder with room for the rows; '' is the system's.
 
     Returns:
       The rows as in `Table`, and what was left out.
 
     Raises:
-      ConfigError: as `load_table`.
+      ConfigError: in one line, for whatever cannot be used.
     """
     schema = preprocessing.schema
     problems = Problems(on_error == 'skip')
