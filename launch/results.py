@@ -1,4 +1,4 @@
-"""`python -m launch.results DIR [--metric=eval/loss]`: what a sweep came to.
+"""`python -m launch.results DIR [--metric=eval/loss]`: results of a sweep.
 
 Prints a table and writes `DIR/results.json` and the page `DIR/results.html`,
 of however much is there. Several metrics, with commas between, are shown
@@ -21,6 +21,7 @@ from launch import manifest
 from launch.trials import labels, text_of, value_of
 from moe.command_line import read_flags
 from moe.config import ConfigError
+from moe.config.plugins import import_plugins_of_run
 from moe.metrics import read_metrics
 from moe.workloads import registry
 
@@ -281,7 +282,30 @@ def show(workdir: pathlib.Path, metrics: Sequence[str] = DEFAULT) -> None:
     print(f'page: {write(workdir, found, logged)}')
 
 
+def import_plugins(workdir: pathlib.Path, named_again: Sequence[str]) -> None:
+    """Imports the plugins of a sweep's trials, if they are trusted.
+
+    Args:
+      workdir: of the sweep.
+      named_again: those that the user names on the command line.
+
+    Raises:
+      ConfigError: for a plugin that is not trusted, see
+        `moe.config.plugins.import_plugins_of_run`.
+    """
+    sweep = manifest.read(workdir)
+    plains = (sweep.base, *(trial.plain for trial in sweep.trials))
+    names = [name for plain in plains for name in plain.get('plugins', ())]
+    import_plugins_of_run(names, named_again, workdir)
+
+
 _FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    'plugins',
+    [],
+    'Plugins of the trials that may be imported: modules and files.',
+    flag_values=_FLAGS,
+)
 flags.DEFINE_list(
     'metric',
     list(DEFAULT),
@@ -298,7 +322,9 @@ def main(argv: list[str]) -> int:
         read_flags(_FLAGS, rest)
         if len(folders) != 1:
             raise ConfigError('DIR', ' '.join(folders), "one sweep's folder")
-        show(pathlib.Path(folders[0]), _FLAGS.metric)
+        workdir = pathlib.Path(folders[0])
+        import_plugins(workdir, _FLAGS.plugins)
+        show(workdir, _FLAGS.metric)
     except ConfigError as error:
         print(f'launch.results: {error}', file=sys.stderr)
         return 2

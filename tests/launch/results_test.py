@@ -157,29 +157,53 @@ def test_diverged(folder):
     json.dumps(found, allow_nan=False)
 
 
-def test_higher_is_better(tmp_path):
-    # The task says which metrics those are; here of images.
+@pytest.mark.parametrize(
+    ('config', 'metric', 'last_file'),
+    [
+        ('vision', 'eval/accuracy', 'confusion.json'),
+        ('multitask', 'eval/task_0/auc', 'results.json'),
+    ],
+)
+def test_higher_is_better(tmp_path, config, metric, last_file):
+    # The workload says which metrics those are.
     file = tmp_path / 'config.py'
     file.write_text(
-        'from configs import vision\n'
-        'get_config = vision.get_config\n'
+        f'from configs import {config}\n'
+        f'get_config = {config}.get_config\n'
         "def sweep():\n    yield from ({'seed': s} for s in (0, 1))\n"
     )
     sweep = read_sweep(str(file), {}, tmp_path / 'runs')
     manifest.write(tmp_path / 'runs', sweep)
-    for trial, accuracy in zip(sweep.trials, (0.5, 0.75), strict=True):
+    for trial, value in zip(sweep.trials, (0.5, 0.75), strict=True):
         trial.folder.mkdir()
-        line = {'step': trial.plain['steps'], 'eval/accuracy': accuracy}
-        line['eval/loss'] = accuracy
+        line = {'step': trial.plain['steps'], metric: value}
+        line['eval/loss'] = value
         (trial.folder / 'metrics.jsonl').write_text(json.dumps(line))
-        (trial.folder / 'confusion.json').write_text('')
+        (trial.folder / last_file).write_text('')
     read = lambda metric: results.read(tmp_path / 'runs', [metric])[0]
-    assert read('eval/accuracy')['better'] == 'higher'
-    assert read('eval/accuracy')['best'] == 'seed=1'
+    assert read(metric)['better'] == 'higher'
+    assert read(metric)['best'] == 'seed=1'
     assert read('eval/loss')['best'] == 'seed=0'
-    (group,) = read('eval/accuracy')['groups']
+    (group,) = read(metric)['groups']
     assert group['values'] == {}
-    assert group['metrics']['eval/accuracy']['mean'] == 0.625
+    assert group['metrics'][metric]['mean'] == 0.625
+
+
+def test_plugins_of_trials_are_imported_if_named_again(folder, capsys):
+    plugin = folder.parent / 'plugin.py'
+    mark = folder.parent / 'imported'
+    plugin.write_text(f'import pathlib\npathlib.Path({str(mark)!r}).touch()\n')
+    path = folder / 'sweep.json'
+    found = json.loads(path.read_text())
+    for trial in found['trials'].values():
+        trial['config']['plugins'] = [str(plugin)]
+    path.write_text(json.dumps(found))
+    assert results.main(['results', str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'--plugins={plugin}' in line
+    assert not mark.exists()
+    assert results.main(['results', str(folder), f'--plugins={plugin}']) == 0
+    assert mark.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A language model that is planned."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.planning import TransformerPlanning
@@ -16,4 +16,6 @@ class LanguageModelPlanning(TransformerPlanning):
     def _batch_shapes(self):
         data = self.config.data
         shape = (data.batch_size, data.seq_len + 1)
-        return jax.ShapeDtypeStruct(shape, jnp.uint8)
+        # Token ids are kept in the smallest type that holds them.
+        dtype = np.min_scalar_type(data.source.vocab_size - 1)
+        return jax.ShapeDtypeStruct(shape, dtype)

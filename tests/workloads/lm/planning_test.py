@@ -8,7 +8,7 @@ from tests import tiny
 
 def test_batch_is_the_one_that_training_yields(tmp_path):
     files = tiny.write_corpus(tmp_path / 'corpus')
-    found = planning_of(tiny.parsed({'data.files': files}))
+    found = planning_of(tiny.parsed({'data.source.files': files}))
     data = found.workload.load()
     batch = next(found.workload.train_batches(data, 0, 1))
     assert found.batch.shape == np.shape(batch)
@@ -16,5 +16,5 @@ def test_batch_is_the_one_that_training_yields(tmp_path):
 
 
 def test_no_corpus_is_needed():
-    found = planning_of(tiny.parsed({'data.files': 'no/such/*.txt'}))
+    found = planning_of(tiny.parsed({'data.source.files': 'no/such/*.txt'}))
     assert found.batch.shape == (8, 17)
