@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
 from moe.config import AtLeast, ConfigError, PositiveInt
+from moe.parameters import Parameter
 
 AXES = ('replica', 'data', 'fsdp', 'expert', 'tensor')
 BATCH_AXES = ('replica', 'data', 'fsdp', 'expert')
@@ -249,8 +250,9 @@ def parameter_shardings(
     Args:
       mesh: the device mesh.
       tree: arrays or shapes: the parameters, and anything whose leaves have a
-        parameter's names last on their path and its shape, such as moments of
-        an optimizer. Everything else is on every device.
+        parameter's names last on their path and its shape, or all but one of
+        its axes, such as moments of an optimizer and factored ones. Everything
+        else is on every device.
       parameters: the declared parameters, see `moe.parameters.declared`.
       expert_axes: mesh axes that experts are split over.
 
@@ -268,14 +270,28 @@ def parameter_shardings(
         names = _names(path)
         tails = (known.get(names[i:]) for i in range(len(names)))
         found = next((p for p in tails if p is not None), None)
-        if found is None or found.shape != tuple(leaf.shape):
+        axes = () if found is None else _axes(found, tuple(leaf.shape))
+        if len(axes) != leaf.ndim:
             return NamedSharding(mesh, P())
-        axes = [rules.get(name, ()) for name in found.axes]
-        sized = zip(axes, leaf.shape, strict=True)
+        split = [rules.get(name, ()) for name in axes]
+        sized = zip(split, leaf.shape, strict=True)
         spec = [a if n % num_shards(mesh, a) == 0 else None for a, n in sized]
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _axes(
+    parameter: Parameter, shape: tuple[int, ...]
+) -> tuple[str | None, ...]:
+    """Names of the axes of an array with a parameter's axes, or all but one."""
+    if shape == parameter.shape:
+        return parameter.axes
+    for i in reversed(range(len(parameter.shape))):
+        without = lambda axes, i=i: (*axes[:i], *axes[i + 1 :])
+        if shape == without(parameter.shape):
+            return without(parameter.axes)
+    return ()
 
 
 def _names(path) -> tuple[str, ...]:

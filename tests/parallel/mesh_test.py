@@ -243,6 +243,23 @@ def test_what_an_axis_does_not_divide_is_not_split():
     assert place_of((6, 16, 12), mesh).spec == P(None, 'fsdp', 'tensor')
 
 
+def test_places_of_factored_moments():
+    # All axes of their parameter but one, which Adafactor takes the mean over.
+    mesh = make_mesh(sizes(fsdp=2, expert=2, tensor=2))
+    made = Parameter((3, 4, 16, 8), (None, 'expert', 'embed', 'hidden'), True)
+    float32 = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
+    moments = {
+        'v_row': {'up': float32(3, 4, 16)},
+        'v_col': {'up': float32(3, 4, 8)},
+        'v': {'up': float32(1)},
+        'count': float32(),
+    }
+    found = parameter_shardings(mesh, moments, {'up': made})
+    assert found['v_row']['up'].spec == P(None, 'expert', 'fsdp')
+    assert found['v_col']['up'].spec == P(None, 'expert', 'tensor')
+    assert found['v']['up'].spec == found['count'].spec == P()
+
+
 def place_of(shape, mesh, *expert_axes):
     """Where the matrices of experts of this shape [E, D, F] are."""
     made = Parameter(shape, ('expert', 'embed', 'hidden'), decay=True)
