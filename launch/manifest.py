@@ -1,4 +1,4 @@
-"""What a sweep's folder says of it: `sweep.json`."""
+"""Writes and reads `sweep.json`, the description of a sweep."""
 
 import json
 import pathlib
@@ -105,7 +105,7 @@ def _described(sweep: Sweep) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with a + if it has changed since."""
+    """Returns the commit of the code, with a + if it has changed since."""
     git = ['git', '-C', str(pathlib.Path(__file__).parent)]
     found = []
     for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '-uno']):

@@ -1,4 +1,4 @@
-"""Whether the memory of a pod holds trials, before any is started."""
+"""Checks that trials fit the memory of a pod before any is started."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ class Unfit(ValueError):
 
 
 def check(trials: Sequence[Trial], topology: str) -> None:
-    """Plans every trial for a pod that is not there.
+    """Plans every trial for a pod, and refuses those that do not fit.
 
     Each is compiled in a process of its own, which gives the compiler's memory
     back; trials that differ only in the seed share a plan.
@@ -60,7 +60,7 @@ def check(trials: Sequence[Trial], topology: str) -> None:
 
 
 def _problem(trial: Trial, topology: str) -> str:
-    """Why a trial does not fit, '' if it does."""
+    """Returns why a trial does not fit, '' if it does."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'plan.json'
         arguments = [a for a in trial.command if a.startswith('--config')]

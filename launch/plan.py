@@ -41,7 +41,7 @@ flags.DEFINE_integer(
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for what the user can mend."""
+    """Makes a plan; returns the exit code, 2 for a mistake of the user."""
     try:
         given = read_config(_FLAGS, argv)
         topology = parse_topology(_FLAGS.topology)

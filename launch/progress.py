@@ -1,4 +1,4 @@
-"""How trials are getting on, as a live table or as lines."""
+"""Shows the progress of trials, as a live table or as lines."""
 
 import contextlib
 import sys
@@ -11,7 +11,7 @@ _EVERY = 30.0  # seconds between lines of a trial that runs
 
 
 class Row(NamedTuple):
-    """One trial.
+    """The progress of one trial.
 
     Attributes:
       name: of the trial.
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Texts of the columns."""
+        """The texts of the columns of the table."""
         left = None if self.left is None else round(self.left)
         return (
             self.name,
@@ -50,7 +50,7 @@ Show = Callable[[Sequence[Row]], None]
 
 @contextlib.contextmanager
 def display() -> Iterator[Show]:
-    """A way to show rows: a live table in a terminal, else lines."""
+    """Yields a function that shows rows: a live table, or else lines."""
     if not sys.stdout.isatty() or find_spec('rich') is None:
         yield _Lines().show
         return
@@ -70,13 +70,13 @@ def _table(rows: Sequence[Row]):
 
 
 class _Lines:
-    """A line for what changes, and now and then for what runs."""
+    """Prints a line a change, and every 30 seconds one a running trial."""
 
     def __init__(self):
         self._shown: dict[str, tuple[tuple[str, int], float]] = {}
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Prints what is new."""
+        """Prints the rows that have changed."""
         now = time.monotonic()
         for row in rows:
             what = (row.state, row.attempts)

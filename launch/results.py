@@ -117,13 +117,13 @@ def read(
 
 
 def _said(value: Any, others: Sequence[Any]) -> Any:
-    """A value as a table and a page show it: a number, or words."""
+    """Returns a value as tables show it: a number, or words."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if number else text_of(value, others)
 
 
 def _means(line: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, float]:
-    """The means of the scalars that patterns match."""
+    """Returns the means of the scalars that patterns match."""
     means = {}
     for metric in metrics:
         names = [] if metric in line else fnmatch.filter(line, metric)
@@ -156,7 +156,7 @@ def _newest(lines: Sequence[Mapping[str, Any]], metric: str) -> float | None:
 def _groups(
     trials: Mapping[str, Any], metrics: Sequence[str], seed: str | None
 ) -> list[Results]:
-    """Trials that are done, by everything but the seed."""
+    """Groups the trials that are done by everything but the seed."""
     members: dict[str, list[str]] = {}
     for name, trial in trials.items():
         if trial['done']:
@@ -176,7 +176,7 @@ def _groups(
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """How many there are, their mean, and their sample standard deviation.
+    """Returns the number of values, their mean and standard deviation.
 
     Args:
       values: None where there is none.
@@ -193,7 +193,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def table(found: Results) -> str:
-    """The results as text: the trials, and the groups where there are seeds.
+    """Formats the results: the trials, and their means over the seeds.
 
     Args:
       found: of `read`.
@@ -315,7 +315,7 @@ flags.DEFINE_list(
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for what the user can mend."""
+    """Shows results; returns the exit code, 2 for a mistake of the user."""
     folders = [a for a in argv[1:] if not a.startswith('-')]
     rest = [a for a in argv if a not in folders]
     try:

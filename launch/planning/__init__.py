@@ -1,1 +1,1 @@
-"""Plans: a step compiled for machines that are not here, and its cost."""
+"""Plans: a train step compiled ahead of time, and what it would cost."""

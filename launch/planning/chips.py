@@ -1,4 +1,4 @@
-"""TPU chips: published figures, and what a topology is made of."""
+"""TPU chips: their published figures, and topologies made of them."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips in a box, e.g. `v5p:4x4x8`.
+    """A box of chips, e.g. `v5p:4x4x8`.
 
     Attributes:
       name: as given.
@@ -68,12 +68,12 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """Chips in the box."""
+        """The number of chips."""
         return math.prod(self.shape)
 
     @property
     def num_devices(self) -> int:
-        """JAX devices in the box."""
+        """The number of JAX devices."""
         return self.num_chips * self.chip.devices
 
     def wraps(self, dim: int) -> bool:

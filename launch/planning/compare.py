@@ -1,4 +1,4 @@
-"""Which plans to try."""
+"""Which meshes and settings a comparison of plans tries."""
 
 import itertools
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def meshes(planning: Planning, num_devices: int) -> Iterator[Changes]:
 
 
 def candidates(planning: Planning, topology: Topology) -> list[Changes]:
-    """What to compile, the likeliest to fit and to be fast first.
+    """Returns what to compile, the likeliest to fit and be fast first.
 
     State is split over all devices before it is copied, and little is split
     over `tensor`, whose collectives are on the way of every product. What is

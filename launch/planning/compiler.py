@@ -1,4 +1,4 @@
-"""The train step, compiled for machines that are not here.
+"""Compiles the train step ahead of time for machines you do not have.
 
 Shapes only: no parameter and no batch is ever allocated.
 """
@@ -30,7 +30,7 @@ from moe.workloads.planning import Planning
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program, and what the compiler says of it.
+    """A compiled train step, and the figures of the compiler.
 
     Attributes:
       text: optimised HLO; '' if the compiler refused it for want of memory.
@@ -52,18 +52,18 @@ class Compiled:
 
 
 class NoCompiler(RuntimeError):
-    """The TPU compiler is not installed, or not for this topology."""
+    """The TPU compiler is not installed, or lacks this topology."""
 
 
 def compile_step(planning: Planning, topology: Topology) -> Compiled:
-    """Compiles the train step of a run for machines that are not here.
+    """Compiles the train step of a run for a topology.
 
     Args:
       planning: of the run.
       topology: the machines.
 
     Returns:
-      What came of it; a program that needs too much memory has no text.
+      The compiled step; its text is '' if it needs too much memory.
 
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
@@ -102,7 +102,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
 
 
 def devices_of(topology: Topology) -> Sequence[Any]:
-    """The devices of machines that are not here, to compile for.
+    """Returns the devices of a topology, to compile for.
 
     Args:
       topology: the machines.
@@ -137,7 +137,7 @@ def devices_of(topology: Topology) -> Sequence[Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what libtpu writes to stderr about the machine it misses."""
+    """Hides what libtpu writes to stderr about the absence of a TPU."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -149,7 +149,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _share(tree: Any) -> float:
-    """Bytes of a tree of shapes on one device."""
+    """Returns the bytes of a tree of shapes on one device."""
 
     def size(leaf):
         shape = leaf.sharding.shard_shape(leaf.shape)
@@ -159,7 +159,7 @@ def _share(tree: Any) -> float:
 
 
 def _memory(found: Any, memory: Mapping[str, float]) -> dict[str, float]:
-    """The compiler's account: parameters and state are written in place."""
+    """Returns bytes by kind; parameters and state are updated in place."""
     known = memory['parameters'] + memory['optimizer']
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     return {
@@ -171,7 +171,7 @@ def _memory(found: Any, memory: Mapping[str, float]) -> dict[str, float]:
 
 
 def wanted(error: Exception, memory: Mapping[str, float]) -> float:
-    """Bytes of temporaries for which the compiler refused a program.
+    """Returns the bytes of temporaries for which a program was refused.
 
     Args:
       error: that it raised; any that is not about memory is raised again.

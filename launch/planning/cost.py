@@ -1,4 +1,4 @@
-"""What a compiled program does in one run, its loops counted as they run.
+"""Counts the work of a compiled program, loops as often as they run.
 
 The compiler's own analysis counts the body of a loop once, so everything is
 counted here, from the text: products, traffic with the HBM, collectives.
@@ -47,7 +47,7 @@ _ALIASES = ('bitcast', 'reshape', 'convert', 'copy')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective, as often as it runs.
+    """A collective, and how often it runs.
 
     Attributes:
       kind: one of COLLECTIVES.
@@ -66,7 +66,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one run on one device.
+    """The work of one run of a program on one device.
 
     Attributes:
       flops: of all products.
@@ -134,21 +134,21 @@ def count(program: Program) -> Cost:
 
 
 def part(instruction: Instruction) -> str:
-    """Which part of a model's step, and which pass, an instruction is of.
+    """Returns the part of the model and the pass an instruction belongs to.
 
     Args:
       instruction: with the name that the model's modules gave it.
 
     Returns:
       Such as 'moe, backward': the module inside a block, or 'rest', and
-      'forward', 'again' (computed once more for the backward pass) or
+      'forward', 'recomputed' (for the backward pass) or
       'backward'.
     """
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
     path = name.group(1) if name else ''
     module = re.search(r'/block_\d+/(\w+)', path)
     which = 'backward' if 'transpose(' in path else 'forward'
-    which = 'again' if 'rematted_computation' in path else which
+    which = 'recomputed' if 'rematted_computation' in path else which
     return f'{module.group(1) if module else "rest"}, {which}'
 
 
@@ -195,7 +195,7 @@ def _collective_kind(instruction: Instruction, inside: str) -> str | None:
 
 
 def product_flops(here: Computation, instruction: Instruction) -> float:
-    """Two for every multiplication of a dot, a convolution or a kernel.
+    """Returns two FLOPs a multiplication of a dot, convolution or kernel.
 
     Args:
       here: the computation it stands in.
@@ -220,7 +220,7 @@ def product_flops(here: Computation, instruction: Instruction) -> float:
 
 
 def _convolution(left: Array, right: Array, instruction: Instruction) -> float:
-    """Multiplications of which neither side is padding or a hole."""
+    """Counts the multiplications without padding and holes, times two."""
     labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.attributes)
     if not labels:
         raise HLOError(f'{instruction.name}: no dim_labels')
@@ -286,7 +286,7 @@ def _valid(size, out, kernel, *, stride, pad, base, dilation) -> int:
 def traffic(
     program: Program, here: Computation, instruction: Instruction
 ) -> float:
-    """Bytes that one instruction reads from and writes to the HBM.
+    """Returns the bytes an instruction reads from and writes to the HBM.
 
     A slice reads what it takes and an update in place writes what it puts,
     inside fusions too; all else reads its operands and writes its results.
@@ -331,7 +331,7 @@ def _hbm(arrays) -> float:
 
 
 def _taken(user: Instruction, place: int, operand: Instruction) -> float:
-    """What an instruction reads of one operand."""
+    """Returns the bytes an instruction reads of one operand."""
     whole = _hbm(operand.shape)
     if place == 0 and user.opcode in ('dynamic-slice', 'slice', 'gather'):
         size = float(sum(a.bytes for a in user.shape))
@@ -344,7 +344,7 @@ def _taken(user: Instruction, place: int, operand: Instruction) -> float:
 def _read(
     program: Program, inner: Computation, place: int, operand: Instruction
 ) -> float:
-    """What a fusion reads of one operand."""
+    """Returns the bytes a fusion reads of one operand."""
     whole = _hbm(operand.shape)
     if not whole:
         return 0.0
@@ -369,7 +369,7 @@ def _read(
 
 
 def _written(inner: Computation, root: Instruction, shape) -> float:
-    """What a fusion writes: of an update in place, the update."""
+    """Returns the bytes a fusion writes: of an update in place, its own."""
     if root.opcode == 'tuple' and len(root.operands) == len(shape):
         parts = zip(root.operands, shape, strict=True)
         return sum(

@@ -1,4 +1,4 @@
-"""From counts to seconds: useful work, a roofline, and what is believed."""
+"""Estimates times from counts: network, roofline, plausibility checks."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from launch.planning.hlo import axes_of, first_group
 
 
 class Implausible(RuntimeError):
-    """Numbers that cannot be, so that none is printed."""
+    """Figures that contradict each other; no plan is printed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind along the same mesh axes, of one step.
+    """The collectives of one kind along the same mesh axes, in one step.
 
     Attributes:
       kind: as in HLO.
@@ -36,7 +36,7 @@ class Traffic:
 
 
 def moved(kind: str, given: float, size: int) -> float:
-    """Bytes that each device of a group receives.
+    """Returns the bytes that each device of a group receives.
 
     Args:
       kind: of the collective.
@@ -62,7 +62,7 @@ def moved(kind: str, given: float, size: int) -> float:
 def seconds(
     kind: str, received: float, group: np.ndarray, topology: Topology
 ) -> float:
-    """Time of one collective on the links of a torus.
+    """Returns the time of one collective on the links of a torus.
 
     A group can use the links of the dimensions in which its devices differ:
     two a dimension if it is a ring and spans the group, else one. Gathers and
@@ -144,7 +144,7 @@ def roofline(
     units: int,
     topology: Topology,
 ) -> dict[str, Any]:
-    """Times of a step, and what they make of the peak.
+    """Returns the times of a step, and the MFU that they allow.
 
     Compute is executed FLOPs over the peak, memory HBM bytes over its
     bandwidth, network the sum of `traffic`. All overlapped, the longest
@@ -191,7 +191,7 @@ def check(
     n: int,
     agreement: float = 0.1,
 ) -> None:
-    """Refuses numbers that cannot be.
+    """Refuses figures that contradict each other.
 
     Args:
       useful: FLOPs of a step on all devices.

@@ -1,4 +1,4 @@
-"""Reading the text of a compiled program: shapes, loops, groups of devices."""
+"""Parses the text of a compiled program: shapes, loops, device groups."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ _BROKEN = re.compile(r'\n(?="|\}\})')
 
 
 class HLOError(ValueError):
-    """A program that cannot be read, so that nothing is said of it."""
+    """The text of a program cannot be parsed; no plan is made."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What kernels do that no compiler looks into."""
+"""The work of fused kernels, which the compiler does not count."""
 
 import math
 import re

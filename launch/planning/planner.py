@@ -1,4 +1,4 @@
-"""One plan: a config and a topology in, plain data out."""
+"""Makes a plan: a config and a topology in, plain data out."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from moe.workloads.planned import planning_of
 
 
 def plan(config: Config, topology: Topology) -> dict[str, Any]:
-    """Plans a run on machines that are not here.
+    """Plans a run: its memory, FLOPs, traffic and time for a topology.
 
     Args:
       config: of the run, of any workload.
@@ -79,7 +79,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
             compiled.coords,
             topology,
         )
-        for name in ('forward', 'again', 'backward')
+        for name in ('forward', 'recomputed', 'backward')
     }
     devices = topology.num_devices
     estimate.check(

@@ -1,4 +1,4 @@
-"""Plans as text."""
+"""Formats plans as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from launch.planning.chips import GIB
 
 
 def table(plan: Mapping[str, Any]) -> str:
-    """One plan.
+    """Formats one plan.
 
     Args:
       plan: of `launch.planning.planner.plan`.
@@ -78,7 +78,7 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _mixtures(found: Mapping[str, Any]) -> list[str]:
-    """What the devices say to each other for one mixture layer."""
+    """Formats the collectives of one mixture layer."""
     if not found.get('runs'):
         return []
     runs, least = found['runs'], found['minimum']
@@ -86,7 +86,7 @@ def _mixtures(found: Mapping[str, Any]) -> list[str]:
         'collectives of one mixture layer, a device, with at least '
         f'{least / 1e9:.3f} GB of rows a pass'
     ]
-    for name in ('forward', 'again', 'backward'):
+    for name in ('forward', 'recomputed', 'backward'):
         lines += [
             f'  {name:<12}{c["kind"]:<20}{c["axes"]:<14}'
             f'{c["count"] / runs:>6.3g}{c["bytes"] / runs / 1e9:>12.3f} GB'
@@ -97,7 +97,7 @@ def _mixtures(found: Mapping[str, Any]) -> list[str]:
 
 
 def ranking(plans: Sequence[Mapping[str, Any]]) -> str:
-    """Several plans: those that fit by the time of a step, then the others.
+    """Ranks plans: those that fit by the time of a step, then the others.
 
     Args:
       plans: each with its `changes`.

@@ -147,7 +147,7 @@ def made(seconds=4.0, fits=True):
         },
         'hbm_bytes': 1e12,
         'parts': [
-            {'part': 'moe, again', 'compute': 0.75, 'memory': 0.25},
+            {'part': 'moe, recomputed', 'compute': 0.75, 'memory': 0.25},
             {'part': 'rest, forward', 'compute': 0.001, 'memory': 0.0},
         ],
         'collectives': [
@@ -171,7 +171,7 @@ def made(seconds=4.0, fits=True):
                     'seconds': 0.5,
                 }
             ],
-            'again': [],
+            'recomputed': [],
             'backward': [],
         },
         'step': {
@@ -191,7 +191,7 @@ def test_table():
     assert 'sum                   3.00 of 95: fits\n' in text
     assert '(50% useful)' in text
     assert 'MFU 0.500, 1,000 tokens/s' in text
-    assert '  moe, again                 0.750     0.250\n' in text
+    assert '  moe, recomputed            0.750     0.250\n' in text
     assert 'rest' not in text
     # One run's share of four, and of two gigabytes.
     assert 'with at least 1.000 GB of rows a pass\n' in text
@@ -252,7 +252,7 @@ SCHEMA = {
         *('dispatcher', 'capacity_factor'),
     },
     'parameters': {'total', 'active'},
-    'mixtures': {'runs', 'minimum', 'forward', 'again', 'backward'},
+    'mixtures': {'runs', 'minimum', 'forward', 'recomputed', 'backward'},
     'step': {*('compute', 'memory', 'network', 'overlapped', 'not_overlapped')},
     'versions': {'jax'},
 }
@@ -354,7 +354,9 @@ def test_a_whole_plan(tmp_path):
     parts = {row['part']: row['compute'] for row in found['parts']}
     assert sum(parts.values()) == pytest.approx(found['step']['compute'])
     # The experts' forward products once more, and twice in the backward pass.
-    assert parts['moe, again'] == pytest.approx(parts['moe, forward'], rel=0.2)
+    assert parts['moe, recomputed'] == pytest.approx(
+        parts['moe, forward'], rel=0.2
+    )
     assert parts['moe, backward'] > 1.5 * parts['moe, forward']
     assert 'tokens/s' in done.stdout
 

@@ -74,7 +74,7 @@ def test_parts_by_the_names_of_modules():
     names = {
         'jit(f)/jvp(LM)/while/block_0/moe/experts/dot': 'moe, forward',
         'jit(f)/transpose(jvp(LM))/block_1/attention/dot': 'attention, backward',
-        'jit(f)/transpose(jvp(LM))/rematted_computation/block_0/moe/dot': 'moe, again',
+        'jit(f)/transpose(jvp(LM))/rematted_computation/block_0/moe/dot': 'moe, recomputed',
         'jit(f)/add': 'rest, forward',
     }
     for path, expected in names.items():
