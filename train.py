@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         keep_freed_memory()
         with processes.agreeing():
             config = registry.read_config(given.plain, given.overrides)
-        complete = training.run(config, registry.plain_of(config), workdir)
+        complete = training.run(config, workdir)
         processes.finish()
     except ConfigError as error:
         print(f'train.py: {error}', file=sys.stderr)

@@ -22,6 +22,7 @@ from moe import training
 from moe.config import changed
 from moe.experts import Network
 from moe.layers.multitask import shared_routes
+from moe.training.evaluation import metrics_of
 from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.workloads import registry
 
@@ -29,13 +30,13 @@ _CHUNK = 1000  # steps a call
 
 
 def train(
-    config: Any, tasks: Sequence[Any], datas: Sequence[Any], seeds: int
+    config: Any, workload: Any, datas: Sequence[Any], seeds: int
 ) -> tuple[list[dict[str, float]], Any, float]:
     """Trains the same model from every seed at once.
 
     Args:
       config: of the runs.
-      tasks: of each seed, or one for all.
+      workload: of the runs.
       datas: with fields `train` and `val` (or `test` if it has rows), of each
         seed, or one for all.
       seeds: S.
@@ -44,12 +45,14 @@ def train(
       The results of each seed, the statistics of its mixtures on the last
       batch, and the seconds that training took.
     """
-    task, shared = tasks[0], len(datas) == 1
+    shared = len(datas) == 1
     axis = None if shared else 0
     rows = _stacked([data.train for data in datas])
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    states = jax.jit(jax.vmap(lambda key: init_state(config, key, task)))(keys)
-    step = make_train_step(config, task)
+    states = jax.jit(jax.vmap(lambda key: init_state(config, key, workload)))(
+        keys
+    )
+    step = make_train_step(config, workload)
 
     def many(state, rows, order):
         def one(state, index):
@@ -79,16 +82,18 @@ def train(
     held = _stacked(held_out)
     held['live'] = jnp.ones(held['mask'].shape[:-1], bool)
     evaluate = jax.jit(
-        jax.vmap(make_eval_step(config, task), in_axes=(0, axis))
+        jax.vmap(make_eval_step(config, workload), in_axes=(0, axis))
     )
     found = jax.device_get(evaluate(states, held))
     results = [
-        task.results([jax.tree.map(lambda x: x[i], found)])  # noqa: B023
+        metrics_of(workload, [jax.tree.map(lambda x: x[i], found)])  # noqa: B023
         for i in range(seeds)
     ]
     forward = jax.jit(
         jax.vmap(
-            lambda state, batch: task.forward(state.variables, batch).aux.stats,
+            lambda state, batch: (
+                workload.forward(state.variables, batch).aux.stats
+            ),
             in_axes=(0, axis),
         )
     )
@@ -124,14 +129,14 @@ def synthetic(steps: int, seeds: int) -> list[str]:
             )
             for seed in range(seeds)
         ]
-        datas = [config.make_task().load() for config in configs]
+        datas = [config.make_workload().load_data() for config in configs]
         for model in models:
             changes = {'data.source.correlation': correlation, 'steps': steps}
             config = _config(f'{model},synthetic', changes)
-            task = config.make_task()
-            results, _, seconds = train(config, [task], datas, seeds)
+            workload = config.make_workload()
+            results, _, seconds = train(config, workload, datas, seeds)
             errors = [r['loss'] / 2 for r in results]
-            count, _ = task.count_parameters()
+            count, _ = workload.count_parameters()
             lines.append(
                 f'| {correlation} | {model} | {count:,} | {_spread(errors, 4)} '
                 f'| {seconds / 60:.1f} |'
@@ -162,11 +167,11 @@ def census(files: str, seeds: int) -> list[str]:
             f'{model},census',
             {'data.source.files': files, 'model.features.onehot_up_to': 10_000},
         )
-        task = config.make_task()
+        workload = config.make_workload()
         if data is None:
-            data = task.load()
-        task.build(data.inputs)
-        results, _, seconds = train(config, [task], [data], seeds)
+            data = workload.load_data()
+        workload.build(data.inputs)
+        results, _, seconds = train(config, workload, [data], seeds)
         cells = [
             _spread([r[f'{name}/auc'] for r in results], 4)
             for name in ('income', 'never_married')
@@ -199,7 +204,9 @@ def snr(steps: int, seeds: int) -> list[str]:
             'snr_trans,synthetic',
             {'data.source.correlation': correlation, 'data.source.seed': seed},  # noqa: B023
         )
-        datas = [make(seed).make_task().load() for seed in range(seeds)]
+        datas = [
+            make(seed).make_workload().load_data() for seed in range(seeds)
+        ]
         for weight in (0.0, 0.03, 0.1, 0.2, 0.4):
             changes = {
                 'data.source.correlation': correlation,
@@ -208,8 +215,8 @@ def snr(steps: int, seeds: int) -> list[str]:
                 'steps': steps,
             }
             config = _config('snr_trans,synthetic', changes)
-            task = config.make_task()
-            results, stats, _ = train(config, [task], datas, seeds)
+            workload = config.make_workload()
+            results, stats, _ = train(config, workload, datas, seeds)
             gates = {k: v for k, v in stats.items() if k.endswith('/gate')}
             share = [
                 float(np.mean(np.concatenate(
@@ -301,9 +308,9 @@ def speed(rounds: int) -> list[str]:
         if model == 'mmoe':
             changes['model.mixture.num_experts'] = experts
         config = _config(f'{model},synthetic', changes)
-        task = config.make_task()
-        batch = next(task.train_batches(task.load(), 0, 1))
-        state = init_state(config, task=task)
+        workload = config.make_workload()
+        batch = next(workload.train_batches(workload.load_data(), 0, 1))
+        state = init_state(config, workload=workload)
         name = f'{model}, {inputs} inputs, {experts} experts {widths}'
         multiplies = sum(
             leaf.size
@@ -312,7 +319,7 @@ def speed(rounds: int) -> list[str]:
         )
         names.append(name)
         flops[name] = multiplies
-        calls[name] = _repeated(make_train_step(config, task), state, batch)
+        calls[name] = _repeated(make_train_step(config, workload), state, batch)
         calls[f'dense for {name}'] = _repeated(  # type: ignore[call-arg]
             *_dense(multiplies, config), batch
         )

@@ -18,6 +18,8 @@ import numpy as np
 from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
+from moe.training.evaluation import metrics_of
+from moe.training.loop import train
 from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.workloads import registry
 
@@ -124,11 +126,11 @@ def speed(rounds: int) -> list[str]:
       Lines of a table: time of a step over that of the dense model.
     """
     calls = {}
-    data = _config({}).make_task().load()
+    data = _config({}).make_workload().load_data()
     for name, changes in VARIANTS.items():
         config = _config(changes)
-        task = config.make_task()
-        batch = next(task.train_batches(data, 0, 1))
+        workload = config.make_workload()
+        batch = next(workload.train_batches(data, 0, 1))
         state = jax.jit(functools.partial(init_state, config))()
         step = jax.jit(make_train_step(config))
         calls[name] = functools.partial(step, state, batch)
@@ -204,37 +206,87 @@ def _means(runs: Sequence[Mapping], stats: Sequence[str]) -> list[str]:
 
 def _runs(config, seeds) -> list[dict[str, float]]:
     """One result a seed; the programs are compiled once."""
-    data = config.make_task().load()
-    start = jax.jit(lambda key: init_state(config, key))
-    step = jax.jit(make_train_step(config), donate_argnums=0)
-    evaluate = jax.jit(make_eval_step(config))
-    return [
-        _run(start, step, evaluate, config, data, seed) for seed in range(seeds)
-    ]
+    programs = _Programs(config)
+    return [_run(programs, config, seed) for seed in range(seeds)]
 
 
-def _run(start, step, evaluate, config, data, seed) -> dict[str, float]:
-    state = start(jax.random.key(seed))
-    task = dataclasses.replace(config, seed=seed).make_task()
-    batches = task.train_batches(data, 0, 1)
-    tail, begun = [], 0.0
-    for i in range(config.steps):
-        state, metrics = step(state, next(batches))
-        if i == 0:
-            jax.block_until_ready(state)
-            begun = time.perf_counter()
-        if i >= config.steps - _TAIL:
-            tail.append(metrics)
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - begun
-    sums = [evaluate(state, b) for b in task.val_batches(data, 0, 1)]
-    rate = (config.steps - 1) / seconds
+class _Programs:
+    """What the runs of all seeds share: the data and the compiled steps."""
+
+    def __init__(self, config):
+        self.data = config.make_workload().load_data()
+        self.init = jax.jit(lambda key: init_state(config, key))
+        self.train_step = jax.jit(make_train_step(config), donate_argnums=0)
+        self.eval_step = jax.jit(make_eval_step(config))
+
+
+class _Trainer:
+    """What the training loop drives: a run that is timed, and not saved.
+
+    Args:
+      programs: of its config.
+      workload: of its seed.
+      seed: of the parameters.
+      steps: of the run.
+
+    Attributes:
+      seconds: that all steps but the first took.
+      tail: metrics of the last steps.
+      evaluation: of the last step.
+    """
+
+    start = 0
+
+    def __init__(self, programs: _Programs, workload, seed: int, steps: int):
+        self._programs, self._workload = programs, workload
+        self._state = programs.init(jax.random.key(seed))
+        self._batches = workload.train_batches(programs.data, 0, 1)
+        self._steps, self._step, self._begun = steps, 0, 0.0
+        self.seconds = 0.0
+        self.tail: list[Any] = []
+        self.evaluation: list[Any] = []
+
+    def advance(self):
+        self._state, metrics = self._programs.train_step(
+            self._state, next(self._batches)
+        )
+        self._step += 1
+        if self._step == 1:  # compiled
+            jax.block_until_ready(self._state)
+            self._begun = time.perf_counter()
+        if self._step > self._steps - _TAIL:
+            self.tail.append(metrics)
+        return metrics
+
+    def evaluate(self):
+        jax.block_until_ready(self._state)
+        self.seconds = time.perf_counter() - self._begun
+        batches = self._workload.eval_batches(self._programs.data, 0, 1)
+        return [self._programs.eval_step(self._state, b) for b in batches]
+
+    def log(self, step, metrics, evaluation):
+        self.evaluation = evaluation
+
+    def save(self, step):
+        pass
+
+
+def _run(programs: _Programs, config, seed: int) -> dict[str, float]:
+    steps = config.steps
+    # Evaluated and logged at the end alone.
+    config = dataclasses.replace(
+        config, seed=seed, eval_every=steps, log_every=steps
+    )
+    workload = config.make_workload()
+    trainer = _Trainer(programs, workload, seed, steps)
+    train(trainer, config)
+    rate = (steps - 1) / trainer.seconds
     result = {
-        **task.results(sums),
-        'tokens_per_second': rate * task.units_per_step,
+        **metrics_of(workload, trainer.evaluation),
+        'tokens_per_second': rate * workload.units_per_step,
         'examples_per_second': rate * config.data.batch_size,
     }
-    tail = jax.device_get(tail)
+    tail = jax.device_get(trainer.tail)
     if 'moe' in tail[0]:
         # Of all the tail's tokens together, as MaxVio_global of 2408.15664.
         load = np.mean([m['moe']['load'] for m in tail], axis=0)

@@ -23,6 +23,7 @@ from moe.command_line import read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
 from moe.metrics import read_metrics
+from moe.training.eval_metrics import is_higher_better
 from moe.workloads import registry
 
 Results = dict[str, Any]
@@ -64,7 +65,7 @@ def read(
         for line in lines:
             line |= _means(line, metrics)
     _check_known(metrics, logged)
-    rising = registry.read_config(sweep.base).make_task().rising
+    workload = registry.read_config(sweep.base).make_workload()
     short = labels(sweep.fields)
     values = {
         trial.name: {
@@ -90,7 +91,7 @@ def read(
     }
     seed = short.get('seed')
     groups = _groups(trials, metrics, seed)
-    higher = metrics[0].rpartition('/')[2] in rising
+    higher = is_higher_better(workload, metrics[0])
     pick = max if higher else min
     finished = {
         name: trial['metrics'][metrics[0]]

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from launch import manifest, memory_check, results, together
+from launch import manifest, memory_check, results, vmapped
 from launch.trials import Trial, read_sweep
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError, parse
@@ -73,11 +73,11 @@ def _main(argv: list[str]) -> int:
     if values.plan:
         memory_check.check(left, values.plan)
     jobs: Sequence[Trial] = left
-    if values.together:
+    if values.vmapped:
         if name != 'local':
-            raise ConfigError('--together', name, 'with --backend=local')
-        jobs = together.grouped(left)
-        print(together.told(jobs), file=sys.stderr)
+            raise ConfigError('--vmapped', name, 'with --backend=local')
+        jobs = vmapped.grouped(left)
+        print(vmapped.told(jobs), file=sys.stderr)
     lines = list(backend.dry_run(jobs, options, **how))  # checks the options
     if values.dry_run:
         for line in lines:
@@ -133,7 +133,7 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
         'retries', 1, 'Starts again after a failure.', flag_values=values
     )
     flags.DEFINE_bool(
-        'together',
+        'vmapped',
         False,
         'Trains those that differ only in scalars as one program.',
         flag_values=values,

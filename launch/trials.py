@@ -60,8 +60,8 @@ class Trial:
         """Whether it has trained to its last step and left its results."""
         if self.step() < self.plain['steps']:
             return False
-        task = registry.read_config(self.plain).make_task()
-        return (self.folder / task.last_file).exists()
+        workload = registry.read_config(self.plain).make_workload()
+        return (self.folder / workload.final_file).exists()
 
 
 @dataclasses.dataclass(frozen=True)

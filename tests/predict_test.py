@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import shutil
 
@@ -14,6 +13,7 @@ import moe
 from moe import training
 from moe.config import ConfigError
 from moe.training.checkpoint import restore_run
+from moe.training.folder import write_plain_config
 from moe.workloads import registry
 from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.data.tables import apply_table, read_preprocessing
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
         'balance.name': 'uncertainty',
     }
     plain = table_run.plain(table, **changes)
-    assert training.run(tiny.check(plain), plain, folder / 'run')
+    assert training.run(tiny.check(plain), folder / 'run')
     write = lambda name, *given: table_run.write(folder / name, *given)
     write('new.csv.gz', OTHERS, FEATURES)
     write('narrow.csv', OTHERS, FEATURES[:-1])
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
     (folder / 'before').mkdir()
     shutil.copy(folder / 'run' / 'config.json', folder / 'before')
     (folder / 'text').mkdir()
-    (folder / 'text' / 'config.json').write_text(json.dumps(tiny.plain()))
+    write_plain_config(folder / 'text', tiny.plain())
     (folder / 'broken').mkdir()
     (folder / 'broken' / 'config.json').write_text('{"task": "table"')
     return folder
@@ -132,11 +132,12 @@ def test_wrong_command_lines(results, folder, name):
 def logits_of(folder, batches):
     """What the newest parameters make of some rows, float64 [N, T, O]."""
     config = registry.read_run(folder / 'run')
-    task = config.make_task().restored(folder / 'run')
+    workload = config.make_workload()
+    workload.load_assets(folder / 'run')
     state = restore_run(config, folder / 'run')
-    evaluate = jax.jit(task.evaluate)
-    found = [(evaluate(state.variables, b), b['live']) for b in batches]
-    return np.float64(np.concatenate([f['logits'][b] for f, b in found]))
+    apply = jax.jit(workload.model.apply)
+    found = [(apply(state.variables, b)[0], b['live']) for b in batches]
+    return np.float64(np.concatenate([f[b] for f, b in found]))
 
 
 def check(text, logits):
@@ -166,8 +167,8 @@ def check(text, logits):
 def test_predicts_what_the_evaluation_does(results, folder):
     assert results['same'] == (0, '', '')
     config = registry.read_run(folder / 'run')
-    task = config.make_task()
-    batches = list(task.val_batches(task.load(), 0, 1))
+    workload = config.make_workload()
+    batches = list(workload.eval_batches(workload.load_data(), 0, 1))
     assert len(batches) == 4  # 60 rows by 16, the last padded
     logits = logits_of(folder, batches)
     # Rows differ, and so do tasks.

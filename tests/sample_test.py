@@ -1,11 +1,10 @@
 """The command that samples, on a folder with an untrained model."""
 
-import json
-
 import jax
 import pytest
 
 from moe.training.checkpoint import Checkpoints
+from moe.training.folder import write_plain_config
 from tests import commands, tiny
 
 # Arguments beside the workdir, and what the one line must hold.
@@ -28,7 +27,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs') / 'run'
     folder.mkdir()
     plain = tiny.plain()
-    (folder / 'config.json').write_text(json.dumps(plain))
+    write_plain_config(folder, plain)
     state = jax.device_put(tiny.state(tiny.check(plain)))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(1, state, {'next_index': 1})
@@ -40,7 +39,7 @@ def folder(tmp_path_factory):
 def results(folder, tmp_path_factory):
     """What came of every command line, the good ones last."""
     empty = tmp_path_factory.mktemp('empty')
-    (empty / 'config.json').write_text(json.dumps(tiny.plain()))
+    write_plain_config(empty, tiny.plain())
     workdir = [f'--workdir={folder}']
     lines = {name: [*workdir, *given] for name, (given, _) in WRONG.items()}
     lines['no checkpoint'] = [f'--workdir={empty}']

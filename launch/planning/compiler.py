@@ -23,8 +23,7 @@ from moe.parallel import (
     parameter_shardings,
     with_shardings,
 )
-from moe.training import init_state
-from moe.training.loop import train_step_on
+from moe.training.step import init_state, jit_train_step
 from moe.workloads.planning import Planning
 
 
@@ -68,19 +67,19 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
     """
-    config, task = planning.config, planning.workload
+    config, workload = planning.config, planning.workload
     mesh = make_mesh(config.mesh, devices_of(topology))
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: init_state(config, task=task))
+        shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
         shardings = parameter_shardings(
-            mesh, shapes, task.parameters, config.expert_axes
+            mesh, shapes, workload.parameters, config.expert_axes
         )
         state = with_shardings(shapes, shardings)
         rows = batch_sharding(mesh)
         batch = with_shardings(
             planning.batch, jax.tree.map(lambda _: rows, planning.batch)
         )
-        step = train_step_on(mesh, config, task, shardings)
+        step = jit_train_step(mesh, config, workload, shardings)
         start = time.perf_counter()
         memory = {
             'parameters': _share(state.params),
@@ -96,7 +95,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
             flops = dict(program.cost_analysis() or {}).get('flops', 0.0)
             memory |= _memory(program.memory_analysis(), memory)
         seconds = time.perf_counter() - start
-    total, active = task.count_parameters()
+    total, active = workload.count_parameters()
     coords = np.array([device.coords for device in mesh.devices.ravel()])
     return Compiled(text, flops, memory, seconds, coords, total, active)
 

@@ -11,8 +11,9 @@ import orbax.checkpoint as ocp
 from moe.config import ConfigError
 from moe.parallel import with_shardings
 from moe.training.config import Config
+from moe.training.folder import FORMAT, check_format
 from moe.training.step import TrainState, init_state
-from moe.training.workload import Task
+from moe.training.workload import Workload
 
 
 class Checkpoints:
@@ -25,6 +26,7 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, keep: int | None):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager(
             (workdir / 'checkpoints').resolve(), options=options
         )
@@ -52,7 +54,7 @@ class Checkpoints:
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
-            data=ocp.args.JsonSave(data),
+            data=ocp.args.JsonSave({'format': FORMAT, 'position': data}),
         )
         if not self._manager.save(step, args=args, force=True):
             raise RuntimeError(f'checkpoint {step} was not saved')
@@ -66,13 +68,19 @@ class Checkpoints:
 
         Returns:
           The state, and the state of the data iterator.
+
+        Raises:
+          ConfigError: for a checkpoint of another format.
         """
+        data = self._manager.restore(
+            step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
+        ).data
+        check_format(data.get('format'), self._workdir)
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like._asdict()),
-            data=ocp.args.JsonRestore(),
+            state=ocp.args.StandardRestore(like._asdict())
         )
         restored = self._manager.restore(step, args=args)
-        return TrainState(**restored.state), restored.data
+        return TrainState(**restored.state), data['position']
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -94,7 +102,7 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
 def restore_run(
     config: Config,
     workdir: pathlib.Path,
-    task: Task | None = None,
+    workload: Workload | None = None,
     step: int | None = None,
 ) -> TrainState:
     """The state of a run, on the first device, whatever its mesh was.
@@ -102,7 +110,8 @@ def restore_run(
     Args:
       config: of the run.
       workdir: the run's folder.
-      task: restored from it; None restores the config's.
+      workload: that has loaded its assets; None makes the config's and loads
+        them.
       step: of the checkpoint; None is the newest.
 
     Returns:
@@ -112,8 +121,10 @@ def restore_run(
       ConfigError: if there is no checkpoint yet, or none of that step.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    task = task or config.make_task().restored(workdir)
-    shapes = jax.eval_shape(lambda: init_state(config, task=task))
+    if workload is None:
+        workload = config.make_workload()
+        workload.load_assets(workdir)
+    shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
     like = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
     steps = saved_steps(workdir)
     if not steps:

@@ -16,8 +16,9 @@ from moe.config import (
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
+from moe.training.eval_metrics import METRICS
 from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
-from moe.training.workload import Task
+from moe.training.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Config(abc.ABC):
       seed: of the parameters, the order of the data and routing noise.
       steps: optimizer steps.
       losses: coefficient of each auxiliary loss in the objective.
+      metrics: of evaluation, beside the workload's own.
       optimizer: the optimizer's section.
       mesh: devices along each axis of the mesh.
       log_every: steps between lines of metrics.
@@ -50,6 +52,7 @@ class Config(abc.ABC):
     seed: NaturalInt = 0
     steps: PositiveInt = 600
     losses: Mapping[str, NaturalFloat] = dataclasses.field(default_factory=dict)
+    metrics: tuple[Annotated[Any, OneOf(METRICS)], ...] = ()
     optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)] = dataclasses.field(
         default_factory=AdamW
     )
@@ -60,8 +63,8 @@ class Config(abc.ABC):
     keep_checkpoints: PositiveInt = 2
 
     @abc.abstractmethod
-    def make_task(self) -> Task:
-        """The task that this describes."""
+    def make_workload(self) -> Workload:
+        """Returns the workload that this describes."""
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
@@ -108,6 +111,10 @@ class Config(abc.ABC):
                     self.losses[name],
                     f'absent: no such loss (there are {known})',
                 )
+        names = [METRICS.name_of(metric) for metric in self.metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError('metrics', names, 'each of them once')
         try:
             self.optimizer.learning_rates(self.steps)
         except ConfigError as error:

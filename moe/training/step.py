@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from moe.training.config import Config
+from moe.training.evaluation import evaluate
 from moe.training.optimizer import make_optimizer
-from moe.training.workload import Task
+from moe.training.workload import Objective, Workload
 
 Metrics = dict[str, Any]
 
@@ -46,20 +49,22 @@ class TrainState(NamedTuple):
 def init_state(
     config: Config,
     key: Key[Array, ''] | None = None,
-    task: Task | None = None,
+    workload: Workload | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
       config: of the run.
       key: PRNG key of the run; None is that of the config's seed.
-      task: of the run, which may know its data; None is the config's.
+      workload: of the run, which may know its data; None is the config's.
     """
     key = jax.random.key(config.seed) if key is None else key
-    task = task or config.make_task()
-    variables = task.initial(jax.random.fold_in(key, 0))
+    workload = workload or config.make_workload()
+    variables = workload.init(jax.random.fold_in(key, 0))
     params = variables.pop('params')
-    optimizer = make_optimizer(config.optimizer, config.steps, task.parameters)
+    optimizer = make_optimizer(
+        config.optimizer, config.steps, workload.parameters
+    )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -70,126 +75,184 @@ def init_state(
 
 
 def make_train_step(
-    config: Config, task: Task | None = None
+    config: Config, workload: Workload | None = None
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the training step.
 
-    The objective is the sum of the task's terms plus the weighted sum of the
-    auxiliary losses, each averaged over the mixture layers. With accumulation
-    the batch goes through in equal microbatches and the gradients are averaged,
-    which is the large batch's gradient for every term that is a mean over
-    tokens; the balance loss, a product of means, is taken per microbatch, as
-    is a mean over the labels there are.
-
     Args:
       config: of the run.
-      task: as in `init_state`.
+      workload: as in `init_state`.
 
     Returns:
-      A pure function of the state and a batch of the task: the next state,
-      and the metrics as device arrays.
+      A pure function of the state and a batch of the workload: the next
+      state, and the metrics as device arrays.
     """
-    task = task or config.make_task()
-    optimizer = make_optimizer(config.optimizer, config.steps, task.parameters)
+    workload = workload or config.make_workload()
+    optimizer = make_optimizer(
+        config.optimizer, config.steps, workload.parameters
+    )
     schedule = config.optimizer.learning_rates(config.steps)
+    value_and_grad = workload.value_and_grad(make_objective(config, workload))
     accumulation = config.optimizer.accumulation
-
-    def gradients(params, model_state, batch, key):
-        def objective(params):
-            out = task.forward(
-                {'params': params, **model_state},
-                batch,
-                train=True,
-                rngs={'router': key},
-            )
-            means = task.means(out.sums)
-            metrics: Metrics = {f'train/{n}': v for n, v in means.items()}
-            terms = task.terms(params, means)
-            rest = jnp.zeros(())
-            if out.aux is not None:
-                layers = jax.tree.map(jnp.mean, out.aux.losses)
-                for name, value in layers.items():
-                    metrics[f'train/{name}'] = value
-                    weight = config.losses.get(name, 0.0)
-                    # One traced is not 0; 0 * value has a gradient.
-                    if isinstance(weight, jax.Array) or weight:
-                        rest = rest + weight * value
-                metrics['moe'] = out.aux.stats
-            metrics['train/objective'] = jnp.sum(terms) + rest
-            return (terms, rest), (metrics, out.state)
-
-        (terms, _), pull, (metrics, model_state) = jax.vjp(
-            objective, params, has_aux=True
-        )
-        grads, model_state = task.gradients(pull, terms, model_state, key)
-        return (grads, metrics), model_state
-
-    def accumulated(params, model_state, batch, key):
-        if accumulation == 1:
-            return gradients(params, model_state, batch, key)
-        # Strided, so that every device keeps a share of each microbatch.
-        micro = jax.tree.map(
-            lambda x: rearrange(x, '(b m) ... -> m b ...', m=accumulation),
-            batch,
-        )
-
-        def one(model_state, i):
-            part = jax.tree.map(lambda x: x[i], micro)
-            return gradients(
-                params, model_state, part, jax.random.fold_in(key, i)
-            )
-
-        def add(carry, i):
-            total, model_state = carry
-            found, model_state = one(model_state, i)
-            return (jax.tree.map(jnp.add, total, found), model_state), None
-
-        (total, model_state), _ = lax.scan(
-            add, one(model_state, 0), jnp.arange(1, accumulation)
-        )
-        return jax.tree.map(lambda x: x / accumulation, total), model_state
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        (grads, metrics), model_state = accumulated(
-            state.params, state.model_state, batch, key
+        # The gradient of the objective, microbatch by microbatch.
+        grads, metrics, model_state = accumulated(
+            value_and_grad, accumulation, state, batch, key
         )
+        metrics['train/grad_norm'] = optax.tree.norm(grads)
+        metrics |= workload.step_metrics(state.params, model_state)
+        # The parameters, moved by the optimizer.
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params
         )
-        metrics['train/grad_norm'] = optax.tree.norm(grads)
-        for name, value in task.weights(state.params, model_state).items():
-            metrics[f'train/weight/{name}'] = value
+        params = optax.apply_updates(state.params, updates)
         metrics['train/learning_rate'] = schedule(state.step)
+        # The state of the routers, moved by the statistics of the step.
         if 'moe' in metrics:
-            model_state = task.next_state(model_state, metrics['moe'])
+            model_state = workload.update_state(model_state, metrics['moe'])
         state = state._replace(
-            model_state=model_state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
+            model_state=model_state,
         )
         return state, metrics
 
     return train_step
 
 
+def make_objective(
+    config: Config, workload: Workload
+) -> Callable[..., tuple[Array, Objective]]:
+    """Builds what is minimised.
+
+    The sum of the workload's losses, as it weighs them, plus the auxiliary
+    losses, each averaged over the mixture layers and times its coefficient.
+
+    Args:
+      config: of the run, with the coefficients.
+      workload: of the run.
+
+    Returns:
+      A function of (params, model_state, batch, key): the objective, a
+      scalar, and its parts.
+    """
+
+    def objective(params, model_state, batch, key):
+        variables = {'params': params, **model_state}
+        out = workload.forward(
+            variables, batch, train=True, rngs={'router': key}
+        )
+        means = {name: mean.value for name, mean in out.means.items()}
+        losses = {n: v for n, v in means.items() if n.startswith('loss')}
+        terms = workload.weigh_losses(losses, params)
+        metrics = {f'train/{name}': value for name, value in means.items()}
+        metrics['train/loss'] = sum(losses.values())
+        auxiliary = jnp.zeros(())
+        if out.aux is not None:
+            for name, by_layer in out.aux.losses.items():
+                value = metrics[f'train/{name}'] = jnp.mean(by_layer)
+                weight = config.losses.get(name, 0.0)
+                # A traced one is not 0; and 0 * value would have a gradient.
+                if isinstance(weight, jax.Array) or weight:
+                    auxiliary += weight * value
+            metrics['moe'] = out.aux.stats
+        total = sum(terms.values()) + auxiliary
+        metrics['train/objective'] = total
+        return total, Objective(terms, auxiliary, metrics, out.model_state)
+
+    return objective
+
+
+def accumulated(
+    value_and_grad: Callable[..., tuple[tuple[Any, Objective], Any]],
+    count: int,
+    state: TrainState,
+    batch: Any,
+    key: Key[Array, ''],
+) -> tuple[Any, Metrics, dict[str, Any]]:
+    """Averages gradients and metrics over equal parts of a batch.
+
+    That is the large batch's gradient for every term that is a mean over
+    equally many examples in each part; the balance loss, a product of means,
+    is taken a part, as is a mean over the labels there are.
+
+    Args:
+      value_and_grad: of the objective.
+      count: of the parts, a divisor of B.
+      state: before the step.
+      batch: of B examples.
+      key: PRNG key of the step.
+
+    Returns:
+      The gradient, the metrics, and the model's state after the last part.
+    """
+
+    def one(model_state, batch, key):
+        (_, out), grads = value_and_grad(state.params, model_state, batch, key)
+        return (grads, out.metrics), out.model_state
+
+    if count == 1:
+        found, model_state = one(state.model_state, batch, key)
+        return *found, model_state
+    # Strided, so that every device keeps a share of each part.
+    split = lambda x: rearrange(x, '(b m) ... -> m b ...', m=count)
+    parts = jax.tree.map(split, batch)
+
+    def part(model_state, i):
+        rows = jax.tree.map(lambda x: x[i], parts)
+        return one(model_state, rows, jax.random.fold_in(key, i))
+
+    def add(carry, i):
+        total, model_state = carry
+        found, model_state = part(model_state, i)
+        return (jax.tree.map(jnp.add, total, found), model_state), None
+
+    (total, model_state), _ = lax.scan(
+        add, part(state.model_state, 0), jnp.arange(1, count)
+    )
+    return *jax.tree.map(lambda x: x / count, total), model_state
+
+
 def make_eval_step(
-    config: Config, task: Task | None = None
+    config: Config, workload: Workload | None = None
 ) -> Callable[[TrainState, Any], Any]:
     """Builds the evaluation step.
 
     Args:
       config: of the run.
-      task: as in `init_state`.
+      workload: as in `init_state`.
 
     Returns:
-      A pure function of the state and a batch of the task, see
-      `Task.evaluate`.
+      A pure function of the state and a batch of the workload, see
+      `moe.training.evaluation.evaluate`.
     """
-    task = task or config.make_task()
+    workload = workload or config.make_workload()
 
     def eval_step(state, batch):
-        return task.evaluate(state.variables, batch)
+        return evaluate(workload, config.metrics, state.variables, batch)
 
     return eval_step
+
+
+def jit_train_step(
+    mesh: Mesh, config: Config, workload: Workload, shardings: Any
+) -> Any:
+    """Returns the train step as a run compiles it, and plans too.
+
+    Args:
+      mesh: the device mesh.
+      config: of the run.
+      workload: of the run.
+      shardings: of the train state, whose buffers the step takes over.
+
+    Returns:
+      The jitted step; its metrics are replicated on every device.
+    """
+    return jax.jit(
+        make_train_step(config, workload),
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+    )

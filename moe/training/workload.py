@@ -1,12 +1,25 @@
-"""What a run trains on: the seam between the loop and a workload.
+"""The interface between the training loop and what is trained.
 
-L mixture layers, E experts.
+A `Workload` is a model, its data and its loss. The loop calls it in this
+order; everything else has a default:
+
+    data = workload.load_data()
+    variables = workload.init(key)
+    for batch in workload.train_batches(data, host, num_hosts):
+        outputs = workload.forward(variables, batch, train=True, rngs=...)
+    for batch in workload.eval_batches(data, host, num_hosts):
+        outputs = workload.forward(variables, batch)
+    workload.eval_metrics(means, rows)
+    workload.finalize(variables, data, workdir)
+
+B examples a batch, L mixture layers, E experts.
 """
 
 import abc
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,197 +29,257 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from moe.parameters import declared
 from moe.types import Aux
 
-Sums = dict[str, Float[Array, '']]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean kept as its sum and count, which add up over batches.
+
+    Attributes:
+      sum: float32, of the values that count.
+      count: float32, how many they are.
+    """
+
+    sum: Any
+    count: Any
+
+    @property
+    def value(self) -> Any:
+        """The mean; 0 where nothing counts."""
+        return self.sum / jnp.maximum(self.count, 1.0)
 
 
-class Outcome(NamedTuple):
+class Predictions(NamedTuple):
+    """What was predicted for the examples of a batch, or for its tokens.
+
+    Attributes:
+      logits: [..., V], as many as there are classes; 1 for a number.
+      labels: [...], the class of each, or the number.
+      mask: [...] bool, False for padding and for labels that are missing.
+    """
+
+    logits: Any
+    labels: Any
+    mask: Any
+
+
+class Outputs(NamedTuple):
     """What a model makes of a batch.
 
     Attributes:
-      sums: over the live examples: 'loss' and any other, and their 'count'.
-      aux: stacked over the mixture layers; None without any.
-      state: the variables that no gradient moves, after this batch.
+      means: by name. The loss is `loss`, or one `loss/TASK` for each of
+        several tasks, of which the loss is the sum; others are logged only.
+      aux: of the mixtures, stacked over the layers; None without any.
+      model_state: the variables that no gradient moves, after this batch.
+      predictions: by task, '' for the only one; what metrics of evaluation
+        read.
     """
 
-    sums: Sums
+    means: dict[str, Mean]
     aux: Aux | None
-    state: dict[str, Any]
+    model_state: dict[str, Any]
+    predictions: dict[str, Predictions]
 
 
-class Task(abc.ABC):
-    """A model, its data, its loss, and what a finished run leaves behind.
+class Objective(NamedTuple):
+    """The parts of the objective of a batch, beside its value.
 
     Attributes:
-      unit: of what the speed counts.
+      terms: of `Workload.weigh_losses`, by the names of the losses.
+      auxiliary: weighted sum of the auxiliary losses, a scalar.
+      metrics: device arrays by name.
+      model_state: of the Outputs.
+    """
+
+    terms: dict[str, Any]
+    auxiliary: Any
+    metrics: dict[str, Any]
+    model_state: dict[str, Any]
+
+
+class Workload(abc.ABC):
+    """A model, its data, its loss, and what a finished run leaves behind.
+
+    It is made of a config; `load_data`, or `load_assets` in the folder of a
+    run, completes it with what the model must know of the data.
+
+    Attributes:
+      unit: what the speed counts, a plural.
       units_per_step: how many of it a step takes.
-      last_file: what `leave` writes last; a run that has it is finished.
-      rising: last parts of the names of results of which more is better; of
-        all others less is.
+      primary_metrics: names of the evaluation metrics that are printed while
+        training; the first is what runs are compared by.
+      higher_is_better: last parts of the names of evaluation metrics of which
+        more is better; of all others less is.
+      final_file: what `finalize` writes last; a run that has it is finished.
     """
 
     unit: str = 'tokens'
     units_per_step: int
-    last_file: str
-    rising: frozenset[str] = frozenset()
+    primary_metrics: tuple[str, ...] = ('loss',)
+    higher_is_better: frozenset[str] = frozenset()
+    final_file: str
 
     @abc.abstractmethod
-    def initial(self, key: Key[Array, '']) -> dict[str, Any]:
-        """Returns the model's variables before the first step."""
+    def load_data(self) -> Any:
+        """Reads the data; raises ConfigError if it cannot be used."""
 
     @abc.abstractmethod
-    def forward(self, variables: Any, batch: Any, **options: Any) -> Outcome:
-        """Runs the model on a batch.
+    def describe_data(self, data: Any) -> dict[str, Any]:
+        """Returns what tells two sets of data apart: sizes, a fingerprint.
 
-        Args:
-          variables: of the model.
-          batch: as the iterators below yield it.
-          **options: `train` and `rngs`, of the model.
+        It is JSON, is kept in the run's folder as `data.json`, and its sizes
+        are printed when a run starts.
         """
-
-    def means(self, sums: Sums) -> Sums:
-        """Returns means from the sums, 'loss' among them, for the metrics."""
-        return mean_of(sums)
-
-    def terms(self, params: Any, means: Sums) -> Float[Array, 'N']:
-        """Returns the terms of the objective that are not auxiliary losses."""
-        return means['loss'][None]
-
-    def gradients(
-        self,
-        pull: Callable[[tuple[Array, Array]], tuple[Any]],
-        terms: Float[Array, 'N'],
-        state: dict[str, Any],
-        key: Key[Array, ''],
-    ) -> tuple[Any, dict[str, Any]]:
-        """Makes one gradient of those of the terms: by default their sum.
-
-        Args:
-          pull: from cotangents of (terms [N], sum of the weighted auxiliary
-            losses) to that of the parameters.
-          terms: of `terms`.
-          state: of the Outcome.
-          key: PRNG key of the step.
-
-        Returns:
-          The gradient of the parameters, and the state.
-        """
-        return pull((jnp.ones_like(terms), jnp.ones(())))[0], state
-
-    def weights(self, params: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """Returns factors of the terms that move, for the metrics."""
-        return {}
-
-    def next_state(self, state: dict[str, Any], stats: Any) -> dict[str, Any]:
-        """Returns the state after a step with these statistics."""
-        return state
-
-    @abc.abstractmethod
-    def layer_metrics(self, stats: Any) -> dict[str, Any]:
-        """Names the statistics of the mixtures, for the metrics.
-
-        Args:
-          stats: of the Aux, NumPy.
-
-        Returns:
-          Floats and lists of floats, `moe/LAYER/STATISTIC`.
-        """
-
-    @functools.cached_property
-    def parameters(self) -> Any:
-        """Declarations of the model's parameters, a tree of `Parameter`."""
-        return declared(self.initial, jax.random.key(0))
-
-    @abc.abstractmethod
-    def count_parameters(self) -> tuple[int, int]:
-        """Returns how many there are, and are active for a token."""
-
-    def evaluate(self, variables: Any, batch: Any) -> Any:
-        """Returns what `results` needs to know of a validation batch."""
-        return self.forward(variables, batch).sums
-
-    @abc.abstractmethod
-    def load(self) -> Any:
-        """Reads the data; raises ConfigError if it cannot be used.
-
-        A task may learn of it what its model needs, such as the number of
-        categories: this comes before `initial`.
-        """
-
-    def keep(self, data: Any, workdir: pathlib.Path) -> None:  # noqa: B027
-        """Writes what was learned of the data, for `restored`, on one host."""
-
-    def restored(self, workdir: pathlib.Path) -> 'Task':
-        """Returns the task as it was in a run, without its data."""
-        return self
-
-    @abc.abstractmethod
-    def describe(self, data: Any) -> dict[str, Any]:
-        """Returns what tells two sets of data apart, JSON."""
-
-    @abc.abstractmethod
-    def announce(self, data: Any) -> str:
-        """Returns the size of the data in words."""
 
     @abc.abstractmethod
     def train_batches(self, data: Any, host: int, num_hosts: int) -> Any:
         """Returns an endless iterator over this host's rows of the batches.
 
-        Its `get_state()` is JSON, and `set_state` goes on from there.
+        Its `get_state()` is JSON, and `set_state` continues from there.
         """
 
     @abc.abstractmethod
-    def val_batches(
+    def eval_batches(
         self, data: Any, host: int, num_hosts: int
     ) -> Iterator[Any]:
         """Yields this host's rows of the whole validation set once."""
 
     @abc.abstractmethod
-    def results(self, batches: Sequence[Any]) -> dict[str, float]:
-        """Returns validation metrics of all that `evaluate` returned."""
+    def init(self, key: Key[Array, '']) -> dict[str, Any]:
+        """Returns the model's variables before the first step."""
 
     @abc.abstractmethod
-    def headline(self, results: dict[str, float]) -> str:
-        """Returns the result of an evaluation in a few words."""
+    def forward(self, variables: Any, batch: Any, **options: Any) -> Outputs:
+        """Applies the model to a batch, and its loss to what comes out.
+
+        Args:
+          variables: of the model.
+          batch: as the iterators above yield it.
+          **options: `train` and `rngs` in training, for the model.
+        """
+
+    def eval_rows(self, outputs: Outputs, batch: Any) -> dict[str, Any]:
+        """Returns arrays of the batch that `eval_metrics` needs whole.
+
+        They are for metrics that are no means over examples, such as the area
+        under a ROC curve. By default there are none.
+        """
+        return {}
+
+    def eval_metrics(
+        self, means: dict[str, float], rows: dict[str, Any]
+    ) -> dict[str, float]:
+        """Returns the metrics of an evaluation, logged as `eval/NAME`.
+
+        Args:
+          means: those of `forward`, over all batches, in double precision.
+          rows: those of `eval_rows`, NumPy, of all batches.
+        """
+        return means
 
     @abc.abstractmethod
-    def leave(
+    def finalize(
         self, variables: Any, data: Any, workdir: pathlib.Path
     ) -> dict[str, str]:
-        """Writes what the report shows of a finished run, on one host.
+        """Writes what the report shows of a finished run; all hosts call it.
 
         Returns:
           Texts by name, for TensorBoard.
         """
 
+    # What follows is optional.
 
-def live_sums(
+    def weigh_losses(
+        self, losses: dict[str, Float[Array, '']], params: Any
+    ) -> dict[str, Float[Array, '']]:
+        """Returns the terms of the objective; the auxiliary losses are extra.
+
+        Args:
+          losses: the means of a batch whose names begin with `loss`.
+          params: the parameters, among which learned weights may be.
+        """
+        return losses
+
+    def value_and_grad(
+        self, objective: Callable[..., tuple[Any, Objective]]
+    ) -> Callable[..., tuple[tuple[Any, Objective], Any]]:
+        """Takes the gradient of the objective; tasks may be balanced here.
+
+        Args:
+          objective: function of (params, model_state, batch, key).
+
+        Returns:
+          A function of the same, which gives what
+          `jax.value_and_grad(objective, has_aux=True)` does.
+        """
+        return jax.value_and_grad(objective, has_aux=True)
+
+    def update_state(self, state: dict[str, Any], stats: Any) -> dict[str, Any]:
+        """Returns the model's state after a step.
+
+        Args:
+          state: the variables that no gradient moves.
+          stats: statistics of the mixtures of the step, of `Aux`.
+        """
+        return state
+
+    def step_metrics(self, params: Any, state: dict[str, Any]) -> dict:
+        """Returns device scalars to log, such as weights that are learned.
+
+        Args:
+          params: the parameters before the step.
+          state: the model's state after its batch.
+        """
+        return {}
+
+    def layer_metrics(self, stats: Any) -> dict[str, Any]:
+        """Names the statistics of the mixtures `moe/LAYER/STATISTIC`.
+
+        Args:
+          stats: of `Aux`, NumPy, stacked over the layers.
+
+        Returns:
+          Floats, and lists of floats.
+        """
+        return {
+            f'moe/layer_{i}/{name}': value.tolist()
+            for name, values in stats.items()
+            for i, value in enumerate(values)
+        }
+
+    @functools.cached_property
+    def parameters(self) -> Any:
+        """Declarations of the model's parameters, a tree of `Parameter`."""
+        return declared(self.init, jax.random.key(0))
+
+    def count_parameters(self) -> tuple[int, int]:
+        """Returns how many there are, and how many are active for a token."""
+        total = sum(p.size for p in jax.tree.leaves(self.parameters))
+        return total, total
+
+    def save_assets(self, data: Any, workdir: pathlib.Path) -> None:  # noqa: B027
+        """Writes what the model knows of the data, once, at the start."""
+
+    def load_assets(self, workdir: pathlib.Path) -> None:  # noqa: B027
+        """Reads what `save_assets` wrote, in place of `load_data`."""
+
+
+def masked_means(
     mask: Bool[Array, '...'] | None, **values: Shaped[Array, '...']
-) -> Sums:
-    """The sums of values over the live examples, and their 'count'.
+) -> dict[str, Mean]:
+    """Returns the mean of each of some values over the valid examples.
 
     Args:
-      mask: True for live ones; None if all are.
+      mask: True for the valid ones; None if all are.
       **values: of each example, by name.
     """
     if mask is None:
-        mask = jnp.ones(values['loss'].shape, bool)
+        mask = jnp.ones(next(iter(values.values())).shape, bool)
     total = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
-    return {n: total(x) for n, x in values.items()} | {'count': total(1.0)}
+    count = total(1.0)
+    return {name: Mean(total(value), count) for name, value in values.items()}
 
 
-def mean_over(batches: Sequence[Sums]) -> dict[str, float]:
-    """Means over the sums of all batches, in double precision."""
-    total = {n: sum(float(s[n]) for s in batches) for n in batches[0]}
-    count = total.pop('count')
-    return {name: value / count for name, value in total.items()}
-
-
-def mean_of(sums: Sums) -> Sums:
-    """Each sum over the count, at least 1."""
-    count = jnp.maximum(sums['count'], 1.0)
-    return {name: v / count for name, v in sums.items() if name != 'count'}
-
-
-def state_of(variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables that no gradient moves."""
+def state_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables that no gradient moves."""
     return {name: v for name, v in variables.items() if name != 'params'}

@@ -45,12 +45,12 @@ class Planning:
 
     def __init__(self, config: Config):
         self.config = config
-        self.workload = config.make_task()
+        self.workload = config.make_workload()
         self.batch = self._batch_shapes()
 
     def _batch_shapes(self) -> Any:
         """The shapes of the first batch of the data."""
-        data = self.workload.load()
+        data = self.workload.load_data()
         first = next(self.workload.train_batches(data, 0, 1))
         shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
         return jax.tree.map(shape, first)
@@ -61,7 +61,7 @@ class Planning:
         By default those of all matrix products of the train step as it is
         written; where a workload recomputes nothing, that is the model's work.
         """
-        make = lambda: init_state(self.config, task=self.workload)
+        make = lambda: init_state(self.config, workload=self.workload)
         step = make_train_step(self.config, self.workload)
         jaxpr = jax.make_jaxpr(step)(jax.eval_shape(make), self.batch)
         return _products(jaxpr.jaxpr)

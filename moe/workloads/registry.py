@@ -1,6 +1,5 @@
 """The workloads there are, and the configs of their runs."""
 
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 from moe.config import ConfigError, Text, override, parse, to_plain
 from moe.config.plugins import import_plugins, import_plugins_of_run
 from moe.training.config import Config
+from moe.training.folder import read_plain_config
 from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.multitask.workload import MultiTaskRun
 from moe.workloads.vision.workload import VisionConfig
@@ -112,14 +112,8 @@ def read_run(workdir: pathlib.Path, plugins: Sequence[str] = ()) -> Config:
     Raises:
       ConfigError: for a folder without one that can be read.
     """
-    try:
-        plain = json.loads((workdir / 'config.json').read_text())
-    except (OSError, ValueError):
-        plain = None
-    if not isinstance(plain, Mapping):
-        raise ConfigError('workdir', str(workdir), "a run's folder")
+    plain = read_plain_config(workdir)
     import_plugins_of_run(plain.get('plugins', ()), plugins, workdir)
-    plain = {name: v for name, v in plain.items() if name != 'format'}
     return parse(schema_of(plain), plain)
 
 

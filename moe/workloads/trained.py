@@ -68,7 +68,8 @@ class TrainedRun(abc.ABC):
         self, config: Config, workdir: pathlib.Path, step: int | None = None
     ):
         self.config, self.workdir = config, workdir
-        self.workload = config.make_task().restored(workdir)
+        self.workload = config.make_workload()
+        self.workload.load_assets(workdir)
         steps = saved_steps(workdir)
         check_step(step, steps)
         self.step = steps[-1] if step is None and steps else step

@@ -11,7 +11,7 @@ from moe.models.transformer import TransformerConfig
 from moe.ops.attention import ATTENTION_KERNELS, splash, traits_of
 from moe.parallel import expert_axes_of, none
 from moe.training.config import Config
-from moe.training.workload import Task
+from moe.training.workload import Workload
 from moe.workloads.lm.model import active_parameters
 
 
@@ -93,8 +93,8 @@ class TransformerRun(Config):
             )
 
 
-class TransformerTask(Task):
-    """A task whose model is a stack of blocks.
+class TransformerWorkload(Workload):
+    """A workload whose model is a stack of blocks.
 
     Args:
       config: of the run.
@@ -104,7 +104,7 @@ class TransformerTask(Task):
         self._config = config
         self.units_per_step = config.data.batch_size * config.tokens_per_example
 
-    def next_state(self, state, stats):
+    def update_state(self, state, stats):
         """Returns the state with the routers' biases and penalties moved."""
         return self._config.model.moe.next_router_state(state, stats)
 

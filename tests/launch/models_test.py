@@ -35,7 +35,7 @@ def config(name):
 @pytest.mark.parametrize('name', models.SIZES)
 def test_counts_are_the_published_ones(name):
     run = config(name)
-    total, active = run.make_task().count_parameters()
+    total, active = run.make_workload().count_parameters()
     active += run.model.vocab_size * run.model.d_model
     published, of_token, more = PUBLISHED[name]
     assert total / 1e9 == pytest.approx(published + more, rel=0.02)

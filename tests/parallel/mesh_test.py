@@ -160,10 +160,10 @@ def test_rows_of_a_batch_are_split_over_all_but_tensor():
 
 def specs(config, mesh):
     """Spec of every leaf of a train state: of its parameters, of the rest."""
-    task = config.make_task()
-    state = jax.eval_shape(lambda: init_state(config, task=task))
+    workload = config.make_workload()
+    state = jax.eval_shape(lambda: init_state(config, workload=workload))
     found = jax.tree_util.tree_leaves_with_path(
-        parameter_shardings(mesh, state, task.parameters)
+        parameter_shardings(mesh, state, workload.parameters)
     )
     trees = ('.params', '.opt_state')
     return [

@@ -28,7 +28,7 @@ def shapes():
 def shardings(*changes):
     mesh = make_mesh(tiny.parsed(dict(changes)).mesh)
     return parameter_shardings(
-        mesh, shapes(), tiny.parsed().make_task().parameters
+        mesh, shapes(), tiny.parsed().make_workload().parameters
     )
 
 

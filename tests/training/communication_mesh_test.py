@@ -32,7 +32,7 @@ def curve(sizes, **changes):
     with jax.set_mesh(mesh):
         state = tiny.state(config)
         shardings = parameter_shardings(
-            mesh, state, config.make_task().parameters, config.expert_axes
+            mesh, state, config.make_workload().parameters, config.expert_axes
         )
         state = jax.device_put(state, shardings)
         step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
@@ -86,15 +86,15 @@ def test_what_finds_no_place_is_in_the_logs():
         }
     )
     mesh = make_mesh(MeshConfig(1, 2, 1, 4, 1))
-    task = config.make_task()
+    workload = config.make_workload()
     with jax.set_mesh(mesh):
         state = tiny.state(config)
-        places = parameter_shardings(mesh, state, task.parameters)
+        places = parameter_shardings(mesh, state, workload.parameters)
         _, metrics = jax.jit(make_train_step(config))(
             jax.device_put(state, places),
             jax.device_put(BATCHES[0], batch_sharding(mesh)),
         )
-    logged = task.layer_metrics(jax.device_get(metrics['moe']))
+    logged = workload.layer_metrics(jax.device_get(metrics['moe']))
     for layer in ('moe/layer_0/', 'moe/layer_1/'):
         dropped = logged[layer + 'dropped']
         assert logged[layer + 'dropped_capacity'] == pytest.approx(0, abs=1e-6)

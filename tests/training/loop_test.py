@@ -21,9 +21,10 @@ from moe import training
 from moe.config import ConfigError
 from moe.layers import LOSSES
 from moe.metrics import read_metrics
-from moe.training import loop
+from moe.training import step
 from moe.training.checkpoint import restore_run
 from moe.workloads.lm.model import LM
+from moe.workloads.registry import plain_of
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,7 +45,7 @@ class Finished(NamedTuple):
 
 def start(folder, plain):
     """Runs, or goes on."""
-    return training.run(tiny.check(plain), plain, folder)
+    return training.run(tiny.check(plain), folder)
 
 
 @pytest.fixture(scope='module')
@@ -118,7 +119,9 @@ def test_files(finished):
         'routing.npz',
     }
     folder = finished.folder
-    assert json.loads((folder / 'config.json').read_text()) == finished.plain
+    written = json.loads((folder / 'config.json').read_text())
+    resolved = json.loads(json.dumps(plain_of(tiny.check(finished.plain))))
+    assert written == {'format': 2, **resolved}
     corpus = json.loads((folder / 'data.json').read_text())
     # Four files of 400 bytes, one of them for validation.
     assert corpus.pop('fingerprint')
@@ -168,11 +171,11 @@ def test_metrics(finished):
 def test_progress_is_printed(finished):
     printed = finished.printed.splitlines()
     assert '16,592 parameters, 9,424 active a token' in printed[0]
-    assert '8 cpu device(s)' in printed[0]
+    assert '1,202 train bytes, 400 val bytes; 8 cpu device(s)' in printed[0]
     steps = [line for line in printed if line.startswith('step ')]
     assert len(steps) == 7
     assert steps[-1].startswith('step 40/40  loss ')
-    assert steps[-1].endswith('bits/byte')
+    assert '  validation bits/byte ' in steps[-1]
 
 
 def test_nothing_is_compiled_after_the_first_step(finished):
@@ -220,6 +223,10 @@ def test_goes_on_bit_for_bit(finished, tmp_path, step):
     folder = cut(finished, tmp_path / 'run', step)
     metrics = folder / 'metrics.jsonl'
     metrics.write_text(metrics.read_text() + '{"step": 41, "trai')
+    # And before some fields existed, which have their defaults now.
+    earlier = json.loads((folder / 'config.json').read_text())
+    del earlier['plugins'], earlier['model']['norm_epsilon']
+    (folder / 'config.json').write_text(json.dumps(earlier))
     with tiny.compilations() as compiled:
         assert start(folder, finished.plain)
     assert compiled.count('train_step') == 1
@@ -348,14 +355,14 @@ def test_what_does_not_fit_leaves_no_folder(
 
 def test_divergence(finished, tmp_path, monkeypatch):
     # A step whose third loss is no number; every step is logged.
-    def fake(config, task):
+    def fake(config, workload):
         def step(state, tokens):
             loss = jnp.where(state.step == 2, jnp.nan, 1.0 + jnp.sum(tokens))
             return state._replace(step=state.step + 1), {'train/loss': loss}
 
         return step
 
-    monkeypatch.setattr(loop, 'make_train_step', fake)
+    monkeypatch.setattr(step, 'make_train_step', fake)
     plain = {**finished.plain, 'log_every': 1}
     with pytest.raises(training.Diverged) as caught:
         start(tmp_path / 'run', plain)
@@ -364,23 +371,3 @@ def test_divergence(finished, tmp_path, monkeypatch):
     assert '\n' not in str(caught.value)
     assert [m['step'] for m in lines(tmp_path / 'run')] == [1, 2, 3]
     assert checkpoints(tmp_path / 'run') == []
-
-
-def test_one_program_at_a_time(monkeypatch):
-    # On virtual devices of the CPU a step has ended when it returns, all of
-    # it; elsewhere it goes on while the next is prepared.
-    class Result:
-        def block_until_ready(self):
-            waited.append(self)
-            return self
-
-    results = {'loss': Result(), 'state': [Result()]}
-    step = lambda *args: results
-    waited = []
-    assert loop._in_turn(step)(1, 2) == results
-    assert waited == [results['loss'], *results['state']]
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    assert loop._in_turn(step) is step
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    assert loop._in_turn(step) is step

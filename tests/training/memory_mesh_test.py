@@ -13,8 +13,7 @@ from moe.parallel import (
     parameter_shardings,
     with_shardings,
 )
-from moe.training.loop import train_step_on
-from moe.training.step import init_state
+from moe.training.step import init_state, jit_train_step
 from tests import tiny
 
 V, D, F, E = 256, 32, 512, 32
@@ -35,16 +34,16 @@ def memory(sizes, **changes):
     devices = jax.devices()[: math.prod(sizes)]
     mesh = make_mesh(MeshConfig(*sizes), devices)
     with jax.set_mesh(mesh):
-        task = config.make_task()
-        shapes = jax.eval_shape(lambda: init_state(config, task=task))
+        workload = config.make_workload()
+        shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
         where = parameter_shardings(
-            mesh, shapes, task.parameters, config.expert_axes
+            mesh, shapes, workload.parameters, config.expert_axes
         )
         rows = (config.data.batch_size, config.data.seq_len + 1)
         batch = jax.ShapeDtypeStruct(
             rows, np.uint8, sharding=batch_sharding(mesh)
         )
-        step = train_step_on(mesh, config, task, where)
+        step = jit_train_step(mesh, config, workload, where)
         state = with_shardings(shapes, where)
         return step.lower(state, batch).compile().memory_analysis()
 

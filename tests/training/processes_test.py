@@ -21,6 +21,7 @@ from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
 from moe.training import processes
+from moe.training.folder import write_plain_config
 from tests import table_run, tiny
 from tests.commands import ROOT, Result
 from tests.workloads.vision import workload_test as vision_test
@@ -158,7 +159,7 @@ def checkpoints(folder):
 def alone(plain, environment, tmp_path_factory):
     """The curve of one process, on the eight devices of this one."""
     folder = tmp_path_factory.mktemp('alone') / 'run'
-    assert training.run(tiny.check(plain), plain, folder)
+    assert training.run(tiny.check(plain), folder)
     return curve(folder)
 
 
@@ -217,7 +218,7 @@ def test_a_run_through_stop_and_death(
     # One does so on another mesh.
     other = {'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2, 'replica': 1}
     moved = {**plain, 'mesh': other}
-    assert training.run(tiny.check(moved), moved, tmp_path / 'stopped')
+    assert training.run(tiny.check(moved), tmp_path / 'stopped')
     losses, evaluations = curve(tmp_path / 'stopped')
     np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
     np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
@@ -232,6 +233,7 @@ from moe import training
 from moe.config import ConfigError
 from moe.workloads.lm import workload as language
 from moe.training import processes
+from moe.training.folder import write_plain_config
 
 runs, coordinator, count, index = sys.argv[1:]
 value = lambda argument: argument.partition('=')[2]
@@ -249,7 +251,7 @@ for plain, workdir in json.loads(runs):
     language.train_batches = fragile if broken else given
     try:
         config = registry.read_config(plain)
-        training.run(config, plain, pathlib.Path(workdir))
+        training.run(config, pathlib.Path(workdir))
     except ConfigError as error:
         print(error, flush=True)
 """
@@ -340,7 +342,7 @@ def test_every_task(environment, tmp_path):
     accuracy = np.trace(confusion) / 5
     np.testing.assert_allclose(last['eval/accuracy'], accuracy, rtol=1e-6)
     plain = plains['table']
-    assert training.run(tiny.check(plain), plain, tmp_path / 'alone')
+    assert training.run(tiny.check(plain), tmp_path / 'alone')
     found, desired = (
         json.loads((tmp_path / name / 'results.json').read_text())
         for name in ('table', 'alone')
@@ -356,8 +358,7 @@ def test_what_one_sees_all_refuse(plain, environment, tmp_path):
     for cwd in cwds:
         cwd.mkdir()
     (cwds[0] / 'run').mkdir()
-    earlier = json.dumps({**plain, 'seed': 3})
-    (cwds[0] / 'run' / 'config.json').write_text(earlier)
+    write_plain_config(cwds[0] / 'run', {**plain, 'seed': 3})
     line = [f'--config={config}', '--workdir=run']
     with Started(tmp_path / 'out', 2 * [line], environment, cwds) as started:
         first, second = started.end(60)

@@ -33,7 +33,7 @@ def train(sizes, dispatcher='indexed'):
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
         shardings = parameter_shardings(
-            mesh, initial(), config.make_task().parameters
+            mesh, initial(), config.make_workload().parameters
         )
         # Steps give their state away: each run has a key of its own.
         state = initial()._replace(key=jax.random.key(1))

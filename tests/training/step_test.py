@@ -184,15 +184,16 @@ def test_metrics_of_a_dense_model():
         'train/loss',
         'train/objective',
     ]
-    assert dense.make_task().layer_metrics({}) == {}
+    assert dense.make_workload().layer_metrics({}) == {}
 
 
 def test_evaluation_sums_over_live_targets():
     eval_step = jax.jit(make_eval_step(config()))
     mask = np.ones((8, 16), bool)
     mask[5, 3:] = mask[6:] = False
-    sums = eval_step(initial(), (TOKENS, mask))
-    total, count = sums['loss'], sums['count']
+    means, rows = eval_step(initial(), (TOKENS, mask))
+    total, count = means['loss'].sum, means['loss'].count
+    assert rows == {}
     assert count == 5 * 16 + 3
     model = LM(config().model)
     logits, _, _ = jax.jit(model.apply)(
@@ -208,5 +209,5 @@ def test_evaluation_sums_over_live_targets():
     other = TOKENS.copy()
     other[5, 4:] = other[6:] = 7
     np.testing.assert_allclose(
-        eval_step(initial(), (other, mask))['loss'], total
+        eval_step(initial(), (other, mask)).means['loss'].sum, total
     )

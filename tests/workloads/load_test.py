@@ -11,6 +11,7 @@ import pytest
 import moe
 from moe.config import ConfigError
 from moe.training.checkpoint import Checkpoints
+from moe.training.folder import write_plain_config
 from tests import tiny
 
 
@@ -26,7 +27,7 @@ def test_import_is_quick():
 def saved(folder, plain, steps=(1,), make=tiny.state):
     """A run's folder with checkpoints of the parameters that `make` makes."""
     folder.mkdir()
-    (folder / 'config.json').write_text(json.dumps(plain))
+    write_plain_config(folder, plain)
     config = tiny.check(plain)
     checkpoints = Checkpoints(folder, keep=None)
     for step in steps:
@@ -77,7 +78,7 @@ def test_config_is_checked(folder):
 
 def test_run_before_its_first_checkpoint(tmp_path):
     # Its config and metrics can be read, its parameters cannot.
-    (tmp_path / 'config.json').write_text(json.dumps(tiny.plain()))
+    write_plain_config(tmp_path, tiny.plain())
     run = moe.load(tmp_path)
     assert run.step is None
     assert run.metrics == {}
@@ -100,7 +101,7 @@ def test_plugin_of_a_run_is_named_again_to_be_imported(tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     plain = {**tiny.plain(), 'plugins': [str(plugin)]}
-    (folder / 'config.json').write_text(json.dumps(plain))
+    write_plain_config(folder, plain)
     with pytest.raises(ConfigError, match='named again'):
         moe.load(folder)
     assert not mark.exists()

@@ -1,11 +1,10 @@
 """The workload of a config is the one that it names."""
 
-import json
-
 import pytest
 
 from configs import lm, vision
 from moe.config import ConfigError, Text
+from moe.training.folder import write_plain_config
 from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.registry import plain_of, read_config, read_run
 from moe.workloads.vision.workload import VisionConfig
@@ -29,8 +28,10 @@ def test_unknown_workload(name):
 
 def test_a_run_from_before_the_renaming_is_told_the_new_name(tmp_path):
     (tmp_path / 'config.json').write_text('{"task": "lm", "steps": 3}')
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r'task became config\.workload'):
         read_run(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        read_config({'task': 'lm', 'steps': 3})
     line = "config.task = 'lm': must be absent: the field is now workload, one "
     assert str(caught.value).startswith(line)
 
@@ -70,8 +71,7 @@ def test_folder_without_a_run(tmp_path, text):
 
 def test_folder_of_a_run(tmp_path):
     config = read_config(lm.get_config(), [('seed', 7)])
-    text = json.dumps({**plain_of(config), 'format': 2})
-    (tmp_path / 'config.json').write_text(text)
+    write_plain_config(tmp_path, plain_of(config))
     found = read_run(tmp_path)
     assert plain_of(found) == plain_of(config)
     assert found.seed == 7

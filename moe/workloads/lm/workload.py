@@ -1,4 +1,4 @@
-"""The language-model task: next bytes of text.
+"""The language model's workload: next bytes of text.
 
 B sequences a batch, S targets a sequence, W = S + 1 bytes of it, V vocabulary,
 L mixture layers.
@@ -20,16 +20,16 @@ from jaxtyping import Array, Float, Int
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.parallel import replicated
 from moe.training.workload import (
-    Outcome,
-    live_sums,
-    mean_over,
+    Outputs,
+    Predictions,
+    masked_means,
     state_of,
 )
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
 from moe.workloads.lm.sources import Corpus
 from moe.workloads.lm.windows import DataConfig, train_batches, val_batches
-from moe.workloads.transformer import TransformerRun, TransformerTask
+from moe.workloads.transformer import TransformerRun, TransformerWorkload
 
 _MAP_BYTES = 512  # validation text shown with its experts in the report
 
@@ -59,8 +59,8 @@ class LanguageConfig(TransformerRun):
                 'model.vocab_size', self.model.vocab_size, f'at least {least}'
             )
 
-    def make_task(self) -> 'Language':
-        """The task that this describes."""
+    def make_workload(self) -> 'Language':
+        """Returns the workload that this describes."""
         return Language(self)
 
     @property
@@ -69,21 +69,23 @@ class LanguageConfig(TransformerRun):
         return self.data.seq_len
 
 
-class Language(TransformerTask):
+class Language(TransformerWorkload):
     """Bytes of text, each predicted from those before it.
 
     Training batches are uint8 [B, W]; validation batches are pairs of these
     and of bool [B, S], the targets that are text and not padding.
     """
 
-    last_file = 'sample.txt'
+    final_file = 'sample.txt'
     _config: LanguageConfig
 
     def __init__(self, config: LanguageConfig):
         super().__init__(config)
+        known = config.data.source.bytes_per_token is not None
+        self.primary_metrics = ('bits_per_byte' if known else 'perplexity',)
         self._model = LM(config.model)
 
-    def initial(self, key):
+    def init(self, key):
         """Returns the model's variables before the first step."""
         # One sequence, or as many as divide into the groups of a batch.
         length = self._config.data.seq_len
@@ -93,16 +95,20 @@ class Language(TransformerTask):
         return dict(self._model.init(key, tokens))
 
     def forward(self, variables, batch, **options):
-        """Sums the loss in nats over the live targets; see Task."""
+        """Applies the model; the loss is in nats, over the valid targets."""
         tokens, mask = batch if isinstance(batch, tuple) else (batch, None)
         tokens = tokens.astype(jnp.int32)
+        targets = tokens[:, 1:]
         logits, _, aux = self._model.apply(
             variables, tokens[:, :-1], mask=mask, **options
         )
-        losses = token_losses(logits, tokens[:, 1:])
-        return Outcome(live_sums(mask, loss=losses), aux, state_of(variables))
+        means = masked_means(mask, loss=token_losses(logits, targets))
+        if mask is None:
+            mask = jnp.ones(targets.shape, bool)
+        predictions = {'': Predictions(logits, targets, mask)}
+        return Outputs(means, aux, state_of(variables), predictions)
 
-    def load(self):
+    def load_data(self):
         """Reads the corpus."""
         config = self._config.data
         try:
@@ -110,41 +116,27 @@ class Language(TransformerTask):
         except ConfigError as error:
             raise error.inside('config.data.source') from None
 
-    def describe(self, data: Corpus):
+    def describe_data(self, data: Corpus):
         """Returns sizes and the fingerprint of the corpus."""
         return {**data.facts, 'fingerprint': data.fingerprint}
-
-    def announce(self, data: Corpus):
-        """Returns the sizes in words."""
-        return (
-            f'{len(data.train):,} tokens to train on, {len(data.val):,} to '
-            'validate on'
-        )
 
     def train_batches(self, data: Corpus, host, num_hosts):
         """Returns the endless iterator of `moe.workloads.lm.windows`."""
         config = self._config
         return train_batches(data, config.data, config.seed, host, num_hosts)
 
-    def val_batches(self, data: Corpus, host, num_hosts):
+    def eval_batches(self, data: Corpus, host, num_hosts):
         """Yields the whole validation text once."""
         return val_batches(data, self._config.data, host, num_hosts)
 
-    def results(self, batches):
+    def eval_metrics(self, means, rows):
         """Returns the loss in nats a token, and what it is in other units."""
-        means = mean_over(batches)
         width = self._config.data.source.bytes_per_token
         if width is None:
             return {**means, 'perplexity': math.exp(min(means['loss'], 700))}
         return {**means, 'bits_per_byte': means['loss'] / math.log(2) / width}
 
-    def headline(self, results):
-        """Returns the bits per byte, or the perplexity."""
-        if 'bits_per_byte' in results:
-            return f'validation {results["bits_per_byte"]:.4f} bits/byte'
-        return f'validation perplexity {results["perplexity"]:.4f}'
-
-    def leave(self, variables, data: Corpus, workdir: pathlib.Path):
+    def finalize(self, variables, data: Corpus, workdir: pathlib.Path):
         """Writes a sample, and a piece of text with the experts it went to."""
         config = self._config
         text = config.sample_prompt
@@ -159,7 +151,7 @@ class Language(TransformerTask):
                 texts = config.data.source.pieces(tokens.reshape(-1))
                 _write_routing(workdir / 'routing.npz', texts, routing)
         if jax.process_index() == 0:
-            (workdir / self.last_file).write_text(text)
+            (workdir / self.final_file).write_text(text)
         return {'sample': text}
 
     def _piece(self, data: Corpus) -> np.ndarray:

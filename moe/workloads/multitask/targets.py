@@ -31,7 +31,7 @@ class Target(abc.ABC):
       reads: how a column's text becomes labels: 1 for the `positive` values
         and 0 for others, the number of a class, or a number as it is.
       loss_name: the metric that is the loss.
-      primary_metric: the metric that an evaluation's line tells.
+      primary_metric: the metric that is printed while training.
       squared: whether the loss is a squared error, which uncertainty
         weighting scales otherwise.
     """

@@ -18,7 +18,14 @@ from jaxtyping import Array, Float
 from moe.config import ConfigError, NaturalFloat, OneOf, PositiveInt
 from moe.parallel import replicated
 from moe.training.config import Config
-from moe.training.workload import Outcome, Task, state_of
+from moe.training.evaluation import evaluate, metrics_of
+from moe.training.workload import (
+    Mean,
+    Outputs,
+    Predictions,
+    Workload,
+    state_of,
+)
 from moe.workloads.multitask.balancing import (
     TASK_BALANCING,
     Balancing,
@@ -88,12 +95,12 @@ class MultiTaskRun(Config):
         """The auxiliary losses that there are."""
         return (*super().known_losses, 'l0', 'regularization')
 
-    def make_task(self) -> 'MultiTask':
+    def make_workload(self) -> 'MultiTask':
         """Returns the workload that this describes."""
         return MultiTask(self)
 
 
-class MultiTask(Task):
+class MultiTask(Workload):
     """Several labels an example, each with its own loss and tower.
 
     Batches are dictionaries of 'numeric' float32 [B, F], 'categorical' int32
@@ -103,12 +110,12 @@ class MultiTask(Task):
     Attributes:
       targets: the targets of the tasks, in order. They are known, and the
         model is made, from the start on where the source tells them without
-        its rows, and else from `load` or `restored` on.
+        its rows, and else from `load_data` or `load_assets` on.
     """
 
     unit = 'examples'
-    last_file = 'results.json'
-    rising = frozenset({'accuracy', 'auc', 'gauc'})
+    final_file = 'results.json'
+    higher_is_better = frozenset({'accuracy', 'auc', 'gauc'})
     targets: tuple[Target, ...]
 
     def __init__(self, config: MultiTaskRun):
@@ -128,6 +135,8 @@ class MultiTask(Task):
           ConfigError: for a mixture that does not fit the tasks.
         """
         self.targets, self._inputs = inputs.targets, inputs
+        own = (f'{t.name}/{t.primary_metric}' for t in self.targets)
+        self.primary_metrics = ('loss', *own)
         outputs = max(target.num_outputs for target in self.targets)
         model = self._config.model
         try:
@@ -138,7 +147,7 @@ class MultiTask(Task):
                 table_of=inputs.table_of,
                 learned=self._config.balance.learned,
             )
-            jax.eval_shape(self.initial, jax.random.key(0))
+            jax.eval_shape(self.init, jax.random.key(0))
         except ConfigError:
             raise
         except ValueError as error:
@@ -151,30 +160,25 @@ class MultiTask(Task):
         """The linen module, from `build` on."""
         return self._model
 
-    def load(self):
+    def load_data(self):
         """Reads the rows, and makes the model that fits them."""
         data = self._config.data.source.load(self._config.data.batch_size)
         self.build(data.inputs)
         return data
 
-    def keep(self, data: Data, workdir: pathlib.Path):
+    def save_assets(self, data: Data, workdir: pathlib.Path):
         """Writes what was learned of the training rows."""
         data.save(workdir)
 
-    def restored(self, workdir: pathlib.Path):
-        """Returns the task with what was learned in a run."""
+    def load_assets(self, workdir: pathlib.Path):
+        """Makes the model that fits what a run learned of its rows."""
         self.build(self._config.data.source.restore(workdir))
-        return self
 
-    def describe(self, data: Data):
+    def describe_data(self, data: Data):
         """Returns sizes and the fingerprint of the rows."""
         return data.sizes()
 
-    def announce(self, data: Data):
-        """Returns the sizes in words."""
-        return data.summary()
-
-    def initial(self, key):
+    def init(self, key):
         """Returns the model's variables, and weights of the tasks that move."""
         batch = {'numeric': jnp.zeros((1, self._inputs.num_numeric))}
         columns = len(self._inputs.table_of)
@@ -183,7 +187,7 @@ class MultiTask(Task):
         return variables | self._config.balance.state(len(self.targets))
 
     def forward(self, variables, batch, **options):
-        """Sums each task's loss over its labels; see Task."""
+        """Applies the model; each task has a loss, over its labels."""
         state = state_of(variables)
         (logits, aux), moved = self._model.apply(
             variables,
@@ -194,11 +198,14 @@ class MultiTask(Task):
         mask = batch['mask'] & batch['live'][:, None]
         label = jnp.where(mask, batch['label'], 0.0)
         losses = jnp.where(mask, self.losses(logits, label), 0.0)
-        sums = {}
+        means, predictions = {}, {}
         for i, target in enumerate(self.targets):
-            sums[f'loss/{target.name}'] = jnp.sum(losses[:, i])
-            sums[f'count/{target.name}'] = jnp.sum(mask[:, i], dtype=float)
-        return Outcome(sums, aux, {**state, **moved})
+            count = jnp.sum(mask[:, i], dtype=float)
+            means[f'loss/{target.name}'] = Mean(jnp.sum(losses[:, i]), count)
+            predictions[target.name] = Predictions(
+                logits[:, i, : target.num_outputs], label[:, i], mask[:, i]
+            )
+        return Outputs(means, aux, {**state, **moved}, predictions)
 
     def losses(
         self, logits: Float[Array, 'B T O'], label: Float[Array, 'B T']
@@ -210,96 +217,81 @@ class MultiTask(Task):
         ]
         return jnp.stack(found, axis=1)
 
-    def means(self, sums):
-        """Returns each task's mean loss over its labels, and their sum."""
-        names = [f'loss/{target.name}' for target in self.targets]
-        count = lambda name: sums[name.replace('loss/', 'count/', 1)]
-        means = {n: sums[n] / jnp.maximum(count(n), 1.0) for n in names}
-        return {'loss': sum(means.values()), **means}
-
-    def terms(self, params, means):
+    def weigh_losses(self, losses, params):
         """Returns the tasks' weighted losses."""
-        losses = jnp.stack([means[f'loss/{t.name}'] for t in self.targets])
+        names = [f'loss/{target.name}' for target in self.targets]
+        by_task = jnp.stack([losses[name] for name in names])
         squared = jnp.array([target.squared for target in self.targets])
-        return self._config.balance.terms(losses, params, squared)
+        terms = self._config.balance.terms(by_task, params, squared)
+        return dict(zip(names, terms, strict=True))
 
-    def gradients(self, pull, terms, state, key):
+    def value_and_grad(self, objective):
         """Adds the tasks' gradients up, weighted or projected."""
-        balance, count = self._config.balance, len(self.targets)
+        balance = self._config.balance
         if not balance.by_task:
-            return super().gradients(pull, terms, state, key)
-        by_task = lambda cotangent: pull((cotangent, jnp.zeros(())))[0]
-        stacked = jax.vmap(by_task)(jnp.eye(count))
-        (rest,) = pull((jnp.zeros(count), jnp.ones(())))
+            return super().value_and_grad(objective)
         # The parameters of single tasks conflict with nobody.
         own = jax.tree.map(lambda p: 'task' in p.axes, self.parameters)
-        flags = zip(jax.tree.leaves(own), jax.tree.leaves(stacked), strict=True)
-        products = gram([g for is_own, g in flags if not is_own])
-        weights, state = balance.step(state, terms, products)
-        mixed = weights
-        if balance.pcgrad:
-            products = weights[:, None] * products * weights
-            mixed = weights * pcgrad(products, key)
-        add = lambda is_own, g, r: (
-            r + jnp.tensordot(weights if is_own else mixed, g, 1)
-        )
-        return jax.tree.map(add, own, stacked, rest), state
 
-    def weights(self, params, state):
+        def by_task(params, model_state, batch, key):
+            def parts(params):
+                value, out = objective(params, model_state, batch, key)
+                terms = [out.terms[f'loss/{t.name}'] for t in self.targets]
+                return (jnp.stack(terms), out.auxiliary), (value, out)
+
+            (terms, auxiliary), pull, (value, out) = jax.vjp(
+                parts, params, has_aux=True
+            )
+            of_task = lambda c: pull((c, jnp.zeros_like(auxiliary)))[0]
+            stacked = jax.vmap(of_task)(jnp.eye(len(terms)))
+            rest = pull((jnp.zeros_like(terms), jnp.ones_like(auxiliary)))[0]
+            leaves = map(jax.tree.leaves, (own, stacked))
+            pairs = zip(*leaves, strict=True)
+            products = gram([g for is_own, g in pairs if not is_own])
+            weights, state = balance.step(out.model_state, terms, products)
+            mixed = weights
+            if balance.pcgrad:
+                products = weights[:, None] * products * weights
+                mixed = weights * pcgrad(products, key)
+            add = lambda is_own, g, r: (
+                r + jnp.tensordot(weights if is_own else mixed, g, 1)
+            )
+            grads = jax.tree.map(add, own, stacked, rest)
+            return (value, out._replace(model_state=state)), grads
+
+        return by_task
+
+    def step_metrics(self, params, state):
         """Returns what moves each task's loss, where that moves itself."""
         values = self._config.balance.moving_weights(params, state)
         if values is None:
             return {}
-        return {t.name: values[i] for i, t in enumerate(self.targets)}
+        return {
+            f'train/weight/{target.name}': values[i]
+            for i, target in enumerate(self.targets)
+        }
 
     def layer_metrics(self, stats):
         """Names the statistics by gate, `moe/GATE/STATISTIC`."""
         names = [target.name for target in self.targets]
         return gate_metrics(stats, names)
 
-    def count_parameters(self):
-        """Returns how many there are, all of them active."""
-        total = sum(p.size for p in jax.tree.leaves(self.parameters))
-        return total, total
+    def eval_rows(self, outputs, batch):
+        """Returns what each task predicted, and the rows' users."""
+        users = {'user': batch['user']} if 'user' in batch else {}
+        return {'predictions': outputs.predictions, **users}
 
-    def evaluate(self, variables, batch):
-        """Returns the rows themselves with their logits."""
-        logits, _ = self._model.apply(variables, batch)
-        kept = {
-            k: batch[k] for k in ('label', 'mask', 'live', 'user') if k in batch
-        }
-        return {'logits': logits, **kept}
-
-    def results(self, batches):
+    def eval_metrics(self, means, rows):
         """Returns the sum of the tasks' mean losses, and metrics by task."""
-        whole = {
-            name: np.concatenate([b[name] for b in batches])
-            for name in batches[0]
-        }
-        live = whole.pop('live')
-        whole = {name: values[live] for name, values in whole.items()}
-        found: dict[str, float] = {}
-        for i, target in enumerate(self.targets):
-            metrics = target.metrics(
-                whole['logits'][:, i, : target.num_outputs],
-                whole['label'][:, i],
-                whole['mask'][:, i],
-                whole.get('user'),
-            )
+        found = {n: v for n, v in means.items() if not n.startswith('loss/')}
+        for target in self.targets:
+            logits, label, mask = rows['predictions'][target.name]
+            metrics = target.metrics(logits, label, mask, rows.get('user'))
             found |= {f'{target.name}/{k}': v for k, v in metrics.items()}
         losses = [
             found.get(f'{t.name}/{t.loss_name}', 0.0) for t in self.targets
         ]
         return {'loss': sum(losses), **found}
-
-    def headline(self, results):
-        """Returns one metric of each task."""
-        names = [(t.name, t.primary_metric) for t in self.targets]
-        return 'validation ' + ', '.join(
-            f'{task} {metric} {results[f"{task}/{metric}"]:.4f}'
-            for task, metric in names
-            if f'{task}/{metric}' in results
-        )
 
     def predictions(
         self, logits: Float[np.ndarray, 'N T O']
@@ -315,7 +307,7 @@ class MultiTask(Task):
         size = self._config.data.batch_size
         return data.train_batches(size, self._config.seed, host, num_hosts)
 
-    def val_batches(self, data: Data, host, num_hosts):
+    def eval_batches(self, data: Data, host, num_hosts):
         """Yields the whole validation set once."""
         size = self._config.data.batch_size
         return rows.val_batches(data.val, size, host, num_hosts)
@@ -327,15 +319,18 @@ class MultiTask(Task):
             return iter(())
         return rows.val_batches(data.test, size, host, num_hosts)
 
-    def leave(self, variables, data, workdir: pathlib.Path):
+    def finalize(self, variables, data, workdir: pathlib.Path):
         """Writes the results on the test rows."""
-        evaluate = jax.jit(lambda *of: replicated(self.evaluate(*of)))
+        metrics = self._config.metrics
+        eval_step = jax.jit(
+            lambda *given: replicated(evaluate(self, metrics, *given))
+        )
         batches = [
-            jax.device_get(evaluate(variables, batch))
+            jax.device_get(eval_step(variables, batch))
             for batch in self.test_batches(data, 0, 1)
         ]
-        results = self.results(batches) if batches else {}
+        results = metrics_of(self, batches) if batches else {}
         if jax.process_index() == 0:
             text = json.dumps(results, indent=2) + '\n'
-            (workdir / self.last_file).write_text(text)
+            (workdir / self.final_file).write_text(text)
         return {}

@@ -1,4 +1,4 @@
-"""The image-classification task.
+"""The workload of image classification.
 
 B images a batch, H rows and W columns of pixels, C channels.
 """
@@ -18,12 +18,12 @@ import optax
 from moe.config import ConfigError, NaturalFloat
 from moe.parallel import replicated
 from moe.training.workload import (
-    Outcome,
-    live_sums,
-    mean_over,
+    Outputs,
+    Predictions,
+    masked_means,
     state_of,
 )
-from moe.workloads.transformer import TransformerRun, TransformerTask
+from moe.workloads.transformer import TransformerRun, TransformerWorkload
 from moe.workloads.vision import images
 from moe.workloads.vision.images import ImageConfig, Images, load_images
 from moe.workloads.vision.model import ViT, ViTConfig
@@ -39,8 +39,8 @@ class VisionConfig(TransformerRun):
         default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
     )
 
-    def make_task(self) -> 'Vision':
-        """The task that this describes."""
+    def make_workload(self) -> 'Vision':
+        """Returns the workload that this describes."""
         return Vision(self)
 
     @property
@@ -49,41 +49,43 @@ class VisionConfig(TransformerRun):
         return self.model.num_patches
 
 
-class Vision(TransformerTask):
+class Vision(TransformerWorkload):
     """Images, and the class of each.
 
     Batches are dictionaries of float32 'image' [B, H, W, C] and int32 'label'
     [B], those of validation also of bool 'mask' [B].
     """
 
-    last_file = 'confusion.json'
-    rising = frozenset({'accuracy'})
+    primary_metrics = ('accuracy',)
+    higher_is_better = frozenset({'accuracy'})
+    final_file = 'confusion.json'
     _config: VisionConfig
 
     def __init__(self, config: VisionConfig):
         super().__init__(config)
         self._model: Any = ViT(config.model)
 
-    def initial(self, key):
+    def init(self, key):
         """Returns the model's variables before the first step."""
         m = self._config.model
         shape = (1, m.image_size, m.image_size, m.channels)
         return dict(self._model.init(key, jnp.zeros(shape)))
 
     def forward(self, variables, batch, **options):
-        """Sums the loss in nats, and how many are right; see Task."""
-        mask = batch.get('mask')
+        """Applies the model; the loss is in nats, over the valid images."""
+        mask, labels = batch.get('mask'), batch['label']
         logits, aux = self._model.apply(
             variables, batch['image'], mask=mask, **options
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits, batch['label']
-        )
-        right = jnp.argmax(logits, axis=-1) == batch['label']
-        sums = live_sums(mask, loss=losses, accuracy=right)
-        return Outcome(sums, aux, state_of(variables))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = jnp.argmax(logits, axis=-1) == labels
+        means = masked_means(mask, loss=losses, accuracy=right)
+        if mask is None:
+            mask = jnp.ones(labels.shape, bool)
+        predictions = {'': Predictions(logits, labels, mask)}
+        return Outputs(means, aux, state_of(variables), predictions)
 
-    def load(self):
+    def load_data(self):
         """Reads the images and holds them against the model."""
         model, data = self._config.model, load_images(self._config.data)
         size = (model.image_size, model.image_size, model.channels)
@@ -101,7 +103,7 @@ class Vision(TransformerTask):
             )
         return data
 
-    def describe(self, data: Images):
+    def describe_data(self, data: Images):
         """Returns sizes and the fingerprint of the images."""
         return {
             'train_images': len(data.train_x),
@@ -110,13 +112,6 @@ class Vision(TransformerTask):
             'fingerprint': data.fingerprint,
         }
 
-    def announce(self, data: Images):
-        """Returns the sizes in words."""
-        return (
-            f'{len(data.train_x):,} images of {data.num_classes} classes to '
-            f'train on, {len(data.val_x):,} to validate on'
-        )
-
     def train_batches(self, data: Images, host, num_hosts):
         """Returns the endless iterator of `moe.workloads.vision.images`."""
         config = self._config
@@ -124,19 +119,11 @@ class Vision(TransformerTask):
             data, config.data, config.seed, host, num_hosts
         )
 
-    def val_batches(self, data: Images, host, num_hosts):
+    def eval_batches(self, data: Images, host, num_hosts):
         """Yields the whole validation set once."""
         return images.val_batches(data, self._config.data, host, num_hosts)
 
-    def results(self, batches):
-        """Returns the means: loss in nats, and accuracy."""
-        return mean_over(batches)
-
-    def headline(self, results):
-        """Returns the accuracy."""
-        return f'validation accuracy {results["accuracy"]:.4f}'
-
-    def leave(self, variables, data: Images, workdir: pathlib.Path):
+    def finalize(self, variables, data: Images, workdir: pathlib.Path):
         """Writes how many images of each class were taken for which."""
         count = self._config.model.num_classes
         table = np.zeros((count, count), int)
@@ -151,7 +138,7 @@ class Vision(TransformerTask):
             live = batch['mask']
             np.add.at(table, (batch['label'][live], guess[live]), 1)
         if jax.process_index() == 0:
-            (workdir / self.last_file).write_text(
+            (workdir / self.final_file).write_text(
                 json.dumps(table.tolist()) + '\n'
             )
         return {}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe import training
 from moe.workloads.lm import workload as language
 from moe.workloads.lm.workload import token_losses
 from tests import tiny

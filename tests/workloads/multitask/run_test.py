@@ -10,6 +10,7 @@ from configs import multitask
 from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.training.folder import write_plain_config
 from moe.workloads import reports
 from moe.workloads.multitask.mixtures import MIXTURES
 from tests import tiny
@@ -21,7 +22,7 @@ GATED = {'cgc', 'mmoe', 'omoe', 'ple'}
 @pytest.mark.parametrize('model', MIXTURES)
 def test_every_mixture_runs_to_its_page(tmp_path, model):
     config = plain(model)
-    assert training.run(tiny.check(config), config, tmp_path)
+    assert training.run(tiny.check(config), tmp_path)
     last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
     total = last['eval/task_0/mse'] + last['eval/task_1/mse']
     np.testing.assert_allclose(last['eval/loss'], total, rtol=1e-6)
@@ -41,13 +42,12 @@ def test_every_mixture_runs_to_its_page(tmp_path, model):
 def test_stops_and_goes_on(tmp_path):
     # Half of a run, and the rest of it: the numbers of one in one go.
     config = plain(**{'model.expert.batch_norm': {}})
-    assert training.run(tiny.check(config), config, tmp_path / 'whole')
+    assert training.run(tiny.check(config), tmp_path / 'whole')
     half = {**config, 'steps': 2}
-    assert training.run(tiny.check(half), half, tmp_path / 'parts')
-    text = json.dumps(config, indent=2) + '\n'
-    (tmp_path / 'parts' / 'config.json').write_text(text)
+    assert training.run(tiny.check(half), tmp_path / 'parts')
+    write_plain_config(tmp_path / 'parts', config)
     (tmp_path / 'parts' / 'results.json').unlink()
-    assert training.run(tiny.check(config), config, tmp_path / 'parts')
+    assert training.run(tiny.check(config), tmp_path / 'parts')
     ends = [
         read_metrics(tmp_path / name / 'metrics.jsonl')[-1]
         for name in ('whole', 'parts')
@@ -66,4 +66,4 @@ def test_unknown_variants():
 def test_run_that_never_began(tmp_path):
     config = tiny.check(tiny.changed(multitask.get_config('mmoe,census'), {}))
     with pytest.raises(ConfigError, match='has begun'):
-        config.make_task().restored(tmp_path)
+        config.make_workload().load_assets(tmp_path)

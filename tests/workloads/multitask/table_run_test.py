@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     table = table_run.write(folder / 'table.csv', table_run.rows(COUNT))
     plain = table_run.plain(table)
-    assert training.run(tiny.check(plain), plain, folder / 'run')
+    assert training.run(tiny.check(plain), folder / 'run')
     return folder / 'run', plain
 
 
@@ -40,12 +40,12 @@ def rows_of_the_test():
 def logits(folder):
     """What the finished run makes of them, float64 [N, T, O]."""
     config = registry.read_run(folder)
-    task = config.make_task()
-    data = task.load()
+    workload = config.make_workload()
+    data = workload.load_data()
     state = restore_run(config, folder)
-    batches = list(task.test_batches(data, 0, 1))
-    run = jax.jit(task.evaluate)
-    found = [run(state.variables, b)['logits'] for b in batches]
+    batches = list(workload.test_batches(data, 0, 1))
+    apply = jax.jit(workload.model.apply)
+    found = [apply(state.variables, b)[0] for b in batches]
     live = np.concatenate([b['live'] for b in batches])
     return np.float64(np.concatenate(found))[live]
 
@@ -120,12 +120,13 @@ def test_metrics_and_page(finished):
 
 def test_what_was_learned_is_kept(finished):
     folder, plain = finished
-    task = tiny.check(plain).make_task()
-    learned = task.load().preprocessing
-    restored = tiny.check(plain).make_task().restored(folder)
+    first = tiny.check(plain).make_workload()
+    learned = first.load_data().preprocessing
+    restored = tiny.check(plain).make_workload()
+    restored.load_assets(folder)
     assert read_preprocessing(folder) == learned
-    assert restored.targets == task.targets
-    assert [len(t.classes) for t in task.targets] == [0, 0, 3, 0]
+    assert restored.targets == first.targets
+    assert [len(t.classes) for t in first.targets] == [0, 0, 3, 0]
 
 
 def test_goes_on(finished, tmp_path):
@@ -133,14 +134,14 @@ def test_goes_on(finished, tmp_path):
     # as JSON has it, in every number the run in one go.
     folder, plain = finished
     half = {**plain, 'steps': 2}
-    assert training.run(tiny.check(half), half, tmp_path)
+    assert training.run(tiny.check(half), tmp_path)
     shutil.copy(folder / 'config.json', tmp_path)
     (tmp_path / 'results.json').unlink()
-    assert training.run(tiny.check(plain), plain, tmp_path)
+    assert training.run(tiny.check(plain), tmp_path)
     results = [
         json.loads((path / 'results.json').read_text())
         for path in (folder, tmp_path)
     ]
     assert results[0] == results[1]
     # A run that is finished is left as it is.
-    assert training.run(tiny.check(plain), plain, tmp_path)
+    assert training.run(tiny.check(plain), tmp_path)

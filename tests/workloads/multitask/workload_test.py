@@ -9,7 +9,9 @@ import pytest
 
 from configs import multitask
 from moe.config import ConfigError
-from moe.training.step import init_state, make_train_step
+from moe.training.evaluation import EvalBatch, metrics_of
+from moe.training.step import init_state, make_objective, make_train_step
+from moe.training.workload import Mean, Predictions
 from tests import tiny
 
 SMALL = {
@@ -35,24 +37,33 @@ def plain(model='mmoe', **changes):
 @functools.lru_cache
 def example(**changes):
     config = tiny.check(plain(**changes))
-    task = config.make_task()
-    batch = next(task.train_batches(task.load(), 0, 1))
-    return config, task, batch
+    workload = config.make_workload()
+    batch = next(workload.train_batches(workload.load_data(), 0, 1))
+    return config, workload, batch
 
 
 def test_means_are_over_the_labels_there_are():
-    sums = {
-        'loss/task_0': jnp.array(6.0),
-        'count/task_0': jnp.array(4.0),
-        'loss/task_1': jnp.array(0.0),
-        'count/task_1': jnp.array(0.0),
-    }
-    means = example()[1].means(sums)
-    assert {k: float(v) for k, v in means.items()} == {
-        'loss': 1.5,
-        'loss/task_0': 1.5,
-        'loss/task_1': 0.0,
-    }
+    # Task 0 has labels in rows 0 to 3, of which row 3 is padding; task 1 none.
+    config, workload, batch = example()
+    mask = np.zeros((8, 2), bool)
+    mask[:4, 0] = True
+    live = np.arange(8) != 3
+    state = init_state(config)
+    out = workload.forward(
+        state.variables, {**batch, 'mask': mask, 'live': live}
+    )
+    logits, _ = workload.model.apply(state.variables, batch)
+    logits = np.asarray(logits)[..., 0]
+    errors = np.square(logits[:3, 0] - batch['label'][:3, 0])
+    first, second = out.means['loss/task_0'], out.means['loss/task_1']
+    np.testing.assert_allclose(first.sum, np.sum(errors), rtol=1e-5)
+    np.testing.assert_allclose(first.value, np.mean(errors), rtol=1e-5)
+    assert (first.count, second.sum, second.count) == (3, 0, 0)
+    assert second.value == 0
+    assert out.predictions['task_1'].logits.shape == (8, 1)
+    np.testing.assert_array_equal(
+        out.predictions['task_0'].mask, [1, 1, 1, 0, 0, 0, 0, 0]
+    )
 
 
 def test_task_without_a_label_moves_nothing_of_its_own():
@@ -79,34 +90,27 @@ def test_task_without_a_label_moves_nothing_of_its_own():
         np.testing.assert_array_equal(a, b)
 
 
-def gradients(config, task, batch, state):
+def gradients(config, workload, batch, state):
     """Of each task's mean loss, by itself: a list of trees."""
 
     def loss(params, i):
         variables = {'params': params, **state.model_state}
-        out = task.forward(
+        out = workload.forward(
             variables, batch, train=True, rngs={'router': state.key}
         )
-        return task.means(out.sums)[f'loss/task_{i}']
+        return out.means[f'loss/task_{i}'].value
 
     return [jax.grad(loss)(state.params, i) for i in range(2)]
 
 
-def moved(config, task, batch, state):
+def moved(config, workload, batch, state):
     """The gradient that the step's optimizer is given, and the state."""
-
-    def objective(params):
-        variables = {'params': params, **state.model_state}
-        out = task.forward(
-            variables, batch, train=True, rngs={'router': state.key}
-        )
-        terms = task.terms(params, task.means(out.sums))
-        return (terms, jnp.zeros(())), out.state
-
-    (terms, _), pull, model_state = jax.vjp(
-        objective, state.params, has_aux=True
+    objective = make_objective(config, workload)
+    (value, out), grads = workload.value_and_grad(objective)(
+        state.params, state.model_state, batch, state.key
     )
-    return task.gradients(pull, terms, model_state, jax.random.key(3))
+    assert value == out.metrics['train/objective']
+    return grads, out.model_state
 
 
 def flat(tree, *names):
@@ -120,17 +124,17 @@ def close(actual, desired):
 
 
 def test_static_weights():
-    config, task, batch = example(**{'balance.weights': (3.0, 0.5)})
+    config, workload, batch = example(**{'balance.weights': (3.0, 0.5)})
     state = init_state(config)
-    first, second = gradients(config, task, batch, state)
-    grads, _ = moved(config, task, batch, state)
+    first, second = gradients(config, workload, batch, state)
+    grads, _ = moved(config, workload, batch, state)
     for name in ('mixture', 'towers'):
         desired = 3 * flat(first, name) + 0.5 * flat(second, name)
         close(flat(grads, name), desired)
 
 
 def test_pcgrad_projects_the_shared_part_alone():
-    config, task, batch = example(**{'balance.pcgrad': True})
+    config, workload, batch = example(**{'balance.pcgrad': True})
     # Towers alike and opposed labels: the tasks pull the experts apart.
     label = np.array(batch['label'])
     label[:, 1] = -label[:, 0]
@@ -138,8 +142,8 @@ def test_pcgrad_projects_the_shared_part_alone():
     state = init_state(config)
     alike = jax.tree.map(lambda x: x.at[1].set(x[0]), state.params['towers'])
     state = state._replace(params={**state.params, 'towers': alike})
-    first, second = gradients(config, task, batch, state)
-    grads, _ = moved(config, task, batch, state)
+    first, second = gradients(config, workload, batch, state)
+    grads, _ = moved(config, workload, batch, state)
     close(flat(grads, 'towers'), flat(first, 'towers') + flat(second, 'towers'))
     a, b = flat(first, 'mixture'), flat(second, 'mixture')
     assert a @ b < 0
@@ -148,17 +152,17 @@ def test_pcgrad_projects_the_shared_part_alone():
 
 
 def test_gradnorm_weighs_and_moves_its_weights():
-    config, task, batch = example(**{'balance.name': 'gradnorm'})
+    config, workload, batch = example(**{'balance.name': 'gradnorm'})
     state = init_state(config)
     start = {'weights': jnp.array([1.5, 0.5]), 'initial': jnp.array([1.0, 1.0])}
     state = state._replace(model_state={'gradnorm': start})
-    first, second = gradients(config, task, batch, state)
-    grads, model_state = moved(config, task, batch, state)
+    first, second = gradients(config, workload, batch, state)
+    grads, model_state = moved(config, workload, batch, state)
     for name in ('mixture', 'towers'):
         desired = 1.5 * flat(first, name) + 0.5 * flat(second, name)
         close(flat(grads, name), desired)
     # By hand: the norms of the shared gradients, and the pace.
-    logits = task.evaluate(state.variables, batch)['logits'][..., 0]
+    logits = workload.model.apply(state.variables, batch)[0][..., 0]
     losses = np.mean(np.square(np.asarray(logits) - batch['label']), axis=0)
     norms = np.array(
         [np.linalg.norm(flat(g, 'mixture')) for g in (first, second)]
@@ -171,20 +175,21 @@ def test_gradnorm_weighs_and_moves_its_weights():
 
 
 def test_uncertainty_is_learned():
-    config, task, batch = example(**{'balance.name': 'uncertainty'})
+    config, workload, batch = example(**{'balance.name': 'uncertainty'})
     state = init_state(config)
     np.testing.assert_array_equal(state.params['log_variance'], [0, 0])
-    first, second = gradients(config, task, batch, state)
-    grads, _ = moved(config, task, batch, state)
+    first, second = gradients(config, workload, batch, state)
+    grads, _ = moved(config, workload, batch, state)
     # At s = 0: half of each squared error, and (1 - L) / 2 for s.
     close(
         flat(grads, 'mixture'),
         (flat(first, 'mixture') + flat(second, 'mixture')) / 2,
     )
-    sums = task.forward(state.variables, batch).sums
-    means = np.array([float(sums[f'loss/task_{i}']) / 8 for i in range(2)])
-    close(grads['log_variance'], (1 - means) / 2)
-    told = task.weights({'log_variance': np.log([2.0, 0.5])}, {})
+    means = workload.forward(state.variables, batch).means
+    losses = [float(means[f'loss/task_{i}'].sum) / 8 for i in range(2)]
+    close(grads['log_variance'], (1 - np.array(losses)) / 2)
+    told = workload.step_metrics({'log_variance': np.log([2.0, 0.5])}, {})
+    assert list(told) == ['train/weight/task_0', 'train/weight/task_1']
     np.testing.assert_allclose([*told.values()], [0.5, 2.0], rtol=1e-6)
 
 
@@ -211,33 +216,34 @@ def test_step_with_everything_at_once_keeps_its_shapes():
     assert all(np.all(np.isfinite(x)) for x in average)
 
 
-def test_results_are_over_the_live_rows():
+def test_metrics_are_over_the_labels_there_are():
     # Two batches, the last row padding. Task 0: errors 1 and 3, and one
     # without a label; task 1: 0, 2 and 2.
-    task = example()[1]
+    workload = example()[1]
+
+    def batch(logits, label, mask):
+        columns = zip(
+            *(np.array(x).T for x in (logits, label, mask)), strict=True
+        )
+        predictions = {
+            f'task_{i}': Predictions(z[:, None], y, m)
+            for i, (z, y, m) in enumerate(columns)
+        }
+        means = {'loss/task_0': Mean(9.0, 2.0), 'task_1/mine': Mean(3.0, 4.0)}
+        return EvalBatch(means, {'predictions': predictions})
+
+    yes, no = True, False
     batches = [
-        {
-            'logits': np.array([[[1.0], [1]], [[3], [2]]]),
-            'label': np.array([[0.0, 1], [0, 0]]),
-            'mask': np.array([[True, True], [True, True]]),
-            'live': np.array([True, True]),
-        },
-        {
-            'logits': np.array([[[7.0], [2]], [[9], [9]]]),
-            'label': np.zeros((2, 2)),
-            'mask': np.array([[False, True], [True, True]]),
-            'live': np.array([True, False]),
-        },
+        batch([[1.0, 1], [3, 2]], [[0.0, 1], [0, 0]], [[yes, yes], [yes, yes]]),
+        batch([[7.0, 2], [9, 9]], [[0.0, 0], [0, 0]], [[no, yes], [no, no]]),
     ]
-    results = task.results(batches)
-    assert results == {
+    assert metrics_of(workload, batches) == {
         'loss': 5 + 8 / 3,
         'task_0/mse': 5.0,
         'task_1/mse': 8 / 3,
+        'task_1/mine': 0.75,
     }
-    assert task.headline(results) == (
-        'validation task_0 mse 5.0000, task_1 mse 2.6667'
-    )
+    assert workload.primary_metrics == ('loss', 'task_0/mse', 'task_1/mse')
 
 
 @pytest.mark.parametrize(
@@ -285,5 +291,5 @@ def test_results_are_over_the_live_rows():
 )
 def test_what_cannot_be_is_told(changes, field):
     with pytest.raises(ConfigError) as caught:
-        tiny.check(plain(**changes)).make_task()
+        tiny.check(plain(**changes)).make_workload()
     assert caught.value.field == field

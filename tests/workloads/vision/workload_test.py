@@ -11,6 +11,7 @@ from configs import vision
 from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.training.evaluation import evaluate
 from moe.workloads import reports
 from tests import tiny
 
@@ -56,7 +57,7 @@ def plain(files, variant='vmoe', **changes):
 @pytest.mark.parametrize('variant', vision.VARIANTS)
 def test_variants_run_to_their_page(files, tmp_path, variant):
     config = plain(files, variant)
-    assert training.run(tiny.check(config), config, tmp_path)
+    assert training.run(tiny.check(config), tmp_path)
     last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
     assert np.isfinite(last['train/loss'])
     table = np.array(json.loads((tmp_path / 'confusion.json').read_text()))
@@ -75,8 +76,8 @@ def test_variants_run_to_their_page(files, tmp_path, variant):
 def test_sums_by_hand(files):
     # Of two images with a mask, the first counts.
     config = tiny.check(plain(files, 'dense'))
-    task = config.make_task()
-    variables = task.initial(jax.random.key(0))
+    workload = config.make_workload()
+    variables = workload.init(jax.random.key(0))
     head = np.zeros((8, 3), np.float32)
     params = {**variables['params'], 'head': head}
     params['head_bias'] = np.log(np.float32([1, 2, 1]))
@@ -85,15 +86,22 @@ def test_sums_by_hand(files):
         'label': np.int32([1, 0]),
         'mask': np.array([True, False]),
     }
-    sums, aux, _ = task.forward({'params': params}, batch)
+    out = workload.forward({'params': params}, batch)
     # The bias alone: probabilities 1/4, 1/2, 1/4.
-    np.testing.assert_allclose(sums['loss'], np.log(2), rtol=1e-6)
-    assert (sums['accuracy'], sums['count']) == (1, 1)
-    assert aux is None
+    loss, right = out.means['loss'], out.means['accuracy']
+    np.testing.assert_allclose(loss.sum, np.log(2), rtol=1e-6)
+    assert (loss.count, right.sum, right.count) == (1, 1, 1)
+    assert out.aux is None
+    logits, labels, mask = out.predictions['']
+    np.testing.assert_allclose(logits, np.log([2 * [[1, 2, 1]]][0]), 1e-6)
+    np.testing.assert_array_equal(labels, [1, 0])
+    np.testing.assert_array_equal(mask, [True, False])
     del batch['mask']
-    sums = task.evaluate({'params': params}, batch)
-    np.testing.assert_allclose(sums['loss'], np.log(2) + np.log(4), rtol=1e-6)
-    assert (sums['accuracy'], sums['count']) == (1, 2)
+    means, rows = evaluate(workload, (), {'params': params}, batch)
+    loss, right = means['loss'], means['accuracy']
+    np.testing.assert_allclose(loss.sum, np.log(2) + np.log(4), rtol=1e-6)
+    assert (loss.count, right.sum, right.count) == (2, 1, 2)
+    assert rows == {}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def test_sums_by_hand(files):
 def test_images_that_do_not_fit_the_model(files, tmp_path, change, message):
     config = plain(files, **change)
     with pytest.raises(ConfigError) as caught:
-        training.run(tiny.check(config), config, tmp_path / 'run')
+        training.run(tiny.check(config), tmp_path / 'run')
     assert message in str(caught.value)
     assert not (tmp_path / 'run').exists()
 

@@ -87,14 +87,6 @@ class Data:
             'fingerprint': self.fingerprint,
         }
 
-    def summary(self) -> str:
-        """Returns the sizes in words."""
-        sizes = self.sizes()
-        size = 'fresh' if self.train is None else f'{sizes["train_rows"]:,}'
-        text = f'{size} rows to train on, {sizes["val_rows"]:,} to validate on'
-        tested = f', {sizes["test_rows"]:,} to test on' if self.test else ''
-        return text + tested
-
     def save(self, workdir: pathlib.Path) -> None:
         """Writes into a run's folder what `Source.restore` reads there.
 

@@ -106,10 +106,9 @@ class Table(Data):
     preprocessing: Preprocessing
     skipped: int
 
-    def summary(self):
-        """Returns the sizes in words."""
-        text = super().summary()
-        return text + (f', {self.skipped:,} left out' if self.skipped else '')
+    def sizes(self):
+        """Returns what tells two tables apart, as JSON."""
+        return {**super().sizes(), 'skipped_rows': self.skipped}
 
     def save(self, workdir):
         """Writes what was learned of the training rows."""

@@ -1,4 +1,4 @@
-"""`python -m launch.together DIR NAME NAME...`: trials as one program.
+"""`python -m launch.vmapped DIR NAME NAME...`: trials as one program.
 
 What differs between them is an axis of the arrays: the seed, with its own
 parameters and its own order of the data, and the scalars of `TRACED`. It runs
@@ -13,7 +13,6 @@ import json
 import math
 import pathlib
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,10 @@ from launch.trials import Trial
 from moe.config import ConfigError, options
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
-from moe.training.loop import describe, logged
+from moe.training.folder import write_description
+from moe.training.loop import train
 from moe.training.step import init_state, make_eval_step, make_train_step
+from moe.training.trainer import Progress, logged
 from moe.workloads import registry
 
 # Fields of the optimizer and of its schedule, where it has them; coefficients
@@ -77,7 +78,7 @@ def told(jobs: Sequence[Trial]) -> str:
     fields = [*TRACED, *(f'schedule.{name}' for name in TRACED_OF_SCHEDULE)]
     names = ', '.join(f'optimizer.{name}' for name in fields)
     return (
-        f'together: {count} trials in {len(groups)} programs, '
+        f'vmapped: {count} trials in {len(groups)} programs, '
         f'{len(jobs) - len(groups)} by themselves; only seed, {names} and '
         'losses that are not 0 may differ, on one device, without resuming'
     )
@@ -91,7 +92,7 @@ def _group(members: Sequence[Trial]) -> Group:
         **{f.name: getattr(first, f.name) for f in dataclasses.fields(Trial)}
         | {
             'name': f'{first.name} and {len(members) - 1} more',
-            'command': ('-m', 'launch.together', folder, *names),
+            'command': ('-m', 'launch.vmapped', folder, *names),
         },
         members=tuple(members),
     )
@@ -125,70 +126,99 @@ def run(trials: Sequence[Trial]) -> None:
     Raises:
       ConfigError: for data or a folder that cannot be used.
     """
-    configs = [registry.read_config(trial.plain) for trial in trials]
-    config, task = configs[0], configs[0].make_task()
-    data = task.load()
-    described = task.describe(data)
-    for trial in trials:
-        describe(trial.folder, trial.plain, described)
-        task.keep(data, trial.folder)
-    batches = [c.make_task().train_batches(data, 0, 1) for c in configs]
-    scalars = _stacked([_scalars(c) for c in configs])
-    keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in configs]))
-    start = lambda key: init_state(config, key, task)
-    states = jax.jit(jax.vmap(start))(keys)
-
-    def one(scalars, state, batch):
-        return make_train_step(_with(config, scalars), task)(state, batch)
-
-    advance = jax.jit(jax.vmap(one), donate_argnums=1)
-    evaluate = jax.jit(jax.vmap(make_eval_step(config, task), (0, None)))
-    alive = dict(enumerate(trials))
-    with contextlib.ExitStack() as stack:
-        writers = [Writer(trial.folder, 0) for trial in trials]
-        for writer in writers:
-            stack.callback(writer.close)
-        last, then = 0, time.perf_counter()
-        for step in range(1, config.steps + 1):
-            rows = _stacked([next(b) for b in batches])
-            states, metrics = advance(scalars, states, rows)
-            final = step == config.steps
-            evaluated = final or step % config.eval_every == 0
-            if not (evaluated or step == 1 or step % config.log_every == 0):
-                continue
-            found = [
-                evaluate(states, batch)
-                for batch in (task.val_batches(data, 0, 1) if evaluated else ())
-            ]
-            metrics, found = jax.device_get((metrics, found))
-            now = time.perf_counter()
-            speed = (step - last) * task.units_per_step / (now - then)
-            last, then = step, now
-            losses = []
-            for i in list(alive):
-                values, _ = logged(
-                    task, *_part((metrics, found if evaluated else None), i)
-                )
-                values[f'train/{task.unit}_per_second'] = speed
-                writers[i].write_scalars(step, values)
-                losses.append(values['train/loss'])
-                if not math.isfinite(losses[-1]):
-                    print(f'{trials[i].name}: loss {losses[-1]}', flush=True)
-                    del alive[i]
-            text = ' '.join(f'{loss:.4f}' for loss in losses)
-            print(f'step {step}/{config.steps}  loss {text}', flush=True)
-    for i, trial in alive.items():
-        _leave(trial, task, _part(states, i), data, batches[i])
+    with contextlib.closing(VmappedTrainer(trials)) as trainer:
+        train(trainer, trainer.config)
+        trainer.finalize()
 
 
-def _leave(trial, task, state, data, batches) -> None:
-    """The end of a run: its last checkpoint, what its task leaves, its page."""
-    from moe.workloads import reports  # not before: it needs matplotlib
+class VmappedTrainer:
+    """What the training loop drives when it trains several trials as one.
 
-    with contextlib.closing(Checkpoints(trial.folder, keep=1)) as checkpoints:
-        checkpoints.save(trial.plain['steps'], state, batches.get_state())
-    task.leave(state.variables, data, trial.folder)
-    reports.write(trial.folder)
+    Args:
+      trials: that `grouped` put together.
+
+    Attributes:
+      config: of the first; the others differ in numbers alone.
+      start: 0, for there is nothing to continue from.
+    """
+
+    start = 0
+
+    def __init__(self, trials: Sequence[Trial]):
+        configs = [registry.read_config(trial.plain) for trial in trials]
+        config = self.config = configs[0]
+        workload = self._workload = config.make_workload()
+        self._trials, self._data = trials, workload.load_data()
+        described = workload.describe_data(self._data)
+        for trial in trials:
+            write_description(trial.folder, trial.plain, described)
+            workload.save_assets(self._data, trial.folder)
+        self._batches = [
+            c.make_workload().train_batches(self._data, 0, 1) for c in configs
+        ]
+        self._scalars = _stacked([_scalars(c) for c in configs])
+        keys = jax.vmap(jax.random.key)(jnp.array([c.seed for c in configs]))
+        start = jax.vmap(lambda key: init_state(config, key, workload))
+        self._states = jax.jit(start)(keys)
+
+        def train_step(scalars, state, batch):
+            step = make_train_step(_with(config, scalars), workload)
+            return step(state, batch)
+
+        eval_step = make_eval_step(config, workload)
+        self._train_step = jax.jit(jax.vmap(train_step), donate_argnums=1)
+        self._eval_step = jax.jit(jax.vmap(eval_step, (0, None)))
+        self._alive = dict(enumerate(trials))
+        self._writers = [Writer(trial.folder, 0) for trial in trials]
+        self._progress = Progress(config.steps, workload, 0)
+
+    def advance(self) -> Any:
+        """Takes a step of all; returns metrics stacked over them."""
+        rows = _stacked([next(batches) for batches in self._batches])
+        self._states, metrics = self._train_step(
+            self._scalars, self._states, rows
+        )
+        return metrics
+
+    def evaluate(self) -> list:
+        """Evaluates the validation set, which all have in common."""
+        batches = self._workload.eval_batches(self._data, 0, 1)
+        return [self._eval_step(self._states, batch) for batch in batches]
+
+    def log(self, step: int, metrics: Any, evaluation: Any) -> None:
+        """Writes the metrics of each that has not diverged."""
+        speed, losses = self._progress.speed(step), []
+        for i, trial in list(self._alive.items()):
+            own = _part((metrics, evaluation), i)
+            values, _ = logged(self._workload, *own)
+            self._writers[i].write_scalars(step, values | speed)
+            losses.append(loss := values['train/loss'])
+            if not math.isfinite(loss):
+                print(f'{trial.name}: loss {loss}', flush=True)
+                del self._alive[i]
+        text = ' '.join(f'{loss:.4f}' for loss in losses)
+        print(f'step {step}/{self.config.steps}  loss {text}', flush=True)
+
+    def save(self, step: int) -> None:
+        """Does nothing: the only checkpoint is that of `finalize`."""
+
+    def finalize(self) -> None:
+        """Leaves in each folder its checkpoint, its results and its page."""
+        from moe.workloads import reports  # not before: it needs matplotlib
+
+        for i, trial in self._alive.items():
+            state, position = _part(self._states, i), self._batches[i]
+            checkpoints = Checkpoints(trial.folder, keep=1)
+            with contextlib.closing(checkpoints):
+                last = self.config.steps
+                checkpoints.save(last, state, position.get_state())
+            self._workload.finalize(state.variables, self._data, trial.folder)
+            reports.write(trial.folder)
+
+    def close(self) -> None:
+        """Closes the files of metrics."""
+        for writer in self._writers:
+            writer.close()
 
 
 def _scalars(config) -> dict[str, Any]:
@@ -232,7 +262,7 @@ def main(argv: list[str]) -> int:
         trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}
         run([trials[name] for name in names])
     except ConfigError as error:
-        print(f'launch.together: {error}', file=sys.stderr)
+        print(f'launch.vmapped: {error}', file=sys.stderr)
         return 2
     return 0
 

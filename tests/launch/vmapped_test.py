@@ -1,15 +1,15 @@
 """Trials as one program, against each by itself."""
 
-import json
-
 import numpy as np
 import pytest
 
-from launch import manifest, results, together
+from launch import manifest, results, vmapped
 from launch.backends import local
 from launch.trials import read_sweep
+from moe.config import differences
 from moe.metrics import read_metrics
 from moe.training.checkpoint import restore_run
+from moe.training.folder import read_plain_config
 from moe.workloads import registry
 from tests import commands, tiny
 from tests.launch import sweeps
@@ -30,10 +30,10 @@ def write(folder, trials, changes=None):
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """Trials run together, and again each by its own command."""
-    base = tmp_path_factory.mktemp('together')
+    base = tmp_path_factory.mktemp('vmapped')
     trials = write(base, GIVEN, {'model.moe.dispatcher': 'grouped'})
     with tiny.kept_programs(base / 'programs') as environment:
-        together.run(trials)
+        vmapped.run(trials)
         alone, lines = {}, []
         for trial in trials:
             alone[trial.name] = base / 'alone' / trial.name
@@ -86,9 +86,8 @@ def test_folders(runs):
     )
     for trial in trials:
         assert {path.name for path in trial.folder.iterdir()} == expected
-        assert json.loads((trial.folder / 'config.json').read_text()) == (
-            trial.plain
-        )
+        found = read_plain_config(trial.folder)
+        assert not list(differences(found, trial.plain))
         assert trial.done()
         config = registry.read_run(trial.folder)
         assert restore_run(config, trial.folder).step == 3
@@ -111,22 +110,22 @@ def test_what_goes_together(tmp_path):
             {'seed': 1, 'mesh.fsdp': 2},
         ],
     )
-    jobs = together.grouped(trials)
+    jobs = vmapped.grouped(trials)
     members = [[t.name for t in getattr(job, 'members', [job])] for job in jobs]
     names = [trial.name for trial in trials]
     expected = [names[:3], names[3:4], names[4:6], names[6:7], names[7:]]
     assert members == expected
-    assert together.told(jobs).startswith(
-        'together: 5 trials in 2 programs, 3 by themselves; only seed, '
+    assert vmapped.told(jobs).startswith(
+        'vmapped: 5 trials in 2 programs, 3 by themselves; only seed, '
     )
     line, *_ = local.dry_run(jobs, local.Options(), parallel=1, retries=0)
     group = jobs[0]
     assert group.folder == trials[0].folder
     assert group.command == (
-        *('-m', 'launch.together', str(tmp_path / 'runs')),
+        *('-m', 'launch.vmapped', str(tmp_path / 'runs')),
         *names[:3],
     )
-    assert 'launch.together' in line
+    assert 'launch.vmapped' in line
 
 
 def test_one_that_diverges_stops_alone(tmp_path, capsys):
@@ -135,7 +134,7 @@ def test_one_that_diverges_stops_alone(tmp_path, capsys):
         [{'optimizer.learning_rate': rate} for rate in (1e-3, 1e30)],
         {'steps': 6, 'eval_every': 6, 'model.moe_every': 0},
     )
-    together.run(trials)
+    vmapped.run(trials)
     fine, broken = trials
     assert fine.done()
     assert not broken.done()

@@ -1,0 +1,65 @@
+"""Metrics of evaluation by name: functions of what was predicted.
+
+A config chooses them in `metrics`; each is logged as `eval/NAME`, or as
+`eval/TASK/NAME` where there are several tasks. One more is a function and a
+decorator, here or in a plugin:
+
+    @METRICS.register('calibration_gap')
+    def calibration_gap(predictions: Predictions) -> Mean: ...
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from moe.config import PositiveInt, Registry
+from moe.training.workload import Mean, Predictions, Workload, masked_means
+
+METRICS = Registry('evaluation metric')
+
+# It returns the sum and the count of a mean over the examples of a batch, so
+# that batches add up; None for predictions that it has nothing to say of.
+Metric = Callable[[Predictions], Mean | None]
+M = TypeVar('M', bound=Callable)
+
+
+def higher_is_better(metric: M) -> M:
+    """Declares a metric of which more is better; of others less is."""
+    metric.higher_is_better = True  # type: ignore[attr-defined]
+    return metric
+
+
+@METRICS.register('top_k_accuracy')
+@higher_is_better
+def top_k_accuracy(
+    predictions: Predictions, *, k: PositiveInt = 1
+) -> Mean | None:
+    """Returns the share of labels that are among the k likeliest classes.
+
+    Of equal logits the class with the lower number is the likelier.
+
+    Args:
+      predictions: of a batch; of a number, or of yes and no, there is none.
+      k: number of classes, all of them if it is more.
+    """
+    logits, labels, mask = predictions
+    if logits.shape[-1] == 1:
+        return None
+    _, likeliest = jax.lax.top_k(logits, min(k, logits.shape[-1]))
+    found = jnp.any(likeliest == labels[..., None].astype(jnp.int32), axis=-1)
+    return masked_means(mask, found=found)['found']
+
+
+def is_higher_better(workload: Workload, name: str) -> bool:
+    """Whether runs with more of an evaluation metric are the better ones.
+
+    Args:
+      workload: of the runs.
+      name: of the metric, as it is logged.
+    """
+    last = name.rpartition('/')[2]
+    registered = METRICS.get(last)
+    declared = getattr(registered, 'higher_is_better', False)
+    return declared or last in workload.higher_is_better

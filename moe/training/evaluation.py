@@ -1,0 +1,84 @@
+"""Evaluation: what is kept of each batch, and the metrics of all of them.
+
+B examples a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moe.config import ConfigError
+from moe.training.eval_metrics import METRICS, Metric
+from moe.training.workload import Mean, Outputs, Workload
+
+
+class EvalBatch(NamedTuple):
+    """What an evaluation keeps of a batch.
+
+    Attributes:
+      means: by name, sums and counts.
+      rows: arrays [B, ...] that metrics need whole, by name.
+    """
+
+    means: dict[str, Mean]
+    rows: dict[str, Any]
+
+
+def evaluate(
+    workload: Workload,
+    metrics: Sequence[Metric],
+    variables: Any,
+    batch: Any,
+) -> EvalBatch:
+    """Evaluates the model on a batch, a pure function of arrays.
+
+    Args:
+      workload: of the run.
+      metrics: entries of `METRICS`, beside the workload's own.
+      variables: of the model.
+      batch: of `Workload.eval_batches`.
+
+    Raises:
+      ConfigError: for a metric whose name the workload has for another.
+    """
+    out = workload.forward(variables, batch)
+    means = dict(out.means)
+    for name, mean in _registered(metrics, out):
+        if name in means:
+            allowed = "absent: the workload's own metric has this name"
+            raise ConfigError('config.metrics', name, allowed)
+        means[name] = mean
+    return EvalBatch(means, workload.eval_rows(out, batch))
+
+
+def _registered(
+    metrics: Sequence[Metric], out: Outputs
+) -> Iterator[tuple[str, Mean]]:
+    for metric in metrics:
+        for task, predictions in out.predictions.items():
+            mean = metric(predictions)
+            if mean is not None:
+                name = METRICS.name_of(metric)
+                yield (f'{task}/{name}' if task else name), mean
+
+
+def metrics_of(
+    workload: Workload, batches: Sequence[EvalBatch]
+) -> dict[str, float]:
+    """Returns the metrics of an evaluation, by name.
+
+    Args:
+      workload: of the run.
+      batches: one or more, on the host.
+    """
+    means = {}
+    for name in batches[0].means:
+        each = [batch.means[name] for batch in batches]
+        count = sum(float(mean.count) for mean in each)
+        if count:  # a mean over nothing is absent
+            means[name] = sum(float(mean.sum) for mean in each) / count
+    joined = lambda *arrays: np.concatenate(arrays)
+    rows = jax.tree.map(joined, *(batch.rows for batch in batches))
+    return workload.eval_metrics(means, rows)

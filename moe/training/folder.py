@@ -1,0 +1,148 @@
+"""The files of a run's folder that say what it is a run of.
+
+`config.json` is the resolved config, every field of it, and `data.json` tells
+its data apart. Both carry no code: a run's folder is data.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from moe.config import ConfigError, differences, parse, to_plain
+
+# Of config.json and of checkpoints. It goes up when a file of an earlier
+# format can no longer be read as it is; a new field with a default is no new
+# format.
+FORMAT = 2
+
+CONFIG, DATA = 'config.json', 'data.json'
+
+
+def write_description(
+    workdir: pathlib.Path, plain: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+    """Writes what a run is a run of.
+
+    Args:
+      workdir: the run's folder, made if absent.
+      plain: its config, plain data.
+      data: what `Workload.describe_data` says.
+
+    Raises:
+      ConfigError: if there can be no such folder.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f'a folder, or the name of a new one ({error.strerror})'
+        raise ConfigError('workdir', str(workdir), allowed) from None
+    write_plain_config(workdir, plain)
+    _write_json(workdir / DATA, data)
+
+
+def write_plain_config(workdir: pathlib.Path, plain: Mapping[str, Any]) -> None:
+    """Writes `config.json` into a folder that is there, with its format."""
+    _write_json(workdir / CONFIG, {'format': FORMAT, **plain})
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + '\n')
+
+
+def read_plain_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """Reads the config of a run, as it was written.
+
+    Args:
+      workdir: the run's folder.
+
+    Returns:
+      Plain data, without the format. Fields that came later are absent.
+
+    Raises:
+      ConfigError: for a folder without a config that can be read, one of
+        before there were formats, or one of a newer format.
+    """
+    try:
+        plain = json.loads((workdir / CONFIG).read_text())
+    except (OSError, ValueError):
+        plain = None
+    if not isinstance(plain, dict):
+        raise ConfigError('workdir', str(workdir), "a run's folder")
+    check_format(plain.pop('format', None), workdir)
+    return plain
+
+
+def check_format(found: Any, workdir: pathlib.Path) -> None:
+    """Refuses files of a format that this version does not read.
+
+    Args:
+      found: the format that a file says, None if it says none.
+      workdir: the run's folder.
+
+    Raises:
+      ConfigError: if it is another than `FORMAT`.
+    """
+    if found == FORMAT:
+        return
+    if found is None:
+        allowed = (
+            'a new folder: its run is from before format 2, in which '
+            'config.task became config.workload and other fields were renamed'
+        )
+    else:
+        allowed = f'a run of format {FORMAT} (it is {found!r}; update first)'
+    raise ConfigError('workdir', str(workdir), allowed)
+
+
+def check_same_config(workdir: pathlib.Path, config: Any) -> None:
+    """Refuses a folder whose run has another config.
+
+    A field that came after the earlier run has its default there. The mesh may
+    be another.
+
+    Args:
+      workdir: the run's folder, which need not exist.
+      config: of the run that is to continue there, a frozen dataclass.
+
+    Raises:
+      ConfigError: with every field that differs.
+    """
+    if not (workdir / CONFIG).exists():
+        return
+    earlier, schema = read_plain_config(workdir), type(config)
+    now = to_plain(schema, config)
+    # Of another workload it has other fields, and need not be parsed.
+    if earlier.get('workload') == now.get('workload'):
+        try:
+            earlier = to_plain(schema, parse(schema, earlier))
+        except ConfigError as error:
+            allowed = f'a new folder, or one of the same run: {error}'
+            raise ConfigError('workdir', str(workdir), allowed) from None
+    old, new = ({**plain, 'mesh': None} for plain in (earlier, now))
+    _refuse(workdir, old, new, 'config')
+
+
+def check_same_data(workdir: pathlib.Path, now: Mapping[str, Any]) -> None:
+    """Refuses a folder whose run was on other data.
+
+    Args:
+      workdir: the run's folder, which need not exist.
+      now: what `Workload.describe_data` says.
+
+    Raises:
+      ConfigError: with whatever differs.
+    """
+    path = workdir / DATA
+    if path.exists():
+        _refuse(workdir, json.loads(path.read_text()), now, 'data')
+
+
+def _refuse(
+    workdir: pathlib.Path, earlier: Mapping, now: Mapping, what: str
+) -> None:
+    lines = list(differences(earlier, now, what))
+    if lines:
+        told = '; '.join(lines)
+        allowed = f'a new folder, or one of the same run: {told}'
+        raise ConfigError('workdir', str(workdir), allowed)
