@@ -62,7 +62,7 @@ def test_a_run_logs_the_metric_of_a_plugin(tmp_path):
     plugin = str(tmp_path / 'plugin.py')
     plain = tiny.plain(
         {
-            'data.files': tiny.write_corpus(tmp_path / 'corpus'),
+            'data.source.files': tiny.write_corpus(tmp_path / 'corpus'),
             'plugins': (plugin,),
             'metrics': ('top_k_accuracy', {'name': 'within', 'distance': 255}),
             'steps': 2,

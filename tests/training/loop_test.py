@@ -285,13 +285,13 @@ def test_stops_at_a_signal_and_goes_on(finished, tmp_path):
 def test_a_different_run_in_the_folder_is_refused(finished):
     before = contents(finished.folder)
     plain = json.loads(json.dumps(finished.plain))
-    plain['model']['moe']['d_ff'] = 32
+    plain['model']['moe']['experts']['hidden'] = 32
     plain['seed'] = 1
     with pytest.raises(ConfigError) as caught:
         start(finished.folder, plain)
     message = str(caught.value)
     assert message.startswith(f"workdir = '{finished.folder}'"[:60])
-    assert 'config.model.moe.d_ff: 16 there, 32 now' in message
+    assert 'config.model.moe.experts.hidden: 16 there, 32 now' in message
     assert 'config.seed: 0 there, 1 now' in message
     assert 'd_model' not in message
     assert '\n' not in message
@@ -300,7 +300,7 @@ def test_a_different_run_in_the_folder_is_refused(finished):
 
 def test_other_text_is_refused(finished, tmp_path):
     # The same files, of which one has changed since.
-    files = pathlib.Path(finished.plain['data']['files'])
+    files = pathlib.Path(finished.plain['data']['source']['files'])
     original = files.parent / '0.txt'
     text = original.read_text()
     before = contents(finished.folder)
@@ -345,7 +345,7 @@ def test_other_text_is_refused(finished, tmp_path):
 def test_what_does_not_fit_leaves_no_folder(
     finished, tmp_path, changes, field, allowed
 ):
-    corpus = {'data.source.files': finished.plain['data']['files']}
+    corpus = {'data.source.files': finished.plain['data']['source']['files']}
     with pytest.raises(ConfigError) as caught:
         start(tmp_path / 'run', tiny.plain({**corpus, **changes}))
     assert str(caught.value).startswith(f'config.{field} = ')

@@ -17,7 +17,7 @@ def test_any_workload_is_planned_by_its_data_and_its_step():
     config = tiny.check(plain('mmoe'))
     found = planning_of(config)
     assert type(found) is Planning
-    data = found.workload.load()
+    data = found.workload.load_data()
     batch = next(found.workload.train_batches(data, 0, 1))
     assert jax.tree.map(lambda s: (s.shape, s.dtype), found.batch) == (
         jax.tree.map(lambda x: (x.shape, x.dtype), batch)

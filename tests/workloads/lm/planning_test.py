@@ -9,7 +9,7 @@ from tests import tiny
 def test_batch_is_the_one_that_training_yields(tmp_path):
     files = tiny.write_corpus(tmp_path / 'corpus')
     found = planning_of(tiny.parsed({'data.source.files': files}))
-    data = found.workload.load()
+    data = found.workload.load_data()
     batch = next(found.workload.train_batches(data, 0, 1))
     assert found.batch.shape == np.shape(batch)
     assert found.batch.dtype == batch.dtype

@@ -20,7 +20,7 @@ def planned(**changes):
 
 def test_batch_is_the_one_that_training_yields():
     found = planned()
-    batch = next(found.workload.train_batches(found.workload.load(), 0, 1))
+    batch = next(found.workload.train_batches(found.workload.load_data(), 0, 1))
     assert jax.tree.map(lambda s: (s.shape, s.dtype), found.batch) == (
         jax.tree.map(lambda x: (x.shape, x.dtype), batch)
     )

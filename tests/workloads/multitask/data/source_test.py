@@ -55,7 +55,6 @@ def test_source_of_a_plugin(mine, tmp_path):
         'test_rows': 0,
         'fingerprint': 'abc',
     }
-    assert data.summary() == '6 rows to train on, 6 to validate on'
     # There is nothing to keep, and the model is known from the config.
     data.save(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -217,6 +217,7 @@ def test_what_a_model_is_made_for():
     assert (inputs.num_numeric, inputs.table_of) == (10, ())
     made = source.load(8)
     assert made.inputs == inputs
-    assert made.summary() == '40 rows to train on, 20 to validate on'
-    stream = load(num_rows=0).summary()
-    assert stream == 'fresh rows to train on, 20 to validate on'
+    sizes = made.sizes()
+    assert (sizes['train_rows'], sizes['val_rows']) == (40, 20)
+    sizes = load(num_rows=0).sizes()
+    assert (sizes['train_rows'], sizes['val_rows']) == (0, 20)
