@@ -173,16 +173,20 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
             'Loss, without the auxiliary terms.',
         )
     ]
-    captions: dict[str, tuple[str, str]] = {}
+    shown: dict[str, tuple[dict[str, str], str]] = {}
     for run in runs.values():
         for name, label in _evaluations(run).items():
-            captions[name] = label, f'Validation {label}.'
+            of_training = name.replace('eval/', 'train/')
+            caption = f'{label} in training and validation.'
+            lines = {of_training: 'train', name: 'validation'}
+            if of_training not in run.metrics:
+                lines, caption = {name: ''}, f'Validation {label}.'
+            shown[label] = lines, caption[0].upper() + caption[1:]
         for name, label in _auxiliary(run).items():
             caption = f'{label}, unweighted, mean over the mixture layers.'
-            captions[name] = label, caption
-    for name, (label, caption) in captions.items():
-        image = plots.curves(metrics, {name: ''}, label)
-        figures.append(figure(image, caption))
+            shown[label] = {name: ''}, caption
+    for label, (lines, caption) in shown.items():
+        figures.append(figure(plots.curves(metrics, lines, label), caption))
     return figures
 
 
@@ -198,6 +202,7 @@ def _auxiliary(run: Run) -> dict[str, str]:
         name: label
         for name, label in found.items()
         if label not in _NO_LOSS
+        and f'eval/{label}' not in run.metrics
         and not label.endswith('_per_second')
         and (label in weighted or not plots.constant(run.metrics[name].values))
     }

@@ -16,10 +16,10 @@ Columns = Mapping[str, Column]
 
 
 def constant(values: np.ndarray) -> bool:
-    """Whether a metric never moves, but for rounding.
+    """Whether values are one number, but for rounding.
 
     Args:
-      values: [N] or [N, E]; NaN never moves.
+      values: of any shape; NaN is left out.
     """
     spread = np.nanmax(values, initial=-np.inf) - np.nanmin(
         values, initial=np.inf

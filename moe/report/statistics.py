@@ -8,11 +8,13 @@ maps. None of the names need be known here.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from moe.report import plots
 from moe.report.markup import figure
 from moe.report.run import Run
 
-# Statistic: label of its axis. These come first, and always.
+# Statistic: label of its axis. These come first.
 _FIRST = {
     'entropy': 'entropy (nats)',
     'dropped': 'share of assignments dropped',
@@ -40,26 +42,26 @@ def figures(run: Run) -> list[str]:
 
     Returns:
       Figures, HTML: heat maps, then curves, then one line that names the
-      scalars that never moved.
+      statistics that are one number throughout.
     """
     found = run.statistics()
     curves = {name: _of_rank(run, p, 1) for name, p in found.items()}
     maps = {name: _of_rank(run, p, 2) for name, p in found.items()}
-    parts = [
-        _map(run, name, maps[name])
-        for name in dict.fromkeys([*_MAPS, *maps])
-        if maps.get(name)
-    ]
+    parts: list[str] = []
     still: list[str] = []
-    for name in dict.fromkeys([*_FIRST, *curves]):
-        places = curves.get(name)
-        if not places or name in _OF_LOAD:
-            continue
-        value = _only_value(run, places)
-        if value is not None and name not in _FIRST:
-            still.append(f'{name} {value:.4g}')
-        else:
-            parts.append(_curves(run, name, places))
+    for draw, known, groups in (
+        (_map, _MAPS, maps),
+        (_curves, _FIRST, curves),
+    ):
+        for name in dict.fromkeys([*known, *groups]):
+            places = groups.get(name)
+            if not places or name in _OF_LOAD:
+                continue
+            value = _only_value(run, places)
+            if value is None:
+                parts.append(draw(run, name, places))
+            else:
+                still.append(f'{name} {value:.4g}')
     if still:
         parts.append(f'<p>The same at every step: {", ".join(still)}.</p>')
     return parts
@@ -95,13 +97,10 @@ def _curves(run: Run, name: str, places: Mapping[str, str]) -> str:
 
 
 def _only_value(run: Run, places: Mapping[str, str]) -> float | None:
-    """The value that a scalar has at every place and step, None if several."""
-    first = run.metrics[next(iter(places.values()))].last
-    for metric in places.values():
-        values = run.metrics[metric].values
-        if not plots.constant(values) or abs(values[-1] - first) > 1e-6:
-            return None
-    return float(first)
+    """The value at every place, step and expert, None if there are several."""
+    values = [run.metrics[metric].values.ravel() for metric in places.values()]
+    joined = np.concatenate(values)
+    return float(joined[-1]) if plots.constant(joined) else None
 
 
 def _label(place: str) -> str:

@@ -68,10 +68,10 @@ def test_table(tmp_path):
 
 
 def test_pictures_are_in_the_page(tmp_path):
-    # Losses; bits per byte; two auxiliary losses; the loads; entropy, drops,
+    # Losses; bits per byte; two auxiliary losses; the loads; entropy,
     # violation.
     _, parsed = page(runs.write(tmp_path / 'one'))
-    assert len(parsed.images) == 8
+    assert len(parsed.images) == 7
     for source in parsed.images:
         kind, data = source.split(',')
         assert kind == 'data:image/png;base64'
@@ -117,11 +117,13 @@ def test_sections_of_a_workload(tmp_path):
 
 
 def test_whatever_is_logged_is_plotted(tmp_path):
-    # An evaluation metric, an auxiliary loss and a loss with a coefficient
-    # that does not move, of a plugin; a loss that neither moves nor has a
-    # coefficient is left out.
+    # An evaluation metric, one of training too, an auxiliary loss and a loss
+    # with a coefficient that does not move, of a plugin; a loss that neither
+    # moves nor has a coefficient is left out.
     own = {
         'eval/top_5': 0.5,
+        'eval/accuracy': 0.25,
+        'train/accuracy': lambda step: 1.0 / step,
         'train/mine': lambda step: 1.0 / step,
         'train/weighted': 2.0,
         'train/still': 2.0,
@@ -134,9 +136,10 @@ def test_whatever_is_logged_is_plotted(tmp_path):
     folder = runs.write(tmp_path / 'one', lines, losses={'weighted': 1.0})
     text, parsed = page(folder)
     captions = re.findall('<figcaption>(.*?)</figcaption>', text)
-    assert captions[:6] == [
+    assert captions[:7] == [
         'Loss, without the auxiliary terms.',
         'Validation top 5.',
+        'Accuracy in training and validation.',
         'Validation bits/byte.',
         'load_balance, unweighted, mean over the mixture layers.',
         'mine, unweighted, mean over the mixture layers.',
@@ -161,8 +164,8 @@ def test_comparison(tmp_path):
     assert [row[loss] for row in rows] == ['1.5000', '9.2500']
     assert '<h2>a/run</h2>' in text
     assert '<h2>b/run</h2>' in text
-    # Four comparisons, and four pictures of each.
-    assert len(parsed.images) == 4 + 2 * 4
+    # Four comparisons, and three pictures of each.
+    assert len(parsed.images) == 4 + 2 * 3
     assert not (two / 'report').exists()
 
 
@@ -177,7 +180,7 @@ def test_comparison_with_a_dense_run(tmp_path):
     head, *rows = parsed.rows
     load = head.index('largest load / uniform')
     assert [row[load] for row in rows] == ['-', '2.25']
-    assert len(parsed.images) == 4 + 4
+    assert len(parsed.images) == 4 + 3
     _, alone = page(two)
     assert len(alone.images) == 2
 

@@ -21,9 +21,9 @@ def lines():
             name = f'moe/layer_{layer}'
             line[f'{name}/load'] = [0.5, 1.5]
             line[f'{name}/load_max'] = 1.5 + 0.25 * layer
-            line[f'{name}/entropy'] = 0.5
+            line[f'{name}/entropy'] = 0.5 / step
             line[f'{name}/dropped'] = 0.0
-            line[f'{name}/max_violation'] = 0.5
+            line[f'{name}/max_violation'] = 0.5 + 0.25 * layer
         if step % 2 == 0:
             line['eval/loss'] = 2.0 - step / 8
             line['eval/bits_per_byte'] = 2.5 - step / 4

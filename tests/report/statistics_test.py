@@ -22,19 +22,18 @@ LOADS = (
 
 
 def test_built_in_statistics(tmp_path):
-    # The largest load is in the map; the first three are always drawn.
+    # The largest load is in the map; nothing is dropped at any step.
     captions, still = shown(tmp_path / 'run', list(runs.lines()))
     assert captions == [
         LOADS,
         'entropy by mixture layer.',
-        'dropped by mixture layer.',
         'max_violation by mixture layer.',
     ]
-    assert still == []
+    assert still == ['dropped 0']
 
 
 def test_statistics_of_a_plugin(tmp_path):
-    # A scalar that moves, one that does not, and a state of every expert.
+    # A scalar that moves, one that does not, and states of every expert.
     lines = [
         {
             **line,
@@ -42,6 +41,7 @@ def test_statistics_of_a_plugin(tmp_path):
             'moe/layer_1/temperature': 0.5,
             'moe/layer_3/temperature': 0.5,
             'moe/layer_1/bias': [-0.25, 0.25 * line['step']],
+            'moe/layer_1/prior': [0.5, 0.5],
         }
         for line in runs.lines()
     ]
@@ -50,11 +50,10 @@ def test_statistics_of_a_plugin(tmp_path):
         LOADS,
         'bias of every expert over time.',
         'entropy by mixture layer.',
-        'dropped by mixture layer.',
         'max_violation by mixture layer.',
         'threshold by mixture layer.',
     ]
-    assert still == ['temperature 0.5']
+    assert still == ['prior 0.5, dropped 0, temperature 0.5']
 
 
 def test_scalars_that_differ_between_layers_are_drawn(tmp_path):
@@ -64,7 +63,7 @@ def test_scalars_that_differ_between_layers_are_drawn(tmp_path):
     ]
     captions, still = shown(tmp_path / 'run', lines)
     assert captions[-1] == 'x by mixture layer.'
-    assert still == []
+    assert still == ['dropped 0']
 
 
 def test_panels_show_what_each_layer_logged(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_pictures(tmp_path):
 
 
 def test_run_without_gates_or_results_yet(tmp_path):
-    young = [{'step': 1, 'train/loss': 2.0, 'moe/income/gate': [0.5, 0.5]}]
+    young = [{'step': 1, 'train/loss': 2.0, 'moe/income/gate': [0.4, 0.6]}]
     run = a_run(tmp_path / 'run', young)
     assert captions(''.join(tasks.details(run))) == []
     page = report.write(run.workdir).read_text()
