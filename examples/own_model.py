@@ -30,7 +30,7 @@ def mixture() -> MoE:
     """Returns a mixture of 4 experts, 2 a token, that drops nothing."""
     experts = MLP(hidden=64, num_experts=4, parent=None)
     router = functools.partial(top_k, k=2)
-    return MoE(experts, router, executor='grouped')
+    return MoE(experts, router, dispatcher='grouped')
 
 
 class Block(nn.Module):

@@ -173,7 +173,7 @@ def test_inside_a_callers_model():
 def test_further_fields_of_the_layer_and_the_gating():
     layer = top2_moe(D, E, policy='none', jitter=0.1, dispatcher='grouped')
     assert layer.router.keywords == {'policy': 'none'}
-    assert (layer.jitter, layer.executor) == (0.1, 'grouped')
+    assert (layer.jitter, layer.dispatcher) == (0.1, 'grouped')
 
 
 def test_refuses_another_number_of_experts():
