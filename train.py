@@ -12,7 +12,6 @@ from absl import flags
 from moe import training
 from moe.command_line import define_config, read_config
 from moe.config import ConfigError
-from moe.config.reference import reference
 from moe.training import processes
 from moe.training.host import keep_freed_memory
 from moe.workloads import registry
@@ -43,11 +42,11 @@ flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
     try:
-        help_config = '--help=config' in argv
-        given = read_config(_FLAGS, [a for a in argv if a != '--help=config'])
-        if help_config:
-            print(reference(registry.schema_of(given.plain)))
+        if '--help=config' in argv:
+            rest = [a for a in argv[1:] if a != '--help=config']
+            print(registry.fields_of(rest))
             return 0
+        given = read_config(_FLAGS, argv)
         if not _FLAGS.workdir:
             raise ConfigError('--workdir', _FLAGS.workdir, 'given')
         workdir = pathlib.Path(_FLAGS.workdir)

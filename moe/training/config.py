@@ -73,7 +73,7 @@ class Config(abc.ABC):
 
     @property
     def known_losses(self) -> tuple[str, ...]:
-        """The auxiliary losses that there are."""
+        """Names that `losses` may have, in order."""
         return tuple(LOSSES)
 
     def check_batch(self, sizes: Mapping[str, int]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from moe.command_line import load_config
 from moe.config import ConfigError, Text, override, parse, to_plain
 from moe.config.plugins import import_plugins, import_plugins_of_run
+from moe.config.reference import reference
 from moe.training.config import Config
 from moe.training.folder import read_plain_config
 from moe.workloads.lm.workload import LanguageConfig
@@ -49,6 +51,28 @@ def read_config(
     import_plugins(plugins)
     schema = schema_of(plain, given)
     return parse(schema, override(schema, plain, given.items()))
+
+
+def fields_of(arguments: Sequence[str]) -> str:
+    """Returns the fields of a config with types, defaults and meanings.
+
+    Args:
+      arguments: `--config=FILE[:VARIANT]` for the fields of that config's
+        workload, with its plugins; nothing for those of all workloads.
+
+    Raises:
+      ConfigError: for a file that gives no config.
+    """
+    sources = [a.partition('=') for a in arguments]
+    for flag, _, source in sources:
+        if flag == '--config':
+            plain = load_config(source)
+            import_plugins(plain.get('plugins', ()))
+            return reference(schema_of(plain))
+    return '\n\n'.join(
+        f'# workload = {name}\n\n{reference(schema)}'
+        for name, schema in WORKLOADS.items()
+    )
 
 
 def complete(

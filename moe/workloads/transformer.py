@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from moe.config import ConfigError
 from moe.config.registry import entry_of
+from moe.layers import LOSSES
+from moe.losses import AUXILIARY_LOSSES
 from moe.models.transformer import TransformerConfig
 from moe.ops.attention import ATTENTION_KERNELS, splash, traits_of
 from moe.parallel import expert_axes_of, none
@@ -34,8 +36,28 @@ class TransformerRun(Config):
             allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
             raise ConfigError('config.model.attention.name', name, allowed)
 
+    @property
+    def known_losses(self) -> tuple[str, ...]:
+        """Those of the layers, and those that are registered."""
+        names = [*LOSSES, *self.model.moe.losses, *AUXILIARY_LOSSES]
+        return tuple(dict.fromkeys(names))
+
+    def _name_losses(self):
+        """Has the layers compute every loss that has a coefficient."""
+        moe = self.model.moe
+        more = {
+            name: AUXILIARY_LOSSES[name]
+            for name in self.losses
+            if name not in LOSSES and name not in moe.losses
+        }
+        if more:
+            moe = dataclasses.replace(moe, losses={**moe.losses, **more})
+            model = dataclasses.replace(self.model, moe=moe)
+            object.__setattr__(self, 'model', model)
+
     def __post_init__(self):
         super().__post_init__()
+        self._name_losses()
         model, data, mesh = self.model, self.data, self.mesh
         if model.moe.num_experts % mesh.expert:
             raise ConfigError(
@@ -50,7 +72,7 @@ class TransformerRun(Config):
                 f'a divisor of num_kv_heads ({model.num_kv_heads})',
             )
         length = self.tokens_per_example
-        if model.attention is splash and length % 128:
+        if entry_of(model.attention) is splash and length % 128:
             allowed = f"'xla': {length} positions are no multiple of 128"
             raise ConfigError('model.attention.name', 'splash', allowed)
         groups = model.moe.num_groups

@@ -6,7 +6,13 @@ from configs import lm, vision
 from moe.config import ConfigError, Text
 from moe.training.folder import write_plain_config
 from moe.workloads.lm.workload import LanguageConfig
-from moe.workloads.registry import plain_of, read_config, read_run
+from moe.workloads.registry import (
+    WORKLOADS,
+    fields_of,
+    plain_of,
+    read_config,
+    read_run,
+)
 from moe.workloads.vision.workload import VisionConfig
 
 
@@ -81,3 +87,13 @@ def test_each_workload_refuses_the_others_fields():
     plain = plain_of(read_config(vision.get_config()))
     with pytest.raises(ConfigError, match=r'config\.\w+\.\w+ = .*no such'):
         read_config({**plain, 'workload': 'lm'})
+
+
+def test_fields_of():
+    text = fields_of(['--config=configs/lm.py', '--config.steps=3'])
+    assert 'config.model.moe.router(name=top_k).k = 2  (int >= 1)' in text
+    assert 'config.data.source(name=text).files' in text
+    assert '# workload' not in text
+    everything = fields_of([])
+    for workload in WORKLOADS:
+        assert f'# workload = {workload}\n' in everything

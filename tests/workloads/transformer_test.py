@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
+from moe.losses import AUXILIARY_LOSSES
+from moe.workloads import registry
 from tests import tiny
 
 
@@ -41,7 +43,7 @@ def test_kernels_of_platforms(kernel, platform, allowed):
         run.check_platform(platform)
     owner = {'cudnn': 'gpu', 'splash': 'tpu'}[kernel]
     assert str(caught.value) == (
-        f"config.model.attention = '{kernel}': must be 'xla' on a {platform}: "
+        f"config.model.attention.name = '{kernel}': must be 'xla' on a {platform}: "
         f'this kernel is of a {owner}'
     )
 
@@ -49,3 +51,26 @@ def test_kernels_of_platforms(kernel, platform, allowed):
 def test_positions_that_a_kernel_cannot_divide():
     with pytest.raises(ConfigError, match='192 positions are no multiple'):
         tiny.parsed({'model.attention': 'splash', 'data.seq_len': 192})
+
+
+def test_layers_compute_every_loss_that_has_a_coefficient(monkeypatch):
+    # A registered one by its name; one with options under a name of its own.
+    own = lambda summary: summary.gates.sum()
+    monkeypatch.setitem(AUXILIARY_LOSSES._entries, 'own', own)
+    config = tiny.parsed(
+        {
+            'losses': {'own': 0.5, 'by_group': 0.1, 'router_z': 0.0},
+            'model.moe.losses': {
+                'by_group': {'name': 'load_balance', 'scope': 'group'}
+            },
+        }
+    )
+    layer = config.model.moe.build('float32', 1.0)
+    assert layer.losses['own'] is own
+    assert layer.losses['by_group'].keywords == {'scope': 'group'}
+    assert set(layer.losses) == {'own', 'by_group'}
+    # It is one of the config's from then on, and reads back the same.
+    again = tiny.check(registry.plain_of(config))
+    assert registry.plain_of(again) == registry.plain_of(config)
+    with pytest.raises(ConfigError, match='no such loss'):
+        tiny.parsed({'losses': {'another': 1.0}})
