@@ -10,7 +10,6 @@ optimizers and counts need to know. The tree of parameters is the one that
 linen makes; `declared` gives the declarations as a tree of the same structure.
 """
 
-import contextvars
 import dataclasses
 import math
 from collections.abc import Callable
@@ -80,7 +79,7 @@ def parameter(
     Returns:
       The parameter.
     """
-    recording = _RECORDING.get()
+    recording = _RECORDING.value
     if recording is not None and module.is_initializing():
         axes = (None,) * len(shape) if axes is None else axes
         made = Parameter(shape, axes, decay, matrix, multiplied)
@@ -105,7 +104,7 @@ def declare_all(
       first_axis: name of the first axis of each parameter.
       decay: whether weight decay acts on them.
     """
-    recording = _RECORDING.get()
+    recording = _RECORDING.value
     if recording is not None and module.is_initializing():
         for path, shape in _shapes(module).items():
             if first_axis is not None:
@@ -129,12 +128,8 @@ def declared(init: Callable[..., Any], *args: Any) -> Any:
       A tree of `Parameter` in the structure of `init(*args)['params']`.
     """
     recording = _Recording({}, {}, {}, {})
-    token = _RECORDING.set(recording)
-    try:
-        with nn.intercept_methods(recording.intercept):
-            shapes = jax.eval_shape(lambda *args: init(*args), *args)
-    finally:
-        _RECORDING.reset(token)
+    with _RECORDING(recording), nn.intercept_methods(recording.intercept):
+        shapes = jax.eval_shape(lambda *args: init(*args), *args)
 
     def describe(keys, leaf):
         return recording.of(tuple(key.key for key in keys), leaf.shape)
@@ -142,7 +137,7 @@ def declared(init: Callable[..., Any], *args: Any) -> Any:
     return jax.tree_util.tree_map_with_path(describe, shapes['params'])
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Recording:
     """What modules say while they are initialized, by path of the parameter.
 
@@ -185,9 +180,9 @@ class _Recording:
         return dataclasses.replace(made, shape=shape, axes=tuple(axes))
 
 
-_RECORDING: contextvars.ContextVar[_Recording | None] = contextvars.ContextVar(
-    'recording', default=None
-)
+# What is traced under another recording is traced again, a module below
+# `nn.jit` too.
+_RECORDING = jax.make_user_context(None)
 
 
 def _path(module: nn.Module) -> Path:

@@ -137,6 +137,20 @@ def test_declare_all():
     assert found == stacked(expected, 1)
 
 
+def test_modules_that_are_jitted():
+    # Traced once and then cached, they would say nothing the second time.
+    jitted = nn.jit(Scaled)
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return jitted(name='inner')(x)
+
+    Outer().init(KEY, X)
+    for _ in range(2):
+        assert declared(Outer().init, KEY, X) == {'inner': TREE}
+
+
 def test_shared_scopes():
     class Outer(nn.Module):
         @nn.compact
