@@ -87,13 +87,13 @@ G, S, D, F, E, K, C = 8, 4, 16, 6, 8, 2, 2
 
 
 @functools.cache
-def of_layer(name, executor, data, expert, replica=1):
+def of_layer(name, dispatcher, data, expert, replica=1):
     """What the layer's program sends, forward and backward."""
     levels = {'levels': 2} if replica > 1 else {}
     layer = MoE(
         MLP(F, num_experts=E, activation='relu'),
         functools.partial(top_k, k=K),
-        dispatcher=executor,
+        dispatcher=dispatcher,
         communication=functools.partial(COMMUNICATION[name], **levels),
         capacity_factor=2.0,
     )

@@ -44,7 +44,7 @@ MESHES = [
     (2, 1, 1, 2, 2),
     (2, 1, 1, 4, 1),
 ]
-# Communication and its levels -> executors it serves.
+# Communication and its levels -> dispatchers it serves.
 SERVED = {
     ('all_to_all', 1): ('indexed', 'onehot'),
     ('all_to_all', 2): ('onehot', 'indexed'),
@@ -97,11 +97,11 @@ def communication_by(name, levels=1):
     return functools.partial(COMMUNICATION[name], **options)
 
 
-def build(name, executor, communication, factor, experts=None, **options):
+def build(name, dispatcher, communication, factor, experts=None, **options):
     return MoE(
         experts or Scale(E),
         router=functools.partial(ROUTERS[name], **OPTIONS.get(name, {})),
-        dispatcher=executor,
+        dispatcher=dispatcher,
         communication=communication,
         capacity_factor=factor,
         **options,
@@ -216,9 +216,9 @@ def cells():
     for i, name in enumerate(ASSIGNING):
         for j, sizes in enumerate(MESHES):
             by = list(SERVED)[(i + j) % 5]
-            executors = SERVED[by]
-            executor = executors[(i + j) // 5 % len(executors)]
-            cell = (name, executor, factor_of(i, j // 3))
+            dispatchers = SERVED[by]
+            dispatcher = dispatchers[(i + j) // 5 % len(dispatchers)]
+            cell = (name, dispatcher, factor_of(i, j // 3))
             found.setdefault((sizes, by), []).append(cell)
     return found
 
@@ -243,7 +243,7 @@ def test_cells_cover_all_pairs():
         for b in counts:
             pairs = {(cell[a], cell[b]) for cell in every}
             assert a == b or len(pairs) == counts[a] * counts[b], (a, b)
-    served = {(by, executor) for _, by, _, executor, _ in every}
+    served = {(by, dispatcher) for _, by, _, dispatcher, _ in every}
     assert served == {(x, e) for x, es in SERVED.items() for e in es}
     assert {x for x, _ in SERVED} | {'none'} == set(COMMUNICATION)
 
@@ -252,8 +252,8 @@ def test_cells_cover_all_pairs():
 def test_equals_one_device(key):
     sizes, by = key
     layers = {
-        name: build(name, executor, communication_by(*by), factor)
-        for name, executor, factor in CELLS[key]
+        name: build(name, dispatcher, communication_by(*by), factor)
+        for name, dispatcher, factor in CELLS[key]
     }
     found = run(layers, sizes)
     for name, _, factor in CELLS[key]:
@@ -291,7 +291,7 @@ def same_on(sizes, layer, scenario='empty'):
 
 
 @pytest.mark.parametrize(
-    ('name', 'executor', 'changes'),
+    ('name', 'dispatcher', 'changes'),
     [
         # Experts that are nobody's: they are where the tokens are.
         ('ragged', 'grouped', {'cheap': Cheap(1, 1, 1)}),
@@ -309,8 +309,8 @@ def same_on(sizes, layer, scenario='empty'):
     ],
     ids=['cheap', 'prioritized', 'groups'],
 )
-def test_options_on_two_devices(name, executor, changes):
-    layer = build('top_k', executor, name, 0.5, **changes)
+def test_options_on_two_devices(name, dispatcher, changes):
+    layer = build('top_k', dispatcher, name, 0.5, **changes)
     same_on((1, 1, 1, 2, 1), layer)
 
 

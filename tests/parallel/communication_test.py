@@ -85,10 +85,10 @@ def check(found, desired):
     assert_close(found[0], desired[0], 1e-6)
 
 
-@pytest.mark.parametrize(('name', 'executor'), CASES[1:])
-def test_over_a_mesh(name, executor):
+@pytest.mark.parametrize(('name', 'dispatcher'), CASES[1:])
+def test_over_a_mesh(name, dispatcher):
     # The gradient of the whole, experts split over 4 of 8 devices.
-    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
+    execute = COMMUNICATION[name](DISPATCHERS[dispatcher], 'expert')
 
     def split(x, routing, experts, slots):
         def run(w, x, routing):
@@ -107,11 +107,11 @@ def test_over_a_mesh(name, executor):
 
 
 @pytest.mark.filterwarnings('ignore:.*pmap.*:DeprecationWarning')
-@pytest.mark.parametrize(('name', 'executor'), CASES)
-def test_under_pmap(name, executor):
+@pytest.mark.parametrize(('name', 'dispatcher'), CASES)
+def test_under_pmap(name, dispatcher):
     # Each device differentiates its own part of the sum; experts are its own.
     x, w, routing, dy = problem()
-    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
+    execute = COMMUNICATION[name](DISPATCHERS[dispatcher], 'expert')
     run = jax.pmap(
         gradients(execute, SLOTS),
         axis_name='expert',
@@ -134,11 +134,11 @@ def test_under_pmap(name, executor):
 
 
 @pytest.mark.parametrize(
-    ('name', 'executor'), [('all_to_all', 'grouped'), ('ragged', 'onehot')]
+    ('name', 'dispatcher'), [('all_to_all', 'grouped'), ('ragged', 'onehot')]
 )
-def test_layouts_that_cannot_travel(name, executor):
+def test_layouts_that_cannot_travel(name, dispatcher):
     x, w, routing, _ = problem()
-    execute = COMMUNICATION[name](DISPATCHERS[executor], 'expert')
+    execute = COMMUNICATION[name](DISPATCHERS[dispatcher], 'expert')
     with pytest.raises(ValueError, match=f'^{name}: needs '):
         execute(x, routing, functools.partial(scaled, w), None)
 

@@ -54,7 +54,7 @@ def alone():
 
 # Devices along replica, data, fsdp, expert, tensor.
 @pytest.mark.parametrize(
-    ('name', 'levels', 'executor', 'sizes'),
+    ('name', 'levels', 'dispatcher', 'sizes'),
     [
         ('all_to_all', 1, 'indexed', (1, 1, 2, 2, 2)),
         ('all_to_all', 2, 'indexed', (2, 1, 2, 2, 1)),
@@ -63,9 +63,9 @@ def alone():
         ('gather', 1, 'indexed', (2, 1, 1, 4, 1)),
     ],
 )
-def test_same_curve(alone, name, levels, executor, sizes):
+def test_same_curve(alone, name, levels, dispatcher, sizes):
     communication = {'name': name} | ({'levels': 2} if levels == 2 else {})
-    found = curve(sizes, communication=communication, dispatcher=executor)
+    found = curve(sizes, communication=communication, dispatcher=dispatcher)
     assert alone[-1, 0] < alone[0, 0] - 0.1
     assert np.all(alone[:, 3:] > 0)
     np.testing.assert_allclose(found[:, :3], alone[:, :3], rtol=1e-4)

@@ -28,7 +28,7 @@ def initial():
 def train(sizes, dispatcher='indexed'):
     """Losses and the last state of five steps on a mesh of these sizes."""
     config = tiny.parsed(
-        {'model.moe.dispatcher': executor, 'optimizer.learning_rate': 0.01}
+        {'model.moe.dispatcher': dispatcher, 'optimizer.learning_rate': 0.01}
     )
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
@@ -65,17 +65,17 @@ def on_one_device():
 
 # Devices along replica, data, fsdp, expert, tensor.
 @pytest.mark.parametrize(
-    ('sizes', 'executor'),
+    ('sizes', 'dispatcher'),
     [
         ((1, 8, 1, 1, 1), 'grouped'),
         ((1, 1, 2, 2, 2), 'indexed'),
     ],
     ids=str,
 )
-def test_same_curve_on_any_mesh(sizes, executor):
+def test_same_curve_on_any_mesh(sizes, dispatcher):
     desired, params = on_one_device()
     assert desired[4, 0] < desired[0, 0] - 0.1
-    losses, state = train(sizes, executor)
+    losses, state = train(sizes, dispatcher)
     np.testing.assert_allclose(losses, desired, rtol=1e-5)
     # Adam turns the rounding of a gradient near zero into a step; of five
     # steps of at most .01 no more than a few entries differ by one.
