@@ -20,8 +20,8 @@ class Checkpoints:
     """Checkpoints of a run: the train state and the position in the data.
 
     Args:
-      workdir: of the run; they live in its folder `checkpoints`.
-      keep: how many of the newest to keep; None keeps all.
+      workdir: the run's folder; checkpoints are in `checkpoints` below it.
+      keep: how many of the newest checkpoints are kept; None keeps all.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int | None):
@@ -32,19 +32,19 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
+        """Returns the step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Returns the steps that there are checkpoints of, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, data: dict) -> None:
-        """Writes in the background; a step that exists is left as it is.
+        """Writes a checkpoint in the background, unless the step has one.
 
         Args:
-          step: number of the step.
-          state: of the run, any sharding.
+          step: number of steps taken.
+          state: the train state, in any sharding.
           data: state of the data iterator, JSON.
 
         Raises:
@@ -63,8 +63,9 @@ class Checkpoints:
         """Reads a checkpoint onto any mesh.
 
         Args:
-          step: number of the step.
-          like: a TrainState of shapes with the shardings wanted.
+          step: number of steps taken.
+          like: a TrainState of `jax.ShapeDtypeStruct` with the shardings that
+            the restored one shall have.
 
         Returns:
           The state, and the state of the data iterator.
@@ -83,7 +84,7 @@ class Checkpoints:
         return TrainState(**restored.state), data['position']
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until checkpoints in writing are complete."""
         self._manager.close()
 
 

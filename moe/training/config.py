@@ -80,10 +80,10 @@ class Config(abc.ABC):
         """Refuses a mesh whose devices cannot share a microbatch equally.
 
         Args:
-          sizes: of the mesh axes, none left open.
+          sizes: sizes of the mesh axes, none of them left open.
 
         Raises:
-          ConfigError: then.
+          ConfigError: if the batch is no multiple of devices x accumulation.
         """
         num_shards = math.prod(sizes[axis] for axis in BATCH_AXES)
         size = self.data.batch_size
@@ -95,12 +95,12 @@ class Config(abc.ABC):
         """Refuses kernels that a platform does not have.
 
         Args:
-          platform: of the devices, such as 'tpu'.
+          platform: platform of the devices, such as 'tpu'.
 
         Raises:
-          ConfigError: then.
+          ConfigError: for a kernel of another platform.
         """
-        del platform  # all have what most tasks need
+        del platform  # all have what most workloads need
 
     def __post_init__(self):
         for name in self.losses:

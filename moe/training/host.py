@@ -10,7 +10,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what is freed, for programs that compute on the CPU.
+    """Makes glibc keep freed memory, for programs that compute on the CPU.
 
     XLA frees and allocates its buffers every step; by default each large one
     comes fresh from the kernel, page by page. On two virtual cores that took
@@ -29,13 +29,13 @@ def keep_freed_memory() -> None:
 def on_signals(
     numbers: Sequence[int], handle: Callable[[int], object]
 ) -> Iterator[None]:
-    """Calls a function on signals, instead of dying of them.
+    """Calls a function on signals, instead of ending the process.
 
-    In another thread than the main one, which alone can, this is nothing.
+    Does nothing outside of the main thread, which alone can handle signals.
 
     Args:
-      numbers: of the signals.
-      handle: of the number of one.
+      numbers: numbers of the signals.
+      handle: function that is called with the number of a signal.
     """
     call = lambda number, frame: handle(number)
     try:

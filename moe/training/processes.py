@@ -1,8 +1,8 @@
 """Several processes as one run: they start, agree, stop and end together.
 
-One that dies, or ends alone, takes the others with it: JAX's coordinator hears
-each one's heart beat, and whoever waits for a process that is gone is ended.
-In one process all of this is nothing.
+A failure of one process ends all: JAX's coordinator receives a heartbeat from
+each, and ends whoever waits for a process that is gone. With a single process
+none of these functions does anything.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ def start(
     """Joins the other processes of a run, before any device is touched.
 
     Args:
-      coordinator: 'HOST:PORT' at which the first process listens; None, as
-        the others then are, takes it all from SLURM or the TPU pod.
-      count: of the processes.
-      index: of this one.
+      coordinator: 'HOST:PORT' at which the first process listens. None takes
+        all three from SLURM or the TPU pod; the others are then None too.
+      count: number of processes.
+      index: number of this process, from 0.
 
     Raises:
-      ConfigError: for what is missing or cannot be, and where nothing tells
-        which the processes are.
+      ConfigError: for an argument that is missing or impossible, and where
+        neither SLURM nor a TPU pod tells the processes.
     """
     given = (coordinator, count, index)
     bind = None
@@ -63,7 +63,7 @@ def start(
 
 
 def _check(coordinator, count, index) -> str | None:
-    """Checks what was given by hand; returns where alone to listen."""
+    """Checks arguments given by hand; returns the address to listen at."""
     given = zip(_FLAGS, (coordinator, count, index), strict=True)
     for flag, value in given:
         if value is None:
@@ -82,10 +82,10 @@ def _check(coordinator, count, index) -> str | None:
 
 
 def gather(value: Any) -> list[Any]:
-    """Returns what each process has, in their order.
+    """Returns the values of all processes, in the order of the processes.
 
     Args:
-      value: of this process, JSON.
+      value: the value of this process, JSON.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return [value]
@@ -100,10 +100,12 @@ def gather(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def agreeing() -> Iterator[None]:
-    """What one process refuses inside, all refuse; all wait for each other.
+    """Raises in all processes what one of them refuses inside the block.
+
+    All processes wait for each other at the end of the block.
 
     Raises:
-      ConfigError: where another process did.
+      ConfigError: the process's own error, or that of another process.
     """
     own = None
     try:
@@ -120,14 +122,14 @@ def agreeing() -> Iterator[None]:
 
 
 def check_same(what: str, value: dict[str, Any]) -> None:
-    """Refuses what is not the same in all processes.
+    """Refuses a value that is not the same in all processes.
 
     Args:
-      what: the name of it.
-      value: of this process, plain data.
+      what: name of the value, for the message.
+      value: the value of this process, plain data.
 
     Raises:
-      ConfigError: in every process, if any two differ.
+      ConfigError: in every process, if the values of any two differ.
     """
     first, *others = gather(value)
     for process, other in enumerate(others, start=1):
@@ -141,11 +143,11 @@ def check_same(what: str, value: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """SIGTERM and SIGINT, to any process, as the end of a step of all.
+    """Turns SIGTERM and SIGINT to any process into a stop of all processes.
 
     Yields:
-      Whether to stop, a function of the number of steps taken: asked by all
-      processes before every step, it is the same in all.
+      A function of the number of steps taken that says whether to stop. All
+      processes call it before every step, and all get the same answer.
     """
     seen: list[int] = []
     stopping: Callable[[int], bool] = lambda step: bool(seen)
@@ -163,13 +165,13 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def ending(*but: type[Exception]) -> Iterator[None]:
-    """Ends a process at an error inside, where others would wait for it.
+    """Ends the process at an error inside, where others would wait for it.
 
-    Python would first wait for threads and devices, which wait for the other
-    processes.
+    Python itself would first wait for threads and devices, which wait for the
+    other processes.
 
     Args:
-      *but: errors that all processes have at once.
+      *but: errors that all processes raise at once, which are raised as usual.
     """
     try:
         yield
@@ -188,7 +190,7 @@ def ending(*but: type[Exception]) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Waits for the others, however long, and goes on alone."""
+    """Waits until all processes are here, however long, and disconnects."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices('finish')
         jax.distributed.shutdown()

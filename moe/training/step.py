@@ -146,7 +146,8 @@ def make_objective(
             variables, batch, train=True, rngs={'router': key}
         )
         means = {name: mean.value for name, mean in out.means.items()}
-        losses = {n: v for n, v in means.items() if n.startswith('loss')}
+        is_loss = lambda name: name.partition('/')[0] == 'loss'
+        losses = {n: v for n, v in means.items() if is_loss(n)}
         terms = workload.weigh_losses(losses, params)
         metrics = {f'train/{name}': value for name, value in means.items()}
         metrics['train/loss'] = sum(losses.values())

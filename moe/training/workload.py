@@ -195,7 +195,7 @@ class Workload(abc.ABC):
         """Returns the terms of the objective; the auxiliary losses are extra.
 
         Args:
-          losses: the means of a batch whose names begin with `loss`.
+          losses: the means of a batch that are losses, by name.
           params: the parameters, among which learned weights may be.
         """
         return losses

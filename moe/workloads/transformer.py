@@ -1,4 +1,4 @@
-"""What the runs of all transformers share."""
+"""What the runs and workloads of all transformers share."""
 
 import abc
 import dataclasses
@@ -26,7 +26,7 @@ class TransformerRun(Config):
     @property
     @abc.abstractmethod
     def tokens_per_example(self) -> int:
-        """Tokens that the mixtures see of each example of a batch."""
+        """Number of tokens of an example that the mixtures see."""
 
     def check_platform(self, platform: str) -> None:
         """Refuses an attention kernel that the platform does not have."""
@@ -94,11 +94,11 @@ class TransformerRun(Config):
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
-        """Those of as many levels as the communication has."""
+        """The mesh axes that experts are split over, one for each level."""
         return expert_axes_of(self.model.moe.communication)
 
     def _check_communication(self, sizes: Mapping[str, int]):
-        """Experts and groups divide over the devices, as far as known."""
+        """Refuses experts and groups that do not divide over the devices."""
         moe, mesh = self.model.moe, self.mesh
         experts = moe.num_experts // moe.num_expert_groups
         for axis, size in sizes.items():
@@ -131,7 +131,7 @@ class TransformerWorkload(Workload):
         return self._config.model.moe.next_router_state(state, stats)
 
     def layer_metrics(self, stats):
-        """Names what is stacked over the layers `moe/layer_i/...`."""
+        """Names the statistics of each mixture layer `moe/layer_i/...`."""
         return {
             f'moe/layer_{layer}/{name}': values[i].tolist()
             for i, layer in enumerate(self._config.model.moe_layers)

@@ -11,6 +11,7 @@ import pytest
 
 from moe.config import ConfigError
 from moe.parallel import make_mesh, parameter_shardings, with_shardings
+from moe.training import checkpoint
 from moe.training.checkpoint import Checkpoints, restore_run
 from moe.training.step import init_state
 from tests import tiny
@@ -120,6 +121,16 @@ def test_a_step_that_is_there_is_left_as_it_is(saved):
         checkpoints.save(7, other, {'next_index': 8})
         assert checkpoints.latest() == 7
     assert files() == before
+
+
+def test_a_checkpoint_of_another_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 3)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, spread_state(), DATA)
+    like = with_shardings(shapes(), shardings(*SPREAD.items()))
+    refused = pytest.raises(ConfigError, match=r'format 2 \(it is 3')
+    with opened(tmp_path) as checkpoints, refused:
+        checkpoints.restore(1, like)
 
 
 def test_no_checkpoint_yet(tmp_path):
