@@ -76,8 +76,8 @@ def _main(argv: list[str]) -> int:
     if values.vmapped:
         if name != 'local':
             raise ConfigError('--vmapped', name, 'with --backend=local')
-        jobs = vmapped.grouped(left)
-        print(vmapped.told(jobs), file=sys.stderr)
+        jobs = vmapped.group_trials(left)
+        print(vmapped.summary(jobs), file=sys.stderr)
     lines = list(backend.dry_run(jobs, options, **how))  # checks the options
     if values.dry_run:
         for line in lines:

@@ -39,24 +39,29 @@ TRACED_OF_SCHEDULE = ('final_fraction',)
 
 @dataclasses.dataclass(frozen=True)
 class Group(Trial):
-    """Trials that are one process; it logs into the folder of the first."""
+    """Trials that run as one vmapped program.
+
+    Attributes:
+      members: the trials; the program's output is logged in the folder of the
+        first of them.
+    """
 
     members: tuple[Trial, ...]
 
     def newest(self) -> Mapping[str, Any]:
-        """The last metrics that the first logged."""
+        """Returns the last metrics that the first trial logged."""
         return self.members[0].newest()
 
     def done(self) -> bool:
-        """Whether all of them are."""
+        """Whether all trials are complete."""
         return all(trial.done() for trial in self.members)
 
 
-def grouped(trials: Sequence[Trial]) -> list[Trial]:
-    """Puts together those that can be; the others stay as they are.
+def group_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Groups the trials that can run as one program; others stay as they are.
 
     Args:
-      trials: of one sweep.
+      trials: trials of one sweep.
     """
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -67,11 +72,11 @@ def grouped(trials: Sequence[Trial]) -> list[Trial]:
     ]
 
 
-def told(jobs: Sequence[Trial]) -> str:
-    """One line on what goes together and what cannot.
+def summary(jobs: Sequence[Trial]) -> str:
+    """Returns one line on how many trials are vmapped, and what may differ.
 
     Args:
-      jobs: of `grouped`.
+      jobs: groups and trials, as `group_trials` returns them.
     """
     groups = [job for job in jobs if isinstance(job, Group)]
     count = sum(len(group.members) for group in groups)
@@ -99,7 +104,7 @@ def _group(members: Sequence[Trial]) -> Group:
 
 
 def _key(trial: Trial) -> str:
-    """What must be the same."""
+    """Returns what must be the same in all trials of a group."""
     plain = trial.plain
     if math.prod(size for size in plain['mesh'].values() if size > 0) > 1:
         return trial.name  # over devices: by itself
@@ -121,7 +126,7 @@ def run(trials: Sequence[Trial]) -> None:
     others go on.
 
     Args:
-      trials: that `grouped` put together.
+      trials: members of one group of `group_trials`.
 
     Raises:
       ConfigError: for data or a folder that cannot be used.
@@ -135,7 +140,7 @@ class VmappedTrainer:
     """What the training loop drives when it trains several trials as one.
 
     Args:
-      trials: that `grouped` put together.
+      trials: members of one group of `group_trials`.
 
     Attributes:
       config: of the first; the others differ in numbers alone.
@@ -222,7 +227,7 @@ class VmappedTrainer:
 
 
 def _scalars(config) -> dict[str, Any]:
-    """The numbers that may differ."""
+    """Returns the numbers that may differ between the trials of a group."""
     schedule = options(config.optimizer.schedule)
     return {
         'optimizer': {n: getattr(config.optimizer, n) for n in TRACED},
@@ -234,7 +239,7 @@ def _scalars(config) -> dict[str, Any]:
 
 
 def _with(config, scalars):
-    """The config with traced numbers."""
+    """Returns the config with traced numbers in place of its own."""
     schedule = functools.partial(
         config.optimizer.schedule, **scalars['schedule']
     )
@@ -256,7 +261,7 @@ def _part(tree: Any, index: int) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for what the user can mend."""
+    """Runs; returns the exit code: 2 for a mistake in the command."""
     folder, *names = argv[1:]
     try:
         trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}

@@ -110,12 +110,12 @@ def test_what_goes_together(tmp_path):
             {'seed': 1, 'mesh.fsdp': 2},
         ],
     )
-    jobs = vmapped.grouped(trials)
+    jobs = vmapped.group_trials(trials)
     members = [[t.name for t in getattr(job, 'members', [job])] for job in jobs]
     names = [trial.name for trial in trials]
     expected = [names[:3], names[3:4], names[4:6], names[6:7], names[7:]]
     assert members == expected
-    assert vmapped.told(jobs).startswith(
+    assert vmapped.summary(jobs).startswith(
         'vmapped: 5 trials in 2 programs, 3 by themselves; only seed, '
     )
     line, *_ = local.dry_run(jobs, local.Options(), parallel=1, retries=0)
