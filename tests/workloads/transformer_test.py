@@ -43,8 +43,8 @@ def test_kernels_of_platforms(kernel, platform, allowed):
         run.check_platform(platform)
     owner = {'cudnn': 'gpu', 'splash': 'tpu'}[kernel]
     assert str(caught.value) == (
-        f"config.model.attention.name = '{kernel}': must be 'xla' on a {platform}: "
-        f'this kernel is of a {owner}'
+        f"config.model.attention.name = '{kernel}': must be 'xla' on a "
+        f'{platform}: this kernel is of a {owner}'
     )
 
 

@@ -96,7 +96,7 @@ def test_tied_embeddings_are_the_head():
             2 * (1024 + 32 + 64 + 768) + 4112,
         ),
         # Biases of 16 + 16 + 16 an expert.
-        ({'moe.use_bias': True}, 16592 + 2 * 4 * 48, 9424 + 2 * 2 * 48),
+        ({'moe.experts.use_bias': True}, 16592 + 2 * 4 * 48, 9424 + 2 * 2 * 48),
     ],
     ids=str,
 )

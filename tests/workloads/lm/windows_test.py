@@ -16,8 +16,8 @@ VAL = np.arange(100, 158, dtype=np.uint8)
 CORPUS = Corpus(TRAIN, VAL, '')
 
 
-def config():
-    return DataConfig(seq_len=SEQ_LEN, batch_size=4)
+def config(batch_size=4):
+    return DataConfig(seq_len=SEQ_LEN, batch_size=batch_size)
 
 
 def take(batches, count):
