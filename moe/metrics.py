@@ -34,7 +34,10 @@ class Writer:
         if path.exists():
             kept = [m for m in read_metrics(path) if m['step'] <= start]
             text = ''.join(json.dumps(m) + '\n' for m in kept)
-            path.write_text(text)
+            # At once: who is killed here leaves the old file or the new one.
+            made = path.with_suffix('.new')
+            made.write_text(text)
+            made.replace(path)
         self._lines = path.open('a', buffering=1)
         # Event files are named by the second: two would overwrite each other.
         suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'

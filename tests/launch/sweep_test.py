@@ -161,7 +161,10 @@ def test_killed_stopped_and_going_on(tmp_path, programs):
     folder = tmp_path / 'runs'
     arguments = [f'--config={config}', f'--workdir={folder}', '--retries=0']
     metrics = folder / 'trial' / 'metrics.jsonl'
-    last = lambda: read_metrics(metrics)[-1]['step'] if metrics.exists() else 0
+
+    def last():
+        lines = read_metrics(metrics) if metrics.exists() else []
+        return lines[-1]['step'] if lines else 0
 
     def start():
         return subprocess.Popen(
