@@ -65,7 +65,8 @@ def read(
         for line in lines:
             line |= _means(line, metrics)
     _check_known(metrics, logged)
-    workload = registry.read_config(sweep.base).make_workload()
+    # Of a trial, not of the base: the changes may be what makes it valid.
+    workload = registry.read_config(sweep.trials[0].plain).make_workload()
     short = labels(sweep.fields)
     values = {
         trial.name: {

@@ -108,7 +108,7 @@ def read_sweep(
                     allowed = f'absent: the sweep changes config.{name}'
                     field = f'--config.{other}'
                     raise ConfigError(field, overrides[other], allowed)
-    base = registry.complete(bare, overrides.items())
+    base = _base(bare, overrides)
     trials, plains = [], []
     problems: list[ConfigError | None] = []
     for changes in given:
@@ -144,6 +144,17 @@ def read_sweep(
         )
         trials.append(Trial(name, changes, plain, folder, command))
     return Sweep(config, base, fields, tuple(trials))
+
+
+def _base(
+    bare: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the config without the changes, read if it is valid alone."""
+    try:
+        found = registry.read_config(bare, overrides.items())
+        return registry.plain_of(found)
+    except ConfigError:
+        return registry.complete(bare, overrides.items())
 
 
 def _check_flags(

@@ -8,7 +8,7 @@ from absl import flags
 
 from launch import hyper, manifest, trials
 from moe.command_line import define_config, read_config
-from moe.config import ConfigError
+from moe.config import ConfigError, Text
 from moe.workloads import registry
 from tests import tiny
 from tests.launch import sweeps
@@ -39,6 +39,12 @@ def reread(trial):
     given = read_config(values, [script, *arguments])
     config = registry.read_config(given.plain, given.overrides)
     return registry.plain_of(config)
+
+
+def test_overrides_of_the_base_are_read(tmp_path):
+    text = "def sweep():\n    yield {'seed': 1}\n"
+    sweep = read(tmp_path, text, {'steps': Text('7')})
+    assert sweep.base['steps'] == 7
 
 
 # The five ways, as tables made by hand.
