@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from moe.config.constraints import OneOf
 from moe.config.errors import ConfigError
-from moe.config.hints import alternatives
+from moe.config.hints import alternatives, choice_of
 from moe.config.names import unknown, unknown_option
 from moe.config.plain import completed, named
 from moe.config.registry import Option, is_plain, option_table
@@ -106,7 +106,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return _literal_of(args, value, path)
     if origin is tuple:
         if isinstance(value, Text):
-            value = _literal(value, path, 'a tuple')
+            value = _items(args[0], value, path)
         if not isinstance(value, (tuple, list)):
             raise ConfigError(path, value, 'a tuple')
         each = enumerate(value)
@@ -166,6 +166,16 @@ def section_of(value: Any, path: str) -> Any:
     if isinstance(value, Text) and value.startswith('{'):
         return _mapping(value, path)
     return value
+
+
+def _items(hint: Any, text: str, path: str) -> Any:
+    """Reads a tuple as Python writes it, or names with commas between."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if hint is not str and choice_of(hint) is None:
+            raise ConfigError(path, str(text), 'a tuple') from None
+        return [Text(part.strip()) for part in text.split(',')]
 
 
 def _literal(value: str, path: str, allowed: str) -> Any:

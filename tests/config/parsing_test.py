@@ -274,6 +274,16 @@ def test_text_is_read_by_the_type_of_its_field(field, text, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize('text', ['a.py,b', 'a.py, b', "('a.py', 'b')"])
+def test_names_with_commas_between_are_a_tuple(text):
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        names: tuple[str, ...]
+
+    found = parse(Named, {'names': config.Text(text)})
+    assert found.names == ('a.py', 'b')
+
+
 @pytest.mark.parametrize(
     ('field', 'text', 'allowed'),
     [
