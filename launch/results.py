@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 
 from launch import manifest
@@ -318,6 +319,7 @@ flags.DEFINE_list(
 
 def main(argv: list[str]) -> int:
     """Shows results; returns the exit code, 2 for a mistake of the user."""
+    jax.config.update('jax_platforms', 'cpu')  # accelerators are the trials'
     folders = [a for a in argv[1:] if not a.startswith('-')]
     rest = [a for a in argv if a not in folders]
     try:

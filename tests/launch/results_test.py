@@ -6,7 +6,7 @@ import pytest
 
 from launch import manifest, results
 from launch.trials import read_sweep
-from moe.config import ConfigError
+from moe.config import ConfigError, Text
 from tests.launch import sweeps
 
 # By K and seed: the evaluation losses, the drops of two layers at the end, and
@@ -187,6 +187,16 @@ def test_higher_is_better(tmp_path, config, metric, last_file):
     (group,) = read(metric)['groups']
     assert group['values'] == {}
     assert group['metrics'][metric]['mean'] == 0.625
+
+
+def test_sweep_with_overrides_of_the_command_line(tmp_path):
+    # They are kept as they were typed.
+    config = sweeps.write(tmp_path, sweeps.of_list([{'seed': 0}]))
+    overrides = {'steps': Text('4')}
+    sweep = read_sweep(config, overrides, tmp_path / 'runs')
+    manifest.write(tmp_path / 'runs', sweep)
+    (trial,) = results.read(tmp_path / 'runs')[0]['trials'].values()
+    assert trial['steps'] == 4
 
 
 def test_plugins_of_trials_are_imported_if_named_again(folder, capsys):
