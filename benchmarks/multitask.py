@@ -57,7 +57,7 @@ def train(
     def many(state, rows, order):
         def one(state, index):
             batch = {name: v[index] for name, v in rows.items()}
-            batch['live'] = jnp.ones(index.shape, bool)
+            batch['valid'] = jnp.ones(index.shape, bool)
             state, metrics = step(state, batch)
             return state, metrics['train/loss']
 
@@ -80,7 +80,7 @@ def train(
         for data in datas
     ]
     held = _stacked(held_out)
-    held['live'] = jnp.ones(held['mask'].shape[:-1], bool)
+    held['valid'] = jnp.ones(held['mask'].shape[:-1], bool)
     evaluate = jax.jit(
         jax.vmap(make_eval_step(config, workload), in_axes=(0, axis))
     )

@@ -6,7 +6,7 @@
         --config.model.image_size=32 --config.model.channels=3 --workdir=DIR
 
 Expected of the first on two CPU cores after 600 steps: a validation accuracy
-of .91 to .92 on scikit-learn's digits, 8 x 8 pixels; `dense` comes to .91 to
+of .90 to .92 on scikit-learn's digits, 8 x 8 pixels; `dense` comes to .91 to
 .93.
 
 Variants, with another router after a comma: `configs/vision.py:vmoe,sigmoid`.

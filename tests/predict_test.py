@@ -136,7 +136,7 @@ def logits_of(folder, batches):
     workload.load_assets(folder / 'run')
     state = restore_run(config, folder / 'run')
     apply = jax.jit(workload.model.apply)
-    found = [(apply(state.variables, b)[0], b['live']) for b in batches]
+    found = [(apply(state.variables, b)[0], b['valid']) for b in batches]
     return np.float64(np.concatenate([f[b] for f, b in found]))
 
 

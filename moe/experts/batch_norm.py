@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
     """Normalises by the batch in training, by running averages afterwards.
 
     `y = (x - mu) / sqrt(var + epsilon) * gamma + beta`, with the biased
-    variance of the live examples, in two passes. With `renorm` the training
+    variance of the valid examples, in two passes. With `renorm` the training
     output is `((x - mu) / sd * r + d) * gamma + beta`, `sd = sqrt(var +
     epsilon)`, `r = clip(sd / s, rmin, rmax)`, `d = clip((mu - m) / s, -dmax,
     dmax)`; m and s, the running mean and deviation before this step, and r and
@@ -156,8 +156,8 @@ def _moments(x, mask):
     """Returns mean and biased variance over valid examples, in two passes."""
     if mask is None:
         mask = jnp.ones(x.shape[0], bool)
-    live = mask.reshape(-1, *[1] * (x.ndim - 1))
-    count = jnp.maximum(jnp.sum(live), 1)
-    mean = jnp.sum(jnp.where(live, x, 0.0), axis=0) / count
-    squares = jnp.where(live, jnp.square(x - mean), 0.0)
+    valid = mask.reshape(-1, *[1] * (x.ndim - 1))
+    count = jnp.maximum(jnp.sum(valid), 1)
+    mean = jnp.sum(jnp.where(valid, x, 0.0), axis=0) / count
+    squares = jnp.where(valid, jnp.square(x - mean), 0.0)
     return mean, jnp.sum(squares, axis=0) / count

@@ -57,15 +57,15 @@ class CrossStitch(nn.Module):
         Args:
           x: [B, D], to each task the same, or each one's own [B, T, D].
           train: for batch normalisation.
-          mask: True for live examples; None if all are. Padding counts in no
+          mask: True for valid examples; None if all are. Padding counts in no
             statistic and gets output 0.
 
         Returns:
           The outputs, and the Aux with the loss 'regularization' and the
           statistics 'level_0/gate' [T, T] and so on, the matrices A.
         """
-        live = jnp.ones(x.shape[0], bool) if mask is None else mask
-        x = emptied(x, live)
+        valid = jnp.ones(x.shape[0], bool) if mask is None else mask
+        x = emptied(x, valid)
         stats, penalty = {}, jnp.zeros((), jnp.float32)
         for i, widths in enumerate(self.widths):
             last = i == len(self.widths) - 1
@@ -87,7 +87,7 @@ class CrossStitch(nn.Module):
             )
             x = jnp.einsum('ts,bsh->bth', stitch, h)
             stats[f'level_{i}/gate'] = stitch
-        return emptied(x, live), Aux({'regularization': penalty}, stats)
+        return emptied(x, valid), Aux({'regularization': penalty}, stats)
 
     def _near_identity(self, key, shape, dtype) -> Float[Array, 'T T']:
         del key

@@ -169,7 +169,7 @@ class SNR(nn.Module):
         Args:
           x: inputs, float, as one array or one of each network.
           train: whether the gates are drawn, from the 'router' rng stream.
-          mask: True for live rows; padding gets output 0.
+          mask: True for valid rows; padding gets output 0.
           uniform: draws to use instead, in training or out of it.
 
         Returns:

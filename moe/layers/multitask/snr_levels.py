@@ -48,7 +48,7 @@ class SNRLevels(nn.Module):
         Args:
           x: inputs of the first networks.
           train: training. Randomness comes from the 'router' rng stream.
-          mask: True for live examples; padding gets output 0.
+          mask: True for valid examples; padding gets output 0.
 
         Returns:
           The outputs, and the Aux: losses 'l0', summed over the levels, and

@@ -98,15 +98,15 @@ class MultiTask(nn.Module):
         """Predicts for a batch.
 
         Args:
-          batch: what the features read, and 'live', bool [B], where rows may be
-            padding.
+          batch: what the features read, and 'valid', bool [B], where rows may
+            be padding.
           train: training. Randomness comes from the 'router' rng stream.
 
         Returns:
           Logits or predictions, float32, and the mixture's Aux.
         """
         x = self.features(batch)
-        shared, aux = self.mixture(x, train=train, mask=batch.get('live'))
+        shared, aux = self.mixture(x, train=train, mask=batch.get('valid'))
         out = self.towers(shared)
         declare_all(self.towers, first_axis='task')
         zeros, shape = nn.initializers.zeros_init(), out.shape[1:2]

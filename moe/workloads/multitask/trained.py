@@ -116,14 +116,14 @@ class TrainedMultiTaskRun(TrainedRun):
 
         def predict(batch):
             logits = np.asarray(self._apply(variables, _inputs(batch))[0])
-            return self.workload.predictions(logits[batch['live']])
+            return self.workload.predictions(logits[batch['valid']])
 
         return map(predict, rows.val_batches(table, size))
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:
     """What the model reads of a batch."""
-    names = ('numeric', 'categorical', 'live')
+    names = ('numeric', 'categorical', 'valid')
     return {name: batch[name] for name in names if name in batch}
 
 

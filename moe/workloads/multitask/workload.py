@@ -105,7 +105,7 @@ class MultiTask(Workload):
 
     Batches are dictionaries of 'numeric' float32 [B, F], 'categorical' int32
     [B, C] where there are any, 'label' float32 [B, T], 'mask' bool [B, T],
-    the labels there are, and 'live' bool [B], False for padding.
+    the labels there are, and 'valid' bool [B], False for padding.
 
     Attributes:
       targets: the targets of the tasks, in order. They are known, and the
@@ -195,7 +195,7 @@ class MultiTask(Workload):
             mutable=['batch_stats'] if options.get('train') else [],
             **options,
         )
-        mask = batch['mask'] & batch['live'][:, None]
+        mask = batch['mask'] & batch['valid'][:, None]
         label = jnp.where(mask, batch['label'], 0.0)
         losses = jnp.where(mask, self.losses(logits, label), 0.0)
         means, predictions = {}, {}

@@ -73,7 +73,7 @@ class ViT(nn.Module):
 
         Args:
           images: standardised pixels, float.
-          mask: live images, for the mixtures; None if all are. The patches of
+          mask: valid images, for the mixtures; None if all are. The patches of
             padding are padding.
           train: whether this is training.
           record: whether the Aux shall hold the Routing.

@@ -135,8 +135,8 @@ class Vision(TransformerWorkload):
         for batch in images.val_batches(data, self._config.data):
             logits = predict(variables, batch['image'], batch['mask'])
             guess = np.argmax(jax.device_get(logits), axis=-1)
-            live = batch['mask']
-            np.add.at(table, (batch['label'][live], guess[live]), 1)
+            valid = batch['mask']
+            np.add.at(table, (batch['label'][valid], guess[valid]), 1)
         if jax.process_index() == 0:
             (workdir / self.final_file).write_text(
                 json.dumps(table.tolist()) + '\n'

@@ -48,11 +48,11 @@ def test_equals_the_loop(own):
         return jnp.sum(y * DY), (y, aux)
 
     d_params, (y, aux) = jax.jit(gradients)(params)
-    wide, live = reference.wide(params), MASK[:, None, None]
+    wide, valid = reference.wide(params), MASK[:, None, None]
     inputs = np.float64(x if own else np.stack([x] * T, axis=1))
-    assert_close(y, by_loop(wide, inputs) * live, 5e-6)
+    assert_close(y, by_loop(wide, inputs) * valid, 5e-6)
     slopes = reference.numerical_gradient(
-        lambda tree: np.sum(by_loop(tree, inputs) * DY * live), wide
+        lambda tree: np.sum(by_loop(tree, inputs) * DY * valid), wide
     )
     assert_close(d_params, slopes, 2e-5, scale=1.0)
     for i in range(2):

@@ -54,11 +54,11 @@ def test_padding_changes_nothing():
     changes = {'model.mixture.gate.router': {'name': 'top_k', 'k': 2}}
     model = config(**changes).build(2, 1, **SIZES)
     params = tiny.parameters(model.init, BATCH)
-    live = np.array([1, 1, 1, 1, 0, 0], bool)
+    valid = np.array([1, 1, 1, 1, 0, 0], bool)
     apply = jax.jit(lambda batch: model.apply({'params': params}, batch))
-    y, aux = apply({**BATCH, 'live': live})
-    wild = np.where(live[:, None], BATCH['numeric'], 1e6).astype(np.float32)
-    other, same = apply({**BATCH, 'numeric': wild, 'live': live})
+    y, aux = apply({**BATCH, 'valid': valid})
+    wild = np.where(valid[:, None], BATCH['numeric'], 1e6).astype(np.float32)
+    other, same = apply({**BATCH, 'numeric': wild, 'valid': valid})
     np.testing.assert_array_equal(y[:4], other[:4])
     for a, b in zip(*map(jax.tree.leaves, (aux, same)), strict=True):
         np.testing.assert_array_equal(a, b)

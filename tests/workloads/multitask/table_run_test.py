@@ -46,8 +46,8 @@ def logits(folder):
     batches = list(workload.test_batches(data, 0, 1))
     apply = jax.jit(workload.model.apply)
     found = [apply(state.variables, b)[0] for b in batches]
-    live = np.concatenate([b['live'] for b in batches])
-    return np.float64(np.concatenate(found))[live]
+    valid = np.concatenate([b['valid'] for b in batches])
+    return np.float64(np.concatenate(found))[valid]
 
 
 def test_results_on_the_test_rows(finished):

@@ -47,10 +47,10 @@ def test_means_are_over_the_labels_there_are():
     config, workload, batch = example()
     mask = np.zeros((8, 2), bool)
     mask[:4, 0] = True
-    live = np.arange(8) != 3
+    valid = np.arange(8) != 3
     state = init_state(config)
     out = workload.forward(
-        state.variables, {**batch, 'mask': mask, 'live': live}
+        state.variables, {**batch, 'mask': mask, 'valid': valid}
     )
     logits, _ = workload.model.apply(state.variables, batch)
     logits = np.asarray(logits)[..., 0]

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.config import ConfigError, parse
+from moe.config import ConfigError, override, parse
 from moe.parameters import declared
 from moe.workloads.lm.model import active_parameters
 from moe.workloads.vision.model import ViT, ViTConfig
+from moe.workloads.vision.workload import VisionConfig
 from tests import tiny
 from tests.reference import vision as reference
 from tests.reference.compare import assert_close
@@ -31,11 +32,17 @@ VISION = {
 
 def model(changes=None):
     """A small `ViTConfig`; changes are by dotted name within it."""
-    changes = {**VISION, **(changes or {})}
-    section = tiny.plain({f'model.{k}': v for k, v in changes.items()})['model']
-    for name in ('vocab_size', 'tie_embeddings'):
-        section.pop(name, None)
-    return parse(ViTConfig, section, 'config.model')
+    changes = {
+        f'model.{k}': v for k, v in {**VISION, **(changes or {})}.items()
+    }
+    small = {
+        name: value
+        for name, value in tiny.SMALL.items()
+        if name.startswith('model.') and name != 'model.tie_embeddings'
+    }
+    values = tiny.merged(small, changes)
+    plain = override(VisionConfig, {'workload': 'vision'}, values.items())
+    return parse(ViTConfig, plain['model'], 'config.model')
 
 
 @functools.lru_cache
@@ -155,7 +162,7 @@ def test_padding_images_change_nothing(executor):
 
 def test_padding_takes_no_slot():
     # One group of 4 * 9 tokens with two choices, capacity factor 0.25: 4.5
-    # slots, so 5, for each of 4 experts. The last image alone is live: its
+    # slots, so 5, for each of 4 experts. The last image alone is valid: its
     # tokens have them all.
     changes = {
         'moe.num_groups': 1,
@@ -164,11 +171,11 @@ def test_padding_takes_no_slot():
     config = model(changes)
     only = np.array([False, False, False, True])
     _, aux = compiled(config, record=True)(initial(config), IMAGES, mask=only)
-    live = np.repeat(only, 9)[None]
-    np.testing.assert_array_equal(aux.routing.mask, np.stack([live, live]))
+    valid = np.repeat(only, 9)[None]
+    np.testing.assert_array_equal(aux.routing.mask, np.stack([valid, valid]))
     assert np.all(aux.stats['dropped'] > 0)
     for layer in range(2):
-        experts = np.asarray(aux.routing.expert[layer, 0])[:, live[0]]
+        experts = np.asarray(aux.routing.expert[layer, 0])[:, valid[0]]
         counts = np.bincount(experts.ravel(), minlength=4)
         dropped = 1 - np.sum(np.minimum(counts, 5)) / 18
         np.testing.assert_allclose(
@@ -178,7 +185,9 @@ def test_padding_takes_no_slot():
 
 @functools.lru_cache
 def gradients(dtype='float32', remat='none'):
-    config = model({'dtype': dtype, 'remat': remat, 'moe.use_bias': True})
+    config = model(
+        {'dtype': dtype, 'remat': remat, 'moe.experts.use_bias': True}
+    )
     labels = np.array([0, 4, 2, 1])
 
     @jax.jit
@@ -191,7 +200,7 @@ def gradients(dtype='float32', remat='none'):
         balance = jnp.mean(aux.losses['load_balance'])
         return 0.01 * balance - jnp.sum(jnp.where(LIVE, chosen, 0)) / 3
 
-    return gradient(initial(model({'moe.use_bias': True})), IMAGES)
+    return gradient(initial(model({'moe.experts.use_bias': True})), IMAGES)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

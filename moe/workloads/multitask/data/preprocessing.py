@@ -243,14 +243,14 @@ def fit(
                     itertools.compress(chunk.columns[name], kept.tolist())
                 )
         for i, label in enumerate(schema.labels):
-            live = (kept & masks[i]).tolist()
-            values = itertools.compress(chunk.columns[label.column], live)
+            valid = (kept & masks[i]).tolist()
+            values = itertools.compress(chunk.columns[label.column], valid)
             if label.target.reads == 'positive':
                 seen[i].update(value in label.positive for value in values)
             elif label.target.reads == 'class':
                 seen[i].update(values)
             else:
-                seen[i].update(any(live) * ['some'])
+                seen[i].update(any(valid) * ['some'])
     for i, label in enumerate(schema.labels):
         if len(seen[i]) < (1 if label.target.reads == 'number' else 2):
             field = f'config.data.source.schema.labels[{i}]'
@@ -285,16 +285,16 @@ class _Moments:
 
     def add(self, x: np.ndarray) -> None:
         """Takes more numbers in."""
-        live = x[~np.isnan(x)]
-        self.missing += len(x) - len(live)
-        if not len(live):
+        valid = x[~np.isnan(x)]
+        self.missing += len(x) - len(valid)
+        if not len(valid):
             return
-        count = self.count + len(live)
-        mean = float(np.mean(live))
+        count = self.count + len(valid)
+        mean = float(np.mean(valid))
         apart = mean - self.mean
-        self.squares += float(np.sum((live - mean) ** 2))
-        self.squares += apart**2 * self.count * len(live) / count
-        self.mean += apart * len(live) / count
+        self.squares += float(np.sum((valid - mean) ** 2))
+        self.squares += apart**2 * self.count * len(valid) / count
+        self.mean += apart * len(valid) / count
         self.count = count
 
     @property

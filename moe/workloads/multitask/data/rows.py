@@ -31,8 +31,8 @@ def train_batches(
       num_hosts: number of hosts.
 
     Returns:
-      An iterator over dictionaries of arrays [B / num_hosts, ...], with 'live',
-      bool [B / num_hosts], all True.
+      An iterator over dictionaries of arrays [B / num_hosts, ...], with
+      'valid', bool [B / num_hosts], all True.
     """
     count = num_rows(rows)
 
@@ -44,7 +44,7 @@ def train_batches(
             key = int(mix(np.array([epoch]), seed)[0] >> np.uint64(8))
             index[mine] = permuted(place[mine] % count, count, key)
         batch = {name: array[index] for name, array in rows.items()}
-        return {**batch, 'live': np.ones(len(index), bool)}
+        return {**batch, 'valid': np.ones(len(index), bool)}
 
     return endless(gather)
 
@@ -73,7 +73,7 @@ def val_batches(
 
     Yields:
       This host's rows: dictionaries of arrays [B / num_hosts, ...], with
-      'live', bool [B / num_hosts], of the rows that are no padding.
+      'valid', bool [B / num_hosts], of the rows that are no padding.
     """
     for first in range(0, num_rows(rows), batch_size):
         batch = {}
@@ -82,8 +82,8 @@ def val_batches(
             padded = np.zeros((batch_size, *part.shape[1:]), part.dtype)
             padded[: len(part)] = part
             batch[name] = padded[host::num_hosts]
-        live = first + np.arange(batch_size) < num_rows(rows)
-        yield {**batch, 'live': live[host::num_hosts]}
+        valid = first + np.arange(batch_size) < num_rows(rows)
+        yield {**batch, 'valid': valid[host::num_hosts]}
 
 
 def num_rows(rows: Rows) -> int:

@@ -71,8 +71,8 @@ class Data:
           num_hosts: number of hosts.
 
         Returns:
-          An iterator over dictionaries of B / num_hosts rows each, with 'live',
-          bool, beside what `train` holds.
+          An iterator over dictionaries of B / num_hosts rows each, with
+          'valid', bool, beside what `train` holds.
         """
         assert self.train is not None, 'a stream has batches of its own'
         return rows.train_batches(self.train, batch_size, seed, host, num_hosts)

@@ -98,7 +98,7 @@ class Synthetic(Data):
 
         def fresh(step, _):
             batch = _draw(self, batch_size, 3, seed, step)
-            batch['live'] = np.ones(batch_size, bool)
+            batch['valid'] = np.ones(batch_size, bool)
             return {name: v[host::num_hosts] for name, v in batch.items()}
 
         return rows.endless(fresh)

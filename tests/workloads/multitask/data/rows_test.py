@@ -30,7 +30,7 @@ def test_every_epoch_has_all_rows_once():
         )
         assert batch['numeric'].dtype == np.float32
         assert batch['user'].dtype == np.int32
-        assert batch['live'].tolist() == [True] * 4
+        assert batch['valid'].tolist() == [True] * 4
 
 
 def test_seeds_have_other_orders():
@@ -78,15 +78,15 @@ def test_validation_in_order_and_padded(num_hosts):
     for host, made in enumerate(parts):
         assert len(made) == 3
         user = np.concatenate([b['user'] for b in made])
-        live = np.concatenate([b['live'] for b in made])
+        valid = np.concatenate([b['valid'] for b in made])
         places = np.arange(host, 12, num_hosts)
-        np.testing.assert_array_equal(live, places < 11)
-        np.testing.assert_array_equal(user, np.where(live, places, 0))
+        np.testing.assert_array_equal(valid, places < 11)
+        np.testing.assert_array_equal(user, np.where(valid, places, 0))
         numeric = np.concatenate([b['numeric'] for b in made])
         np.testing.assert_array_equal(
-            numeric[live], DATA['numeric'][user[live]]
+            numeric[valid], DATA['numeric'][user[valid]]
         )
-        assert not np.any(numeric[~live])
+        assert not np.any(numeric[~valid])
 
 
 def test_no_rows_no_batches():

@@ -47,7 +47,7 @@ def test_source_of_a_plugin(mine, tmp_path):
     assert source == mine(2.0)
     data = source.load(4)
     batch = next(data.train_batches(4, seed=0))
-    assert sorted(batch) == ['label', 'live', 'mask', 'numeric']
+    assert sorted(batch) == ['label', 'mask', 'numeric', 'valid']
     assert batch['numeric'].shape == (4, 2)
     assert data.sizes() == {
         'train_rows': 6,

@@ -159,7 +159,7 @@ def test_hosts_share_a_batch(num_rows):
     parts = [data.train_batches(8, 5, host, 2) for host in range(2)]
     for _ in range(7):  # more than an epoch of 40
         batch = next(whole)
-        assert batch['live'].tolist() == [True] * 8
+        assert batch['valid'].tolist() == [True] * 8
         for host, part in enumerate(parts):
             own = next(part)
             assert own.keys() == batch.keys()

@@ -137,10 +137,10 @@ def test_batches(tmp_path):
         'label': ('float32', (4, 1)),
         'mask': ('bool', (4, 1)),
         'user': ('int32', (4,)),
-        'live': ('bool', (4,)),
+        'valid': ('bool', (4,)),
     }
-    live = [b['live'] for b in rows.val_batches(table.val, 4)]
-    assert np.sum(live) == len(table.val['label'])
+    valid = [b['valid'] for b in rows.val_batches(table.val, 4)]
+    assert np.sum(valid) == len(table.val['label'])
 
 
 def test_memory_does_not_grow_with_rows(tmp_path):
