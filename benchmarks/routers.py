@@ -48,6 +48,8 @@ def _router(name: str, losses: Mapping[str, float] = _FREE, **options) -> dict:
     }
 
 
+_SIGN = {'name': 'sign', 'rate': 0.01}
+_SPARSITY = {'name': 'sparsity', 'sparsity': 0.875}
 _BALANCED = {'load_balance': 0.01, 'router_z': 0.001}
 VARIANTS: dict[str, dict[str, Any]] = {
     'dense': {'model.moe_every': 0, 'model.dense.hidden': 139},
@@ -59,11 +61,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {'model.moe.experts.hidden': 128, 'model.moe.jitter': 0.01},
     'top2, capacity 1.25': _router('top2', _BALANCED) | _CAPACITY,
     'noisy_top_k': _router('noisy_top_k', {'importance': 0.1, 'load': 0.1}),
-    'sigmoid, bias': _router('sigmoid', bias_rate=0.01),
-    'group_limited, bias': _router('group_limited', k=2, bias_rate=0.01),
+    'sigmoid, bias': _router('sigmoid', balance=_SIGN),
+    'group_limited, bias': _router('group_limited', k=2, balance=_SIGN),
     'sinkhorn': _router('sinkhorn', k=2),
     'top_p': _router('top_p', _BALANCED, k=4, p=0.4),
-    'relu': _router('relu', {'l1': 1.0}, k=8, sparsity=0.875),
+    'relu': _router('relu', {'l1': 1.0}, k=8, penalty=_SPARSITY),
     'hierarchical, 4 groups of 4': _router('top_k', _BALANCED, k=2)
     | {
         'model.moe.hierarchy': {

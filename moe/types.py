@@ -1,75 +1,231 @@
-"""The data that flows: Routing from routers to dispatchers, Aux to the loop.
+"""The data that flows: a Routing from router to dispatcher, an Aux to the loop.
 
 G groups, S tokens a group, E experts. A group's assignments form a grid
-[N, M]: K choices x S tokens for token choice, where a token names an expert
-once at most, or E experts x C slots for expert choice, where row e is of
-expert e. Row-major order is priority order.
+[N, M]; row-major order is priority order.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from moe.config import options
 
-class Routing(NamedTuple):
+Kind = TypeVar('Kind', bound='Routing')
+
+
+def _pytree(cls: type[Kind]) -> type[Kind]:
+    """Registers a dataclass as a pytree of all its fields."""
+    names = tuple(field.name for field in dataclasses.fields(cls))
+
+    def flatten_with_keys(routing):
+        keys = map(jax.tree_util.GetAttrKey, names)
+        values = (getattr(routing, name) for name in names)
+        return list(zip(keys, values, strict=True)), None
+
+    def unflatten(_, children):
+        # Not by the constructor: leaves may be of any shape, or no arrays.
+        routing = object.__new__(cls)
+        for name, value in zip(names, children, strict=True):
+            object.__setattr__(routing, name, value)
+        return routing
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Routing:
     """Who goes where, with what weight: what every router returns.
 
+    One of the kinds `TokenChoice`, `ExpertChoice` and `Dense`; a pytree.
+
     Attributes:
-      expert: [G, N, M] int32, expert of each assignment; None where every
-        token is for every expert, and assignment [g, e, s] for expert e.
-      weight: [G, N, M] float32, its combine weight; carries the gradient.
-      live: [G, N, M] bool, False for assignments that do not exist (padding).
-      probs: [G, S, E] float32, probabilities for the losses, rows sum to 1.
+      weight: [G, N, M] float32, combine weight of each assignment; carries
+        the gradient.
+      valid: [G, N, M] bool, False for assignments that do not exist.
+      probs: [G, S, E] float32, probabilities for the losses; rows sum to 1.
       logits: [G, S, E] float32, without noise, for the z-loss.
-      mask: [G, S] bool, the live tokens.
-      token: [G, N, M] int32, token of each assignment within its group; None
-        for token choice, where assignment [g, k, s] is of token s.
+      mask: [G, S] bool, True for valid tokens, False for padding.
       priority: [G, S] float32; within a choice, tokens of greater priority
-        take slots first. None for token order.
-      counted: [G, N, M] bool, the assignments that the balance loss counts;
-        None for all live ones.
-      chance: [G, S, E] float32, the probability that e is among the chosen if
-        only its noise were drawn again, for the smooth load loss; None for a
-        router without noise.
+        come first within capacity. None is token order.
+      balance_mask: [G, N, M] bool, the assignments that the balance losses
+        count; None is all valid ones.
+      selection_probability: [G, S, E] float32, the probability that an expert
+        is among the chosen if only its noise were drawn again, for the smooth
+        load loss; None for a router without noise.
     """
 
-    expert: Any
-    weight: Any
-    live: Any
-    probs: Any
-    logits: Any
-    mask: Any
-    token: Any = None
-    priority: Any = None
-    counted: Any = None
-    chance: Any = None
+    weight: Float[Array, 'G N M']
+    valid: Bool[Array, 'G N M']
+    probs: Float[Array, 'G S E']
+    logits: Float[Array, 'G S E']
+    mask: Bool[Array, 'G S']
+    priority: Float[Array, 'G S'] | None = None
+    balance_mask: Bool[Array, 'G N M'] | None = None
+    selection_probability: Float[Array, 'G S E'] | None = None
+
+    # Whether the columns of the grid are the tokens, each at most once a row.
+    columns_are_tokens: ClassVar[bool] = True
+    # Whether row e of the grid is of expert e.
+    rows_are_experts: ClassVar[bool] = True
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Returns E, the number of experts."""
         return self.probs.shape[-1]
+
+    def replace(self: Kind, **changes: Any) -> Kind:
+        """Returns a copy with fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def assignment_expert(self) -> Int[Array, 'G N M']:
+        """Returns the expert of each assignment, int32."""
+        rows = jnp.arange(self.weight.shape[1], dtype=jnp.int32)
+        return jnp.broadcast_to(rows[:, None], self.weight.shape)
+
+    def assignment_token(self) -> Int[Array, 'G N M']:
+        """Returns the token of each assignment within its group, int32."""
+        columns = jnp.arange(self.weight.shape[2], dtype=jnp.int32)
+        return jnp.broadcast_to(columns, self.weight.shape)
+
+    def is_first_choice(self) -> Bool[Array, 'G N M']:
+        """Returns which assignments are a token's first choice.
+
+        Where no token chose, all are.
+        """
+        return jnp.ones(self.weight.shape, bool)
+
+    def most_of_an_expert(self) -> int:
+        """Returns how many assignments of a group an expert can have."""
+        return self.weight.shape[2]
+
+    def sum_by_expert(
+        self, values: Float[Array, 'G N M']
+    ) -> Float[Array, 'G S E']:
+        """Sums a value of each assignment over (token, expert).
+
+        Args:
+          values: of each assignment, float32; those not valid count 0.
+
+        Returns:
+          The sums, float32.
+        """
+        raise NotImplementedError
+
+    def gates(self) -> Float[Array, 'G S E']:
+        """Returns the dense combine weights, 0 where nothing is assigned."""
+        return self.sum_by_expert(self.weight)
+
+    def assignments(self) -> Float[Array, 'G S E']:
+        """Returns how often each token is assigned to each expert, float32."""
+        return self.sum_by_expert(jnp.ones(self.weight.shape, jnp.float32))
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenChoice(Routing):
+    """Each token chose K experts: assignment [g, k, s] is of token s.
+
+    Attributes:
+      expert: [G, K, S] int32, the expert of each assignment; a token names an
+        expert once at most, its first choice in row 0.
+    """
+
+    expert: Int[Array, 'G N M']
+
+    rows_are_experts: ClassVar[bool] = False
+
+    def assignment_expert(self) -> Int[Array, 'G N M']:
+        """Returns the expert of each assignment, int32."""
+        return self.expert
+
+    def is_first_choice(self) -> Bool[Array, 'G N M']:
+        """Returns True for the first row of the grid."""
+        first = jnp.arange(self.weight.shape[1]) == 0
+        return jnp.broadcast_to(first[:, None], self.weight.shape)
+
+    def most_of_an_expert(self) -> int:
+        """Returns S: a token names an expert once at most."""
+        return self.mask.shape[-1]
+
+    def sum_by_expert(
+        self, values: Float[Array, 'G N M']
+    ) -> Float[Array, 'G S E']:
+        """Sums over the K choices of each token, see `Routing`."""
+        hit = self.expert[..., None] == jnp.arange(self.num_experts)
+        hit = hit & self.valid[..., None]
+        return jnp.sum(jnp.where(hit, values[..., None], 0.0), axis=1)
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertChoice(Routing):
+    """Each expert chose C tokens: assignment [g, e, c] is of expert e.
+
+    Attributes:
+      token: [G, E, C] int32, the token of each assignment in its group.
+    """
+
+    token: Int[Array, 'G N M']
+
+    columns_are_tokens: ClassVar[bool] = False
+
+    def assignment_token(self) -> Int[Array, 'G N M']:
+        """Returns the token of each assignment within its group, int32."""
+        return self.token
+
+    def sum_by_expert(
+        self, values: Float[Array, 'G N M']
+    ) -> Float[Array, 'G S E']:
+        """Adds the values up where their tokens are, see `Routing`."""
+        values = jnp.where(self.valid, values, 0.0)
+        zeros = jnp.zeros(self.probs.shape[1:], jnp.float32)
+        # By group: a sum over indices of all would be one over all devices.
+        add = lambda token, expert, value: zeros.at[token, expert].add(value)
+        return jax.vmap(add)(self.token, self.assignment_expert(), values)
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dense(Routing):
+    """Every token goes to every expert: assignment [g, e, s], N = E, M = S."""
+
+    def sum_by_expert(
+        self, values: Float[Array, 'G N M']
+    ) -> Float[Array, 'G S E']:
+        """Moves the experts last, see `Routing`."""
+        return jnp.moveaxis(jnp.where(self.valid, values, 0.0), 1, -1)
 
 
 class Context(NamedTuple):
     """What a router may look at beside its logits.
 
     Attributes:
-      mask: live tokens; padding is False.
+      mask: True for valid tokens, False for padding.
       position: position of each token in the global batch, int32: noise is a
         function of it, so that every mesh draws the same.
       key: PRNG key of this layer and step; None where nothing may be random.
       train: whether this is training.
-      axis_name: mesh axes the tokens are split over, inside `shard_map`.
-      importance: 1, 0.5 or 0 for slots of a group of experts that hold a
+      axis_name: mesh axes that the tokens are split over, for a router that is
+        called inside `shard_map` or `pmap`.
+      importance: 1, 0.5 or 0 for rows of a group of experts that hold a
         token's first choice, a later one, or nothing; None is 1.
       noise_logits: a second learned projection of the tokens, float32. This
         and what follows are set for the routers whose traits ask for them.
-      bias: selection bias of each expert, float32, moved by the train step,
-        not by a gradient.
-      penalty: coefficient of the L1 loss, float32 scalar, moved like the bias.
+      state: by name, the values of the router's states (`Traits.state`).
       token_id: ids of the tokens, int32.
       recorded: the Routing of an earlier run.
     """
@@ -81,8 +237,7 @@ class Context(NamedTuple):
     axis_name: Any = None
     importance: Any = None
     noise_logits: Any = None
-    bias: Any = None
-    penalty: Any = None
+    state: Mapping[str, Any] = {}
     token_id: Any = None
     recorded: Any = None
 
@@ -91,27 +246,105 @@ Router = Callable[[Float[Array, 'G S E'], Context], Routing]
 AnyRouter = TypeVar('AnyRouter', bound=Callable)
 
 
-@dataclasses.dataclass(frozen=True)
-class Traits:
-    """What a router reads, and whom it sees.
+@runtime_checkable
+class State(Protocol):
+    """State of a router that no gradient moves, such as a selection bias.
 
-    Attributes:
-      uses: optional fields of the Context that it reads.
-      looks_ahead: when a token's experts depend on later tokens.
+    The layer keeps its value among the variables `router_state`; the router
+    reads it as `context.state[name]`. In training the layer returns the
+    statistic, the train step sums it over the microbatches, and after the
+    optimizer `moe.routing.update_router_state` moves the value. A frozen
+    dataclass of plain options serves; it is hashed and compared.
     """
 
-    uses: frozenset[str] = frozenset()
-    looks_ahead: Literal['never', 'in training', 'always'] = 'never'
+    def init(self, num_experts: int) -> Any:
+        """Returns the value before the first step, a pytree of arrays.
+
+        Args:
+          num_experts: E, of the router.
+        """
+        ...
+
+    def statistic(self, routing: Routing, value: Any) -> Any:
+        """Returns what the update needs to know of a batch.
+
+        Args:
+          routing: of the batch, what the router returned; padding is not
+            valid and must not count.
+          value: of the state, with which the router chose.
+
+        Returns:
+          A pytree of sums over tokens, so that the sum of the statistics of
+          the parts of a batch is that of the whole.
+        """
+        ...
+
+    def update(self, value: Any, statistic: Any) -> Any:
+        """Returns the value after a step.
+
+        Args:
+          value: before the step.
+          statistic: summed over the whole batch of the step.
+        """
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateStatistic:
+    """The statistic of one state of one router, which knows its rule.
+
+    Attributes:
+      value: a pytree of sums over tokens, with an axis in front for each
+        `scan` or `vmap` over layers.
+      rule: the State.
+      num_experts: E, of the router.
+    """
+
+    value: Any
+    rule: State = dataclasses.field(metadata={'static': True})
+    num_experts: int = dataclasses.field(metadata={'static': True})
+
+
+StateOf = Callable[[Mapping[str, Any]], Mapping[str, State]]
+LooksAhead = Literal['never', 'in training', 'always']
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What a router reads, keeps, and sees.
+
+    Attributes:
+      reads: optional fields of the Context that it reads: 'noise_logits',
+        'token_id', 'recorded'.
+      looks_ahead: when a token's experts depend on later tokens.
+      state: from the router's options to its states by name; None for a
+        router without state.
+    """
+
+    reads: frozenset[str] = frozenset()
+    looks_ahead: LooksAhead = 'never'
+    state: StateOf | None = None
 
 
 def traits(
-    uses: Iterable[str] = (),
-    looks_ahead: Literal['never', 'in training', 'always'] = 'never',
+    reads: Iterable[str] = (),
+    looks_ahead: LooksAhead = 'never',
+    state: StateOf | None = None,
 ) -> Callable[[AnyRouter], AnyRouter]:
-    """Declares the `Traits` of a router; one without has the defaults."""
+    """Declares the `Traits` of a router; one without has the defaults.
+
+    Args:
+      reads: see `Traits`.
+      looks_ahead: see `Traits`.
+      state: see `Traits`, e.g. `lambda options: {'bias': options['balance']}`.
+
+    Returns:
+      A decorator.
+    """
 
     def mark(router: AnyRouter) -> AnyRouter:
-        declared = Traits(frozenset(uses), looks_ahead)
+        declared = Traits(frozenset(reads), looks_ahead, state)
         router.traits = declared  # type: ignore[attr-defined]
         return router
 
@@ -119,10 +352,16 @@ def traits(
 
 
 def traits_of(router: Any) -> Traits:
-    """The traits of a router, or of a partial of one."""
+    """Returns the traits of a router, or of a partial of one."""
     while isinstance(router, functools.partial):
         router = router.func
     return getattr(router, 'traits', Traits())
+
+
+def states_of(router: Any) -> dict[str, State]:
+    """Returns the states of a router with its options, by name."""
+    declared = traits_of(router).state
+    return dict(declared(options(router))) if declared else {}
 
 
 class RoutingSummary(NamedTuple):
@@ -143,7 +382,8 @@ class RoutingSummary(NamedTuple):
         expert is among the chosen if only its noise were drawn again; without
         noise 1 where the gate is positive.
       num_sequences: B, in which the tokens stand one after another.
-      state: the router's state by name.
+      state: the values of the router's states by name.
+      routing: the whole Routing; None for a soft mixture.
     """
 
     probs: Float[Array, 'G S E']
@@ -155,6 +395,7 @@ class RoutingSummary(NamedTuple):
     selection_probability: Float[Array, 'G S E']
     num_sequences: int
     state: Mapping[str, Any]
+    routing: Routing | None = None
 
 
 AuxiliaryLoss = Callable[[RoutingSummary], Float[Array, '']]
@@ -165,10 +406,14 @@ class Aux(NamedTuple):
 
     Attributes:
       losses: name to unweighted float32 scalar, e.g. 'load_balance'.
-      stats: name to float32 statistic, scalars and `load` [E].
+      stats: name to float32 statistic, scalars and `load` [E]; 'state/NAME'
+        is the value of a router's state.
       routing: the Routing itself if it was asked for, else None.
+      state_statistics: in training, what moves the states of the routers, by
+        the path of the state among the variables `router_state`.
     """
 
     losses: dict[str, Any]
     stats: dict[str, Any]
     routing: Any = None
+    state_statistics: dict[str, StateStatistic] = {}

@@ -1,44 +1,92 @@
-"""The data that flows: plain tuples of arrays."""
+"""The data that flows: Routings of three kinds, a Context, an Aux."""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from moe.types import Aux, Context, Routing
+from moe.routing import SignRule, relu, sigmoid, top_k
+from moe.types import (
+    Aux,
+    Context,
+    Dense,
+    ExpertChoice,
+    StateStatistic,
+    TokenChoice,
+    states_of,
+    traits,
+    traits_of,
+)
+
+G, S, E, K, C = 2, 3, 5, 2, 2
+ROWS = {TokenChoice: (K, S), ExpertChoice: (E, C), Dense: (E, S)}
+EXTRA = {
+    TokenChoice: {'expert': (E, (K, S))},
+    ExpertChoice: {'token': (S, (E, C))},
+    Dense: {},
+}
 
 
-def routing(**changes):
-    """Two groups of three tokens, two choices of five experts."""
-    grid, live = np.zeros((2, 2, 3)), np.ones((2, 2, 3), bool)
+def routing(kind=TokenChoice, **changes):
+    """Two groups of three tokens and five experts, random."""
+    draw = np.random.default_rng(0)
+    grid = (G, *ROWS[kind])
     fields = {
-        'expert': np.int32(grid),
-        'weight': np.float32(grid),
-        'live': live,
-        'probs': np.full((2, 3, 5), 0.2, np.float32),
-        'logits': np.zeros((2, 3, 5), np.float32),
-        'mask': np.ones((2, 3), bool),
+        'weight': draw.random(grid, np.float32),
+        'valid': draw.random(grid) < 0.7,
+        'probs': np.full((G, S, E), 1 / E, np.float32),
+        'logits': np.zeros((G, S, E), np.float32),
+        'mask': np.ones((G, S), bool),
     }
-    return Routing(**{**fields, **changes})
+    for name, (count, _) in EXTRA[kind].items():
+        fields[name] = draw.integers(0, count, grid, np.int32)
+    return kind(**{**fields, **changes})
 
 
-def test_number_of_experts():
-    assert routing().num_experts == 5
+@pytest.mark.parametrize('kind', ROWS)
+def test_who_goes_where(kind):
+    given = routing(kind)
+    assert given.num_experts == E
+    expert, token = given.assignment_expert(), given.assignment_token()
+    assert expert.shape == token.shape == given.weight.shape
+    assert expert.dtype == token.dtype == np.int32
+    gates, count = np.zeros((G, S, E)), np.zeros((G, S, E))
+    for g, n, m in np.argwhere(given.valid):
+        e = given.expert[g, n, m] if kind is TokenChoice else n
+        s = given.token[g, n, m] if kind is ExpertChoice else m
+        assert (expert[g, n, m], token[g, n, m]) == (e, s)
+        gates[g, s, e] += given.weight[g, n, m]
+        count[g, s, e] += 1
+    np.testing.assert_allclose(given.gates(), gates, rtol=1e-6)
+    np.testing.assert_array_equal(given.assignments(), count)
+    assert given.rows_are_experts == (kind is not TokenChoice)
+    assert given.columns_are_tokens == (kind is not ExpertChoice)
+    assert given.most_of_an_expert() == (C if kind is ExpertChoice else S)
+    first = np.asarray(given.is_first_choice())
+    assert first[:, 0].all()
+    assert first[:, 1:].all() == (kind is not TokenChoice)
 
 
-def test_token_choice_in_token_order_is_the_default():
-    assert routing().token is None
-    assert routing().priority is None
-
-
-def test_routing_goes_through_transformations():
+@pytest.mark.parametrize('kind', ROWS)
+def test_routing_goes_through_transformations(kind):
     # Absent fields stay absent, the others are arrays with a batch axis.
-    given = routing(priority=np.ones((2, 3), np.float32))
-    out = jax.jit(lambda r: r._replace(weight=r.weight + 1))(given)
-    assert out.token is None
+    given = routing(kind, priority=np.ones((G, S), np.float32))
+    out = jax.jit(lambda r: r.replace(weight=r.weight + 1))(given)
+    assert type(out) is kind
+    assert out.balance_mask is None
     np.testing.assert_array_equal(out.weight, given.weight + 1)
     np.testing.assert_array_equal(out.priority, given.priority)
     stacked = jax.tree.map(lambda x: np.stack([x, x]), given)
-    assert stacked.num_experts == 5
-    assert stacked.mask.shape == (2, 2, 3)
+    assert stacked.num_experts == E
+    assert stacked.mask.shape == (2, G, S)
+    gates = jax.vmap(lambda r: r.gates())(stacked)
+    np.testing.assert_array_equal(gates[1], given.gates())
+    _, scanned = jax.lax.scan(lambda c, _: (c, given), 0, length=3)
+    assert scanned.weight.shape == (3, *given.weight.shape)
+    paths = jax.tree_util.tree_leaves_with_path(given)
+    assert jax.tree_util.keystr(paths[0][0]) == '.weight'
 
 
 def test_nothing_is_random_and_nothing_trains_by_default():
@@ -46,3 +94,29 @@ def test_nothing_is_random_and_nothing_trains_by_default():
     assert context.key is None
     assert context.train is False
     assert Aux({}, {}).routing is None
+
+
+def test_traits_are_declared_and_have_defaults():
+    @traits(reads=['token_id'], looks_ahead='always')
+    def router(logits, context, *, k: int = 1):
+        return logits
+
+    assert traits_of(router).reads == {'token_id'}
+    assert traits_of(functools.partial(router, k=2)).looks_ahead == 'always'
+    assert states_of(router) == {}
+    assert traits_of(top_k) == traits_of(lambda logits, context: logits)
+
+
+def test_states_have_the_routers_options():
+    assert states_of(sigmoid) == {'bias': SignRule()}
+    changed = functools.partial(sigmoid, balance=SignRule(rate=0.5), k=1)
+    assert states_of(changed) == {'bias': SignRule(rate=0.5)}
+    assert list(states_of(relu)) == ['penalty']
+
+
+def test_statistics_know_their_rule_and_add_up():
+    one = StateStatistic(jnp.ones(3), SignRule(), 3)
+    total = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))(one, one)
+    assert total.rule == SignRule()
+    assert total.num_experts == 3
+    np.testing.assert_array_equal(total.value, [2, 2, 2])

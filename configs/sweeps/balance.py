@@ -2,7 +2,7 @@
 
     python -m launch.sweep --config=configs/sweeps/balance.py --workdir=DIR
 
-The router is `sigmoid`, whose bias moves by `bias_rate` each step towards an
+The router is `sigmoid`, whose bias moves by `balance.rate` each step towards an
 even load.
 """
 
@@ -17,7 +17,7 @@ def get_hyper(hyper):
     return hyper.product(
         [
             hyper.sweep('losses.load_balance', (0.0, 0.01)),
-            hyper.sweep('model.moe.router.bias_rate', (0.0, 0.001, 0.01)),
+            hyper.sweep('model.moe.router.balance.rate', (0.0, 0.001, 0.01)),
             hyper.sweep('seed', range(2)),
         ]
     )

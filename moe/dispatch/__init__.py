@@ -10,9 +10,9 @@ from moe.dispatch.dispatchers import (
 from moe.dispatch.plan import (
     Plan,
     grouped_plan,
-    kept,
     only_experts,
     padded_plan,
+    within_capacity,
 )
 from moe.dispatch.sparse import SparseDispatcher
 
@@ -25,9 +25,9 @@ __all__ = [
     'grouped',
     'grouped_plan',
     'indexed',
-    'kept',
     'onehot',
     'only_experts',
     'padded_plan',
     'row_weight',
+    'within_capacity',
 ]

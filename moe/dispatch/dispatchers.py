@@ -1,6 +1,6 @@
 """Dispatchers bring tokens to experts and the experts' outputs back.
 
-All compute `y[t] = sum over the kept assignments a of t of
+All compute `y[t] = sum over the assignments a of t within capacity of
 weight[a] * expert_{e(a)}(x[t])`; they differ in how the rows are laid out.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from moe.dispatch.base import DISPATCHERS, Experts
 from moe.dispatch.plan import Plan, grouped_plan, padded_plan
-from moe.ops import collect, spread
+from moe.ops import combine_rows, dispatch_rows
 from moe.types import Routing
 
 
@@ -22,7 +22,7 @@ def onehot(
     x: Float[Array, 'G S D'],
     routing: Routing,
     experts: Experts,
-    slots: int | None,
+    capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
     """One-hot einsums over [G, S, E, C]: simple, dense, quadratic in S.
 
@@ -32,29 +32,29 @@ def onehot(
       x: tokens, float.
       routing: any routing of them.
       experts: called once with the buffers [E, G*C, D].
-      slots: C; None gives every expert room for all tokens of a group.
+      capacity: C; None gives every expert room for all tokens of a group.
 
     Returns:
       The combined outputs, in the dtype the experts return, and the
-      assignments that were kept.
+      assignments that were within capacity.
     """
     num_groups, group_size, _ = x.shape
-    slots = slots or _most(routing)
-    plan = padded_plan(routing, slots)
+    capacity = capacity or routing.most_of_an_expert()
+    plan = padded_plan(routing, capacity)
     # [G, S, E, C]: every row of the buffer as a one-hot over its tokens.
     tokens = jnp.arange(num_groups * group_size, dtype=jnp.int32)
-    token = plan.token.reshape(-1, num_groups, slots)
+    token = plan.token.reshape(-1, num_groups, capacity)
     tokens = tokens.reshape(num_groups, group_size)
     hit = token.transpose(1, 0, 2)[:, None] == tokens[:, :, None, None]
     dispatch = hit.astype(x.dtype)
-    weight = row_weight(routing, plan).reshape(-1, num_groups, slots)
+    weight = row_weight(routing, plan).reshape(-1, num_groups, capacity)
     combine = hit * weight.transpose(1, 0, 2)[:, None]
     buffers = jnp.einsum('gsec,gsd->egcd', dispatch, x)
     out = experts(rearrange(buffers, 'e g c d -> e (g c) d'))
     out = checkpoint_name(out, 'returned')
     out = rearrange(out, 'e (g c) f -> e g c f', g=num_groups)
     y = jnp.einsum('gsec,egcf->gsf', combine.astype(out.dtype), out)
-    return y, plan.kept
+    return y, plan.within_capacity
 
 
 @DISPATCHERS.register('indexed')
@@ -62,15 +62,15 @@ def indexed(
     x: Float[Array, 'G S D'],
     routing: Routing,
     experts: Experts,
-    slots: int | None,
+    capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
     """Rows gathered into buffers [E, G*C, D] and back: no [G, S, E, C].
 
     Args, returns: as `onehot`. Source: Tutel's fast dispatch, arXiv
     2206.03382.
     """
-    slots = slots or _most(routing)
-    plan = padded_plan(routing, slots)
+    capacity = capacity or routing.most_of_an_expert()
+    plan = padded_plan(routing, capacity)
 
     def run(rows):
         shape = (routing.num_experts, -1, rows.shape[-1])
@@ -85,35 +85,28 @@ def grouped(
     x: Float[Array, 'G S D'],
     routing: Routing,
     experts: Experts,
-    slots: int | None,
+    capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
     """Rows sorted by expert and multiplied in groups: no padding, any load.
 
     Args, returns: as `onehot`, but the experts are called with the sorted rows
     [A, D] and the group sizes [E]. Source: MegaBlocks, arXiv 2211.15841.
     """
-    plan = grouped_plan(routing, slots)
+    plan = grouped_plan(routing, capacity)
     return _through_rows(x, routing, plan, lambda r: experts(r, plan.sizes))
 
 
 def _through_rows(x, routing, plan: Plan, run: Callable):
     num_groups, group_size, width = x.shape
     flat = x.reshape(num_groups * group_size, width)
-    out = run(spread(flat, plan.token, plan.row))
+    out = run(dispatch_rows(flat, plan.token, plan.row))
     out = checkpoint_name(out, 'returned')
     weight = row_weight(routing, plan)
-    y = collect(out, weight, plan.token, plan.row, flat.shape[0])
-    return y.reshape(num_groups, group_size, -1), plan.kept
+    y = combine_rows(out, weight, plan.token, plan.row, flat.shape[0])
+    return y.reshape(num_groups, group_size, -1), plan.within_capacity
 
 
 def row_weight(routing: Routing, plan: Plan) -> Float[Array, 'R']:
     """Weight of the assignment in each row, 0 where the row is empty."""
     weight = routing.weight.reshape(-1)
     return jnp.take(weight, plan.assignment, mode='fill', fill_value=0)
-
-
-def _most(routing: Routing) -> int:
-    """Slots that no expert can exceed in a group."""
-    if routing.token is None:
-        return routing.mask.shape[1]
-    return routing.expert.shape[-1]

@@ -1,7 +1,7 @@
 """Plans: where each assignment sits, as integers without gradient.
 
 G groups, S tokens a group, T = G*S tokens in all, E experts, K choices a
-token, C slots an expert and group, A assignments in all, R buffer rows.
+token, C capacity of an expert in a group, A assignments in all, R buffer rows.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from moe.types import Routing
+from moe.types import Routing, TokenChoice
 
 
 class Plan(NamedTuple):
@@ -22,66 +22,69 @@ class Plan(NamedTuple):
       row: row of each choice of each token, int32, R where it has none; None
         if a token can have any number of rows.
       sizes: rows filled for each expert, int32.
-      kept: assignments that got a row, in the grid of the Routing.
+      within_capacity: assignments that got a row, in the grid of the Routing.
     """
 
     token: Int[Array, 'R']
     assignment: Int[Array, 'R']
     row: Int[Array, 'K T'] | None
     sizes: Int[Array, 'E']
-    kept: Bool[Array, 'G N M']
+    within_capacity: Bool[Array, 'G N M']
 
 
-def padded_plan(routing: Routing, slots: int) -> Plan:
-    """Rows [E, G, C]: every expert has the same slots in every group.
+def padded_plan(routing: Routing, capacity: int) -> Plan:
+    """Rows [E, G, C]: every expert has C rows in every group.
 
     Args:
       routing: any routing.
-      slots: C; assignments past an expert's first C in a group are dropped.
+      capacity: C; assignments past an expert's first C in a group are
+        dropped.
 
     Returns:
       The plan, R = E*G*C.
     """
     queue = _queue(routing)
-    num_rows = routing.num_experts * routing.expert.shape[0] * slots
-    kept = queue.live & (queue.position < slots)
-    row = jnp.where(kept, queue.segment * slots + queue.position, num_rows)
+    num_rows = routing.num_experts * len(routing.weight) * capacity
+    kept = queue.valid & (queue.position < capacity)
+    row = jnp.where(kept, queue.segment * capacity + queue.position, num_rows)
     return _plan(routing, queue, kept, row, num_rows)
 
 
-def grouped_plan(routing: Routing, slots: int | None = None) -> Plan:
+def grouped_plan(routing: Routing, capacity: int | None = None) -> Plan:
     """Rows sorted by expert, one after another, none empty between them.
 
     Args:
       routing: any routing.
-      slots: C, as in `padded_plan`; None drops nothing.
+      capacity: C, as in `padded_plan`; None drops nothing.
 
     Returns:
       The plan, R = A, filled rows first.
     """
     queue = _queue(routing)
-    num_rows = routing.expert.size
-    kept = queue.live
-    if slots is not None:
-        kept = kept & (queue.position < slots)
+    num_rows = routing.weight.size
+    kept = queue.valid
+    if capacity is not None:
+        kept = kept & (queue.position < capacity)
     row = jnp.where(kept, jnp.cumsum(kept) - 1, num_rows)
     return _plan(routing, queue, kept, row, num_rows)
 
 
-def kept(routing: Routing, slots: int | None) -> Bool[Array, 'G N M']:
-    """The assignments that get a row in either plan."""
-    if slots is None:
-        return routing.live
-    return grouped_plan(routing, slots).kept
+def within_capacity(
+    routing: Routing, capacity: int | None
+) -> Bool[Array, 'G N M']:
+    """Returns the assignments that get a row in either plan."""
+    if capacity is None:
+        return routing.valid
+    return grouped_plan(routing, capacity).within_capacity
 
 
 def only_experts(
     routing: Routing, first: int | Int[Array, ''], count: int
 ) -> Routing:
-    """The assignments to a few experts, as if there were no others.
+    """Returns the assignments to a few experts, as if there were no others.
 
-    An expert-choice grid loses the others' rows; in a token-choice grid their
-    assignments are not live.
+    A grid whose rows are experts loses those of the others; in a token-choice
+    grid their assignments are not valid.
 
     Args:
       routing: any routing.
@@ -92,21 +95,25 @@ def only_experts(
       The Routing with E = count.
     """
     part = lambda v, axis: lax.dynamic_slice_in_dim(v, first, count, axis)
-    routing = routing._replace(
-        probs=part(routing.probs, -1), logits=part(routing.logits, -1)
-    )
-    if routing.token is not None:
-        routing = routing._replace(
-            expert=part(routing.expert, 1),
-            weight=part(routing.weight, 1),
-            live=part(routing.live, 1),
-            token=part(routing.token, 1),
+    scores = {name: part(getattr(routing, name), -1) for name in _OF_EXPERTS}
+    if isinstance(routing, TokenChoice):
+        expert = routing.expert - first
+        inside = (expert >= 0) & (expert < count)
+        return routing.replace(
+            **scores,
+            expert=jnp.clip(expert, 0, count - 1),
+            valid=routing.valid & inside,
         )
-    expert = routing.expert - first
-    inside = (expert >= 0) & (expert < count)
-    return routing._replace(
-        expert=jnp.clip(expert, 0, count - 1), live=routing.live & inside
-    )
+    grids = {
+        name: part(value, 1)
+        for name in _OF_ASSIGNMENTS
+        if (value := getattr(routing, name, None)) is not None
+    }
+    return routing.replace(**scores, **grids)
+
+
+_OF_EXPERTS = ('probs', 'logits')
+_OF_ASSIGNMENTS = ('weight', 'valid', 'token', 'balance_mask')
 
 
 class _Queue(NamedTuple):
@@ -115,17 +122,17 @@ class _Queue(NamedTuple):
     assignment: Int[Array, 'A']  # flat index of the assignment
     segment: Int[Array, 'A']  # expert * G + group
     position: Int[Array, 'A']  # place in the segment
-    live: Bool[Array, 'A']
+    valid: Bool[Array, 'A']
 
 
 def _queue(routing: Routing) -> _Queue:
     """Sorts once; everything a plan needs follows from the order."""
-    num_groups, rows, columns = routing.expert.shape
+    num_groups, rows, columns = routing.weight.shape
     total = num_groups * rows * columns
     group = jnp.arange(num_groups, dtype=jnp.int32)[:, None, None]
     last = routing.num_experts * num_groups
     segment = jnp.where(
-        routing.live, routing.expert * num_groups + group, last
+        routing.valid, routing.assignment_expert() * num_groups + group, last
     ).reshape(total)
     index = jnp.arange(total, dtype=jnp.int32)
     if routing.priority is None:
@@ -135,7 +142,7 @@ def _queue(routing: Routing) -> _Queue:
         by_priority = jnp.argsort(-routing.priority, axis=-1, stable=True)
         rank = jnp.argsort(by_priority, axis=-1)[:, None, :]
         rank = jnp.arange(rows)[:, None] * columns + rank
-        rank = jnp.broadcast_to(rank, routing.expert.shape).reshape(total)
+        rank = jnp.broadcast_to(rank, routing.weight.shape).reshape(total)
         segment, _, order = lax.sort((segment, rank, index), num_keys=2)
     starts = jnp.searchsorted(segment, jnp.arange(last + 1))
     position = index - starts[segment].astype(jnp.int32)
@@ -144,9 +151,9 @@ def _queue(routing: Routing) -> _Queue:
 
 def _plan(routing, queue, kept, row, num_rows) -> Plan:
     """Both directions of the injection, from the sorted rows."""
-    num_groups, rows, columns = routing.expert.shape
+    num_groups, rows, columns = routing.weight.shape
     num_tokens = routing.mask.size
-    total = routing.expert.size
+    total = routing.weight.size
     empty = jnp.full((num_rows,), total, jnp.int32)
     assignment = empty.at[row].set(queue.assignment, mode='drop')
     row_of = (
@@ -157,13 +164,10 @@ def _plan(routing, queue, kept, row, num_rows) -> Plan:
     row_of = row_of.reshape(num_groups, rows, columns)
     first = jnp.arange(num_groups, dtype=jnp.int32)[:, None, None]
     first = first * routing.mask.shape[1]
-    if routing.token is None:
-        token = first + jnp.arange(columns, dtype=jnp.int32)
+    token = (first + routing.assignment_token()).reshape(total)
+    row_by_token = None
+    if routing.columns_are_tokens:
         row_by_token = row_of.transpose(1, 0, 2).reshape(rows, num_tokens)
-    else:
-        token = first + routing.token
-        row_by_token = None
-    token = jnp.broadcast_to(token, routing.expert.shape).reshape(total)
     expert = jnp.where(kept, queue.segment // num_groups, routing.num_experts)
     edges = jnp.arange(routing.num_experts)
     sizes = jnp.sum(expert[:, None] == edges, axis=0, dtype=jnp.int32)
@@ -172,5 +176,5 @@ def _plan(routing, queue, kept, row, num_rows) -> Plan:
         assignment=assignment,
         row=row_by_token,
         sizes=sizes,
-        kept=row_of < num_rows,
+        within_capacity=row_of < num_rows,
     )

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError
 from moe.dispatch.plan import Plan, grouped_plan
-from moe.ops import collect, spread
-from moe.types import Routing
+from moe.ops import combine_rows, dispatch_rows
+from moe.types import TokenChoice
 
 
 class SparseDispatcher:
@@ -64,10 +64,10 @@ class SparseDispatcher:
         self._gate = grid(gate)
         self._size = size
         self._plan: Plan = grouped_plan(
-            Routing(
+            TokenChoice(
                 expert=grid(expert),
                 weight=self._gate,
-                live=grid(chosen > 0),
+                valid=grid(chosen > 0),
                 probs=gates[:, None],
                 logits=gates[:, None],
                 mask=jnp.ones((size, 1), bool),
@@ -81,7 +81,7 @@ class SparseDispatcher:
         Args:
           x: examples, float.
         """
-        return spread(x, self._plan.token, self._plan.row)
+        return dispatch_rows(x, self._plan.token, self._plan.row)
 
     def split(self, rows: Array) -> list[Array]:
         """Cuts rows, or what belongs to them, into one array an expert.
@@ -129,7 +129,7 @@ class SparseDispatcher:
         if not multiply_by_gates:
             weight = (self._plan.token < self._size).astype(jnp.float32)
         plan = self._plan
-        return collect(rows, weight, plan.token, plan.row, self._size)
+        return combine_rows(rows, weight, plan.token, plan.row, self._size)
 
     def expert_to_gates(self) -> Float[Array, 'R']:
         """Returns the gate of each row, 0 for empty ones."""

@@ -1,6 +1,11 @@
 """Linen layers that mix experts."""
 
-from moe.layers.auxiliary import LOSSES, auxiliary, summarize
+from moe.layers.auxiliary import (
+    LOSSES,
+    auxiliary,
+    losses_with_effect,
+    summarize,
+)
 from moe.layers.checks import experts_per_token
 from moe.layers.config import MoEConfig, check_model
 from moe.layers.convex import ConvexCombination
@@ -28,6 +33,7 @@ __all__ = [
     'chosen',
     'experts_per_token',
     'hierarchical_top2_moe',
+    'losses_with_effect',
     'summarize',
     'top2_moe',
 ]

@@ -10,14 +10,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from moe import losses, stats
 from moe.losses import AUXILIARY_LOSSES
 from moe.parallel import by_device
-from moe.types import Aux, AuxiliaryLoss, Routing, RoutingSummary
+from moe.types import (
+    Aux,
+    AuxiliaryLoss,
+    Context,
+    Router,
+    Routing,
+    RoutingSummary,
+    StateStatistic,
+    states_of,
+    traits_of,
+)
 
-NO_STATE: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @AUXILIARY_LOSSES.register('load_balance')
@@ -97,50 +108,25 @@ LOSSES: Mapping[str, AuxiliaryLoss] = MappingProxyType(
 )
 
 
-def dense(
-    routing: Routing, values: Float[Array, 'G N M']
-) -> Float[Array, 'G S E']:
-    """Sums a value of each assignment over (token, expert).
-
-    Args:
-      routing: who goes where.
-      values: of each assignment, float32; those that are not valid count 0.
-
-    Returns:
-      The sums, float32.
-    """
-    values = jnp.where(routing.live, values, 0.0)
-    if routing.expert is None:
-        return jnp.moveaxis(values, 1, -1)
-    if routing.token is None:
-        hit = routing.expert[..., None] == jnp.arange(routing.num_experts)
-        return jnp.sum(jnp.where(hit, values[..., None], 0.0), axis=1)
-    zeros = jnp.zeros(routing.probs.shape[1:], jnp.float32)
-    # By group: a sum over indices of all would be one over all devices.
-    add = lambda token, expert, value: zeros.at[token, expert].add(value)
-    return jax.vmap(add)(routing.token, routing.expert, values)
-
-
 def summarize(
     routing: Routing,
     *,
     num_sequences: int | None = None,
-    state: Mapping[str, Any] = NO_STATE,
+    state: Mapping[str, Any] = NOTHING,
 ) -> RoutingSummary:
     """Returns what the auxiliary losses are functions of.
 
     Args:
       routing: who was to go where.
       num_sequences: B; None if each group is a sequence.
-      state: of the router, by name.
+      state: the values of the router's states by name.
     """
-    ones = jnp.ones(routing.weight.shape, jnp.float32)
-    gates, assignments = dense(routing, routing.weight), dense(routing, ones)
-    counted, chance = assignments, routing.chance
-    if routing.counted is not None:
-        counted = dense(routing._replace(live=routing.counted), ones)
-    if chance is None:
-        chance = (gates > 0).astype(jnp.float32)
+    gates, assignments = routing.gates(), routing.assignments()
+    counted, probability = assignments, routing.selection_probability
+    if routing.balance_mask is not None:
+        counted = routing.replace(valid=routing.balance_mask).assignments()
+    if probability is None:
+        probability = (gates > 0).astype(jnp.float32)
     return RoutingSummary(
         probs=routing.probs,
         logits=routing.logits,
@@ -148,16 +134,20 @@ def summarize(
         gates=gates,
         assignments=assignments,
         balance_assignments=counted,
-        selection_probability=chance,
+        selection_probability=probability,
         num_sequences=num_sequences or len(routing.mask),
         state=state,
+        routing=routing,
     )
 
 
 def auxiliary(
     summary: RoutingSummary,
     within_capacity: Bool[Array, '...'] | Float[Array, ''],
-    extra_losses: Mapping[str, AuxiliaryLoss] = NO_STATE,
+    *,
+    extra_losses: Mapping[str, AuxiliaryLoss] = NOTHING,
+    state_statistics: Mapping[str, StateStatistic] = NOTHING,
+    record: bool = False,
 ) -> Aux:
     """Computes the auxiliary losses and the statistics of a layer.
 
@@ -167,20 +157,85 @@ def auxiliary(
         many were.
       extra_losses: losses beside those of `LOSSES`, or in the place of those
         of the same name, e.g. a partial with other options.
+      state_statistics: of the router's states, see `Aux`.
+      record: whether to keep the Routing.
 
     Returns:
-      The Aux with every loss by name, and `stats.routing_stats`.
+      The Aux with every loss by name, `stats.routing_stats`, and the values of
+      the router's states as the statistics `state/NAME`.
     """
     functions = {**LOSSES, **extra_losses}
+    found = stats.routing_stats(
+        summary.probs,
+        jnp.sum(summary.assignments, axis=1),
+        within_capacity,
+        summary.mask,
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(dict(summary.state))
+    for path, value in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        found[f'state/{name}'] = value
     return Aux(
         losses={name: loss(summary) for name, loss in functions.items()},
-        stats=stats.routing_stats(
-            summary.probs,
-            jnp.sum(summary.assignments, axis=1),
-            within_capacity,
-            summary.mask,
-        ),
+        stats=found,
+        routing=summary.routing if record else None,
+        state_statistics=dict(state_statistics),
     )
+
+
+def losses_with_effect(
+    router: Router,
+    num_experts: int,
+    losses: Mapping[str, AuxiliaryLoss] = LOSSES,
+) -> frozenset[str]:
+    """Returns the losses whose gradient by the router's logits is not zero.
+
+    Measured in training on random logits: a coefficient on any other loss does
+    nothing for the router, such as the load-balance loss for `hash`, or `l1`
+    for gates that always sum to 1.
+
+    Args:
+      router: an entry of `ROUTERS` with its options.
+      num_experts: E.
+      losses: the losses to try, by name.
+
+    Returns:
+      Names; all of them for a router that cannot be tried alone, such as
+      `replay` and `soft`.
+    """
+    draw = np.random.default_rng(0)
+    shape = (_TRIED_GROUPS, _TRIED_TOKENS, num_experts)
+    normal = lambda: jnp.asarray(draw.standard_normal(shape), jnp.float32)
+    states = {
+        n: rule.init(num_experts) for n, rule in states_of(router).items()
+    }
+    context = Context(
+        mask=jnp.ones(shape[:2], bool),
+        position=jnp.arange(shape[0] * shape[1]).reshape(shape[:2]),
+        key=jax.random.key(0),
+        train=True,
+        noise_logits=normal(),
+        # Not at rest: a penalty begins at next to nothing.
+        state=jax.tree.map(jnp.ones_like, states),
+        token_id=jnp.zeros(shape[:2], jnp.int32),
+    )
+
+    def values(logits):
+        routing = router(logits, context)
+        summary = summarize(routing, state=context.state)
+        return {name: loss(summary) for name, loss in losses.items()}
+
+    if 'recorded' in traits_of(router).reads or not isinstance(
+        jax.eval_shape(lambda x: router(x, context), normal()), Routing
+    ):
+        return frozenset(losses)
+    gradients = jax.jacrev(values)(normal())
+    # Rounding leaves less of a gradient that is none.
+    reached = lambda g: bool(jnp.max(jnp.abs(g)) > _ROUNDING)
+    return frozenset(n for n, g in gradients.items() if reached(g))
+
+
+_TRIED_GROUPS, _TRIED_TOKENS, _ROUNDING = 2, 16, 1e-6
 
 
 def buffer_stats(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from moe.config import ConfigError, options
 from moe.config.registry import entry_of
 from moe.routing import ROUTERS, top2
-from moe.types import Context, Router, Routing
+from moe.types import Context, Router, Routing, states_of
 
 
 def experts_per_token(router: Router) -> int | float:
@@ -48,8 +48,10 @@ def routing_of(router: Router, num_experts: int, field: str) -> Routing:
         train=None,  # type: ignore[arg-type]  # told to _route
         key=jax.eval_shape(lambda: jax.random.key(0)),
         noise_logits=struct((*grid, num_experts), jnp.float32),
-        bias=struct((num_experts,), jnp.float32),
-        penalty=struct((), jnp.float32),
+        state={
+            name: jax.eval_shape(functools.partial(rule.init, num_experts))
+            for name, rule in states_of(router).items()
+        },
         token_id=struct(grid, jnp.int32),
     )
     logits = struct((*grid, num_experts), jnp.float32)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import flax.linen as nn
-import jax
 from flax.core import FrozenDict
 
 from moe.capacity import CAPACITIES, Capacity, CapacityFactor, Dropless
@@ -29,7 +28,7 @@ from moe.layers.shared import Shared, SharedGate
 from moe.layers.soft_moe import SoftMoE
 from moe.losses import AUXILIARY_LOSSES
 from moe.parallel import COMMUNICATION, Communication, none
-from moe.routing import ROUTERS, next_state, soft
+from moe.routing import ROUTERS, soft
 from moe.types import (
     Router,
     traits_of,
@@ -143,7 +142,7 @@ class MoEConfig:
             return
         routing = routing_of(router, count, field)
         limited = not isinstance(self.capacity, Dropless)
-        if field == 'router' and routing.token is not None and limited:
+        if field == 'router' and not routing.columns_are_tokens and limited:
             owner = ROUTERS.name_of(router)
             allowed = f"'dropless': {owner} has a capacity_factor of its own"
             name = CAPACITIES.name_of(self.capacity)
@@ -271,32 +270,6 @@ class MoEConfig:
             layer = Shared(layer, shared, self.shared.gate, parent=None)
         return layer
 
-    def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
-        """The state of all layers' routers after a step.
-
-        Args:
-          state: tree of their variables, stacked over the L mixture layers.
-          stats: of the step, likewise.
-
-        Returns:
-          The next state.
-        """
-
-        def update(path, value):
-            names = [key.key for key in path]
-            router, load = self.router, stats['load']
-            per_token = stats['experts_per_token']
-            if self.hierarchy and 'outer' in names:
-                router, load = self.hierarchy.router, stats['outer_load']
-                per_token = stats['outer_experts_per_token']
-            elif self.hierarchy:
-                lead = (*load.shape[:-1], self.num_expert_groups, -1)
-                load = load.reshape(lead)
-                per_token = stats['inner_experts_per_token']
-            return next_state(router, names[-1], value, load, per_token)
-
-        return jax.tree_util.tree_map_with_path(update, state)
-
 
 def check_model(
     config: MoEConfig, *, causal: bool, vocab_size: int | None
@@ -318,8 +291,8 @@ def check_model(
     warning = None
     for level, router in config.routers.items():
         field, name = f'moe.{level}', ROUTERS.name_of(router)
-        uses = traits_of(router).uses
-        if 'token_id' in uses and vocab_size is None:
+        reads = traits_of(router).reads
+        if 'token_id' in reads and vocab_size is None:
             allowed = 'a router without token ids, in this model'
             raise ConfigError(f'{field}.name', name, allowed)
         size = options(router).get('vocab_size')

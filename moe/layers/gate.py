@@ -3,8 +3,7 @@
 B leading rows, S tokens a group, G groups, D width, E experts.
 """
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,13 +11,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from moe.parameters import parameter
-from moe.routing import INITIAL_STATE, token_uniform, top_k
+from moe.routing import token_uniform, top_k
 from moe.types import (
     Context,
     Router,
     Routing,
+    StateStatistic,
+    states_of,
     traits_of,
 )
+
+
+class RouterState(NamedTuple):
+    """The state of one router in one step.
+
+    Attributes:
+      values: of its states by name, with which it decided.
+      statistics: in training, what moves them, by the path of the state among
+        the variables `router_state`, see `Aux.state_statistics`.
+    """
+
+    values: dict[str, Any]
+    statistics: dict[str, StateStatistic]
 
 
 class Gate(nn.Module):
@@ -31,8 +45,8 @@ class Gate(nn.Module):
       router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
-      batch_prioritized: whether slots go by the router's confidence, and not
-        in token order (arXiv 2106.05974).
+      batch_prioritized: whether capacity goes by the router's confidence, and
+        not in token order (arXiv 2106.05974).
       router_init: initializer of the router's kernel [D, E].
       noise_init: of the noise logits' kernel [D, E].
       temperature: what the logits are divided by.
@@ -55,38 +69,47 @@ class Gate(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Float[Array, 'G S D'], context: Context
-    ) -> tuple[Routing, Float[Array, ''] | None]:
-        """Routes.
+    ) -> tuple[Routing, RouterState]:
+        """Decides where the tokens go.
 
         Args:
           tokens: float.
           context: of the layer; what the router's traits ask for is added.
 
         Returns:
-          The Routing, and the coefficient of its L1 loss, None for routers
-          without one.
+          The Routing, and the router's state with its statistics.
 
         Raises:
           ValueError: if jitter or dropout has no key in training.
         """
         inputs = self._jittered(tokens.astype(jnp.float32), context)
-        uses = traits_of(self.router).uses
-        if 'noise_logits' in uses:
+        if 'noise_logits' in traits_of(self.router).reads:
             noise = self._project('router_noise', inputs, self.noise_init)
             context = context._replace(noise_logits=noise)
-        for name in INITIAL_STATE.keys() & uses:
-            make = functools.partial(INITIAL_STATE[name], self.num_experts)
-            state = self.variable('router_state', name, make)
-            given: dict[str, Any] = {name: state.value}
-            context = context._replace(**given)
+        rules = states_of(self.router)
+        state = {
+            name: self.variable(
+                'router_state', name, rule.init, self.num_experts
+            ).value
+            for name, rule in rules.items()
+        }
+        context = context._replace(state=state)
         logits = self._project('router', inputs, self.router_init)
         logits = self._reachable(logits / self.temperature, context)
         routing = self.router(logits, context)
-        # Experts that choose their tokens have none compete for a slot.
-        if self.batch_prioritized and routing.token is None:
+        # Where experts choose, tokens do not compete.
+        if self.batch_prioritized and routing.columns_are_tokens:
             confidence = jnp.max(routing.probs, axis=-1)
-            routing = routing._replace(priority=confidence)
-        return routing, context.penalty
+            routing = routing.replace(priority=confidence)
+        statistics = {}
+        if context.train:
+            statistics = {
+                '/'.join((*self.path, name)): StateStatistic(
+                    rule.statistic(routing, state[name]), rule, self.num_experts
+                )
+                for name, rule in rules.items()
+            }
+        return routing, RouterState(state, statistics)
 
     def _jittered(self, inputs, context: Context):
         if not (self.jitter and context.train):
@@ -125,7 +148,7 @@ def in_groups(
 
     Args:
       x: tokens, float.
-      mask: True for live tokens; None if all are.
+      mask: True for valid tokens; None if all are.
       num_groups: G; None makes every leading row a group.
 
     Returns:
@@ -145,5 +168,5 @@ def in_groups(
     tokens = x.reshape(num_groups, -1, x.shape[-1])
     if mask is None:
         return tokens, jnp.ones(tokens.shape[:2], bool)
-    live = mask.reshape(tokens.shape[:2])
-    return jnp.where(live[..., None], tokens, 0), live
+    valid = mask.reshape(tokens.shape[:2])
+    return jnp.where(valid[..., None], tokens, 0), valid

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import Unlike
-from moe.layers.auxiliary import auxiliary, dense, summarize
+from moe.layers.auxiliary import auxiliary, summarize
 from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import Aux, Context, Routing
@@ -76,8 +76,8 @@ class HardSwitch(nn.Module):
             allowed = '[B, D], an example a row; reshape tokens to rows first'
             raise ConfigError('HardSwitch: shape of x', x.shape, allowed)
         num_experts = len(self.experts)
-        live = jnp.ones(len(x), bool) if mask is None else mask
-        x = jnp.where(live[:, None], x, 0)
+        valid = jnp.ones(len(x), bool) if mask is None else mask
+        x = jnp.where(valid[:, None], x, 0)
         gate = self.gate or nn.Dense(
             1 if num_experts == 2 else num_experts,
             precision=lax.Precision.HIGHEST,
@@ -95,20 +95,16 @@ class HardSwitch(nn.Module):
         # All equal, which is a tie; infinities compare, but have no softmax.
         logits = jnp.where(lost[:, None], 0.0, jnp.nan_to_num(logits))
         order = jnp.arange(len(x), dtype=jnp.int32)
-        routing = top_k(logits[None], Context(live[None], order[None]), k=1)
-        routing = routing._replace(
-            weight=_weight(routing.weight, self.gradient)
-        )
+        routing = top_k(logits[None], Context(valid[None], order[None]), k=1)
+        routing = routing.replace(weight=_weight(routing.weight, self.gradient))
         run = Unlike(self.experts, self.block_size)
         nn.share_scope(self, run)  # its parameters are this layer's
-        y, kept = grouped(x[None], routing, run, None)
+        y, within = grouped(x[None], routing, run, None)
         declare_all(gate, decay=False)
         for expert in self.experts:
             declare_all(expert, first_axis='expert')
-        aux = auxiliary(summarize(routing), kept)
-        if record:
-            aux = aux._replace(routing=routing)
-        aux.stats['nan_gates'] = jnp.sum((lost & live).astype(jnp.float32))
+        aux = auxiliary(summarize(routing), within, record=record)
+        aux.stats['nan_gates'] = jnp.sum((lost & valid).astype(jnp.float32))
         return y[0], aux
 
 
@@ -133,8 +129,7 @@ def chosen(routing: Routing) -> Bool[Array, 'B E']:
     Returns:
       One True in the row of each valid example, none in that of padding.
     """
-    ones = jnp.ones(routing.expert.shape, jnp.float32)
-    return dense(routing, ones)[0] > 0
+    return routing.assignments()[0] > 0
 
 
 def by_expert(

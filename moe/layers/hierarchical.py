@@ -1,7 +1,7 @@
 """The two-level mixture: groups of experts, each with a router of its own.
 
 B leading rows, S tokens a row, G groups of tokens, M groups of experts, E
-experts in each, C slots of a group of experts, D width.
+experts in each, C capacity of a group of experts, D width.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from moe.dispatch import Plan, padded_plan, row_weight
 from moe.layers.auxiliary import auxiliary, load_balance, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.layers.moe import MoE
-from moe.ops import collect, spread
+from moe.ops import combine_rows, dispatch_rows
 from moe.stats import load_stats
 from moe.types import (
     Aux,
@@ -29,10 +29,10 @@ from moe.types import (
 class HierarchicalMoE(nn.Module):
     """An outer router sends tokens to M mixtures, each with E experts.
 
-    The slots of a group of experts are the tokens of its own mixture. A slot
-    has importance 1 if it holds a token's first choice, 0.5 if a later one, 0
-    if it is empty; `top2` treats them accordingly, other inner routers see
-    empty slots as padding. The outer weight multiplies the inner outputs.
+    The rows that a group of experts receives are the tokens of its own mixture.
+    A row has importance 1 if it holds a token's first choice, 0.5 if a later
+    one, 0 if it is empty; `top2` treats them accordingly, other inner routers
+    see empty rows as padding. The outer weight multiplies the inner outputs.
     Sources: two-level top-2 gating as in the first public code of GShard,
     arXiv 2006.16668; hierarchical mixtures, arXiv 1701.06538, appendix B.
 
@@ -41,7 +41,7 @@ class HierarchicalMoE(nn.Module):
         Capacity, jitter, losses and priority are those of both levels.
       outer_experts: M.
       outer_router: of the first level.
-      num_groups: G, in which tokens compete for slots; None makes every
+      num_groups: G, in which tokens compete for capacity; None makes every
         leading row a group.
     """
 
@@ -65,7 +65,7 @@ class HierarchicalMoE(nn.Module):
 
         Args:
           x: tokens, float.
-          mask: True for live tokens.
+          mask: True for valid tokens.
           token_ids: ids of the tokens, int32.
           recorded: Routings to replay, as `record` returns them.
           train: training.
@@ -74,19 +74,21 @@ class HierarchicalMoE(nn.Module):
         Returns:
           The outputs, and the Aux: each loss is the outer one plus the mean of
           the inner ones (a balance loss is 2 at perfect balance), the load is
-          of all M*E experts, `outer_load` [M] of the groups of experts.
+          of all M*E experts, `outer_load` [M] of the groups of experts;
+          statistics that the levels do not share are `outer_NAME` and
+          `inner_NAME` [M, ...].
 
         Raises:
           ValueError: if the tokens do not divide into the groups.
         """
         inner = self.inner
-        tokens, live = in_groups(x, mask, self.num_groups)
-        grid = live.shape
-        position = jnp.arange(live.size, dtype=jnp.int32)
+        tokens, valid = in_groups(x, mask, self.num_groups)
+        grid = valid.shape
+        position = jnp.arange(valid.size, dtype=jnp.int32)
         ids = None if token_ids is None else token_ids.reshape(-1)
         outer_recorded, inner_recorded = recorded or (None, None)
         context = Context(
-            mask=live,
+            mask=valid,
             position=position.reshape(grid),
             key=self.make_rng('router') if self.has_rng('router') else None,
             train=train,
@@ -101,14 +103,16 @@ class HierarchicalMoE(nn.Module):
             inner.router_init,
             name='outer',
         )
-        routing, penalty = gate(tokens, context)
-        slots = inner.slots(routing, train) or routing.expert.shape[-1]
-        plan = padded_plan(routing, slots)
+        routing, state = gate(tokens, context)
+        capacity = inner.capacity_of(routing, train)
+        capacity = capacity or routing.weight.shape[-1]
+        plan = padded_plan(routing, capacity)
         by_slot = lambda v: rearrange(
-            v, '(m g c) ... -> m g c ...', m=self.outer_experts, c=slots
+            v, '(m g c) ... -> m g c ...', m=self.outer_experts, c=capacity
         )
         take = lambda v: jnp.take(v, plan.token, mode='fill', fill_value=0)
-        rows = spread(tokens.reshape(live.size, -1), plan.token, plan.row)
+        flat = tokens.reshape(valid.size, -1)
+        rows = dispatch_rows(flat, plan.token, plan.row)
         out, aux = nn.vmap(
             lambda module, x, given: module(
                 x, train=train, record=record, **given
@@ -120,48 +124,53 @@ class HierarchicalMoE(nn.Module):
             inner,
             by_slot(rows),
             {
-                'mask': by_slot(plan.token < live.size),
+                'mask': by_slot(plan.token < valid.size),
                 'position': by_slot(take(position)),
                 'token_ids': None if ids is None else by_slot(take(ids)),
                 'importance': by_slot(_importance(routing, plan)),
                 'recorded': inner_recorded,
             },
         )
-        y = collect(
+        y = combine_rows(
             rearrange(out, 'm g c f -> (m g c) f'),
             row_weight(routing, plan),
             plan.token,
             plan.row,
-            live.size,
+            valid.size,
         )
         summary = summarize(
             routing,
-            num_sequences=live.size // x.shape[-2],
-            state={} if penalty is None else {'penalty': penalty},
+            num_sequences=valid.size // x.shape[-2],
+            state=state.values,
         )
-        outer = auxiliary(summary, plan.kept, inner.losses)
+        outer = auxiliary(
+            summary,
+            plan.within_capacity,
+            extra_losses=inner.losses,
+            state_statistics=state.statistics,
+            record=record,
+        )
         balance = inner.losses.get('load_balance', load_balance)
-        both = _both(outer, aux, plan.sizes, options(balance)['scope'])
-        if record:
-            both = both._replace(routing=(routing, aux.routing))
+        padded = options(balance).get('scope') == 'padded'
+        both = _both(outer, aux, plan.sizes, padded)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), both
 
 
 def _importance(routing: Routing, plan: Plan) -> Float[Array, 'R']:
     """1 for first choices, 0.5 for later ones, 0 for empty rows."""
-    _, rows, columns = routing.expert.shape
-    filled = plan.assignment < routing.expert.size
-    first = (plan.assignment // columns) % rows == 0
-    if routing.token is not None:  # no token chose first
-        first = filled
-    return jnp.where(filled, jnp.where(first, 1.0, 0.5), 0.0)
+    importance = jnp.where(routing.is_first_choice(), 1.0, 0.5).reshape(-1)
+    return jnp.take(importance, plan.assignment, mode='fill', fill_value=0)
 
 
-def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], scope) -> Aux:
-    """One Aux of the outer level and of the inner mixtures, stacked."""
+def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
+    """One Aux of the outer level and of the inner mixtures, stacked.
+
+    A statistic that the two levels have no common value of is there twice, as
+    `outer_NAME` and, of each mixture, `inner_NAME`.
+    """
     filled = sizes.astype(jnp.float32)
     # A mixture without a token has no balance to speak of.
-    counts = jnp.ones_like(filled) if scope == 'padded' else filled > 0
+    counts = jnp.ones_like(filled) if padded else filled > 0
     share = counts / jnp.maximum(jnp.sum(counts), 1)
     losses = {
         name: value + jnp.sum(share * inner.losses[name])
@@ -178,17 +187,28 @@ def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], scope) -> Aux:
     lost = mean('dropped', assigned / total)
     kept = (1 - outer.stats['dropped']) * (1 - lost)
     tokens = outer.stats['experts_per_token']
+    combined = load_stats(load) | {
+        'entropy': outer.stats['entropy'] + mean('entropy', weight),
+        'confidence': outer.stats['confidence'] * mean('confidence', weight),
+        'dropped': 1 - kept,
+        'experts_per_token': tokens * mean('experts_per_token', weight),
+    }
+    apart = {
+        f'{level}_{name}': value
+        for level, aux in (('outer', outer), ('inner', inner))
+        for name, value in aux.stats.items()
+        if name not in combined or name in _APART[level]
+    }
     return Aux(
-        losses=losses,
-        stats=load_stats(load)
-        | {
-            'entropy': outer.stats['entropy'] + mean('entropy', weight),
-            'confidence': outer.stats['confidence']
-            * mean('confidence', weight),
-            'dropped': 1 - kept,
-            'experts_per_token': tokens * mean('experts_per_token', weight),
-            'outer_load': outer.stats['load'],
-            'outer_experts_per_token': tokens,
-            'inner_experts_per_token': per_token,
-        },
+        losses,
+        combined | apart,
+        (outer.routing, inner.routing) if outer.routing is not None else None,
+        outer.state_statistics | inner.state_statistics,
     )
+
+
+# Of what is combined, statistics that are of interest by level too.
+_APART = {
+    'outer': ('load', 'experts_per_token'),
+    'inner': ('experts_per_token',),
+}

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
+from moe import capacity as capacities
 from moe import dispatch
-from moe.capacity import CapacityRule, capacity
+from moe.capacity import CapacityRule
 from moe.config import ConfigError, options
 from moe.config.registry import entry_of
 from moe.dispatch import DISPATCHERS, Dispatcher, only_experts
 from moe.experts import Cheap
-from moe.layers.auxiliary import auxiliary, buffer_stats, dense, summarize
+from moe.layers.auxiliary import auxiliary, buffer_stats, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import (
     Communication,
@@ -44,8 +45,8 @@ class MoE(nn.Module):
     """Sends each token through a few of E experts and sums what they return.
 
     `y[t] = sum_e gate[t, e] * expert_e(x[t])` over the experts that the router
-    chose for t and that had room. Router arithmetic is float32 whatever the
-    dtype of `x`.
+    chose for t, within their capacity. Router arithmetic is float32 whatever
+    the dtype of `x`.
 
     Attributes:
       experts: a module with `num_experts`, e.g. `MLP` or `Lifted`.
@@ -59,16 +60,16 @@ class MoE(nn.Module):
         options, or its name: 'all_to_all' (of capacity buffers), 'ragged' (of
         the dispatcher 'grouped') or 'gather'; with 'none' the compiler
         decides. Same values.
-      capacity_factor: of slots in training; None drops nothing.
-      eval_capacity_factor: of slots in evaluation; None drops nothing.
-      min_capacity: least slots of an expert in a group.
+      capacity_factor: of an expert in training; None drops nothing.
+      eval_capacity_factor: of an expert in evaluation; None drops nothing.
+      min_capacity: least capacity of an expert in a group.
       capacity_rule: of `moe.capacity.capacity`.
-      num_groups: G; tokens compete for slots inside a group. None makes every
-        leading row a group.
+      num_groups: G; tokens compete for capacity inside a group. None makes
+        every leading row a group.
       losses: auxiliary losses beside the built-in ones, or in the place of
         those of the same name, by name: functions of a `RoutingSummary`.
-      batch_prioritized: whether slots go by the router's confidence, and not
-        in token order (arXiv 2106.05974).
+      batch_prioritized: whether capacity goes by the router's confidence, and
+        not in token order (arXiv 2106.05974).
       cheap: zero, copy and constant experts, beside the others: to the router
         they are the last ones.
       router_init: initializer of the router's kernel [D, E].
@@ -108,12 +109,12 @@ class MoE(nn.Module):
 
         Args:
           x: tokens, float.
-          mask: True for live tokens; None if all are. Padding takes no slot,
-            counts in nothing and gets output 0.
+          mask: True for valid tokens; None if all are. Padding takes no
+            capacity, counts in nothing and gets output 0.
           token_ids: ids of the tokens, int32, for routers that hash them.
           position: of each token in the global batch, int32, for its noise;
             None if `x` is the whole batch, in order.
-          importance: of slots in a group of experts, see `Context`.
+          importance: of rows in a group of experts, see `Context`.
           recorded: a Routing to replay, for the router `replay`.
           train: training: jitter, and `capacity_factor`. Randomness comes
             from the 'router' rng stream.
@@ -126,11 +127,11 @@ class MoE(nn.Module):
           ValueError: if the tokens do not divide into the groups, or, with
             communication, groups or experts do not divide over the devices.
         """
-        tokens, live = in_groups(x, mask, self.num_groups)
-        grid = live.shape
-        order = jnp.arange(live.size, dtype=jnp.int32)
+        tokens, valid = in_groups(x, mask, self.num_groups)
+        grid = valid.shape
+        order = jnp.arange(valid.size, dtype=jnp.int32)
         context = Context(
-            mask=live,
+            mask=valid,
             position=(order if position is None else position).reshape(grid),
             key=self.make_rng('router') if self.has_rng('router') else None,
             train=train,
@@ -146,21 +147,25 @@ class MoE(nn.Module):
             self.router_init,
         )
         nn.share_scope(self, gate)  # its parameters are this layer's
-        routing, penalty = gate(tokens, context)
-        slots = self.slots(routing, train)
-        y, kept, excess = self._execute(tokens, routing, slots)
+        routing, state = gate(tokens, context)
+        capacity = self.capacity_of(routing, train)
+        y, within, excess = self._execute(tokens, routing, capacity)
         declare_all(self.experts, first_axis='expert')
         summary = summarize(
             routing,
-            num_sequences=live.size // x.shape[-2],
-            state={} if penalty is None else {'penalty': penalty},
+            num_sequences=valid.size // x.shape[-2],
+            state=state.values,
         )
-        aux = auxiliary(summary, kept, self.losses)
-        if record:
-            aux = aux._replace(routing=routing)
+        aux = auxiliary(
+            summary,
+            within,
+            extra_losses=self.losses,
+            state_statistics=state.statistics,
+            record=record,
+        )
         if excess is not None:
             lost = buffer_stats(
-                excess, jnp.sum(routing.live), aux.stats['dropped']
+                excess, jnp.sum(routing.valid), aux.stats['dropped']
             )
             aux.stats.update(lost)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
@@ -171,8 +176,8 @@ class MoE(nn.Module):
         cheap = self.cheap.num_experts if self.cheap else 0
         return self.experts.num_experts + cheap  # type: ignore[attr-defined]
 
-    def slots(self, routing: Routing, train: bool) -> int | None:
-        """Slots that capacity gives an expert in a group; None drops nothing.
+    def capacity_of(self, routing: Routing, train: bool) -> int | None:
+        """Returns the capacity of an expert in a group; None drops nothing.
 
         Args:
           routing: whose groups and choices are counted; experts that choose
@@ -180,35 +185,35 @@ class MoE(nn.Module):
           train: which of the two factors holds.
         """
         factor = self.capacity_factor if train else self.eval_capacity_factor
-        if factor is None or routing.token is not None:
+        if factor is None or not routing.columns_are_tokens:
             return None
-        return capacity(
+        return capacities.capacity(
             routing.mask.shape[1],
             routing.num_experts,
-            routing.expert.shape[1],
+            routing.weight.shape[1],
             factor,
             self.min_capacity,
             self.capacity_rule,
         )
 
-    def _execute(self, tokens, routing: Routing, slots: int | None):
+    def _execute(self, tokens, routing: Routing, capacity: int | None):
         if not self.cheap:
-            return self._through_experts(tokens, routing, slots)
+            return self._through_experts(tokens, routing, capacity)
         count = self.experts.num_experts  # type: ignore[attr-defined]
         dispatched = only_experts(routing, 0, count)
-        y, kept, excess = self._through_experts(tokens, dispatched, slots)
-        gates = dense(routing, routing.weight)[..., count:]
+        y, within, excess = self._through_experts(tokens, dispatched, capacity)
+        gates = routing.gates()[..., count:]
         y = y + self.cheap(tokens, gates)
-        cheap = routing.live & (routing.expert >= count)
-        rows = cheap.shape[1] - kept.shape[1]  # of expert choice
-        kept = jnp.pad(kept, [(0, 0), (0, rows), (0, 0)])
-        return y, kept | cheap, excess
+        cheap = routing.valid & (routing.assignment_expert() >= count)
+        rows = cheap.shape[1] - within.shape[1]  # where rows are experts
+        within = jnp.pad(within, [(0, 0), (0, rows), (0, 0)])
+        return y, within | cheap, excess
 
-    def _through_experts(self, tokens, routing: Routing, slots: int | None):
+    def _through_experts(self, tokens, routing: Routing, capacity: int | None):
         """Executes, here or where the mesh in context has the experts.
 
-        Returns the outputs, what was kept, and with bounded receive buffers
-        the assignments [G, E] within capacity that found no place in one.
+        Returns the outputs, what was within capacity, and with bounded receive
+        buffers the assignments [G, E] within capacity that found no place.
         """
         execute: Any = self.dispatcher
         if isinstance(execute, str):
@@ -219,9 +224,9 @@ class MoE(nn.Module):
         bounded = options(communication).get('buffer_factor') is not None
         local = entry_of(communication) is none or devices == 1
         if local or self.is_initializing():
-            y, kept = execute(tokens, routing, self.experts, slots)
+            y, within = execute(tokens, routing, self.experts, capacity)
             nothing = jnp.zeros((len(tokens), routing.num_experts))
-            return y, kept, nothing if bounded else None
+            return y, within, nothing if bounded else None
         module, variables = _part(self.experts, devices)
         execute = communication(execute, axes)
 
@@ -229,14 +234,14 @@ class MoE(nn.Module):
             def experts(rows, sizes=None):
                 return module.apply(variables, rows, sizes)
 
-            y, kept = execute(tokens, routing, experts, slots)
+            y, within = execute(tokens, routing, experts, capacity)
             if not bounded:
-                return y, kept, None
-            lost = dispatch.kept(routing, slots) & ~kept
-            lost = dense(routing._replace(live=lost), jnp.ones(kept.shape))
-            return y, kept, jnp.sum(lost, axis=1)
+                return y, within, None
+            lost = dispatch.within_capacity(routing, capacity) & ~within
+            lost = routing.replace(valid=lost).assignments()
+            return y, within, jnp.sum(lost, axis=1)
 
-        routing = routing._replace(counted=None, chance=None)
+        routing = routing.replace(balance_mask=None, selection_probability=None)
         return on_expert_devices(run, axes)(variables, tokens, routing)
 
 

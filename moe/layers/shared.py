@@ -44,7 +44,7 @@ class Shared(nn.Module):
 
         Args:
           x: tokens, float.
-          mask: True for live tokens; padding gets output 0.
+          mask: True for valid tokens; padding gets output 0.
           **options: of the mixture.
 
         Returns:

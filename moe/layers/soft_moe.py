@@ -56,7 +56,7 @@ class SoftMoE(nn.Module):
 
         Args:
           x: tokens, float.
-          mask: True for live tokens; None if all are. Padding is in no slot
+          mask: True for valid tokens; None if all are. Padding is in no slot
             and gets output 0.
           token_ids: not read; every mixture layer is called alike.
           train: told to the router, and not read by `soft`.
@@ -69,8 +69,8 @@ class SoftMoE(nn.Module):
         Raises:
           ValueError: if the tokens do not divide into the groups.
         """
-        tokens, live = in_groups(x, mask, self.num_groups)
-        num_groups, size = live.shape
+        tokens, valid = in_groups(x, mask, self.num_groups)
+        num_groups, size = valid.shape
         num_experts = self.experts.num_experts  # type: ignore[attr-defined]
         factor = options(self.router)['capacity_factor']
         slots = capacity(size, num_experts, 1, factor)
@@ -82,8 +82,8 @@ class SoftMoE(nn.Module):
             parameter(self, 'router', normal, kernel, decay=False),
             parameter(self, 'scale', ones, (), decay=False),
         )
-        position = jnp.arange(live.size, dtype=jnp.int32).reshape(live.shape)
-        routing = self.router(logits, Context(live, position, train=train))
+        position = jnp.arange(valid.size, dtype=jnp.int32).reshape(valid.shape)
+        routing = self.router(logits, Context(valid, position, train=train))
         rows = jnp.einsum(
             'gsn,gsd->gnd', routing.dispatch.astype(x.dtype), tokens
         )
@@ -96,17 +96,17 @@ class SoftMoE(nn.Module):
         share = rearrange(routing.combine, 'g s (e p) -> g s e p', p=slots)
         share = jnp.sum(share, axis=-1)
         # Padding has the uniform distribution, which no loss counts.
-        probs = jnp.where(live[..., None], share, 1.0 / num_experts)
+        probs = jnp.where(valid[..., None], share, 1.0 / num_experts)
         summary = RoutingSummary(
             probs=probs,
             logits=routing.logits,
-            mask=live,
+            mask=valid,
             gates=share,
             assignments=share,
             balance_assignments=share,
             selection_probability=share,
-            num_sequences=live.size // x.shape[-2],
+            num_sequences=valid.size // x.shape[-2],
             state={},
         )
-        aux = auxiliary(summary, jnp.sum(share), self.losses)
+        aux = auxiliary(summary, jnp.sum(share), extra_losses=self.losses)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux

@@ -2,11 +2,11 @@
 
 from moe.ops.attention import ATTENTION_KERNELS
 from moe.ops.grouped_matmul import grouped_matmul
-from moe.ops.rows import collect, spread
+from moe.ops.rows import combine_rows, dispatch_rows
 
 __all__ = [
     'ATTENTION_KERNELS',
-    'collect',
+    'combine_rows',
+    'dispatch_rows',
     'grouped_matmul',
-    'spread',
 ]

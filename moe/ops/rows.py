@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def spread(
+def dispatch_rows(
     x: Float[Array, 'T D'],
     token: Int[Array, 'R'],
     row: Int[Array, 'K T'] | None,
@@ -29,15 +29,16 @@ def spread(
       The buffer, in the dtype of `x`.
 
     >>> x = jnp.array([[1.0], [2.0]])
-    >>> spread(x, jnp.array([1, 2, 0]), jnp.array([[2, 0]])).ravel().tolist()
+    >>> rows = dispatch_rows(x, jnp.array([1, 2, 0]), jnp.array([[2, 0]]))
+    >>> rows.ravel().tolist()
     [2.0, 0.0, 1.0]
     """
     if row is None:
         return _take(x, token)
-    return _spread(x, token, row)
+    return _dispatch(x, token, row)
 
 
-def collect(
+def combine_rows(
     rows: Float[Array, 'R D'],
     weight: Float[Array, 'R'],
     token: Int[Array, 'R'],
@@ -46,14 +47,14 @@ def collect(
 ) -> Float[Array, 'T D']:
     """Weighted sum of each token's rows: `y[t] = sum_r weight[r] rows[r]`.
 
-    The sum is over the rows r with `token[r] = t`; the transpose of `spread`
-    when the weights are one.
+    The sum is over the rows r with `token[r] = t`; the transpose of
+    `dispatch_rows` when the weights are one.
 
     Args:
       rows: the buffer, float.
       weight: weight of each row, float32.
-      token: as in `spread`.
-      row: as in `spread`.
+      token: as in `dispatch_rows`.
+      row: as in `dispatch_rows`.
       num_tokens: T.
 
     Returns:
@@ -65,7 +66,7 @@ def collect(
     if row is None:
         zeros = jnp.zeros((num_tokens, rows.shape[1]), rows.dtype)
         return zeros.at[token].add(scaled, mode='drop')
-    return _collect(scaled, token, row)
+    return _combine(scaled, token, row)
 
 
 def _take(x, index):
@@ -81,22 +82,22 @@ def _sum(rows, row):
 
 
 @jax.custom_vjp
-def _spread(x, token, row):
+def _dispatch(x, token, row):
     return _take(x, token)
 
 
-_spread.defvjp(
+_dispatch.defvjp(
     lambda x, token, row: (_take(x, token), row),
     lambda row, d: (_sum(d, row), None, None),
 )
 
 
 @jax.custom_vjp
-def _collect(rows, token, row):
+def _combine(rows, token, row):
     return _sum(rows, row)
 
 
-_collect.defvjp(
+_combine.defvjp(
     lambda rows, token, row: (_sum(rows, row), token),
     lambda token, d: (_take(d, token), None, None),
 )

@@ -30,8 +30,8 @@ from moe.config import AtLeast, ConfigError, Registry, options
 from moe.dispatch import (
     Dispatcher,
     grouped_plan,
-    kept,
     only_experts,
+    within_capacity,
 )
 from moe.parallel.mesh import BATCH_AXES, EXPERT_AXES, RULES, num_shards
 from moe.parallel.ragged import all_counts, rows_that_fit, through_owners
@@ -107,7 +107,7 @@ def all_to_all(
 def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
     swap = functools.partial(lax.all_to_all, axis_name=axis_name, tiled=True)
 
-    def run(x, routing, experts, slots):
+    def run(x, routing, experts, capacity):
         def there_and_back(rows, sizes=None):
             if sizes is not None:
                 raise ValueError(
@@ -116,7 +116,7 @@ def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
             rows = swap(rows, split_axis=0, concat_axis=1)
             return swap(experts(rows), split_axis=1, concat_axis=0)
 
-        return dispatcher(x, routing, there_and_back, slots)
+        return dispatcher(x, routing, there_and_back, capacity)
 
     return run
 
@@ -160,7 +160,7 @@ def ragged(
 def _ragged(
     dispatcher: Dispatcher, axis_name: str, buffer_factor: float | None
 ) -> Dispatcher:
-    def run(x, routing, experts, slots):
+    def run(x, routing, experts, capacity):
         def there_and_back(rows, sizes=None):
             if sizes is None:
                 raise ValueError("ragged: needs sorted rows, 'grouped'")
@@ -168,10 +168,10 @@ def _ragged(
             return through_owners(experts, rows, sizes, axis_name, size)
 
         if buffer_factor is not None:
-            size = _buffer_size(routing.live.size, axis_name, buffer_factor)
-            live = _fitting(routing, slots, axis_name, size)
-            routing, slots = routing._replace(live=live), None
-        return dispatcher(x, routing, there_and_back, slots)
+            size = _buffer_size(routing.valid.size, axis_name, buffer_factor)
+            valid = _fitting(routing, capacity, axis_name, size)
+            routing, capacity = routing.replace(valid=valid), None
+        return dispatcher(x, routing, there_and_back, capacity)
 
     return run
 
@@ -194,13 +194,13 @@ def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
     everyones = functools.partial(lax.all_gather, axis_name=axes, tiled=True)
     summed = functools.partial(lax.psum_scatter, axis_name=axes, tiled=True)
 
-    def run(x, routing, experts, slots):
+    def run(x, routing, experts, capacity):
         count = routing.num_experts // lax.axis_size(axes)
         first = lax.axis_index(axes) * count
         own = only_experts(jax.tree.map(everyones, routing), first, count)
         tokens = _float32_on_cpu(everyones, x)
-        y, _ = dispatcher(tokens, own, experts, slots)
-        return _float32_on_cpu(summed, y), kept(routing, slots)
+        y, _ = dispatcher(tokens, own, experts, capacity)
+        return _float32_on_cpu(summed, y), within_capacity(routing, capacity)
 
     return run
 
@@ -230,10 +230,10 @@ def _buffer_size(rows: int, axis_name: str, buffer_factor: float | None) -> int:
 
 
 def _fitting(
-    routing: Routing, slots: int | None, axis_name: Any, size: int
+    routing: Routing, capacity: int | None, axis_name: Any, size: int
 ) -> Bool[Array, 'G N M']:
     """The assignments within capacity whose expert's device can take them."""
-    plan = grouped_plan(routing, slots)
+    plan = grouped_plan(routing, capacity)
     counts = all_counts(plan.sizes, axis_name)
     fitting = rows_that_fit(counts, size)
     own = fitting[lax.axis_index(axis_name)].reshape(-1)
@@ -242,9 +242,9 @@ def _fitting(
     expert = jnp.searchsorted(end, row, side='right')
     last: Int[Array, 'E'] = end - plan.sizes + own
     inside = row < jnp.take(last, expert, mode='fill', fill_value=0)
-    empty = jnp.zeros((routing.live.size,), bool)
-    live = empty.at[plan.assignment].set(inside, mode='drop')
-    return live.reshape(routing.live.shape)
+    empty = jnp.zeros((routing.valid.size,), bool)
+    valid = empty.at[plan.assignment].set(inside, mode='drop')
+    return valid.reshape(routing.valid.shape)
 
 
 def by_device(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from moe.ops import spread
+from moe.ops import dispatch_rows
 
 
 def through_owners(
@@ -44,9 +44,9 @@ def through_owners(
         regrouping(own.T, buffer_size),
     )
     arrived = move(rows, between, axis_name, buffer_size)
-    arrived = spread(arrived, by_expert, by_source[None])
+    arrived = dispatch_rows(arrived, by_expert, by_source[None])
     out = experts(arrived, jnp.sum(own, axis=0))
-    out = spread(out, by_source, by_expert[None])
+    out = dispatch_rows(out, by_source, by_expert[None])
     return move(out, between.T, axis_name, len(rows))
 
 

@@ -11,23 +11,26 @@ from moe.routing.sigmoid import group_limited, sigmoid
 from moe.routing.sinkhorn import sinkhorn
 from moe.routing.soft import SoftRouting, slot_logits, soft
 from moe.routing.state import (
-    INITIAL_STATE,
-    next_state,
-    updated_bias,
-    updated_penalty,
+    BALANCE_RULES,
+    PENALTY_RULES,
+    SignRule,
+    SparsityRule,
+    update_router_state,
 )
 from moe.routing.switch import switch
 from moe.routing.top2 import top2
 from moe.routing.top_k import top_k
 
 __all__ = [
-    'INITIAL_STATE',
+    'BALANCE_RULES',
+    'PENALTY_RULES',
     'ROUTERS',
+    'SignRule',
     'SoftRouting',
+    'SparsityRule',
     'expert_choice',
     'group_limited',
     'hash_router',
-    'next_state',
     'noisy_top_k',
     'random',
     'relu',
@@ -43,6 +46,5 @@ __all__ = [
     'top2',
     'top_k',
     'top_p',
-    'updated_bias',
-    'updated_penalty',
+    'update_router_state',
 ]

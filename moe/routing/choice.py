@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.types import Context, Routing
+from moe.types import Context, TokenChoice
 
 
 def select(
@@ -48,30 +48,27 @@ def token_choice(
     logits: Float[Array, 'G S E'],
     context: Context,
     *,
-    live: Bool[Array, 'G S K'] | None = None,
-) -> Routing:
-    """A Routing in which every token chose K experts, first choices first.
+    valid: Bool[Array, 'G S K'] | None = None,
+) -> TokenChoice:
+    """Returns a Routing in which every token chose K experts.
 
     Args:
-      expert: chosen experts.
+      expert: chosen experts, first choices first.
       gates: their weights, float32.
       probs: probabilities for the losses, float32.
       logits: for the z-loss, float32.
       context: of the router; its mask is applied.
-      live: choices that exist; None for all.
-
-    Returns:
-      The Routing.
+      valid: choices that exist; None for all.
     """
     exists = context.mask[..., None]
     exists = jnp.broadcast_to(exists, expert.shape)
-    if live is not None:
-        exists = exists & live
+    if valid is not None:
+        exists = exists & valid
     grid = lambda x: jnp.moveaxis(x, -1, 1)
-    return Routing(
+    return TokenChoice(
         expert=grid(expert).astype(jnp.int32),
         weight=grid(gates.astype(jnp.float32)),
-        live=grid(exists),
+        valid=grid(exists),
         probs=probs,
         logits=logits,
         mask=context.mask,

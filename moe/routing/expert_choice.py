@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from moe.capacity import capacity
 from moe.config import PositiveFloat
 from moe.routing.base import ROUTERS
-from moe.types import Context, Routing, traits
+from moe.types import Context, ExpertChoice, traits
 
 
 @ROUTERS.register('expert_choice')
@@ -18,7 +18,7 @@ def expert_choice(
     context: Context,
     *,
     capacity_factor: PositiveFloat = 2.0,
-) -> Routing:
+) -> ExpertChoice:
     """Each expert takes the C tokens of its group that score it highest.
 
     `p = softmax(logits)` over experts; expert e takes the C greatest of
@@ -36,17 +36,14 @@ def expert_choice(
     Returns:
       A Routing with the grid [E, C].
     """
-    num_groups, group_size, num_experts = logits.shape
-    slots = capacity(group_size, num_experts, 1, capacity_factor)
+    _, group_size, num_experts = logits.shape
+    count = capacity(group_size, num_experts, 1, capacity_factor)
     probs = jax.nn.softmax(logits, axis=-1)
     score = jnp.where(context.mask[..., None], probs, -1.0)
-    weight, token = lax.top_k(jnp.swapaxes(score, 1, 2), slots)
-    shape = (num_groups, num_experts, slots)
-    experts = jnp.arange(num_experts, dtype=jnp.int32)[:, None]
-    return Routing(
-        expert=jnp.broadcast_to(experts, shape),
+    weight, token = lax.top_k(jnp.swapaxes(score, 1, 2), count)
+    return ExpertChoice(
         weight=weight,
-        live=weight >= 0,
+        valid=weight >= 0,
         probs=probs,
         logits=logits,
         mask=context.mask,

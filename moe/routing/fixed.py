@@ -9,11 +9,11 @@ from moe.config import NaturalInt, PositiveInt
 from moe.routing.base import ROUTERS
 from moe.routing.choice import token_choice
 from moe.routing.noise import token_uniform
-from moe.types import Context, Routing, traits
+from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('hash')
-@traits(uses=['token_id'])
+@traits(reads=['token_id'])
 def hash_router(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -21,7 +21,7 @@ def hash_router(
     k: PositiveInt = 1,
     vocab_size: PositiveInt = 256,
     seed: NaturalInt = 0,
-) -> Routing:
+) -> TokenChoice:
     """Sends a token where a fixed random table of its id says.
 
     The table gives every expert the same number of ids, give or take one; the
@@ -52,7 +52,7 @@ def hash_router(
 @ROUTERS.register('random')
 def random(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
-) -> Routing:
+) -> TokenChoice:
     """Sends each token to K experts drawn at random: a baseline.
 
     In training anew in every step; in evaluation a fixed draw by position.
@@ -76,7 +76,7 @@ def random(
 @ROUTERS.register('round_robin')
 def round_robin(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
-) -> Routing:
+) -> TokenChoice:
     """Deals tokens out in turn: perfect balance, for benchmarks.
 
     Args:
@@ -95,7 +95,7 @@ def _constant(
     logits: Float[Array, 'G S E'],
     context: Context,
     k: int,
-) -> Routing:
+) -> TokenChoice:
     """K neighbouring experts from `first` on, with equal weights.
 
     Its probabilities are the choice itself: uniform ones would report a

@@ -11,11 +11,11 @@ from moe.config import NaturalFloat, PositiveInt
 from moe.routing.base import ROUTERS
 from moe.routing.choice import select, token_choice
 from moe.routing.noise import token_normal
-from moe.types import Context, Routing, traits
+from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('noisy_top_k')
-@traits(uses=['noise_logits'])
+@traits(reads=['noise_logits'])
 def noisy_top_k(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -23,15 +23,15 @@ def noisy_top_k(
     k: PositiveInt = 2,
     noise_epsilon: NaturalFloat = 1e-2,
     ties: Literal['lowest', 'keep'] = 'lowest',
-) -> Routing:
+) -> TokenChoice:
     """Top-k of noisy logits; the gates are their softmax.
 
     `H = logits + N(0, 1) * (softplus(noise_logits) + epsilon)` in training,
     `H = logits` in evaluation; the gates are the softmax over the K greatest
-    of H. `chance[e] = Phi((logits[e] - threshold[e]) / std[e])`, with the
-    (K+1)-th greatest of H as threshold if e is chosen, else the K-th: the
-    probability that e is among the chosen if only its noise were redrawn, in
-    logit space. At K = 1 the gate is the softmax over all of H, so that the
+    of H. `selection_probability[e] = Phi((logits[e] - threshold[e]) / std[e])`,
+    with the (K+1)-th greatest of H as threshold if e is chosen, else the K-th:
+    the probability that e is among the chosen if only its noise were redrawn,
+    in logit space. At K = 1 the gate is the softmax over all of H, so that the
     router is trained. Source: arXiv 1701.06538, eq. 3-5 and appendix A.
 
     Args:
@@ -42,7 +42,8 @@ def noisy_top_k(
       ties: as in `top_k`.
 
     Returns:
-      A token-choice Routing; `chance` is set in training if K < E.
+      A token-choice Routing; `selection_probability` is set in training
+      if K < E.
 
     Raises:
       ValueError: if k is greater than the number of experts, or there is no
@@ -57,23 +58,23 @@ def noisy_top_k(
         draw = token_normal(context.key, context.position, num_experts)
         noisy = logits + draw * std
     top, expert = select(noisy, k)
-    live = None
+    valid = None
     if ties == 'keep':
         least = top[..., -1:]
         top, expert = select(noisy, num_experts)
-        live = top >= least
-        top = jnp.where(live, top, -jnp.inf)
+        valid = top >= least
+        top = jnp.where(valid, top, -jnp.inf)
     probs = jax.nn.softmax(noisy, axis=-1)
     if k == 1:
         gates = jnp.take_along_axis(probs, expert, axis=-1)
     else:
         gates = jax.nn.softmax(top, axis=-1)
-    routing = token_choice(expert, gates, probs, logits, context, live=live)
+    routing = token_choice(expert, gates, probs, logits, context, valid=valid)
     if std is None or k == num_experts:
         return routing
     edges = lax.top_k(noisy, k + 1)[0]
     inside = noisy > edges[..., k:]
     threshold = jnp.where(inside, edges[..., k:], edges[..., k - 1 : k])
     std = jnp.maximum(std, 1e-9)  # softplus is 0 far below
-    chance = jax.scipy.stats.norm.cdf((logits - threshold) / std)
-    return routing._replace(chance=chance)
+    probability = jax.scipy.stats.norm.cdf((logits - threshold) / std)
+    return routing.replace(selection_probability=probability)

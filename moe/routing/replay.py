@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moe.routing.base import ROUTERS
-from moe.types import Context, Routing, traits
+from moe.types import Context, Routing, TokenChoice, traits
 
 
 @ROUTERS.register('replay')
-@traits(uses=['recorded'])
+@traits(reads=['recorded'])
 def replay(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -35,35 +35,36 @@ def replay(
     if recorded is None:
         raise ValueError('replay: the layer was called without recorded')
     probs = jax.nn.softmax(logits, axis=-1)
-    by_token = recorded.token is None
-    if fresh_gates and not by_token:
-        raise ValueError('replay: fresh_gates needs a token-choice recording')
-    if by_token:
-        live = recorded.live & context.mask[:, None]
+    if recorded.columns_are_tokens:
+        there = context.mask[:, None]
     else:
         group = jnp.arange(len(context.mask))[:, None, None]
-        live = recorded.live & context.mask[group, recorded.token]
-    counted = recorded.counted
-    weight = recorded.weight
+        there = context.mask[group, recorded.assignment_token()]
+    valid = recorded.valid & there
+    balance_mask, weight = recorded.balance_mask, recorded.weight
     if fresh_gates:
-        weight = _fresh(probs, logits, recorded.expert, live)
-    return recorded._replace(
+        if not isinstance(recorded, TokenChoice):
+            raise ValueError(
+                'replay: fresh_gates needs a token-choice recording'
+            )
+        weight = _fresh(probs, logits, recorded.expert, valid)
+    return recorded.replace(
         weight=weight,
-        live=live,
+        valid=valid,
         probs=probs,
         logits=logits,
         mask=context.mask,
-        counted=None if counted is None else counted & live,
+        balance_mask=None if balance_mask is None else balance_mask & valid,
     )
 
 
-def _fresh(probs, logits, expert, live):
+def _fresh(probs, logits, expert, valid):
     """Present gates of recorded experts; a single one is its probability."""
     chosen = jnp.moveaxis(expert, 1, -1)
     if chosen.shape[-1] == 1:
         gates = jnp.take_along_axis(probs, chosen, axis=-1)
     else:
-        alive = jnp.moveaxis(live, 1, -1)
+        alive = jnp.moveaxis(valid, 1, -1)
         some = jnp.any(alive, axis=-1, keepdims=True)
         gates = jnp.take_along_axis(logits, chosen, axis=-1)
         gates = jnp.where(alive | ~some, gates, -jnp.inf)

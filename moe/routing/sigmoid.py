@@ -1,18 +1,23 @@
 """Sigmoid scores with bias balancing, optionally limited to expert groups."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from moe.config import NaturalFloat, PositiveFloat, PositiveInt
+from moe.config import OneOf, PositiveFloat, PositiveInt
 from moe.routing.base import ROUTERS
 from moe.routing.choice import normalized, select, token_choice
-from moe.types import Context, Routing, traits
+from moe.routing.state import BALANCE_RULES, SignRule
+from moe.types import Context, State, TokenChoice, traits
+
+_SIGN = SignRule()
 
 
 @ROUTERS.register('sigmoid')
-@traits(uses=['bias'])
+@traits(state=lambda options: {'bias': options['balance']})
 def sigmoid(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -20,26 +25,25 @@ def sigmoid(
     k: PositiveInt = 2,
     renormalize: bool = True,
     scale: PositiveFloat = 1.0,
-    bias_rate: NaturalFloat = 1e-3,
-) -> Routing:
+    balance: Annotated[State, OneOf(BALANCE_RULES)] = _SIGN,
+) -> TokenChoice:
     """Selects by score plus bias, weights by the score alone.
 
     `s = sigmoid(logits)`; the K greatest of `s + bias` are chosen, with s (over
     the chosen ones' sum, if `renormalize`) times `scale` as weight. No
-    gradient moves the bias: after each step the train step adds
-    `bias_rate * sign(mean load - load)`, centred (`updated_bias`), which
-    balances without an auxiliary loss. `probs` is s over its sum over E,
-    computed in log space: scores that are all small still sum to 1, so that a
-    collapsed router cannot hide.
+    gradient moves the bias, the state 'bias': after each step the rule
+    `balance` does, which balances without an auxiliary loss. `probs` is s over
+    its sum over E, computed in log space: scores that are all small still sum
+    to 1, so that a collapsed router cannot hide.
     Sources: arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437.
 
     Args:
       logits: router logits, float32.
-      context: mask and bias are read.
+      context: mask and state are read.
       k: K, experts a token.
       renormalize: whether a token's gates sum to `scale` (K > 1).
       scale: factor on the gates.
-      bias_rate: step of the bias; 0 never moves it.
+      balance: the rule that moves the bias, by default `SignRule`.
 
     Returns:
       A token-choice Routing.
@@ -47,12 +51,12 @@ def sigmoid(
     Raises:
       ValueError: if k is greater than the number of experts.
     """
-    del bias_rate  # read by the train step
+    del balance  # a state, of which the bias is the value
     return _choose(logits, context, k, renormalize, scale)
 
 
 @ROUTERS.register('group_limited')
-@traits(uses=['bias'])
+@traits(state=lambda options: {'bias': options['balance']})
 def group_limited(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -62,8 +66,8 @@ def group_limited(
     chosen_groups: PositiveInt = 2,
     renormalize: bool = True,
     scale: PositiveFloat = 1.0,
-    bias_rate: NaturalFloat = 1e-3,
-) -> Routing:
+    balance: Annotated[State, OneOf(BALANCE_RULES)] = _SIGN,
+) -> TokenChoice:
     """As `sigmoid`, but a token's experts come from a few groups of them.
 
     The experts stand in `expert_groups` consecutive groups of equal size. A
@@ -73,13 +77,13 @@ def group_limited(
 
     Args:
       logits: router logits, float32.
-      context: mask and bias are read.
+      context: mask and state are read.
       k: K, experts a token.
       expert_groups: groups of experts, a divisor of E.
       chosen_groups: groups a token may use.
       renormalize: as in `sigmoid`.
       scale: as in `sigmoid`.
-      bias_rate: as in `sigmoid`.
+      balance: as in `sigmoid`.
 
     Returns:
       A token-choice Routing.
@@ -87,7 +91,7 @@ def group_limited(
     Raises:
       ValueError: if the groups do not divide E, or hold fewer than K experts.
     """
-    del bias_rate  # read by the train step
+    del balance  # a state, of which the bias is the value
     num_experts = logits.shape[-1]
     size, rest = divmod(num_experts, expert_groups)
     if rest or chosen_groups > expert_groups or chosen_groups * size < k:
@@ -95,7 +99,7 @@ def group_limited(
             f'group_limited: {chosen_groups} of {expert_groups} groups of '
             f'{num_experts} experts cannot give k = {k}'
         )
-    biased = jax.nn.sigmoid(logits) + context.bias
+    biased = jax.nn.sigmoid(logits) + context.state['bias']
     grouped = biased.reshape(*logits.shape[:-1], expert_groups, size)
     score = jnp.sum(lax.top_k(grouped, min(2, size))[0], axis=-1)
     _, best = lax.top_k(score, chosen_groups)
@@ -106,7 +110,7 @@ def group_limited(
 
 def _choose(logits, context, k, renormalize, scale, allowed=None):
     scores = jax.nn.sigmoid(logits)
-    biased = lax.stop_gradient(scores + context.bias)
+    biased = lax.stop_gradient(scores + context.state['bias'])
     if allowed is not None:
         # -inf and not 0: a biased score may be negative.
         biased = jnp.where(allowed, biased, -jnp.inf)

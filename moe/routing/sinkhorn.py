@@ -9,7 +9,7 @@ from moe.config import PositiveInt
 from moe.losses import sum_over
 from moe.routing.base import ROUTERS
 from moe.routing.choice import select, token_choice
-from moe.types import Context, Routing, traits
+from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('sinkhorn')
@@ -20,10 +20,10 @@ def sinkhorn(
     *,
     k: PositiveInt = 1,
     iterations: PositiveInt = 8,
-) -> Routing:
+) -> TokenChoice:
     """Chooses by a balanced plan in training, by the logits in evaluation.
 
-    Sinkhorn iterations scale `exp(logits)` until every live token gives a mass
+    Sinkhorn iterations scale `exp(logits)` until every valid token gives a mass
     of 1 and every expert receives the same, over the whole batch; a token goes
     to its K greatest entries of that plan. In evaluation the plan, which needs
     the other tokens, is not used. The gate is `sigmoid(logit)` of the chosen.
@@ -53,11 +53,11 @@ def sinkhorn(
 
 def _balanced(logits, context: Context, iterations: int):
     """Logarithm of the plan, up to a constant a token."""
-    live = context.mask[..., None]
+    valid = context.mask[..., None]
 
     def scale(_, column):
         row = -jax.nn.logsumexp(logits + column, axis=-1, keepdims=True)
-        mass = jnp.where(live, jnp.exp(logits + column + row), 0.0)
+        mass = jnp.where(valid, jnp.exp(logits + column + row), 0.0)
         mass = sum_over(jnp.sum(mass, axis=(0, 1)), context.axis_name)
         mass = mass / jnp.maximum(jnp.mean(mass), jnp.finfo(mass.dtype).tiny)
         return column - jnp.log(jnp.maximum(mass, 1e-20))

@@ -1,96 +1,140 @@
-"""State of routers that the train step moves, and no gradient."""
+"""Rules that move the state of routers: selection biases and penalties.
 
-import functools
-from collections.abc import Callable
+A rule is a `moe.types.State`. E experts, G groups, S tokens a group.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe.config import options
+from moe.config import Fraction, NaturalFloat, PositiveFloat, Registry
+from moe.types import Routing, StateStatistic
 
-# Field of the Context -> its value before the first step, from E.
-INITIAL_STATE: dict[str, Callable[[int], Array]] = {
-    'bias': lambda num_experts: jnp.zeros((num_experts,), jnp.float32),
-    'penalty': lambda num_experts: jnp.full((), 1e-8, jnp.float32),
-}
-
-
-def next_state(
-    router: Any,
-    name: str,
-    value: Float[Array, '...'],
-    load: Float[Array, '*L E'],
-    experts_per_token: Float[Array, '*L'],
-) -> Float[Array, '...']:
-    """One field of routers' state after a step, for all layers at once.
-
-    Args:
-      router: the router, or a partial with its options.
-      name: of the field, 'bias' [*L, E] or 'penalty' [*L].
-      value: of the field, float32.
-      load: of each expert in the step, any unit.
-      experts_per_token: assignments of a live token in the step.
-
-    Returns:
-      The next value.
-    """
-    if name == 'bias':
-        return updated_bias(value, load, _option(router, 'bias_rate'))
-    share = 1 - experts_per_token / load.shape[-1]
-    return updated_penalty(
-        value,
-        share,
-        _option(router, 'sparsity'),
-        _option(router, 'penalty_rate'),
-    )
+# Of selection biases [E], which routers add to their scores.
+BALANCE_RULES = Registry('balance rule')
+# Of the coefficient of a router's own L1 loss, a scalar.
+PENALTY_RULES = Registry('penalty rule')
 
 
-def updated_bias(
-    bias: Float[Array, '*L E'], load: Float[Array, '*L E'], rate: float
-) -> Float[Array, '*L E']:
-    """The bias after a step: up where the load is below its mean.
+@BALANCE_RULES.register('sign')
+@dataclasses.dataclass(frozen=True)
+class SignRule:
+    """Moves the bias of each expert against its load, by equal steps.
 
     `bias + rate * sign(mean(load) - load)`, minus the change's mean.
     Source: arXiv 2408.15664, algorithm 1; centred as there in section 3.
 
-    Args:
-      bias: of each expert, float32.
-      load: of each expert in the step, any unit.
-      rate: size of the change.
-
-    Returns:
-      The new bias.
+    Attributes:
+      rate: size of the step; 0 never moves the bias.
     """
-    mean = jnp.mean(load, axis=-1, keepdims=True)
-    change = rate * jnp.sign(mean - load)
-    return bias + change - jnp.mean(change, axis=-1, keepdims=True)
+
+    rate: NaturalFloat = 1e-3
+
+    def init(self, num_experts: int) -> Float[Array, 'E']:
+        """Returns a bias of zeros."""
+        return jnp.zeros((num_experts,), jnp.float32)
+
+    def statistic(
+        self, routing: Routing, value: Float[Array, 'E']
+    ) -> Float[Array, 'E']:
+        """Returns the load: assignments of each expert, before capacity."""
+        return jnp.sum(routing.assignments(), axis=(0, 1))
+
+    def update(
+        self, value: Float[Array, 'E'], statistic: Float[Array, 'E']
+    ) -> Float[Array, 'E']:
+        """Returns the bias after a step: up where the load is below its mean.
+
+        Args:
+          value: the bias, float32.
+          statistic: the load, in any unit.
+        """
+        change = self.rate * jnp.sign(jnp.mean(statistic) - statistic)
+        return value + change - jnp.mean(change)
 
 
-def updated_penalty(
-    penalty: Float[Array, '...'],
-    share: Float[Array, '...'],
-    sparsity: float,
-    rate: float,
-) -> Float[Array, '...']:
-    """The coefficient of the L1 loss after a step.
+@PENALTY_RULES.register('sparsity')
+@dataclasses.dataclass(frozen=True)
+class SparsityRule:
+    """Holds the share of gates that are zero, by the L1 loss's coefficient.
 
-    `penalty * rate^sign(sparsity - share)`. Source: arXiv 2412.14711, eq. 8.
+    `penalty * rate^sign(sparsity - share)`. Source: ReMoE, arXiv 2412.14711,
+    eq. 8.
+
+    Attributes:
+      sparsity: share of the gates that shall be zero, `1 - wanted K / E`.
+      rate: factor of the coefficient's change in a step.
+    """
+
+    sparsity: Fraction = 0.75
+    rate: PositiveFloat = 1.2
+
+    def init(self, num_experts: int) -> Float[Array, '']:
+        """Returns a coefficient that is next to nothing."""
+        return jnp.full((), 1e-8, jnp.float32)
+
+    def statistic(
+        self, routing: Routing, value: Float[Array, '']
+    ) -> tuple[Float[Array, ''], Float[Array, '']]:
+        """Returns how many gates were not zero, and how many there were."""
+        tokens = jnp.sum(routing.mask.astype(jnp.float32))
+        active = jnp.sum(routing.valid.astype(jnp.float32))
+        return active, tokens * routing.num_experts
+
+    def update(
+        self,
+        value: Float[Array, ''],
+        statistic: tuple[Float[Array, ''], Float[Array, '']],
+    ) -> Float[Array, '']:
+        """Returns the coefficient after a step.
+
+        Args:
+          value: the coefficient, float32.
+          statistic: gates that were not zero, and all gates.
+        """
+        active, total = statistic
+        share = 1 - active / jnp.maximum(total, 1.0)
+        return value * self.rate ** jnp.sign(self.sparsity - share)
+
+
+def update_router_state(
+    state: Mapping[str, Any], statistics: Mapping[str, StateStatistic]
+) -> dict[str, Any]:
+    """Returns the state of all routers after a step.
 
     Args:
-      penalty: the coefficient, float32.
-      share: of the gates that were zero in the step.
-      sparsity: the share that is wanted.
-      rate: factor of the change.
+      state: the variables `router_state` of a model, whose layers may be
+        stacked by `scan` or `vmap`.
+      statistics: `Aux.state_statistics`, summed over the step's whole batch.
 
-    Returns:
-      The new coefficient.
+    >>> rule = SignRule(rate=0.5)
+    >>> load = StateStatistic(jnp.array([3.0, 1.0]), rule, num_experts=2)
+    >>> state = {'layer': {'bias': jnp.zeros(2)}}
+    >>> new = update_router_state(state, {'layer/bias': load})
+    >>> new['layer']['bias'].tolist()
+    [-0.5, 0.5]
     """
-    return penalty * rate ** jnp.sign(sparsity - share)
+    result = dict(state)
+    for path, statistic in statistics.items():
+        *parents, name = path.split('/')
+        node = result
+        for parent in parents:
+            node[parent] = node = dict(node[parent])
+        node[name] = _over_layers(statistic, node[name])(
+            node[name], statistic.value
+        )
+    return result
 
 
-def _option(router: Any, name: str) -> float:
-    """An option of a router: as it was set, or its default."""
-    if isinstance(router, functools.partial):
-        return router.keywords.get(name, options(router.func)[name])
-    return options(router)[name]
+def _over_layers(statistic: StateStatistic, value: Any) -> Callable:
+    """The update of a rule over the axes of layers in front of a value."""
+    update = statistic.rule.update
+    one = jax.eval_shape(lambda: statistic.rule.init(statistic.num_experts))
+    extra = jax.tree.map(lambda a, b: a.ndim - b.ndim, value, one)
+    for _ in range(max(jax.tree.leaves(extra), default=0)):
+        update = jax.vmap(update)
+    return update

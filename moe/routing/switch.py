@@ -4,11 +4,11 @@ from jaxtyping import Array, Float
 
 from moe.routing.base import ROUTERS
 from moe.routing.top_k import top_k
-from moe.types import Context, Routing
+from moe.types import Context, TokenChoice
 
 
 @ROUTERS.register('switch')
-def switch(logits: Float[Array, 'G S E'], context: Context) -> Routing:
+def switch(logits: Float[Array, 'G S E'], context: Context) -> TokenChoice:
     """Sends each token to its likeliest expert, weighted by the probability.
 
     `p = softmax(logits)`, `e = argmax p`, weight `p[e]`: `top_k` with K = 1.

@@ -10,7 +10,7 @@ from moe.config import NaturalFloat
 from moe.routing.base import ROUTERS
 from moe.routing.choice import token_choice
 from moe.routing.noise import token_uniform
-from moe.types import Context, Routing
+from moe.types import Context, TokenChoice
 
 Policy = Literal['all', 'none', 'threshold', 'random']
 _EPSILON = 1e-9
@@ -25,7 +25,7 @@ def top2(
     eval_policy: Policy = 'all',
     threshold: NaturalFloat = 0.2,
     eval_threshold: NaturalFloat = 0.2,
-) -> Routing:
+) -> TokenChoice:
     """Sends each token to its best expert, and maybe to its second.
 
     `g1 = p[first] / (p[first] + p[second] + 1e-9)`, g2 likewise, before
@@ -81,10 +81,10 @@ def top2(
         probs * whole[..., None],
         logits,
         context,
-        live=jnp.stack([whole, keep & (importance > 0)], -1),
+        valid=jnp.stack([whole, keep & (importance > 0)], -1),
     )
     only_first = jnp.array([True, False])[:, None]
-    return routing._replace(counted=routing.live & only_first)
+    return routing.replace(balance_mask=routing.valid & only_first)
 
 
 def _keep_second(

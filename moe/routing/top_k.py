@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from moe.config import PositiveInt
 from moe.routing.base import ROUTERS
 from moe.routing.choice import normalized, select, token_choice
-from moe.types import Context, Routing
+from moe.types import Context, TokenChoice
 
 
 @ROUTERS.register('top_k')
@@ -20,7 +20,7 @@ def top_k(
     k: PositiveInt = 2,
     renormalize: bool = True,
     ties: Literal['lowest', 'keep'] = 'lowest',
-) -> Routing:
+) -> TokenChoice:
     """Sends each token to the K experts of greatest probability.
 
     `p = softmax(logits)`; the gates are p of the chosen experts, divided by
@@ -48,8 +48,8 @@ def top_k(
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.1, 0.6, 0.3]]]))
-    >>> live = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))
-    >>> routing = top_k(logits, live, k=2)
+    >>> context = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))
+    >>> routing = top_k(logits, context, k=2)
     >>> routing.expert.ravel().tolist()
     [1, 2]
     >>> [round(float(w), 4) for w in routing.weight.ravel()]
@@ -57,12 +57,12 @@ def top_k(
     """
     probs = jax.nn.softmax(logits, axis=-1)
     gates, expert = select(probs, k)
-    live = None
+    valid = None
     if ties == 'keep':
         least = gates[..., -1:]
         gates, expert = select(probs, probs.shape[-1])
-        live = gates >= least
-        gates = jnp.where(live, gates, 0.0)
+        valid = gates >= least
+        gates = jnp.where(valid, gates, 0.0)
     if renormalize and k > 1:
         gates = normalized(gates)
-    return token_choice(expert, gates, probs, logits, context, live=live)
+    return token_choice(expert, gates, probs, logits, context, valid=valid)

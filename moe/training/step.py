@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
+from moe.routing import update_router_state
 from moe.training.config import Config
 from moe.training.evaluation import evaluate
 from moe.training.optimizer import make_optimizer
@@ -98,7 +99,7 @@ def make_train_step(
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         # The gradient of the objective, microbatch by microbatch.
-        grads, metrics, model_state = accumulated(
+        grads, metrics, statistics, model_state = accumulated(
             value_and_grad, accumulation, state, batch, key
         )
         metrics['train/grad_norm'] = optax.tree.norm(grads)
@@ -110,8 +111,11 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics['train/learning_rate'] = schedule(state.step)
         # The state of the routers, moved by the statistics of the step.
-        if 'moe' in metrics:
-            model_state = workload.update_state(model_state, metrics['moe'])
+        if statistics:
+            routers = update_router_state(
+                model_state['router_state'], statistics
+            )
+            model_state = {**model_state, 'router_state': routers}
         state = state._replace(
             step=state.step + 1,
             params=params,
@@ -151,7 +155,7 @@ def make_objective(
         terms = workload.weigh_losses(losses, params)
         metrics = {f'train/{name}': value for name, value in means.items()}
         metrics['train/loss'] = sum(losses.values())
-        auxiliary = jnp.zeros(())
+        auxiliary, statistics = jnp.zeros(()), {}
         if out.aux is not None:
             for name, by_layer in out.aux.losses.items():
                 value = metrics[f'train/{name}'] = jnp.mean(by_layer)
@@ -160,9 +164,12 @@ def make_objective(
                 if isinstance(weight, jax.Array) or weight:
                     auxiliary += weight * value
             metrics['moe'] = out.aux.stats
+            statistics = out.aux.state_statistics
         total = sum(terms.values()) + auxiliary
         metrics['train/objective'] = total
-        return total, Objective(terms, auxiliary, metrics, out.model_state)
+        return total, Objective(
+            terms, auxiliary, metrics, statistics, out.model_state
+        )
 
     return objective
 
@@ -173,7 +180,7 @@ def accumulated(
     state: TrainState,
     batch: Any,
     key: Key[Array, ''],
-) -> tuple[Any, Metrics, dict[str, Any]]:
+) -> tuple[Any, Metrics, dict[str, Any], dict[str, Any]]:
     """Averages gradients and metrics over equal parts of a batch.
 
     That is the large batch's gradient for every term that is a mean over
@@ -188,16 +195,18 @@ def accumulated(
       key: PRNG key of the step.
 
     Returns:
-      The gradient, the metrics, and the model's state after the last part.
+      The gradient, the metrics, the statistics of the routers' states summed
+      over the parts, and the model's state after the last part.
     """
 
     def one(model_state, batch, key):
         (_, out), grads = value_and_grad(state.params, model_state, batch, key)
-        return (grads, out.metrics), out.model_state
+        means = (grads, out.metrics)
+        return means, out.state_statistics, out.model_state
 
     if count == 1:
-        found, model_state = one(state.model_state, batch, key)
-        return *found, model_state
+        means, sums, model_state = one(state.model_state, batch, key)
+        return *means, sums, model_state
     # Strided, so that every device keeps a share of each part.
     split = lambda x: rearrange(x, '(b m) ... -> m b ...', m=count)
     parts = jax.tree.map(split, batch)
@@ -207,14 +216,15 @@ def accumulated(
         return one(model_state, rows, jax.random.fold_in(key, i))
 
     def add(carry, i):
-        total, model_state = carry
-        found, model_state = part(model_state, i)
-        return (jax.tree.map(jnp.add, total, found), model_state), None
+        *total, model_state = carry
+        *found, model_state = part(model_state, i)
+        return (*jax.tree.map(jnp.add, total, found), model_state), None
 
-    (total, model_state), _ = lax.scan(
+    (total, sums, model_state), _ = lax.scan(
         add, part(state.model_state, 0), jnp.arange(1, count)
     )
-    return *jax.tree.map(lambda x: x / count, total), model_state
+    means = jax.tree.map(lambda x: x / count, total)
+    return *means, sums, model_state
 
 
 def make_eval_step(

@@ -88,12 +88,14 @@ class Objective(NamedTuple):
       terms: of `Workload.weigh_losses`, by the names of the losses.
       auxiliary: weighted sum of the auxiliary losses, a scalar.
       metrics: device arrays by name.
+      state_statistics: of the Aux, what moves the state of the routers.
       model_state: of the Outputs.
     """
 
     terms: dict[str, Any]
     auxiliary: Any
     metrics: dict[str, Any]
+    state_statistics: dict[str, Any]
     model_state: dict[str, Any]
 
 
@@ -213,15 +215,6 @@ class Workload(abc.ABC):
           `jax.value_and_grad(objective, has_aux=True)` does.
         """
         return jax.value_and_grad(objective, has_aux=True)
-
-    def update_state(self, state: dict[str, Any], stats: Any) -> dict[str, Any]:
-        """Returns the model's state after a step.
-
-        Args:
-          state: the variables that no gradient moves.
-          stats: statistics of the mixtures of the step, of `Aux`.
-        """
-        return state
 
     def step_metrics(self, params: Any, state: dict[str, Any]) -> dict:
         """Returns device scalars to log, such as weights that are learned.

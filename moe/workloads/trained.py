@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from moe.config import ConfigError
-from moe.layers.auxiliary import dense
 from moe.metrics import Column, columns, read_metrics
 from moe.training.checkpoint import check_step, restore_run, saved_steps
 from moe.training.config import Config
@@ -220,8 +219,8 @@ def by_layer(
     found = []
     for i, layer in enumerate(layers):
         one = jax.device_get(jax.tree.map(lambda x, i=i: x[i], routing))
-        weight = np.asarray(dense(one, one.weight))
-        chosen = np.asarray(dense(one, np.ones_like(one.weight))) > 0
+        weight = np.asarray(one.gates())
+        chosen = np.asarray(one.assignments()) > 0
         size = weight.shape[-1]
         found.append(
             LayerRouting(

@@ -126,10 +126,6 @@ class TransformerWorkload(Workload):
         self._config = config
         self.units_per_step = config.data.batch_size * config.tokens_per_example
 
-    def update_state(self, state, stats):
-        """Returns the state with the routers' biases and penalties moved."""
-        return self._config.model.moe.next_router_state(state, stats)
-
     def layer_metrics(self, stats):
         """Names the statistics of each mixture layer `moe/layer_i/...`."""
         return {

@@ -9,7 +9,7 @@ import pytest
 
 from moe.dispatch import DISPATCHERS
 from moe.ops import grouped_matmul
-from moe.types import Routing
+from tests import grids
 from tests.reference import routing as reference
 from tests.reference.compare import assert_close
 
@@ -32,10 +32,10 @@ def make(expert, live, token=None, priority=None, mask=None):
     expert = np.array(expert, np.int32)
     weight = np.random.default_rng(7).uniform(0.2, 1, expert.shape)
     probs = np.full((G, S, E), 1 / E, np.float32)
-    return Routing(
+    return grids.make(
         expert=expert,
         weight=weight.astype(np.float32),
-        live=np.array(live, bool),
+        valid=np.array(live, bool),
         probs=probs,
         logits=np.zeros_like(probs),
         mask=np.ones((G, S), bool) if mask is None else np.array(mask, bool),
@@ -65,7 +65,7 @@ PRIORITY = make(
     mask=[[1, 1, 1, 1], [1, 1, 1, 0]],
 )
 # The same without priority, in token order.
-TOKEN_ORDER = PRIORITY._replace(priority=None)
+TOKEN_ORDER = PRIORITY.replace(priority=None)
 ROUTINGS = {'expert choice': EXPERT_CHOICE, 'priority': PRIORITY}
 
 
@@ -80,15 +80,16 @@ def expected(x, w, dy, routing, slots):
     x, w, dy = np.float64(x), np.float64(w), np.float64(dy)
     y, dx, dw = np.zeros((G, S, F)), np.zeros(x.shape), np.zeros(w.shape)
     d_weight = np.zeros(routing.weight.shape)
-    kept = np.zeros(routing.live.shape, bool)
+    kept = np.zeros(routing.valid.shape, bool)
     for g in range(G):
         priority = None if routing.priority is None else routing.priority[g]
         kept[g] = reference.keep(
-            routing.expert[g], routing.live[g], slots, priority
+            grids.expert_of(routing)[g], routing.valid[g], slots, priority
         )
         for n, m in np.argwhere(kept[g]):
-            e, gate = routing.expert[g, n, m], routing.weight[g, n, m]
-            s = m if routing.token is None else routing.token[g, n, m]
+            e = grids.expert_of(routing)[g, n, m]
+            gate = routing.weight[g, n, m]
+            s = grids.token_of(routing)[g, n, m]
             y[g, s] += gate * (x[g, s] @ w[e])
             d_weight[g, n, m] = np.sum((x[g, s] @ w[e]) * dy[g, s])
             dx[g, s] += gate * (w[e] @ dy[g, s])
@@ -97,10 +98,10 @@ def expected(x, w, dy, routing, slots):
 
 
 @functools.lru_cache
-def compiled(executor, slots):
+def compiled(dispatcher, slots):
     def objective(x, w, weight, dy, routing):
-        routing = routing._replace(weight=weight)
-        y, kept = DISPATCHERS[executor](x, routing, linear(w), slots)
+        routing = routing.replace(weight=weight)
+        y, kept = DISPATCHERS[dispatcher](x, routing, linear(w), slots)
         return jnp.sum(y * dy), (y, kept)
 
     return jax.jit(jax.grad(objective, argnums=(0, 1, 2), has_aux=True))
@@ -108,44 +109,44 @@ def compiled(executor, slots):
 
 @pytest.mark.parametrize('slots', [1, None])
 @pytest.mark.parametrize('name', ROUTINGS)
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_equals_the_loop(executor, name, slots):
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_equals_the_loop(dispatcher, name, slots):
     routing = ROUTINGS[name]
     x, w, dy = draw()
-    run = compiled(executor, slots)
+    run = compiled(dispatcher, slots)
     gradients, (y, kept) = run(x, w, routing.weight, dy, routing)
     y_desired, kept_desired, desired = expected(x, w, dy, routing, slots)
     np.testing.assert_array_equal(kept, kept_desired)
     assert_close(y, y_desired, 2e-6)
     assert_close(gradients, desired, 2e-6)
-    assert np.all(kept_desired == routing.live) == (slots is None)
+    assert np.all(kept_desired == routing.valid) == (slots is None)
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_tokens_without_assignment_get_zero(executor):
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_tokens_without_assignment_get_zero(dispatcher):
     # Token 3 of group 0, tokens 0 to 2 of group 1.
     x, w, dy = draw()
     args = (x, w, EXPERT_CHOICE.weight, dy, EXPERT_CHOICE)
-    gradients, (y, _) = compiled(executor, None)(*args)
+    gradients, (y, _) = compiled(dispatcher, None)(*args)
     empty = np.array([[0, 0, 0, 1], [1, 1, 1, 0]], bool)
     for value in (y, gradients[0]):
         assert not np.any(np.asarray(value)[empty])
         assert np.all(np.any(np.asarray(value)[~empty], axis=-1))
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_vmap(executor):
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_vmap(dispatcher):
     # Two batches with different routings at once, and the same experts.
     xs, w, _ = draw()
     xs = np.stack([xs, -2 * xs])
     both = jax.tree.map(
         lambda *leaves: np.stack(leaves),
         TOKEN_ORDER,
-        TOKEN_ORDER._replace(expert=(TOKEN_ORDER.expert + 1) % E),
+        TOKEN_ORDER.replace(expert=(TOKEN_ORDER.expert + 1) % E),
     )
 
     def run(x, routing):
-        return DISPATCHERS[executor](x, routing, linear(w), 1)[0]
+        return DISPATCHERS[dispatcher](x, routing, linear(w), 1)[0]
 
     y = jax.jit(jax.vmap(run))(xs, both)
     for i in range(2):
@@ -154,8 +155,8 @@ def test_vmap(executor):
         assert_close(y[i], desired, 2e-6)
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_experts_see_each_live_token_once_for_each_choice(executor):
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_experts_see_each_live_token_once_for_each_choice(dispatcher):
     # Token t is the number t + 1; empty rows are zero.
     x = np.arange(1, G * S + 1, dtype=np.float32).reshape(G, S, 1)
 
@@ -167,7 +168,7 @@ def test_experts_see_each_live_token_once_for_each_choice(executor):
             seen.extend([rows] if sizes is None else [rows, sizes])
             return rows
 
-        DISPATCHERS[executor](x, TOKEN_ORDER, experts, None)
+        DISPATCHERS[dispatcher](x, TOKEN_ORDER, experts, None)
         return seen
 
     rows, *sizes = what_the_experts_get(x)
@@ -178,11 +179,13 @@ def test_experts_see_each_live_token_once_for_each_choice(executor):
     assert got == [[1, 3, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [2, 4]]
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_output_has_the_dtype_of_the_experts(executor):
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_output_has_the_dtype_of_the_experts(dispatcher):
     x, w, _ = draw()
     x, w = jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16)
-    run = functools.partial(DISPATCHERS[executor], experts=linear(w), slots=1)
+    run = functools.partial(
+        DISPATCHERS[dispatcher], experts=linear(w), capacity=1
+    )
     y, kept = jax.eval_shape(lambda x, r: run(x, r), x, TOKEN_ORDER)
     assert (y.shape, y.dtype) == ((G, S, F), jnp.bfloat16)
     assert (kept.shape, kept.dtype) == ((G, 2, S), jnp.bool_)

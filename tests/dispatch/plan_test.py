@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe.dispatch import grouped_plan, padded_plan
-from moe.types import Routing
+from tests import grids
 from tests.reference import routing as reference
 
 
@@ -22,10 +22,10 @@ def route(
     size = size or size_of_rows
     num_experts = experts or np.max(expert) + 1
     shape = (num_groups, size, num_experts)
-    return Routing(
+    return grids.make(
         expert=expert,
         weight=np.ones(expert.shape, np.float32),
-        live=np.ones(expert.shape, bool) if live is None else live,
+        valid=np.ones(expert.shape, bool) if live is None else live,
         probs=np.full(shape, 1 / num_experts, np.float32),
         logits=np.zeros(shape, np.float32),
         mask=np.ones((num_groups, size), bool),
@@ -64,7 +64,7 @@ def test_slot_order(priority, places):
     kept = [[[slot < 2 for _, slot in token] for token in places]]
     for layout in ('padded', 'grouped'):
         plan = plan_of(routing, layout, 2)
-        assert plan.kept.transpose(0, 2, 1).tolist() == kept
+        assert plan.within_capacity.transpose(0, 2, 1).tolist() == kept
 
 
 def test_equal_priorities_are_in_token_order():
@@ -81,7 +81,7 @@ def test_padding_takes_no_slot():
     for priority in (None, [[9, 1, 9, 2]]):
         routing = route([[[0, 0, 0, 0]]], live=live, priority=priority)
         plan = plan_of(routing, 'padded', 2)
-        assert plan.kept.tolist() == live.tolist()
+        assert plan.within_capacity.tolist() == live.tolist()
         assert plan.sizes.tolist() == [2]
 
 
@@ -113,7 +113,7 @@ def draw(kind, seed, with_priority):
 
 def rows_by_hand(routing, layout, slots):
     """Row of each kept assignment, as a dictionary, and the row count."""
-    expert, live = np.asarray(routing.expert), np.asarray(routing.live)
+    expert, live = grids.expert_of(routing), np.asarray(routing.valid)
     place = np.stack(
         [
             reference.slots(
@@ -149,26 +149,26 @@ def test_plan(kind, layout, slots, with_priority, seed):
     plan = jax.device_get(plan_of(routing, layout, slots))
     rows, num_rows = rows_by_hand(routing, layout, slots)
     num_groups, num_choices, _, size, num_experts = SHAPES[kind]
-    num_tokens, grid = num_groups * size, routing.expert.shape
+    num_tokens, grid = num_groups * size, routing.weight.shape
     # What is in each row, and where each choice of each token went.
     token = np.full(num_rows, num_tokens)
-    assignment = np.full(num_rows, routing.expert.size)
+    assignment = np.full(num_rows, routing.weight.size)
     row = np.full((num_choices, num_tokens), num_rows)
     kept = np.zeros(grid, bool)
     sizes = np.zeros(num_experts)
     for (g, n, m), r in rows.items():
-        s = m if routing.token is None else routing.token[g, n, m]
+        s = grids.token_of(routing)[g, n, m]
         token[r] = g * size + s
         assignment[r] = np.ravel_multi_index((g, n, m), grid)
         kept[g, n, m] = True
-        sizes[routing.expert[g, n, m]] += 1
-        if routing.token is None:
+        sizes[grids.expert_of(routing)[g, n, m]] += 1
+        if routing.columns_are_tokens:
             row[n, g * size + m] = r
     np.testing.assert_array_equal(plan.token, token)
     np.testing.assert_array_equal(plan.assignment, assignment)
-    np.testing.assert_array_equal(plan.kept, kept)
+    np.testing.assert_array_equal(plan.within_capacity, kept)
     np.testing.assert_array_equal(plan.sizes, sizes)
-    if routing.token is None:
+    if routing.columns_are_tokens:
         np.testing.assert_array_equal(plan.row, row)
     else:
         assert plan.row is None
@@ -183,22 +183,27 @@ def test_invariants(layout, slots, seed):
     # Whatever the order: each live assignment in one row of its own or none.
     routing = draw('two choices', seed, False)
     plan = jax.device_get(plan_of(routing, layout, slots))
-    live, expert = np.asarray(routing.live), np.asarray(routing.expert)
+    live, expert = np.asarray(routing.valid), grids.expert_of(routing)
     filled = plan.assignment[plan.assignment < live.size]
-    assert len(set(filled.tolist())) == len(filled) == plan.kept.sum()
-    assert plan.kept.ravel()[filled].all()
-    assert not (plan.kept & ~live).any()
+    assert (
+        len(set(filled.tolist())) == len(filled) == plan.within_capacity.sum()
+    )
+    assert plan.within_capacity.ravel()[filled].all()
+    assert not (plan.within_capacity & ~live).any()
     # Kept + dropped = assigned, expert by expert and group by group.
     for g in range(2):
         for e in range(routing.num_experts):
             mine = live[g] & (expert[g] == e)
-            kept, dropped = (plan.kept[g] & mine), (mine & ~plan.kept[g])
+            kept, dropped = (
+                (plan.within_capacity[g] & mine),
+                (mine & ~plan.within_capacity[g]),
+            )
             room = slots or live.size
             assert kept.sum() == min(mine.sum(), room)
             assert kept.sum() + dropped.sum() == mine.sum()
     # Nothing drops without a limit: each live token has all its K experts.
     if slots is None:
-        np.testing.assert_array_equal(plan.kept, live)
+        np.testing.assert_array_equal(plan.within_capacity, live)
     # Choice k of token t is in row[k, t], and that row is token t's.
     for k, t in np.argwhere(plan.row < len(plan.token)):
         assert plan.token[plan.row[k, t]] == t
@@ -207,7 +212,7 @@ def test_invariants(layout, slots, seed):
 def test_grouped_rows_are_sorted_and_lie_close():
     routing = draw('two choices', 3, False)
     plan = jax.device_get(plan_of(routing, 'grouped', 2))
-    number = int(plan.kept.sum())
+    number = int(plan.within_capacity.sum())
     experts = routing.expert.ravel()[plan.assignment[:number]]
     assert np.all(np.diff(experts) >= 0)
     assert np.all(plan.token[number:] == routing.mask.size)

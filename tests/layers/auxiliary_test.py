@@ -1,6 +1,7 @@
 """The auxiliary losses of a routing: every loss and statistic, by the loops."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,17 @@ import pytest
 from moe.layers.auxiliary import (
     LOSSES,
     auxiliary,
-    dense,
     load_balance,
+    losses_with_effect,
     summarize,
 )
 from moe.losses import AUXILIARY_LOSSES
-from moe.types import Routing
+from moe.routing import ROUTERS
+from tests import grids
 from tests.reference import layer as reference
 from tests.reference import losses as reference_losses
 from tests.reference.compare import assert_close
+from tests.routing import table
 
 G, S, E = 2, 6, 5
 
@@ -37,24 +40,24 @@ def route(seed, rows=2, live=0.67, token=False, **fields):
         expert = np.argsort(rng.random((G, S, E)), axis=-1)[..., :rows]
         expert, tokens = expert.transpose(0, 2, 1), None
         alive = np.repeat(mask[:, None], rows, axis=1)
-    routing = Routing(
+    routing = grids.make(
         expert=expert.astype(np.int32),
         weight=rng.random(expert.shape).astype(np.float32),
-        live=alive & (rng.random(expert.shape) < live),
+        valid=alive & (rng.random(expert.shape) < live),
         probs=rng.dirichlet(np.ones(E), (G, S)).astype(np.float32),
         logits=rng.normal(size=(G, S, E)).astype(np.float32),
         mask=mask,
         token=tokens,
     )
-    return routing._replace(**fields)
+    return routing.replace(**fields)
 
 
 def spread(routing, values, live=None):
     """`dense` by a loop."""
     total = np.zeros((G, S, E))
-    for g, n, m in np.argwhere(routing.live if live is None else live):
-        s = m if routing.token is None else routing.token[g, n, m]
-        total[g, s, routing.expert[g, n, m]] += values[g, n, m]
+    for g, n, m in np.argwhere(routing.valid if live is None else live):
+        s = grids.token_of(routing)[g, n, m]
+        total[g, s, grids.expert_of(routing)[g, n, m]] += values[g, n, m]
     return total
 
 
@@ -62,7 +65,7 @@ def spread(routing, values, live=None):
 def test_dense_equals_the_loop(token):
     for seed in range(3):
         routing = route(seed, token=token)
-        got = jax.jit(dense)(routing, routing.weight)
+        got = jax.jit(lambda r: r.gates())(routing)
         assert got.dtype == jnp.float32
         assert_close(got, spread(routing, routing.weight), 1e-6)
 
@@ -72,24 +75,24 @@ def test_counts_of_experts(token):
     # Ones sum to each expert's live assignments, group by group.
     routing = route(1, token=token)
     desired = np.zeros((G, E))
-    for index in np.argwhere(routing.live):
-        desired[index[0], routing.expert[tuple(index)]] += 1
-    chosen = dense(routing, jnp.ones(routing.expert.shape))
+    for index in np.argwhere(routing.valid):
+        desired[index[0], grids.expert_of(routing)[tuple(index)]] += 1
+    chosen = routing.assignments()
     np.testing.assert_array_equal(jnp.sum(chosen, axis=1), desired)
 
 
 def test_dense_adds_up_and_carries_the_gradient():
     # Token 0 names expert 2 twice; token 1's second choice is not live.
-    routing = route(0)._replace(
+    routing = route(0).replace(
         expert=np.int32([[[2, 0], [2, 1]]]),
-        live=np.array([[[True, True], [True, False]]]),
+        valid=np.array([[[True, True], [True, False]]]),
         probs=np.zeros((1, 2, 3), np.float32),
         mask=np.ones((1, 2), bool),
     )
     values = jnp.array([[[1.0, 2.0], [4.0, jnp.nan]]])
-    got = dense(routing, values)
+    got = routing.sum_by_expert(values)
     np.testing.assert_array_equal(got, [[[0, 0, 5], [2, 0, 0]]])
-    gradient = jax.grad(lambda v: jnp.sum(3 * dense(routing, v)))(values)
+    gradient = jax.grad(lambda v: jnp.sum(3 * routing.sum_by_expert(v)))(values)
     np.testing.assert_array_equal(gradient, [[[3, 3], [3, 0]]])
 
 
@@ -97,7 +100,7 @@ def test_dense_adds_up_and_carries_the_gradient():
 def run(routing, kept, scope='global', num_sequences=None):
     summary = summarize(routing, num_sequences=num_sequences)
     losses = {'load_balance': functools.partial(load_balance, scope=scope)}
-    return auxiliary(summary, kept, losses)
+    return auxiliary(summary, kept, extra_losses=losses)
 
 
 @pytest.mark.parametrize('scope', ['global', 'group'])
@@ -106,18 +109,18 @@ def test_equals_the_loop(kind, scope):
     for seed in range(3):
         routing = route(seed, token=kind == 'token')
         rng = np.random.default_rng(seed)
-        kept = routing.live & (rng.random(routing.live.shape) < 0.8)
-        ones = np.ones(routing.expert.shape)
+        kept = routing.valid & (rng.random(routing.valid.shape) < 0.8)
+        ones = np.ones(routing.weight.shape)
         chosen = spread(routing, ones)
         counted, gates = chosen, spread(routing, routing.weight)
         chance = gates > 0
         if kind == 'counted':  # first choices
-            first = routing.live & (np.arange(2) == 0)[:, None]
-            routing = routing._replace(counted=first)
+            first = routing.valid & (np.arange(2) == 0)[:, None]
+            routing = routing.replace(balance_mask=first)
             counted = spread(routing, ones, first)
         if kind == 'chance':
             chance = rng.random((G, S, E)).astype(np.float32)
-            routing = routing._replace(chance=chance)
+            routing = routing.replace(selection_probability=chance)
         aux = run(routing, kept, scope)
         probs, mask = np.float64(routing.probs), routing.mask
         logits = np.float64(routing.logits)
@@ -144,9 +147,9 @@ def test_equals_the_loop(kind, scope):
 def test_sequences_are_not_groups(num_sequences):
     # The 12 tokens as sequences of 12, 6, 4 and 3, whatever the groups.
     routing = route(5)
-    aux = run(routing, routing.live, num_sequences=num_sequences)
+    aux = run(routing, routing.valid, num_sequences=num_sequences)
     shape = (num_sequences, -1, E)
-    chosen = spread(routing, np.ones(routing.expert.shape)).reshape(shape)
+    chosen = spread(routing, np.ones(routing.weight.shape)).reshape(shape)
     desired = reference_losses.sequence_balance(
         np.float64(routing.probs).reshape(shape),
         chosen,
@@ -164,15 +167,15 @@ def test_perfect_balance(k):
     # tokens is the same for all experts.
     expert = (np.arange(S)[None] + np.arange(k)[:, None]) % S
     shape = (1, S, S)
-    routing = Routing(
+    routing = grids.make(
         expert=np.int32(expert[None]),
         weight=np.full((1, k, S), 0.5, np.float32),
-        live=np.ones((1, k, S), bool),
+        valid=np.ones((1, k, S), bool),
         probs=np.full(shape, 1 / S, np.float32),
         logits=np.zeros(shape, np.float32),
         mask=np.ones((1, S), bool),
     )
-    losses = dict(run(routing, routing.live).losses)
+    losses = dict(run(routing, routing.valid).losses)
     desired = {
         'load_balance': 1.0,
         'sequence_balance': 1.0,
@@ -189,8 +192,8 @@ def test_nothing_live_is_finite():
     routing = route(0, live=0.0, mask=nothing)
 
     def total(weight, probs, logits):
-        changed = routing._replace(weight=weight, probs=probs, logits=logits)
-        return sum(run(changed, routing.live).losses.values())
+        changed = routing.replace(weight=weight, probs=probs, logits=logits)
+        return sum(run(changed, routing.valid).losses.values())
 
     args = (routing.weight, routing.probs, routing.logits)
     value, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*args)
@@ -203,12 +206,12 @@ def test_losses_of_a_name_are_replaced_and_others_come_beside():
     # As a plugin's loss and its options do.
     routing = route(0)
     summary = summarize(routing, state={'penalty': 0.25})
-    plain = auxiliary(summary, routing.live)
+    plain = auxiliary(summary, routing.valid)
     first = lambda s: jnp.sum(s.assignments[..., 0])
     extra = {'first': first, 'l1': lambda s: jnp.float32(7)}
-    aux = auxiliary(summary, routing.live, extra)
+    aux = auxiliary(summary, routing.valid, extra_losses=extra)
     assert set(aux.losses) == {*LOSSES, 'first'}
-    assert aux.losses['first'] == np.sum(routing.live & (routing.expert == 0))
+    assert aux.losses['first'] == np.sum(routing.valid & (routing.expert == 0))
     assert aux.losses['l1'] == 7
     # The router's own coefficient of L1 is in its state.
     gates = spread(routing, routing.weight)
@@ -220,3 +223,21 @@ def test_the_built_in_losses_are_registered():
     assert set(LOSSES) <= set(AUXILIARY_LOSSES)
     for name, loss in LOSSES.items():
         assert AUXILIARY_LOSSES[name] is loss
+
+
+@pytest.mark.parametrize('name', ['top_k', 'relu', 'hash', 'noisy_top_k'])
+def test_losses_with_effect_are_those_on_the_page(name):
+    # Which is measured by other means, inside the layer.
+    (line,) = re.findall(rf'^\| `{name}` \|.*$', table.written(), re.M)
+    written = re.findall(r'`(\w+)`', line.split('|')[4])
+    assert losses_with_effect(ROUTERS[name], 8) == set(written)
+
+
+def test_losses_with_effect_depend_on_the_options():
+    free = functools.partial(ROUTERS['top_k'], renormalize=False)
+    assert 'l1' in losses_with_effect(free, 4)
+    assert 'l1' not in losses_with_effect(ROUTERS['top_k'], 4)
+    nothing = {'zero': lambda summary: 0.0 * jnp.sum(summary.gates)}
+    assert losses_with_effect(free, 4, nothing) == set()
+    for name in ('replay', 'soft'):  # cannot be tried without a layer
+        assert losses_with_effect(ROUTERS[name], 4) == set(LOSSES)

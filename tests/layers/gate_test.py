@@ -69,12 +69,12 @@ def test_in_groups_refuses_what_does_not_divide():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_logits_are_a_product_in_float32(dtype):
     x = jnp.asarray(X, dtype)
-    routing, penalty = apply(Gate(E), {'router': KERNEL}, x, CONTEXT)
+    routing, state = apply(Gate(E), {'router': KERNEL}, x, CONTEXT)
     # bfloat16 tokens are rounded, their product with the kernel is not.
     desired = np.float64(np.float32(x)) @ np.float64(KERNEL)
     assert routing.logits.dtype == jnp.float32
     assert_close(routing.logits, desired, 1e-6)
-    assert penalty is None
+    assert state == ({}, {})
     assert routing.priority is None
 
 
@@ -162,13 +162,19 @@ def test_state_reaches_the_router():
     gate = Gate(E, functools.partial(sigmoid, k=1))
     bias = jnp.zeros(E).at[3].set(2.0)
     variables = {'params': {'router': KERNEL}, 'router_state': {'bias': bias}}
-    routing, penalty = gate.apply(variables, X, CONTEXT)
+    routing, state = gate.apply(variables, X, CONTEXT)
     assert np.all(routing.expert == 3)
-    assert penalty is None
+    np.testing.assert_array_equal(state.values['bias'], bias)
+    assert state.statistics == {}
+    _, state = gate.apply(variables, X, CONTEXT._replace(train=True))
+    (path,) = state.statistics
+    assert path == 'bias'
+    load = [0, 0, 0, G * S, 0]
+    np.testing.assert_array_equal(state.statistics[path].value, load)
     state = {'penalty': jnp.array(0.5)}
     variables = {'params': {'router': KERNEL}, 'router_state': state}
-    _, penalty = Gate(E, relu).apply(variables, X, CONTEXT)
-    assert penalty == 0.5
+    _, state = Gate(E, relu).apply(variables, X, CONTEXT)
+    assert state.values == {'penalty': 0.5}
 
 
 def test_priority_is_the_largest_probability():

@@ -38,7 +38,7 @@ def their_slots(config):
     return max(min(size, fair), config['min_expert_capacity'])
 
 
-def build(config, executor):
+def build(config, dispatcher):
     """The layer of a recorded config; its factor is for K = 1."""
     policy = config['second_policy']
     factor = config['capacity_factor'] / K
@@ -56,7 +56,7 @@ def build(config, executor):
             threshold=config['threshold'],
             eval_threshold=config['threshold'],
         ),
-        dispatcher=executor,
+        dispatcher=dispatcher,
         capacity_factor=factor,
         eval_capacity_factor=factor,
         min_capacity=config['min_expert_capacity'],
@@ -65,11 +65,11 @@ def build(config, executor):
 
 
 @functools.cache
-def outputs(name, executor):
+def outputs(name, dispatcher):
     """Everything that was recorded, computed by the layer."""
     data = golden(name)
     config = data['config']
-    layer = build(config, executor)
+    layer = build(config, dispatcher)
 
     def objective(params, x):
         y, aux = layer.apply(
@@ -120,11 +120,11 @@ def test_slots_are_theirs(name):
     assert slots == their_slots(config) == 4
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
 @pytest.mark.parametrize('name', CASES)
-def test_reproduces_the_recorded_run(name, executor):
+def test_reproduces_the_recorded_run(name, dispatcher):
     data = golden(name)
-    (d_params, d_x), y, loss, routing = outputs(name, executor)
+    (d_params, d_x), y, loss, routing = outputs(name, dispatcher)
     assert_close(y, np.array(data['y']), 1e-5)
     desired = np.float64(data['aux_loss_times_coef'])
     assert_close(loss, desired, 1e-5, scale=desired)

@@ -13,7 +13,7 @@ from moe.experts import MLP
 from moe.layers import MoE, MoEConfig
 from moe.parallel import ragged
 from moe.routing import top_k
-from moe.types import Routing
+from moe.types import ExpertChoice
 from tests.reference import layer as reference
 from tests.reference import scenarios
 from tests.reference.compare import assert_close
@@ -178,11 +178,9 @@ def test_capacity_is_not_applied_to_routers_that_place_tokens_themselves():
     # of .1, ceil(6*4*.1/4) = 1 would fit. Weights 1 to 4: y = 10 x.
     def every_token_to_every_expert(logits, context):
         shape = (2, 4, 6)
-        experts = jnp.arange(4, dtype=jnp.int32)[:, None]
-        return Routing(
-            expert=jnp.broadcast_to(experts, shape),
-            weight=jnp.broadcast_to(experts + 1.0, shape),
-            live=jnp.ones(shape, bool),
+        return ExpertChoice(
+            weight=jnp.broadcast_to(jnp.arange(1.0, 5)[:, None], shape),
+            valid=jnp.ones(shape, bool),
             probs=jax.nn.softmax(logits),
             logits=logits,
             mask=context.mask,

@@ -28,7 +28,7 @@ COEFFICIENTS = {'load_balance': 0.7, 'router_z': 0.3}
 class Cell(NamedTuple):
     """One compiled layer; masks, loads and numbers are its inputs."""
 
-    executor: str
+    dispatcher: str
     k: int
     factor: str | None
     activation: str
@@ -63,7 +63,7 @@ class Cell(NamedTuple):
 
 
 def cells():
-    """Every executor meets every (K, factor), and most (activation, bias).
+    """Every dispatcher meets every (K, factor), and most (activation, bias).
 
     The capacity factor .5 leaves C = ceil(6*K*.5/5) = 1, 2, 2, 3 slots for
     K = 1, 2, 3, 4: room for 5C <= 5, 10, 10, 15 of a full group's 6K = 6, 12,
@@ -72,10 +72,10 @@ def cells():
     selections = [(k, f) for k in (1, 2, 3, 4) for f in (None, '.5')]
     activations = ['relu', 'gelu', 'silu', 'swiglu', 'geglu']
     forms = [(a, b) for b in (False, True) for a in activations]
-    for j, executor in enumerate(DISPATCHERS):
+    for j, dispatcher in enumerate(DISPATCHERS):
         for i, selection in enumerate(selections):
             yield Cell(
-                executor,
+                dispatcher,
                 *selection,
                 *forms[(i + 3 * j) % len(forms)],
                 renormalize=i % 3 != 2,
@@ -108,7 +108,7 @@ def build(cell, dtype=jnp.float32, **options):
             dtype=dtype,
         ),
         router=functools.partial(top_k, k=cell.k, renormalize=cell.renormalize),
-        dispatcher=cell.executor,
+        dispatcher=cell.dispatcher,
         capacity_factor=None if cell.factor is None else float(cell.factor),
         losses={'load_balance': balance},
         **options,
@@ -201,20 +201,22 @@ def test_bfloat16(cell):
         assert routing.logits.dtype == routing.probs.dtype == jnp.float32
 
 
-def cell_of(executor, factor):
+def cell_of(dispatcher, factor):
     """An already compiled cell with K = 2."""
     (cell,) = [
-        c for c in CELLS if (c.executor, c.k, c.factor) == (executor, 2, factor)
+        c
+        for c in CELLS
+        if (c.dispatcher, c.k, c.factor) == (dispatcher, 2, factor)
     ]
     return cell
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(seed=st.integers(0, 2**31))
-def test_permuting_tokens_permutes_outputs(executor, seed):
+def test_permuting_tokens_permutes_outputs(dispatcher, seed):
     # Nothing drops, so no token stands in another's way.
-    cell = cell_of(executor, None)
+    cell = cell_of(dispatcher, None)
     problem = cell.problem('empty', seed=seed)
     order = np.random.default_rng(seed).permutation(scenarios.SIZE)
     y, aux, gradients = compiled(cell, jnp.float32)(problem)
@@ -227,12 +229,12 @@ def test_permuting_tokens_permutes_outputs(executor, seed):
     assert_close(gradients_moved, gradients, 5e-6)
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(seed=st.integers(0, 2**31))
-def test_permuting_experts_changes_nothing(executor, seed):
+def test_permuting_experts_changes_nothing(dispatcher, seed):
     # Drops included: places in a queue do not depend on the expert's number.
-    cell = cell_of(executor, '.5')
+    cell = cell_of(dispatcher, '.5')
     problem = cell.problem('even', seed=seed)
     order = np.random.default_rng(seed).permutation(cell.num_experts)
     y, aux, gradients = compiled(cell, jnp.float32)(problem)
@@ -253,13 +255,13 @@ def test_permuting_experts_changes_nothing(executor, seed):
 
 
 @pytest.mark.parametrize('factor', [None, '.5'])
-@pytest.mark.parametrize('executor', DISPATCHERS)
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
 @hypothesis.settings(max_examples=5)
 @hypothesis.given(seed=st.integers(0, 2**31))
-def test_masked_token_influences_nothing(executor, factor, seed):
+def test_masked_token_influences_nothing(dispatcher, factor, seed):
     # Whatever stands in the padding, large numbers too: the same outputs,
     # losses, statistics and gradients to the last bit, and zeros for itself.
-    cell = cell_of(executor, factor)
+    cell = cell_of(dispatcher, factor)
     problem = cell.problem('empty', seed=seed)
     noise = np.random.default_rng(seed).normal(size=problem.x.shape)
     padding = np.where(problem.mask[..., None], problem.x, 1e3 * noise)
@@ -275,9 +277,9 @@ def test_masked_token_influences_nothing(executor, factor, seed):
     assert not np.any(two[2]['x'][~problem.mask])
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_expert_without_tokens_has_zero_gradients(executor):
-    cell = cell_of(executor, None)
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_expert_without_tokens_has_zero_gradients(dispatcher):
+    cell = cell_of(dispatcher, None)
     gradients = compiled(cell, jnp.float32)(cell.problem('empty'))[2]
     for name, value in gradients['experts'].items():
         assert not np.any(value[0]), name
@@ -285,9 +287,9 @@ def test_expert_without_tokens_has_zero_gradients(executor):
         assert np.any(value[1:]), name
 
 
-@pytest.mark.parametrize('executor', DISPATCHERS)
-def test_masks_and_loads_do_not_recompile(executor):
-    cell = cell_of(executor, '.5')
+@pytest.mark.parametrize('dispatcher', DISPATCHERS)
+def test_masks_and_loads_do_not_recompile(dispatcher):
+    cell = cell_of(dispatcher, '.5')
     layer = build(cell)
     chex.clear_trace_counter()  # it counts by name
 
@@ -302,11 +304,11 @@ def test_masks_and_loads_do_not_recompile(executor):
         run(problem.x, params, problem.mask)
 
 
-def largest_array(executor):
+def largest_array(dispatcher):
     """Elements of the largest array on the way to values and gradients."""
     # G=2, S=16, D=F=4, E=16, K=2, C=16: all else is at most E*G*C*D = 2048
     # elements, and an array [G, S, E, C] is 2*16*16*16 = 8192.
-    layer = MoE(MLP(hidden=4, num_experts=16), dispatcher=executor)
+    layer = MoE(MLP(hidden=4, num_experts=16), dispatcher=dispatcher)
     x = jnp.ones((2, 16, 4))
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.ops import collect, spread
+from moe.ops import combine_rows, dispatch_rows
 from tests.reference.compare import assert_close
 
 T, R, K, D = 7, 10, 2, 3
@@ -42,14 +42,14 @@ def draw(seed):
 
 @jax.jit
 def spread_and_gradient(x, d, token, row):
-    out, pull = jax.vjp(lambda x: spread(x, token, row), x)
+    out, pull = jax.vjp(lambda x: dispatch_rows(x, token, row), x)
     return out, *pull(d)
 
 
 @jax.jit
 def collect_and_gradients(rows, weight, d, token, row):
     def move(rows, weight):
-        return collect(rows, weight, token, row, T)
+        return combine_rows(rows, weight, token, row, T)
 
     y, pull = jax.vjp(move, rows, weight)
     return y, *pull(d)
@@ -109,8 +109,8 @@ def test_dtypes():
     x, rows, weight = draw(0)
     x, rows = jnp.asarray(x, jnp.bfloat16), jnp.asarray(rows, jnp.bfloat16)
     for way in (row, None):
-        assert spread(x, token, way).dtype == jnp.bfloat16
-        assert collect(rows, weight, token, way, T).dtype == jnp.bfloat16
+        assert dispatch_rows(x, token, way).dtype == jnp.bfloat16
+        assert combine_rows(rows, weight, token, way, T).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize('kind', PLANS)

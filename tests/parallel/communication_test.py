@@ -49,7 +49,7 @@ def problem(router=top_k):
 
 def objective(execute, slots, x, w, routing, weight, dy):
     experts = functools.partial(scaled, w)
-    routing = routing._replace(weight=weight)
+    routing = routing.replace(weight=weight)
     y, kept = execute(x, routing, experts, slots)
     return jnp.sum(y * dy), (y, kept)
 
@@ -102,7 +102,7 @@ def test_over_a_mesh(name, dispatcher):
             run = jax.jit(gradients(split, slots))
             found = run(x, w, routing, routing.weight, dy)
         check(jax.device_get(found), alone(router, slots))
-    live = np.asarray(problem()[2].live)
+    live = np.asarray(problem()[2].valid)
     assert not alone(top_k, SLOTS)[1][1][live].all()
 
 
@@ -128,7 +128,7 @@ def test_under_pmap(name, dispatcher):
     join = lambda v, like: np.asarray(v).reshape(like.shape)
     found = (
         (join(d_x, x), join(d_w, w), join(d_weight, routing.weight)),
-        (join(y, x), join(kept, routing.live)),
+        (join(y, x), join(kept, routing.valid)),
     )
     check(found, alone(top_k, SLOTS))
 

@@ -1,4 +1,4 @@
-"""Every router inside the layer, with every executor, against the loops.
+"""Every router inside the layer, with every dispatcher, against the loops.
 
 Only the experts are compiled as a whole: all the routers share the shapes, and
 so the programs of the single operations.
@@ -15,8 +15,9 @@ import pytest
 
 from moe.dispatch import DISPATCHERS
 from moe.experts import MLP
-from moe.layers import MoE, choices
-from moe.routing import ROUTERS, updated_bias
+from moe.layers import MoE, experts_per_token
+from moe.routing import ROUTERS
+from tests.grids import expert_of, token_of
 from tests.reference import experts as reference_experts
 from tests.reference import layer as reference_layer
 from tests.reference import losses as reference_losses
@@ -42,6 +43,11 @@ OPTIONS = {
 # Their choices depend on the position: in training, or always.
 NOISY, BY_POSITION = ('noisy_top_k', 'top2'), ('random', 'round_robin')
 UNTRAINED = ('hash', 'random', 'round_robin')
+STATES = {'group_limited': 'bias', 'relu': 'penalty', 'sigmoid': 'bias'}
+VALUES = {
+    'bias': np.float32([0.2, -0.1, 0.0, -0.1]),
+    'penalty': np.float32(0.25),
+}
 FACTOR = '.5'
 Experts = nn.jit(MLP)
 
@@ -61,7 +67,7 @@ def build(
     return MoE(
         experts,
         router=router_of(name),
-        dispatcher=executor,
+        dispatcher=dispatcher,
         capacity_factor=factor,
         eval_capacity_factor=factor,
         **options,
@@ -81,10 +87,8 @@ def variables_of(name, problem):
     state = {}
     if name == 'noisy_top_k':
         params['router_noise'] = problem.router[::-1].copy()
-    if name in ('sigmoid', 'group_limited'):
-        state['bias'] = np.float32([0.2, -0.1, 0.0, -0.1])
-    if name == 'relu':
-        state['penalty'] = np.float32(0.25)
+    if name in STATES:
+        state = {STATES[name]: VALUES[STATES[name]]}
     return {'params': params}, {'router_state': state} if state else {}
 
 
@@ -120,10 +124,10 @@ def recording(num_groups, everything):
 
 
 def kept_by_hand(routing, slots):
-    live = np.asarray(routing.live)
+    live = np.asarray(routing.valid)
     kept = np.zeros(live.shape, bool)
     for g in range(len(live)):
-        kept[g] = reference_routing.keep(routing.expert[g], live[g], slots)
+        kept[g] = reference_routing.keep(expert_of(routing)[g], live[g], slots)
     return kept
 
 
@@ -131,9 +135,10 @@ def outputs_by_hand(problem, routing, kept):
     """Outputs y of the kept assignments; experts' gradients of sum(y dy)."""
     wide = scenarios.float64(problem)
     y, total = np.zeros(wide.x.shape), jax.tree.map(np.zeros_like, wide.experts)
+    expert, token = expert_of(routing), token_of(routing)
     for g, n, m in np.argwhere(kept):
-        s = m if routing.token is None else routing.token[g, n, m]
-        e, weight = routing.expert[g, n, m], np.float64(routing.weight[g, n, m])
+        e, s = expert[g, n, m], token[g, n, m]
+        weight = np.float64(routing.weight[g, n, m])
         given = (wide.x[g, s], reference_experts.expert_of(wide.experts, e))
         y[g, s] += weight * reference_experts.mlp(*given, 'swiglu')
         _, gradients = reference_experts.mlp_gradients(
@@ -147,22 +152,25 @@ def outputs_by_hand(problem, routing, kept):
 def spread_by_hand(routing, values, live):
     """Sums [G, S, E] of values of the live assignments."""
     total = np.zeros(routing.probs.shape)
-    for g, n, m in np.argwhere(live):
-        s = m if routing.token is None else routing.token[g, n, m]
-        total[g, s, routing.expert[g, n, m]] += values[g, n, m]
+    expert, token = expert_of(routing), token_of(routing)
+    for index in np.argwhere(live):
+        at = tuple(index)
+        total[at[0], token[at], expert[at]] += values[at]
     return total
 
 
 def account_by_hand(name, routing, kept, mask):
     """Losses and statistics of a Routing."""
-    ones, live = np.ones(routing.expert.shape), np.asarray(routing.live)
+    ones, live = np.ones(routing.weight.shape), np.asarray(routing.valid)
     probs = np.float64(routing.probs)
     chosen = spread_by_hand(routing, ones, live)
     gates = spread_by_hand(routing, routing.weight, live)
     counted = chosen
-    if routing.counted is not None:
-        counted = spread_by_hand(routing, ones, routing.counted)
-    chance = gates > 0 if routing.chance is None else routing.chance
+    if routing.balance_mask is not None:
+        counted = spread_by_hand(routing, ones, routing.balance_mask)
+    chance = routing.selection_probability
+    if chance is None:
+        chance = gates > 0
     balance = [probs, counted, mask]
     l1 = reference_losses.l1(gates, mask) * (0.25 if name == 'relu' else 1)
     losses = {
@@ -177,6 +185,8 @@ def account_by_hand(name, routing, kept, mask):
     }
     safe = np.maximum(probs, 1e-300)
     stats = reference_layer.statistics(safe, chosen.sum(1), kept, mask)
+    if name in STATES:
+        stats[f'state/{STATES[name]}'] = VALUES[STATES[name]]
     return losses, stats
 
 
@@ -196,7 +206,7 @@ SETTINGS = list(itertools.product([False, True], repeat=4))
 
 
 @pytest.mark.parametrize('name', ASSIGNING)
-def test_equals_the_loop_with_every_executor(name):
+def test_equals_the_loop_with_every_dispatcher(name):
     for train, narrow, limited, masked in SETTINGS:
         if name == 'expert_choice' and limited:
             continue  # it has a capacity of its own
@@ -208,9 +218,9 @@ def test_equals_the_loop_with_every_executor(name):
         params, state = variables_of(name, problem)
         args = (name, problem, mask, train, state)
         gradients = {}
-        for executor in DISPATCHERS:
-            layer = build(name, executor, FACTOR if limited else None, dtype)
-            gradients[executor], (y, aux) = jax.device_get(
+        for dispatcher in DISPATCHERS:
+            layer = build(name, dispatcher, FACTOR if limited else None, dtype)
+            gradients[dispatcher], (y, aux) = jax.device_get(
                 jax.grad(objective, argnums=(0, 1), has_aux=True)(
                     params, x, layer, *args
                 )
@@ -219,13 +229,13 @@ def test_equals_the_loop_with_every_executor(name):
             slots = None
             if limited:
                 slots = reference_routing.capacity(
-                    GRID[1], E, routing.expert.shape[1], FACTOR
+                    GRID[1], E, routing.weight.shape[1], FACTOR
                 )
             kept = kept_by_hand(routing, slots)
             desired, by_hand = outputs_by_hand(problem, routing, kept)
             assert y.dtype == dtype
             assert_close(y, desired, 2e-2 if narrow else 5e-6)
-            found = gradients[executor][0]['params']['experts']
+            found = gradients[dispatcher][0]['params']['experts']
             check_experts(found, by_hand, 4e-2 if narrow else 1e-5)
             assert not np.any(np.float32(y)[~live])
             check_routing(routing, live)
@@ -233,9 +243,9 @@ def test_equals_the_loop_with_every_executor(name):
             assert_close(dict(aux.losses), losses, 5e-6)
             assert_close(dict(aux.stats), stats, 5e-6)
             # Kept and dropped are the assigned; no expert has too many.
-            dropped = aux.stats['dropped'] * routing.live.sum()
+            dropped = aux.stats['dropped'] * routing.valid.sum()
             np.testing.assert_allclose(
-                kept.sum() + dropped, routing.live.sum(), rtol=1e-5
+                kept.sum() + dropped, routing.valid.sum(), rtol=1e-5
             )
             if slots is not None:
                 each = spread_by_hand(routing, np.ones(kept.shape), kept)
@@ -250,10 +260,11 @@ def check_routing(routing, live):
     np.testing.assert_array_equal(routing.mask, live)
     np.testing.assert_allclose(routing.probs.sum(-1)[live], 1, rtol=1e-5)
     assert np.all(np.isfinite(routing.weight))
-    assert np.all(routing.weight[routing.live] >= 0)
-    assert np.all((routing.expert >= 0) & (routing.expert < E))
+    assert np.all(routing.weight[routing.valid] >= 0)
+    expert = expert_of(routing)
+    assert np.all((expert >= 0) & (expert < E))
     # Padding is in no assignment; a token meets an expert once at most.
-    each = spread_by_hand(routing, np.ones(routing.expert.shape), routing.live)
+    each = spread_by_hand(routing, np.ones(expert.shape), routing.valid)
     assert not np.any(each[~live])
     assert each.max() == 1
 
@@ -293,11 +304,14 @@ def test_masked_token_influences_nothing(name):
         assert_close(two[0], one[0], 0)
         assert_close(dict(two[1].losses), dict(one[1].losses), 0)
         assert_close(dict(two[1].stats), dict(one[1].stats), 0)
-        moved = [
-            updated_bias(jnp.zeros(E), y[1].stats['load'], 1e-2)
-            for y in (one, two)
-        ]
-        assert_close(moved[1], moved[0], 0)
+        # What moves the state, too.
+        statistics = one[1].state_statistics
+        assert bool(statistics) == (train and name in STATES)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            two[1].state_statistics,
+            statistics,
+        )
 
 
 def has_noise(name, train):
@@ -317,10 +331,10 @@ def test_permuting_tokens_permutes_outputs(name):
         if name == 'replay':
             turn = lambda v: v[..., order]
             recorded = recording(None, False)
-            changed['recorded'] = recorded._replace(
+            changed['recorded'] = recorded.replace(
                 expert=turn(recorded.expert),
                 weight=turn(recorded.weight),
-                live=turn(recorded.live),
+                valid=turn(recorded.valid),
             )
         mask, x = problem.mask[:, order], problem.x[:, order]
         moved = call(layer, name, problem, mask, train, x=x, **changed)
@@ -343,7 +357,7 @@ def test_permuting_experts_changes_nothing(name):
     if name == 'replay':
         recorded = recording(None, False)
         number = np.argsort(order)[recorded.expert]
-        changed['recorded'] = recorded._replace(expert=number.astype(np.int32))
+        changed['recorded'] = recorded.replace(expert=number.astype(np.int32))
     for train in (False, True):
         if name == 'noisy_top_k' and train:
             continue  # its noise is of the expert's number
@@ -353,7 +367,7 @@ def test_permuting_experts_changes_nothing(name):
         other, aux_other = call(*args, variables=variables, **changed)
         assert_close(other, y, 2e-6)
         assert_close(dict(aux_other.losses), dict(aux.losses), 5e-6)
-        stats = {**aux.stats, 'load': aux.stats['load'][order]}
+        stats = {n: move(v) for n, v in aux.stats.items()}
         assert_close(dict(aux_other.stats), stats, 5e-6)
 
 
@@ -383,7 +397,8 @@ def test_the_grid_does_not_change_the_choice_or_the_noise(name):
             by_token = lambda v: np.moveaxis(np.asarray(v), 1, -1).reshape(
                 12, -1
             )
-            grid = [by_token(v) for v in aux.routing[:3]]
+            grid = [by_token(v) for v in (
+                aux.routing.expert, aux.routing.weight, aux.routing.valid)]
             results.append((y, *grid))
         live = problem.mask.ravel()
         for other in results[1:]:
@@ -399,4 +414,5 @@ def test_choices_are_the_rows_of_the_grid():
             continue
         problem = problem_of()
         routing = call(build(name), name, problem, None, False)[1].routing
-        assert routing.expert.shape[1] == choices(router_of(name)), name
+        rows = routing.weight.shape[1]
+        assert rows == experts_per_token(router_of(name)), name

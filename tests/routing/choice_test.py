@@ -40,12 +40,12 @@ def test_token_choice():
     alive = np.random.default_rng(0).random((G, S, 2)) > 0.5
     ctx = context(PADDED)
     for live in (None, jnp.asarray(alive)):
-        routing = token_choice(expert, gates, probs, logits, ctx, live=live)
+        routing = token_choice(expert, gates, probs, logits, ctx, valid=live)
         for k in range(2):
             np.testing.assert_array_equal(routing.expert[:, k], expert[..., k])
             np.testing.assert_array_equal(routing.weight[:, k], gates[..., k])
             exists = PADDED if live is None else PADDED & alive[..., k]
-            np.testing.assert_array_equal(routing.live[:, k], exists)
+            np.testing.assert_array_equal(routing.valid[:, k], exists)
         assert routing.probs is probs
         assert routing.logits is logits
         assert routing.weight.dtype == jnp.float32

@@ -8,7 +8,7 @@ import numpy as np
 
 from moe.layers.auxiliary import auxiliary, summarize
 from moe.routing import ROUTERS
-from moe.types import Context
+from moe.types import Context, TokenChoice
 from tests.reference import routers as reference
 from tests.reference.compare import assert_close
 
@@ -28,8 +28,10 @@ def register(monkeypatch, registry, name, entry):
     monkeypatch.setitem(registry._entries, name, entry)
 
 
-def context(mask=FULL, shape=None, **fields):
+def context(mask=FULL, shape=None, bias=None, **fields):
     """A context of tokens in order, of a grid of any shape."""
+    if bias is not None:
+        fields['state'] = {'bias': bias}
     if shape is None:
         return Context(jnp.asarray(mask), POSITION, **fields)
     position = jnp.arange(shape[0] * shape[1], dtype=jnp.int32)
@@ -63,7 +65,7 @@ def run(router, logits, ctx, **options):
 
 def auxiliary_of(routing):
     """The Aux of a Routing of which nothing drops."""
-    return auxiliary(summarize(routing), routing.live)
+    return auxiliary(summarize(routing), routing.valid)
 
 
 _compiled = jax.jit(auxiliary_of)
@@ -79,7 +81,7 @@ def assert_routes(routing, choose, mask, k, tolerance=1e-6):
     size = mask.shape
     tokens = [[choose(g, s) for s in range(size[1])] for g in range(size[0])]
     desired = reference.assemble(tokens, mask, k)
-    np.testing.assert_array_equal(routing.live, desired['live'])
+    np.testing.assert_array_equal(routing.valid, desired['live'])
     live = desired['live']
     expert = np.where(live, routing.expert, 0)
     np.testing.assert_array_equal(expert, desired['expert'])
@@ -89,7 +91,7 @@ def assert_routes(routing, choose, mask, k, tolerance=1e-6):
     np.testing.assert_array_equal(routing.mask, mask)
     assert routing.expert.dtype == np.int32
     assert routing.weight.dtype == routing.probs.dtype == np.float32
-    assert routing.token is None
+    assert isinstance(routing, TokenChoice)
     return desired
 
 
@@ -103,7 +105,7 @@ def gradient(router, logits, ctx, **options):
     def objective(logits):
         routing = router(logits, ctx, **options)
         factor = jnp.arange(1.0, 1 + logits.shape[-1])
-        weight = jnp.where(routing.live, routing.weight, 0)
-        return jnp.sum(weight * factor[routing.expert])
+        weight = jnp.where(routing.valid, routing.weight, 0)
+        return jnp.sum(weight * factor[routing.assignment_expert()])
 
     return np.asarray(jax.jit(jax.grad(objective))(logits))

@@ -50,7 +50,7 @@ def test_top_p_takes_more_experts_for_an_unsure_token():
     gates = [[0.6, 0.2, 0.2], [0.4, 0.35, 0.25], [1 / 3, 1 / 3, 1 / 3]]
     logits = np.log(np.float32([gates]))
     routing = run(top_p, logits, context(shape=(1, 3)), p=0.5, k=3)
-    assert routing.live[0].sum(0).tolist() == [1, 2, 2]
+    assert routing.valid[0].sum(0).tolist() == [1, 2, 2]
     assert routing.expert[0, :2, 2].tolist() == [0, 1]  # ties: lowest index
     aux = accounted(routing)
     np.testing.assert_allclose(aux.stats['experts_per_token'], 5 / 3)

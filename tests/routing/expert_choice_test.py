@@ -41,7 +41,7 @@ def test_equals_the_loop(factor):
             assert_close(routing.probs[g], probs, 1e-6)
             for e in range(E):
                 assert np.all(routing.expert[g, e] == e)
-                live = routing.live[g, e]
+                live = routing.valid[g, e]
                 assert live.sum() == min(slots, mask[g].sum())
                 tokens = routing.token[g, e][live]
                 assert tokens.tolist() == [s for s, _ in taken[e]]

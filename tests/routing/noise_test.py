@@ -88,7 +88,7 @@ def test_the_mesh_does_not_change_the_noise(router):
                 record=True,
                 rngs={'router': jax.random.key(3)},
             )
-            return y, aux.routing.expert, aux.routing.live
+            return y, aux.routing.expert, aux.routing.valid
 
         found.append(jax.device_get(run(jax.device_put(x, split))))
     for y, expert, live in found[1:]:

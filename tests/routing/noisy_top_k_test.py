@@ -55,12 +55,12 @@ def test_equals_the_loop(k, train):
         desired = assert_routes(routing, choose, mask, k, 2e-6)
         np.testing.assert_array_equal(routing.logits, logits)  # no noise
         if not train or k == E:
-            assert routing.chance is None
+            assert routing.selection_probability is None
             continue
         chance = np.zeros((G, S, E))
         for g, s in np.ndindex(G, S):
             chance[g, s] = oracle(logits, scale, k, train, g, s)[2]
-        assert_close(routing.chance, chance, 1e-5)
+        assert_close(routing.selection_probability, chance, 1e-5)
         # The losses: importance of the gates, load of the chances.
         aux = accounted(routing)
         dense = np.zeros((G, S, E))
@@ -95,7 +95,7 @@ def test_chances_are_what_redrawing_gives(k):
     # 2000 redraws: a standard deviation of at most .0112.
     logits, scale = draw(0), noise_logits(0) + 2
     ctx = context(key=KEY, train=True, noise_logits=scale)
-    chance = run(noisy_top_k, logits, ctx, k=k).chance
+    chance = run(noisy_top_k, logits, ctx, k=k).selection_probability
     std = np.log1p(np.exp(np.float64(scale))) + 1e-2
     noisy = logits + std * NOISE
     for g, s in np.ndindex(G, S):
@@ -116,7 +116,7 @@ def test_expected_loads_sum_to_k_a_token(k):
         noise_logits=rng.normal(size=shape).astype(np.float32),
     )
     logits = rng.normal(size=shape).astype(np.float32)
-    chance = run(noisy_top_k, logits, ctx, k=k).chance
+    chance = run(noisy_top_k, logits, ctx, k=k).selection_probability
     np.testing.assert_allclose(chance.sum() / 4096, k, atol=0.08)
     assert np.all((chance >= 0) & (chance <= 1))
 
@@ -126,7 +126,7 @@ def test_without_noise_the_load_counts_gates():
     routing = run(noisy_top_k, logits, context(PADDED))
     aux = accounted(routing)
     chosen = np.zeros((G, S, E))
-    for g, row, s in np.argwhere(routing.live):
+    for g, row, s in np.argwhere(routing.valid):
         chosen[g, s, routing.expert[g, row, s]] = 1
     desired = reference_losses.load(chosen, PADDED)
     np.testing.assert_allclose(aux.losses['load'], desired, rtol=1e-5)
@@ -165,8 +165,8 @@ def test_ties_may_all_stay():
     # [2, 1, 1, 0, 0] at K = 2: softmax over [2, 1, 1] = e, 1, 1 over e + 2.
     logits = np.broadcast_to(np.float32([2, 1, 1, 0, 0]), (G, S, E))
     routing = run(noisy_top_k, logits, context(), k=2, ties='keep')
-    assert np.all(routing.live[:, :3])
-    assert not np.any(routing.live[:, 3:])
+    assert np.all(routing.valid[:, :3])
+    assert not np.any(routing.valid[:, 3:])
     for row, gate in enumerate(np.array([np.e, 1, 1]) / (np.e + 2)):
         np.testing.assert_allclose(routing.weight[:, row], gate, rtol=1e-6)
     assert not np.any(routing.weight[:, 3:])
@@ -189,7 +189,7 @@ def test_noise_without_a_floor_is_finite():
         ctx = context(key=KEY, train=True, noise_logits=scale)
         routing = noisy_top_k(logits, ctx, noise_epsilon=0.0)
         total = jnp.sum(routing.weight[:, 0] ** 2)
-        total += jnp.sum(routing.chance * draw(1))
+        total += jnp.sum(routing.selection_probability * draw(1))
         return total, routing
 
     slopes, routing = jax.grad(objective, (0, 1), has_aux=True)(logits, scale)
@@ -198,7 +198,7 @@ def test_noise_without_a_floor_is_finite():
     chosen = np.zeros((G, S, E))
     for g, k, s in np.ndindex(G, 2, S):
         chosen[g, s, routing.expert[g, k, s]] = 1
-    np.testing.assert_array_equal(routing.chance, chosen)
+    np.testing.assert_array_equal(routing.selection_probability, chosen)
     still = run(noisy_top_k, logits, context(), k=2)
     np.testing.assert_array_equal(routing.weight, still.weight)
 

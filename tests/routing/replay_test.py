@@ -43,7 +43,7 @@ def test_equals_the_loop(router, options, fresh_gates):
         routing = run(replay, logits, ctx, fresh_gates=fresh_gates)
 
         def choose(g, s, recorded=recorded, logits=logits):
-            grid = (recorded.expert, recorded.weight, recorded.live)
+            grid = (recorded.expert, recorded.weight, recorded.valid)
             expert, weight, live = (x[g, :, s] for x in grid)
             choices = [
                 (e, w) if alive else None
@@ -60,7 +60,7 @@ def test_equals_the_loop(router, options, fresh_gates):
 def test_expert_choice_can_be_replayed():
     recorded = record(expert_choice)
     routing = run(replay, draw(1), context(recorded=recorded))
-    for name in ('expert', 'weight', 'live', 'token'):
+    for name in ('weight', 'valid', 'token'):
         np.testing.assert_array_equal(
             getattr(routing, name), getattr(recorded, name)
         )
@@ -77,7 +77,7 @@ def test_fresh_gates_of_expert_choice_are_refused_or_right(factor):
         assert 'replay' in str(error)  # noqa: PT017
         return
     taken = recorded.token
-    for g, e, c in np.ndindex(*recorded.expert.shape):
+    for g, e, c in np.ndindex(*recorded.weight.shape):
         token = taken[g, e, c]
         others = [f for f in range(E) if token in taken[g, f].tolist()]
         gates = softmax(draw(1)[g, token, others])
@@ -89,7 +89,7 @@ def test_a_token_that_is_padding_now_is_not_live():
     recorded = record(top_k)
     routing = run(replay, draw(1), context(PADDED, recorded=recorded))
     for k in range(2):
-        np.testing.assert_array_equal(routing.live[:, k], PADDED)
+        np.testing.assert_array_equal(routing.valid[:, k], PADDED)
 
 
 def test_fresh_gates_train_the_router_and_recorded_ones_do_not():
@@ -117,11 +117,11 @@ def test_fresh_gates_are_finite_where_nothing_is_live():
 
 def test_the_recorded_counts_and_priority_stay():
     recorded = record(top_k)
-    counted = recorded.live & (np.arange(2) == 0)[:, None]
+    counted = recorded.valid & (np.arange(2) == 0)[:, None]
     priority = np.float32(np.arange(G * S).reshape(G, S))
-    recorded = recorded._replace(counted=counted, priority=priority)
+    recorded = recorded.replace(balance_mask=counted, priority=priority)
     routing = run(replay, draw(1), context(recorded=recorded))
-    np.testing.assert_array_equal(routing.counted, counted)
+    np.testing.assert_array_equal(routing.balance_mask, counted)
     np.testing.assert_array_equal(routing.priority, priority)
 
 

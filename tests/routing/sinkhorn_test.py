@@ -98,7 +98,7 @@ def test_padding_does_not_weigh_in_the_plan():
 def test_all_padding_is_finite():
     ctx = context(np.zeros((G, S), bool), train=True)
     routing = run(sinkhorn, draw(0), ctx)
-    assert not routing.live.any()
+    assert not routing.valid.any()
     assert np.all(np.isfinite(routing.weight))
     assert np.all(np.isfinite(gradient(sinkhorn, draw(0), ctx)))
 

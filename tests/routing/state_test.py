@@ -1,25 +1,28 @@
-"""State of routers: how the bias and the penalty move after a step."""
+"""State of routers: how biases and penalties move after a step."""
 
-import functools
+import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from moe.routing import (
-    INITIAL_STATE,
-    group_limited,
-    next_state,
-    relu,
-    sigmoid,
-    updated_bias,
-    updated_penalty,
+    BALANCE_RULES,
+    PENALTY_RULES,
+    SignRule,
+    SparsityRule,
+    top_k,
+    update_router_state,
 )
+from moe.types import StateStatistic
+from tests.routing.common import PADDED, E, context, draw
 
 
 def test_known_bias():
     # Mean 4: an overloaded expert goes down, an underloaded one up.
-    bias = updated_bias(jnp.zeros(4), jnp.array([5.0, 4.0, 3.0, 4.0]), 0.01)
+    load = jnp.array([5.0, 4.0, 3.0, 4.0])
+    bias = SignRule(0.01).update(jnp.zeros(4), load)
     np.testing.assert_allclose(bias, [-0.01, 0, 0.01, 0], atol=1e-9)
 
 
@@ -27,24 +30,17 @@ def test_bias_is_centred_and_accumulates():
     # signs [-1, 1, 1, 1] minus their mean 1/2.
     load = jnp.array([8.0, 0.0, 0.0, 0.0])
     start = jnp.array([0.5, -0.5, 0.25, -0.25])
-    bias = updated_bias(start, load, 0.1)
+    bias = SignRule(0.1).update(start, load)
     change = [-0.15, 0.05, 0.05, 0.05]
     np.testing.assert_allclose(bias, start + jnp.array(change), rtol=1e-6)
     np.testing.assert_allclose(np.sum(bias), 0, atol=1e-6)
 
 
-def test_bias_of_layers_is_each_layers_own():
-    load = np.float32([[5, 4, 3, 4], [1, 1, 1, 1], [0, 0, 0, 4]])
-    bias = updated_bias(jnp.zeros((3, 4)), load, 0.01)
-    desired = [updated_bias(jnp.zeros(4), row, 0.01) for row in load]
-    np.testing.assert_allclose(bias, desired, atol=1e-9)
-    assert not np.any(bias[1])
-
-
 def test_bias_does_not_depend_on_the_unit_of_the_load():
-    load = jnp.array([5.0, 4.0, 3.0, 4.0])
-    one = updated_bias(jnp.zeros(4), load, 0.01)
-    np.testing.assert_array_equal(one, updated_bias(one * 0, load / 4, 0.01))
+    load, rule = jnp.array([5.0, 4.0, 3.0, 4.0]), SignRule(0.01)
+    one = rule.update(jnp.zeros(4), load)
+    np.testing.assert_array_equal(one, rule.update(one * 0, load / 4))
+    assert not np.any(SignRule(0.0).update(jnp.zeros(4), load))
 
 
 @pytest.mark.parametrize(
@@ -52,13 +48,13 @@ def test_bias_does_not_depend_on_the_unit_of_the_load():
 )
 def test_penalty(share, factor):
     # Too few zeros: the penalty grows; too many: it shrinks.
-    got = updated_penalty(jnp.array(0.01), jnp.array(share), 0.75, 1.2)
+    statistic = (jnp.array(40 * (1 - share)), jnp.array(40.0))
+    got = SparsityRule().update(jnp.array(0.01), statistic)
     np.testing.assert_allclose(got, 0.01 * factor, rtol=1e-6)
 
 
-def test_initial_state():
-    assert set(INITIAL_STATE) == {'bias', 'penalty'}
-    bias, penalty = INITIAL_STATE['bias'](6), INITIAL_STATE['penalty'](6)
+def test_initial_values():
+    bias, penalty = SignRule().init(6), SparsityRule().init(6)
     assert bias.shape == (6,)
     assert not np.any(bias)
     assert penalty.shape == ()
@@ -66,45 +62,108 @@ def test_initial_state():
     assert bias.dtype == penalty.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('router', [sigmoid, group_limited])
-def test_next_bias_of_all_layers(router):
-    load = jnp.array([[2.0, 1.0, 0.5, 0.5], [1.0, 1.0, 1.0, 1.0]])
-    args = ('bias', jnp.zeros((2, 4)), load, jnp.array([2.0, 0.5]))
-    # mean 1: signs [-1, 0, 1, 1], minus their mean 1/4, times .5.
-    desired = np.array([[-0.625, -0.125, 0.375, 0.375], [0, 0, 0, 0]])
-    got = next_state(functools.partial(router, bias_rate=0.5), *args)
-    np.testing.assert_allclose(got, desired, atol=1e-7)
-    # The router's own default rate, bare or beside other options.
-    for one in (router, functools.partial(router, k=1)):
-        got = next_state(one, *args)
-        np.testing.assert_allclose(got, desired * 2e-3, atol=1e-9)
-    assert not np.any(
-        next_state(functools.partial(router, bias_rate=0.0), *args)
-    )
+def test_rules_are_registered():
+    assert BALANCE_RULES['sign'] is SignRule
+    assert PENALTY_RULES['sparsity'] is SparsityRule
 
 
-def test_next_penalty_of_all_layers():
-    # 2 of 4 gates are not zero: a share of .5; .5 of 4: .875; wanted is .75.
-    got = next_state(
-        functools.partial(relu, penalty_rate=1.5),
-        'penalty',
-        jnp.full((2,), 0.01),
-        jnp.ones((2, 4)),
-        jnp.array([2.0, 0.5]),
-    )
-    np.testing.assert_allclose(got, [0.015, 0.01 / 1.5], rtol=1e-6)
+def test_statistics_are_sums_over_tokens():
+    # Of the whole batch the sum of its parts', padding left out.
+    logits = draw(0)
+    whole = top_k(logits, context(PADDED), k=2)
+    parts = [
+        top_k(
+            logits[g : g + 1],
+            context(PADDED)._replace(
+                mask=PADDED[g : g + 1], position=jnp.zeros((1, 6), jnp.int32)
+            ),
+            k=2,
+        )
+        for g in range(2)
+    ]
+    for rule in (SignRule(), SparsityRule()):
+        value = rule.init(E)
+        each = [rule.statistic(part, value) for part in parts]
+        total = jax.tree.map(lambda a, b: a + b, *each)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b),
+            rule.statistic(whole, value),
+            total,
+        )
+    load = SignRule().statistic(whole, jnp.zeros(E))
+    count = np.zeros(E)
+    for g, k, s in np.argwhere(whole.valid):
+        count[whole.expert[g, k, s]] += 1
+    np.testing.assert_array_equal(load, count)
+    active, gates = SparsityRule().statistic(whole, jnp.zeros(()))
+    assert (active, gates) == (2 * PADDED.sum(), E * PADDED.sum())
 
 
-def test_next_state_is_each_one_of_any_stack():
+def test_update_is_each_one_of_any_stack():
     # Two layers of three groups of experts: as if each were alone.
     rng = np.random.default_rng(0)
     load = rng.random((2, 3, 4)).astype(np.float32)
     bias = rng.normal(size=(2, 3, 4)).astype(np.float32)
-    per_token = np.ones((2, 3), np.float32)
-    got = next_state(sigmoid, 'bias', bias, load, per_token)
+    rule = SignRule(0.1)
+    statistics = {'moe/inner/bias': StateStatistic(load, rule, 4)}
+    state = {'moe': {'inner': {'bias': bias}}, 'other': {'bias': bias[0]}}
+    new = update_router_state(state, statistics)
     for i in np.ndindex(2, 3):
-        one = next_state(sigmoid, 'bias', bias[i], load[i], per_token[i])
-        np.testing.assert_allclose(got[i], one, rtol=1e-6)
+        one = rule.update(bias[i], load[i])
+        np.testing.assert_allclose(new['moe']['inner']['bias'][i], one, 1e-6)
+    # What has no statistic stays, and what was given is not changed.
+    assert new['other'] is state['other']
+    assert state['moe']['inner']['bias'] is bias
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """A rule whose value and statistic are trees: a bias with momentum."""
+
+    decay: float = 0.5
+
+    def init(self, num_experts):
+        zeros = jnp.zeros((num_experts,))
+        return {'bias': zeros, 'velocity': zeros, 'step': jnp.zeros(())}
+
+    def statistic(self, routing, value):
+        below = routing.probs[..., None] > jnp.array([0.1, 0.5])
+        return {
+            'histogram': jnp.sum(below * routing.mask[..., None, None], (0, 1)),
+            'tokens': jnp.sum(routing.mask),
+        }
+
+    def update(self, value, statistic):
+        share = statistic['histogram'][:, 0] / statistic['tokens']
+        velocity = self.decay * value['velocity'] + share
+        return {
+            'bias': value['bias'] - velocity,
+            'velocity': velocity,
+            'step': value['step'] + 1,
+        }
+
+
+@pytest.mark.parametrize('stack', [(), (3,), (2, 3)])
+def test_values_and_statistics_are_trees(stack):
+    rule = Momentum()
+    routing = top_k(draw(0), context(PADDED), k=2)
+    value = rule.init(E)
+    statistic = rule.statistic(routing, value)
+    many = lambda tree: jax.tree.map(
+        lambda x: jnp.broadcast_to(x, stack + x.shape), tree
+    )
+    state = {'bias': many(value)}
+    given = {'bias': StateStatistic(many(statistic), rule, E)}
+    for _ in range(2):
+        state = update_router_state(state, given)
+    once = rule.update(rule.update(value, statistic), statistic)
+    assert state['bias']['step'].shape == stack
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        state['bias'],
+        many(once),
+    )
+    assert np.any(once['bias'])
 
 
 def test_bias_balances_a_skewed_router():
@@ -113,6 +172,7 @@ def test_bias_balances_a_skewed_router():
     rng = np.random.default_rng(0)
     logits = rng.normal([1.5, 0.5, 0, -1], size=(1000, 4))
     scores = 1 / (1 + np.exp(-logits))
+    rule = SignRule(0.005)
 
     def load(bias):
         chosen = np.argmax(scores + np.asarray(bias), axis=1)
@@ -121,6 +181,6 @@ def test_bias_balances_a_skewed_router():
     bias = np.zeros(4, np.float32)
     assert load(bias).max() > 2
     for _ in range(300):
-        bias = np.asarray(updated_bias(bias, load(bias), 0.005))
+        bias = np.asarray(rule.update(bias, load(bias)))
     assert load(bias).max() < 1.1
     assert load(bias).min() > 0.9

@@ -38,7 +38,7 @@ def test_equals_the_loop(mask, train):
 
         assert_routes(routing, choose, mask, 1)
         np.testing.assert_array_equal(routing.logits, logits)
-        assert routing.counted is None
+        assert routing.balance_mask is None
 
 
 def test_known_gates_and_balance():

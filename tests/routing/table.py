@@ -114,8 +114,8 @@ def serving(name):
         return []
     given = inputs(name)
     results = {}
-    for executor in DISPATCHERS:
-        layer = build(name, dispatcher=executor, capacity_factor=1.0)
+    for dispatcher in DISPATCHERS:
+        layer = build(name, dispatcher=dispatcher, capacity_factor=1.0)
         variables = variables_of(layer, given)
         state = {k: v for k, v in variables.items() if k != 'params'}
 
@@ -129,7 +129,7 @@ def serving(name):
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
         training = gradient(variables['params'], given['x'])
         evaluation = apply(layer, variables, given, False)[0]
-        results[executor] = jax.device_get((training, evaluation))
+        results[dispatcher] = jax.device_get((training, evaluation))
     oracle = results['onehot']
     return [e for e in DISPATCHERS if _equal(results[e], oracle)]
 
@@ -196,7 +196,7 @@ def build(name, dispatcher='indexed', **options):
     experts = MLP(hidden=4, num_experts=E, parent=None)
     if name == 'soft':
         return SoftMoE(experts)
-    return MoE(experts, ROUTERS[name], dispatcher=executor, **options)
+    return MoE(experts, ROUTERS[name], dispatcher=dispatcher, **options)
 
 
 @functools.cache

@@ -50,8 +50,8 @@ def test_equals_the_loop(policy, train):
         desired = assert_routes(routing, choose, mask, 2)
         seconds += desired['live'][:, 1].sum()
         # The balance loss counts first choices, and they alone.
-        np.testing.assert_array_equal(routing.counted[:, 0], mask)
-        assert not np.any(routing.counted[:, 1])
+        np.testing.assert_array_equal(routing.balance_mask[:, 0], mask)
+        assert not np.any(routing.balance_mask[:, 1])
         np.testing.assert_array_equal(routing.logits, logits)
     live = sum((PADDED if seed % 2 else FULL).sum() for seed in SEEDS)
     if policy in ('all', 'none'):
@@ -79,7 +79,7 @@ def test_importance_equals_the_loop(policy):
 
         assert_routes(routing, choose, PADDED, 2)
         whole = PADDED & (importance == 1)
-        np.testing.assert_array_equal(routing.counted[:, 0], whole)
+        np.testing.assert_array_equal(routing.balance_mask[:, 0], whole)
         sums = routing.probs.sum(-1)[PADDED]
         np.testing.assert_allclose(sums, whole[PADDED], atol=1e-6)
 
@@ -111,7 +111,7 @@ def test_evaluation_needs_no_key_and_ignores_it():
     alone = run(top2, logits, context())
     keyed = run(top2, logits, context(key=KEY))
     jax.tree.map(np.testing.assert_array_equal, alone, keyed)
-    assert alone.live.all()  # every second choice by default
+    assert alone.valid.all()  # every second choice by default
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -132,10 +132,10 @@ def test_random_keeps_by_the_ratio_to_the_threshold():
     ctx = context(shape=(2, 2048), key=KEY, train=True)
     logits = np.tile(np.float32([1, 0, -90]), (2, 2048, 1))
     routing = run(top2, logits, ctx, threshold=0.5)
-    share = routing.live[:, 1].mean()
+    share = routing.valid[:, 1].mean()
     np.testing.assert_allclose(share, 0.53788, atol=4 * 0.0078)
     # At or below the gate itself, everything.
-    assert run(top2, logits, ctx, threshold=0.2).live.all()
+    assert run(top2, logits, ctx, threshold=0.2).valid.all()
 
 
 def test_importance_of_one_is_none():
@@ -151,14 +151,14 @@ def test_known_importance():
     ctx = context(shape=(1, 3), importance=jnp.array([[1.0, 0.5, 0.0]]))
     routing = run(top2, logits, ctx)
     np.testing.assert_array_equal(
-        routing.live[0], [[True, False, False], [True, True, False]]
+        routing.valid[0], [[True, False, False], [True, True, False]]
     )
     np.testing.assert_array_equal(routing.expert[0, 1, :2], [1, 0])
-    gates = np.where(routing.live[0], routing.weight[0], 0)
+    gates = np.where(routing.valid[0], routing.weight[0], 0)
     desired = [[0.625, 0, 0], [0.375, 1, 0]]
     np.testing.assert_allclose(gates, desired, rtol=1e-6)
     # Only the first token's choice and probabilities are in the balance.
-    assert routing.counted.sum() == 1
+    assert routing.balance_mask.sum() == 1
     assert not np.any(routing.probs[0, 1:])
 
 

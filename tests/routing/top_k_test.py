@@ -78,7 +78,6 @@ def test_equals_the_loop(k, renormalize, seed):
     assert_close(actual, gradient, 2e-6)
     assert routing.logits is not None
     np.testing.assert_array_equal(routing.logits, logits)
-    assert routing.token is None
     assert routing.priority is None
 
 
@@ -105,7 +104,7 @@ def test_ties_may_all_stay(renormalize):
         if renormalize and k > 1:
             gates = gates / gates.sum()
         for g, s in np.ndindex(G, S):
-            live = routing.live[g, :, s]
+            live = routing.valid[g, :, s]
             assert routing.expert[g, live, s].tolist() == experts
             np.testing.assert_allclose(
                 routing.weight[g, live, s], gates, rtol=1e-6
@@ -119,8 +118,8 @@ def test_without_ties_keeping_them_changes_nothing():
         desired = route(logits, k)
         assert_close(kept.weight[:, :k], np.asarray(desired.weight), 1e-6)
         np.testing.assert_array_equal(kept.expert[:, :k], desired.expert)
-        assert np.all(kept.live[:, :k])
-        assert not np.any(kept.live[:, k:])
+        assert np.all(kept.valid[:, :k])
+        assert not np.any(kept.valid[:, k:])
         objective = lambda v, k=k: jnp.sum(
             top_k(v, context(), k=k, ties='keep').weight[:, :k] * d[:, :k]
         )
@@ -151,7 +150,7 @@ def test_padding_is_not_live():
     mask = jnp.arange(G * S).reshape(G, S) % 3 > 0
     routing = route(draw(0)[0], 2, mask=mask)
     for k in range(2):
-        np.testing.assert_array_equal(routing.live[:, k], mask)
+        np.testing.assert_array_equal(routing.valid[:, k], mask)
     np.testing.assert_array_equal(routing.mask, mask)
 
 

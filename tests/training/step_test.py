@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.workloads.lm.model import LM
@@ -211,3 +212,31 @@ def test_evaluation_sums_over_live_targets():
     np.testing.assert_allclose(
         eval_step(initial(), (other, mask)).means['loss'].sum, total
     )
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+def test_router_state_moves_once_a_step_by_the_whole_batch(accumulation):
+    # Of two layers, each by its own load over all microbatches.
+    balance = {'name': 'sign', 'rate': 0.5}
+    changes = {
+        'model.moe.router': {'name': 'sigmoid', 'k': 2, 'balance': balance},
+        'optimizer.accumulation': accumulation,
+    }
+    given = tiny.parsed(changes)
+    state = tiny.state(given)
+    (path,) = [
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(state.model_state)
+    ]
+    assert path[0].key == 'router_state'
+    assert path[-1].key == 'bias'
+    after, metrics = jax.jit(make_train_step(given))(state, TOKENS)
+    (bias,) = jax.tree.leaves(after.model_state)
+    load = np.asarray(metrics['moe']['load'])
+    assert load.shape == bias.shape == (2, 4)
+    change = 0.5 * np.sign(np.round(1 - load, 5))
+    desired = change - change.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(bias, desired, atol=1e-6)
+    assert np.any(bias)
+    # What the step chose with is logged.
+    assert not np.any(metrics['moe']['state/bias'])

@@ -46,7 +46,6 @@ def test_defaults():
     assert least.eval_rows(None, None) == {}
     assert least.eval_metrics({'loss': 1.0}, {}) == {'loss': 1.0}
     assert least.weigh_losses({'loss': 2.0}, {}) == {'loss': 2.0}
-    assert least.update_state({'a': 1}, {}) == {'a': 1}
     assert least.step_metrics({}, {}) == {}
     least.parameters = {'w': np.zeros((2, 3))}
     assert least.count_parameters() == (6, 6)

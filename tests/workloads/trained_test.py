@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from moe.types import Routing
+from moe.types import TokenChoice
 from moe.workloads.trained import as_gates, by_layer
 
 # Two layers of two tokens and three experts; a token's second choice in the
 # second layer does not exist.
 PROBS = np.full((2, 1, 2, 3), 1 / 3, np.float32)
-BY_TOKEN = Routing(
+BY_TOKEN = TokenChoice(
     expert=np.array([[[[0, 2], [1, 0]]], [[[2, 2], [0, 1]]]], np.int32),
     weight=np.float32([[[[0.75, 0.5], [0.25, 0.5]]], [[[1, 1], [0, 9]]]]),
-    live=np.array([[[[1, 1], [1, 1]]], [[[1, 1], [1, 0]]]], bool),
+    valid=np.array([[[[1, 1], [1, 1]]], [[[1, 1], [1, 0]]]], bool),
     probs=PROBS,
     logits=np.log(PROBS),
     mask=np.ones((2, 1, 2), bool),

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe.types import Context, Routing
+from moe.types import Context, Dense
 
 
-def softmax(logits: Float[Array, 'G S E'], context: Context) -> Routing:
+def softmax(logits: Float[Array, 'G S E'], context: Context) -> Dense:
     """Sends each example to every expert: `gate = softmax(logits)`.
 
-    What `top_k` with K = E and no renormalising gives, without its sort, and
-    without a list of who chose whom: assignment [g, e, s] is to expert e.
+    What `top_k` with K = E and no renormalising gives, without its sort.
     Source: Ma et al., MMoE, KDD 2018, eq. 6.
 
     Args:
@@ -19,14 +18,13 @@ def softmax(logits: Float[Array, 'G S E'], context: Context) -> Routing:
       context: only its mask is read.
 
     Returns:
-      A Routing of no `expert`.
+      A dense Routing.
     """
     probs = jax.nn.softmax(logits, axis=-1)
     weight = jnp.moveaxis(probs, -1, 1)
-    return Routing(
-        expert=None,
+    return Dense(
         weight=weight,
-        live=jnp.broadcast_to(context.mask[:, None], weight.shape),
+        valid=jnp.broadcast_to(context.mask[:, None], weight.shape),
         probs=probs,
         logits=logits,
         mask=context.mask,

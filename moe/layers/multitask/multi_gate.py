@@ -21,13 +21,12 @@ from moe.experts.network import (
     regularization,
     side_by_side,
 )
-from moe.layers.auxiliary import auxiliary, dense, summarize
+from moe.layers.auxiliary import auxiliary, summarize
 from moe.layers.config import experts_per_token
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
 from moe.parameters import declare_all
-from moe.routing import next_state
-from moe.types import Aux, Context, Router
+from moe.types import Aux, Context, Router, StateStatistic
 
 
 class MultiGate(nn.Module):
@@ -109,7 +108,7 @@ class MultiGate(nn.Module):
         out = self._outputs(emptied(expert_input, live), train, mask)
         if not isinstance(self.experts, (Sequence, Networks)):
             declare_all(self.experts, first_axis='expert')
-        gates, stats, per_gate = self._gates(
+        gates, stats, per_gate, state_statistics = self._gates(
             emptied(gate_input, live).astype(jnp.float32),
             self._seen(out.shape[1]),
             live,
@@ -121,28 +120,7 @@ class MultiGate(nn.Module):
         y = jnp.broadcast_to(y, (y.shape[0], tasks, y.shape[2]))
         mean = {name: jnp.mean(loss) for name, loss in per_gate.items()}
         mean['regularization'] = self._regularization()
-        return y, Aux(mean, stats)
-
-    def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
-        """Returns the routers' state after a step.
-
-        Args:
-          state: `router_state` of this layer, e.g. selection biases.
-          stats: statistics of the step.
-
-        Returns:
-          The next state.
-        """
-        seen = self._seen(stats['load'].shape[-1])
-        parts = {_name(rows, seen): rows for rows in _alike(seen)}
-
-        def update(path, value):
-            rows = parts[path[0].key]
-            load = stats['load'][rows][seen[rows]].reshape(len(rows), -1)
-            per_token = stats['experts_per_token'][rows]
-            return next_state(self.router, path[-1].key, value, load, per_token)
-
-        return jax.tree_util.tree_map_with_path(update, state)
+        return y, Aux(mean, stats, state_statistics=state_statistics)
 
     def _outputs(self, x, train, mask) -> Float[Array, 'B E H']:
         if not isinstance(self.experts, Sequence):
@@ -163,7 +141,10 @@ class MultiGate(nn.Module):
         return seen
 
     def _gates(self, x, seen, live, train):
-        """Returns dense gates [N, B, E], statistics [N, ...] and losses [N]."""
+        """Returns dense gates [N, B, E], statistics [N, ...], losses [N].
+
+        And the statistics of the routers' states, which stay by their path.
+        """
         key = self.make_rng('router') if self.has_rng('router') else None
         context = functools.partial(
             Context, mask=live[None], key=key, train=train
@@ -172,6 +153,7 @@ class MultiGate(nn.Module):
         position = jnp.arange(len(seen) * len(live), dtype=jnp.int32)
         position = position.reshape(len(seen), -1)  # noise of its own
         order, parts = [], []
+        state_statistics: dict[str, StateStatistic] = {}
         for rows in _alike(seen):
             size = int(np.sum(seen[rows[0]]))
             k = experts_per_token(self.router)
@@ -190,19 +172,20 @@ class MultiGate(nn.Module):
                 name=_name(rows, seen),
             )
             own = x if x.ndim == 2 else jnp.swapaxes(x, 0, 1)[rows]
-            part = nn.vmap(
+            *part, of_states = nn.vmap(
                 decide,
                 variable_axes={'params': 0, 'router_state': 0},
                 split_rngs={'params': True},
                 in_axes=(None if x.ndim == 2 else 0, 0),
             )(gate, own, position[rows])
             order += rows.tolist()
-            parts.append(_in_columns(part, seen[rows]))
+            state_statistics |= of_states
+            parts.append(_in_columns(tuple(part), seen[rows]))
         whole = jax.tree.map(lambda *v: jnp.concatenate(v), *parts)
-        if order == sorted(order):
-            return whole
-        back = np.argsort(order)
-        return jax.tree.map(lambda v: v[back], whole)
+        if order != sorted(order):
+            back = np.argsort(order)
+            whole = jax.tree.map(lambda v: v[back], whole)
+        return *whole, state_statistics
 
     @property
     def _modules(self) -> Sequence[nn.Module]:
@@ -216,14 +199,15 @@ class MultiGate(nn.Module):
 
 
 def _decide(gate, x, position, *, context: Callable[..., Context]):
-    """Runs one gate: returns dense gates [B, V], statistics and losses."""
-    routing, penalty = gate(x[None], context(position=position[None]))
-    gates = dense(routing, routing.weight)
-    state = {} if penalty is None else {'penalty': penalty}
-    aux = auxiliary(summarize(routing, state=state), routing.live)
+    """One gate: dense gates [B, V], statistics, losses, state statistics."""
+    routing, state = gate(x[None], context(position=position[None]))
+    summary = summarize(routing, state=state.values)
+    aux = auxiliary(summary, routing.valid)
+    gates = summary.gates
     importance = losses.cv_squared(jnp.sum(gates, axis=(0, 1)), unbiased=False)
     stats = aux.stats | {'importance_cv2': importance}
-    return gates[0], stats, aux.losses | {'importance': importance}
+    found = aux.losses | {'importance': importance}
+    return gates[0], stats, found, state.statistics
 
 
 def _in_columns(part, seen):
@@ -237,8 +221,12 @@ def _in_columns(part, seen):
     spread = functools.partial(
         jnp.einsum, 'n...v,nve->n...e', precision=jax.lax.Precision.HIGHEST
     )
-    load = spread(stats['load'], where)
-    return spread(gates, where), stats | {'load': load}, per_gate
+    of_experts = {
+        name: spread(value, where)
+        for name, value in stats.items()
+        if value.ndim == 2 and value.shape[1] == where.shape[1]
+    }
+    return spread(gates, where), stats | of_experts, per_gate
 
 
 def _alike(seen) -> list[np.ndarray]:

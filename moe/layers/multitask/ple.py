@@ -18,7 +18,7 @@ from moe.experts.network import Penalty, Pointwise
 from moe.layers.multitask.architectures import MakeNetwork, cgc
 from moe.layers.multitask.gates import softmax
 from moe.layers.multitask.multi_gate import MultiGate
-from moe.types import Aux, Router
+from moe.types import Aux, Router, StateStatistic
 
 
 class PLE(nn.Module):
@@ -110,19 +110,6 @@ class PLE(nn.Module):
             parent=None,
         )
 
-    def next_router_state(self, state: Any, stats: dict[str, Any]) -> Any:
-        """Returns the routers' state after a step; see `MultiGate`."""
-        moved = {}
-        for name, value in state.items():
-            own = {
-                key.removeprefix(f'{name}/'): stat
-                for key, stat in stats.items()
-                if key.startswith(f'{name}/')
-            }
-            level = self.level(int(name.removeprefix('level_')))
-            moved[name] = level.next_router_state(value, own)
-        return moved
-
     def _inputs(
         self, y: Float[Array, 'B N H'], i: int
     ) -> tuple[Float[Array, 'B E H'], Float[Array, 'B G H']]:
@@ -158,4 +145,7 @@ def over_levels(parts: Sequence[Aux]) -> Aux:
         for i, part in enumerate(parts)
         for name, value in part.stats.items()
     }
-    return Aux(losses, stats)
+    state_statistics: dict[str, StateStatistic] = {}
+    for part in parts:
+        state_statistics |= part.state_statistics
+    return Aux(losses, stats, state_statistics=state_statistics)

@@ -25,6 +25,7 @@ from moe.training.workload import (
     masked_means,
     state_of,
 )
+from moe.types import TokenChoice
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
 from moe.workloads.lm.sources import Corpus
@@ -224,9 +225,9 @@ def _routing(model, variables, tokens):
 
 def _write_routing(path, texts, routing) -> None:
     """First-choice expert of every token, by mixture layer: [L, T]."""
-    if isinstance(routing[0], tuple):  # of two levels, the outer one
+    if isinstance(routing, tuple):  # of two levels, the outer one
         routing = routing[0]
-    if routing.token is not None:  # experts chose: no token has a first
+    if not isinstance(routing, TokenChoice):  # no token has a first choice
         return
     expert = np.asarray(routing.expert)  # [L, G, K, S]
     first = expert[:, :, 0].reshape(expert.shape[0], -1)

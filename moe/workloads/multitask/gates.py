@@ -47,7 +47,10 @@ def serves(router: Router) -> bool:
       router: whose traits are read.
     """
     traits = traits_of(router)
-    return traits.uses <= {'noise_logits'} and traits.looks_ahead != 'always'
+    reads, state = traits.reads, traits.state
+    if state is not None or not reads <= {'noise_logits'}:
+        return False
+    return traits.looks_ahead != 'always'
 
 
 GATES = Gates('gate')

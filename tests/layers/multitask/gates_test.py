@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.layers.auxiliary import dense
 from moe.layers.multitask import softmax
 from moe.routing import top_k
-from moe.types import Context
+from moe.types import Context, Dense
 from tests import tiny
 from tests.reference.compare import assert_close
 
@@ -22,7 +21,7 @@ CONTEXT = Context(MASK, jnp.arange(G * S, dtype=jnp.int32).reshape(G, S))
 def test_is_top_k_of_all_without_the_order():
     def gates(router, logits):
         routing = router(logits, CONTEXT)
-        return dense(routing, routing.weight)
+        return routing.gates()
 
     def run(router):
         objective = lambda logits: jnp.sum(gates(router, logits) * DY)
@@ -36,12 +35,15 @@ def test_is_top_k_of_all_without_the_order():
 
 def test_routing_is_whole():
     routing = softmax(LOGITS, CONTEXT)
-    assert routing.expert is None  # assignment [g, e, s] is for expert e
+    # Assignment [g, e, s] is for expert e.
+    np.testing.assert_array_equal(
+        routing.assignment_expert()[0, :, 0], np.arange(routing.num_experts)
+    )
     assert routing.weight.shape == (G, E, S)
     powers = np.exp(np.float64(LOGITS[1, 2]))
     np.testing.assert_allclose(
         routing.weight[1, :, 2], powers / np.sum(powers), rtol=1e-6
     )
-    np.testing.assert_array_equal(routing.live[:, 3], MASK)
+    np.testing.assert_array_equal(routing.valid[:, 3], MASK)
     np.testing.assert_array_equal(routing.logits, LOGITS)
-    assert routing.token is None
+    assert isinstance(routing, Dense)

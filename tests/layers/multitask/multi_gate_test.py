@@ -9,7 +9,13 @@ import pytest
 
 from moe.experts import BatchNorm, Network
 from moe.layers.multitask import MultiGate, mmoe
-from moe.routing import noisy_top_k, sigmoid, top_k
+from moe.routing import (
+    SignRule,
+    noisy_top_k,
+    sigmoid,
+    top_k,
+    update_router_state,
+)
 from tests import tiny
 from tests.reference import losses as reference_losses
 from tests.reference import multitask as reference
@@ -307,14 +313,15 @@ def test_temperature_divides_the_logits():
 
 
 def test_state_of_the_routers_moves_by_the_load_of_what_is_seen():
-    router = functools.partial(sigmoid, k=1, bias_rate=0.1)
+    router = functools.partial(sigmoid, k=1, balance=SignRule(0.1))
     layer = build(router, VISIBLE)
     params = drawn(layer)
     state = initial(layer)['router_state']
     run = program(layer)
     variables = {'params': params, 'router_state': state}
-    _, aux = run(variables)
-    moved = layer.next_router_state(state, aux.stats)
+    _, aux = program(layer, train=True)(variables)
+    moved = update_router_state(state, aux.state_statistics)
+    assert not run(variables)[1].state_statistics  # only in training
     for n, size in ((0, 3), (1, 2)):
         load = np.asarray(aux.stats['load'][n])[list(VISIBLE[n])]
         change = 0.1 * np.sign(load.mean() - load)

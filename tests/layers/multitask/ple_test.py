@@ -9,7 +9,7 @@ import pytest
 
 from moe.experts import BatchNorm, Network
 from moe.layers.multitask import PLE
-from moe.routing import noisy_top_k, sigmoid
+from moe.routing import noisy_top_k, sigmoid, update_router_state
 from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
@@ -113,7 +113,7 @@ def test_state_noise_and_batch_statistics():
     # The two experts of a task take the same input; tasks differ.
     same(mean[0], mean[1])
     assert np.all(mean[0] != mean[2])
-    state = layer.next_router_state(variables['router_state'], aux.stats)
+    state = update_router_state(variables['router_state'], aux.state_statistics)
     load = np.asarray(aux.stats['level_0/load'])[2]
     change = 1e-3 * np.sign(load.mean() - load)
     bias = state['level_0']['gates_of_5']['bias'][0]
