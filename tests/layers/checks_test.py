@@ -43,6 +43,6 @@ def test_shapes_of_a_routing():
     # Two choices of 8 tokens; of experts that choose, 8 * 2 / 4 tokens each.
     assert routing_of(ROUTERS['top_k'], 4, 'router').expert.shape == (1, 2, 8)
     routing = routing_of(ROUTERS['expert_choice'], 4, 'router')
-    assert routing.expert.shape == (1, 4, 4)
+    assert routing.weight.shape == (1, 4, 4)
     with pytest.raises(ConfigError, match=r'^outer.k = 2: must be at most'):
         routing_of(ROUTERS['top_k'], 1, 'outer')

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, options, parse
+from moe.config.registry import entry_of
+from moe.dispatch import grouped
 from moe.experts import MLP
 from moe.layers import MoE, MoEConfig
 from moe.parallel import ragged
@@ -207,40 +209,45 @@ def test_parameters_are_float32_and_the_router_has_its_fan_in():
 
 SECTION = {
     'num_experts': 4,
-    'd_ff': 8,
-    'activation': 'relu',
-    'use_bias': True,
+    'experts': {
+        'name': 'mlp',
+        'hidden': 8,
+        'activation': 'relu',
+        'use_bias': True,
+    },
     'router': {'name': 'top_k', 'k': 3, 'renormalize': False},
     'jitter': 0.125,
-    'executor': 'grouped',
+    'dispatcher': {'name': 'grouped'},
     'communication': {'name': 'ragged', 'buffer_factor': 2.5},
+    'capacity': {
+        'name': 'factor',
+        'train': 1.25,
+        'eval': None,
+        'minimum': 2,
+        'rule': 'tokens',
+        'prioritized': True,
+    },
+    'num_groups': 3,
+    'losses': {'load_balance': {'name': 'load_balance', 'scope': 'group'}},
+}
+BUILT = {
+    'jitter': 0.125,
     'capacity_factor': 1.25,
     'eval_capacity_factor': None,
     'min_capacity': 2,
-    'num_groups': 3,
-    'balance_scope': 'group',
-    'batch_prioritized': True,
-    'outer_experts': 0,
-    'outer_router': {'name': 'top2'},
-    'allow_lookahead': False,
     'capacity_rule': 'tokens',
-    'zero_experts': 0,
-    'copy_experts': 0,
-    'constant_experts': 0,
-    'shared_d_ff': 0,
-    'shared_gate': 'none',
+    'batch_prioritized': True,
+    'num_groups': 3,
 }
-HERE = ('jitter', 'executor', 'capacity_factor', 'min_capacity')
-HERE += ('eval_capacity_factor', 'num_groups')
-HERE += ('batch_prioritized', 'capacity_rule')
 
 
 def test_config_builds_the_layer_it_describes():
     layer = parse(MoEConfig, SECTION).build(jnp.bfloat16, 0.5)
     assert layer.router.func is top_k
     assert layer.router.keywords == {'k': 3, 'renormalize': False}
-    for name in HERE:
-        assert getattr(layer, name) == SECTION[name], name
+    for name, value in BUILT.items():
+        assert getattr(layer, name) == value, name
+    assert entry_of(layer.dispatcher) is grouped
     assert options(layer.losses['load_balance']) == {'scope': 'group'}
     assert layer.communication.func is ragged
     assert options(layer.communication) == {'levels': 1, 'buffer_factor': 2.5}
@@ -264,9 +271,9 @@ def test_config_builds_the_layer_it_describes():
         ),
         ({'jitter': 1.0}, 'config.jitter = 1.0: must be less than 1'),
         (
-            {'executor': 'dense'},
-            "config.executor = 'dense': must be one of 'onehot', 'indexed', "
-            "'grouped'",
+            {'dispatcher': 'dense'},
+            "config.dispatcher.name = 'dense': must be one of grouped, "
+            'indexed, onehot',
         ),
         (
             {'communication': 'all_to_all'},
@@ -274,12 +281,17 @@ def test_config_builds_the_layer_it_describes():
             "'gather' or 'ragged', of grouped rows",
         ),
         (
-            {'executor': 'onehot', 'communication': 'ragged'},
+            {'dispatcher': 'onehot', 'communication': 'ragged'},
             "config.communication.name = 'ragged': must be 'none', 'gather' or "
             "'all_to_all', of onehot rows",
         ),
         (
-            {'router': {'name': 'soft'}, 'communication': 'gather'},
+            {
+                'router': {'name': 'soft'},
+                'communication': 'gather',
+                'capacity': 'dropless',
+                'jitter': 0.0,
+            },
             "config.communication.name = 'gather': must be 'none', for a soft "
             'mixture',
         ),
@@ -314,7 +326,10 @@ def test_config_builds_the_layer_it_describes():
             'one level of communication and of routers',
         ),
         (
-            {'outer_experts': 2, 'router': {'name': 'top_k', 'k': 1}},
+            {
+                'hierarchy': {'groups': 2},
+                'router': {'name': 'top_k', 'k': 1},
+            },
             'config.communication.buffer_factor = 2.5: must be None, but at '
             'one level of communication and of routers',
         ),
@@ -324,10 +339,13 @@ def test_config_builds_the_layer_it_describes():
             'or None',
         ),
         (
-            {'capacity_factor': 0},
-            'config.capacity_factor = 0.0: must be greater than 0.0, or None',
+            {'capacity': {'name': 'factor', 'train': 0}},
+            'config.capacity.train = 0.0: must be greater than 0.0, or None',
         ),
-        ({'d_ff': 0}, 'config.d_ff = 0: must be at least 1'),
+        (
+            {'experts': {'name': 'mlp', 'hidden': 0}},
+            'config.experts.hidden = 0: must be at least 1',
+        ),
     ],
 )
 def test_config_refuses(change, message):

@@ -397,8 +397,14 @@ def test_the_grid_does_not_change_the_choice_or_the_noise(name):
             by_token = lambda v: np.moveaxis(np.asarray(v), 1, -1).reshape(
                 12, -1
             )
-            grid = [by_token(v) for v in (
-                aux.routing.expert, aux.routing.weight, aux.routing.valid)]
+            grid = [
+                by_token(v)
+                for v in (
+                    aux.routing.expert,
+                    aux.routing.weight,
+                    aux.routing.valid,
+                )
+            ]
             results.append((y, *grid))
         live = problem.mask.ravel()
         for other in results[1:]:

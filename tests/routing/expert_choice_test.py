@@ -33,14 +33,14 @@ def test_equals_the_loop(factor):
         routing = run(
             expert_choice, logits, context(mask), capacity_factor=float(factor)
         )
-        assert routing.expert.shape == (G, E, slots)
+        assert routing.weight.shape == (G, E, slots)
         for g in range(G):
             taken, probs = reference.expert_choice(
                 np.float64(logits[g]), mask[g], slots
             )
             assert_close(routing.probs[g], probs, 1e-6)
             for e in range(E):
-                assert np.all(routing.expert[g, e] == e)
+                assert np.all(routing.assignment_expert()[g, e] == e)
                 live = routing.valid[g, e]
                 assert live.sum() == min(slots, mask[g].sum())
                 tokens = routing.token[g, e][live]
