@@ -5,23 +5,39 @@ G groups, S tokens a group, E experts. A group's assignments form a grid
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeVar,
-    runtime_checkable,
-)
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.config import options
+from moe.traits import (
+    State,
+    StateStatistic,
+    Traits,
+    states_of,
+    traits,
+    traits_of,
+)
+
+__all__ = [
+    'Aux',
+    'AuxiliaryLoss',
+    'Context',
+    'Dense',
+    'ExpertChoice',
+    'Router',
+    'Routing',
+    'RoutingSummary',
+    'State',
+    'StateStatistic',
+    'TokenChoice',
+    'Traits',
+    'states_of',
+    'traits',
+    'traits_of',
+]
 
 Kind = TypeVar('Kind', bound='Routing')
 
@@ -243,125 +259,6 @@ class Context(NamedTuple):
 
 
 Router = Callable[[Float[Array, 'G S E'], Context], Routing]
-AnyRouter = TypeVar('AnyRouter', bound=Callable)
-
-
-@runtime_checkable
-class State(Protocol):
-    """State of a router that no gradient moves, such as a selection bias.
-
-    The layer keeps its value among the variables `router_state`; the router
-    reads it as `context.state[name]`. In training the layer returns the
-    statistic, the train step sums it over the microbatches, and after the
-    optimizer `moe.routing.update_router_state` moves the value. A frozen
-    dataclass of plain options serves; it is hashed and compared.
-    """
-
-    def init(self, num_experts: int) -> Any:
-        """Returns the value before the first step, a pytree of arrays.
-
-        Args:
-          num_experts: E, of the router.
-        """
-        ...
-
-    def statistic(self, routing: Routing, value: Any) -> Any:
-        """Returns what the update needs to know of a batch.
-
-        Args:
-          routing: of the batch, what the router returned; padding is not
-            valid and must not count.
-          value: of the state, with which the router chose.
-
-        Returns:
-          A pytree of sums over tokens, so that the sum of the statistics of
-          the parts of a batch is that of the whole.
-        """
-        ...
-
-    def update(self, value: Any, statistic: Any) -> Any:
-        """Returns the value after a step.
-
-        Args:
-          value: before the step.
-          statistic: summed over the whole batch of the step.
-        """
-        ...
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class StateStatistic:
-    """The statistic of one state of one router, which knows its rule.
-
-    Attributes:
-      value: a pytree of sums over tokens, with an axis in front for each
-        `scan` or `vmap` over layers.
-      rule: the State.
-      num_experts: E, of the router.
-    """
-
-    value: Any
-    rule: State = dataclasses.field(metadata={'static': True})
-    num_experts: int = dataclasses.field(metadata={'static': True})
-
-
-StateOf = Callable[[Mapping[str, Any]], Mapping[str, State]]
-LooksAhead = Literal['never', 'in training', 'always']
-
-
-@dataclasses.dataclass(frozen=True)
-class Traits:
-    """What a router reads, keeps, and sees.
-
-    Attributes:
-      reads: optional fields of the Context that it reads: 'noise_logits',
-        'token_id', 'recorded'.
-      looks_ahead: when a token's experts depend on later tokens.
-      state: from the router's options to its states by name; None for a
-        router without state.
-    """
-
-    reads: frozenset[str] = frozenset()
-    looks_ahead: LooksAhead = 'never'
-    state: StateOf | None = None
-
-
-def traits(
-    reads: Iterable[str] = (),
-    looks_ahead: LooksAhead = 'never',
-    state: StateOf | None = None,
-) -> Callable[[AnyRouter], AnyRouter]:
-    """Declares the `Traits` of a router; one without has the defaults.
-
-    Args:
-      reads: see `Traits`.
-      looks_ahead: see `Traits`.
-      state: see `Traits`, e.g. `lambda options: {'bias': options['balance']}`.
-
-    Returns:
-      A decorator.
-    """
-
-    def mark(router: AnyRouter) -> AnyRouter:
-        declared = Traits(frozenset(reads), looks_ahead, state)
-        router.traits = declared  # type: ignore[attr-defined]
-        return router
-
-    return mark
-
-
-def traits_of(router: Any) -> Traits:
-    """Returns the traits of a router, or of a partial of one."""
-    while isinstance(router, functools.partial):
-        router = router.func
-    return getattr(router, 'traits', Traits())
-
-
-def states_of(router: Any) -> dict[str, State]:
-    """Returns the states of a router with its options, by name."""
-    declared = traits_of(router).state
-    return dict(declared(options(router))) if declared else {}
 
 
 class RoutingSummary(NamedTuple):

@@ -22,6 +22,7 @@ FLOORS = {
     'moe.ops': 0,
     'moe.parameters': 0,
     'moe.stats': 0,
+    'moe.traits': 0,
     'moe.types': 0,
     'moe.dispatch': 1,
     'moe.routing': 1,
