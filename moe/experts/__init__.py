@@ -2,23 +2,23 @@
 
 from moe.experts.base import EXPERTS, make_experts
 from moe.experts.batch_norm import BatchNorm, Renorm
-from moe.experts.cheap import Cheap
+from moe.experts.heterogeneous import HeterogeneousExperts
 from moe.experts.lifted import Lifted
 from moe.experts.mlp import MLP, Activation
 from moe.experts.network import Network, Networks, regularization
-from moe.experts.unlike import Unlike
+from moe.experts.zero_computation import ZeroComputationExperts
 
 __all__ = [
     'EXPERTS',
     'MLP',
     'Activation',
     'BatchNorm',
-    'Cheap',
+    'HeterogeneousExperts',
     'Lifted',
     'Network',
     'Networks',
     'Renorm',
-    'Unlike',
+    'ZeroComputationExperts',
     'make_experts',
     'regularization',
 ]

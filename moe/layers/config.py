@@ -19,7 +19,7 @@ from moe.config import (
 )
 from moe.config.registry import entry_of
 from moe.dispatch import DISPATCHERS, Dispatcher, grouped
-from moe.experts import EXPERTS, MLP, Cheap
+from moe.experts import EXPERTS, MLP, ZeroComputationExperts
 from moe.experts.base import SUPPLIED, make_experts
 from moe.layers.checks import experts_per_token, routing_of
 from moe.layers.hierarchical import HierarchicalMoE
@@ -132,7 +132,10 @@ class MoEConfig:
             if field != 'router':
                 count = self.num_expert_groups
             else:
-                count = self._experts_of_a_group + self._cheap.num_experts
+                count = (
+                    self._experts_of_a_group
+                    + self._zero_computation.num_experts
+                )
             self._check_router(field, router, count)
 
     def _check_router(self, field: str, router: Router, count: int):
@@ -153,7 +156,7 @@ class MoEConfig:
             raise ConfigError(
                 f'{field}.name', 'soft', 'a router of assignments'
             )
-        if self.hierarchy or self._cheap.num_experts:
+        if self.hierarchy or self._zero_computation.num_experts:
             allowed = (
                 'a router of assignments, for two levels or zero-computation '
                 'experts'
@@ -213,9 +216,11 @@ class MoEConfig:
         return experts
 
     @property
-    def _cheap(self) -> Cheap:
+    def _zero_computation(self) -> ZeroComputationExperts:
         counts = self.zero_computation
-        return Cheap(counts.zero, counts.copy, counts.constant, parent=None)
+        return ZeroComputationExperts(
+            counts.zero, counts.copy, counts.constant, parent=None
+        )
 
     @property
     def num_expert_groups(self) -> int:
@@ -232,6 +237,7 @@ class MoEConfig:
             make_experts, dtype=dtype, down_scale=down_scale
         )
         experts = make(self.experts, self._experts_of_a_group)
+        free = self._zero_computation
         limits: dict[str, Any] = {}
         if isinstance(self.capacity, CapacityFactor):
             limits = {
@@ -254,7 +260,7 @@ class MoEConfig:
                 **limits,
                 num_groups=None if self.hierarchy else self.num_groups,
                 losses=self.losses,
-                cheap=self._cheap if self._cheap.num_experts else None,
+                zero_computation=free if free.num_experts else None,
                 parent=None,
             )
         if self.hierarchy:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from moe.config import ConfigError
 from moe.dispatch import grouped
-from moe.experts import Unlike
+from moe.experts import HeterogeneousExperts
 from moe.layers.auxiliary import auxiliary, summarize
 from moe.parameters import declare_all
 from moe.routing import top_k
@@ -29,14 +29,16 @@ class HardSwitch(nn.Module):
     then. So of two experts the second runs where `sigmoid(logit) > 0.5`.
 
     Attributes:
-      experts: E modules without randomness or state, see `Unlike`.
+      experts: E modules without randomness or state, see
+        `HeterogeneousExperts`.
       gate: any module from x to logits [B, E] or [B, E - 1]; None is a dense
         layer, of one logit for two experts, else of E.
       gradient: what the gate learns from y. With p the softmax of the logits,
         'none' learns nothing; 'probability' returns `p_c * expert_c(x)`, and
         'straight_through' gives the gate the gradient of that, while y
         stays `expert_c(x)`.
-      block_size: rows that an expert runs at a time, see `Unlike`.
+      block_size: rows that an expert runs at a time, see
+        `HeterogeneousExperts`.
     """
 
     experts: tuple[nn.Module, ...]
@@ -97,7 +99,7 @@ class HardSwitch(nn.Module):
         order = jnp.arange(len(x), dtype=jnp.int32)
         routing = top_k(logits[None], Context(valid[None], order[None]), k=1)
         routing = routing.replace(weight=_weight(routing.weight, self.gradient))
-        run = Unlike(self.experts, self.block_size)
+        run = HeterogeneousExperts(self.experts, self.block_size)
         nn.share_scope(self, run)  # its parameters are this layer's
         y, within = grouped(x[None], routing, run, None)
         declare_all(gate, decay=False)

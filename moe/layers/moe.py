@@ -19,7 +19,7 @@ from moe.capacity import CapacityRule
 from moe.config import ConfigError, options
 from moe.config.registry import entry_of
 from moe.dispatch import DISPATCHERS, Dispatcher, only_experts
-from moe.experts import Cheap
+from moe.experts import ZeroComputationExperts
 from moe.layers.auxiliary import auxiliary, buffer_stats, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import (
@@ -70,8 +70,8 @@ class MoE(nn.Module):
         those of the same name, by name: functions of a `RoutingSummary`.
       batch_prioritized: whether capacity goes by the router's confidence, and
         not in token order (arXiv 2106.05974).
-      cheap: zero, copy and constant experts, beside the others: to the router
-        they are the last ones.
+      zero_computation: zero, copy and constant experts, beside the others: to
+        the router they are the last ones.
       router_init: initializer of the router's kernel [D, E].
     """
 
@@ -87,7 +87,7 @@ class MoE(nn.Module):
     num_groups: int | None = None
     losses: Mapping[str, AuxiliaryLoss] = FrozenDict()
     batch_prioritized: bool = False
-    cheap: Cheap | None = None
+    zero_computation: ZeroComputationExperts | None = None
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
@@ -172,9 +172,9 @@ class MoE(nn.Module):
 
     @property
     def num_experts(self) -> int:
-        """E, the cheap ones included."""
-        cheap = self.cheap.num_experts if self.cheap else 0
-        return self.experts.num_experts + cheap  # type: ignore[attr-defined]
+        """E, the zero-computation ones included."""
+        free = self.zero_computation.num_experts if self.zero_computation else 0
+        return self.experts.num_experts + free  # type: ignore[attr-defined]
 
     def capacity_of(self, routing: Routing, train: bool) -> int | None:
         """Returns the capacity of an expert in a group; None drops nothing.
@@ -197,17 +197,17 @@ class MoE(nn.Module):
         )
 
     def _execute(self, tokens, routing: Routing, capacity: int | None):
-        if not self.cheap:
+        if not self.zero_computation:
             return self._through_experts(tokens, routing, capacity)
         count = self.experts.num_experts  # type: ignore[attr-defined]
         dispatched = only_experts(routing, 0, count)
         y, within, excess = self._through_experts(tokens, dispatched, capacity)
         gates = routing.gates()[..., count:]
-        y = y + self.cheap(tokens, gates)
-        cheap = routing.valid & (routing.assignment_expert() >= count)
-        rows = cheap.shape[1] - within.shape[1]  # where rows are experts
+        y = y + self.zero_computation(tokens, gates)
+        free = routing.valid & (routing.assignment_expert() >= count)
+        rows = free.shape[1] - within.shape[1]  # where rows are experts
         within = jnp.pad(within, [(0, 0), (0, rows), (0, 0)])
-        return y, within | cheap, excess
+        return y, within | free, excess
 
     def _through_experts(self, tokens, routing: Routing, capacity: int | None):
         """Executes, here or where the mesh in context has the experts.

@@ -11,7 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from moe.config import ConfigError, options
-from moe.experts import MLP, Activation, Lifted, Unlike
+from moe.experts import MLP, Activation, HeterogeneousExperts, Lifted
 from moe.layers.auxiliary import load_balance
 from moe.layers.hierarchical import HierarchicalMoE
 from moe.layers.moe import MoE
@@ -60,7 +60,7 @@ def top2_moe(
     if experts is None:
         experts = MLP(hidden or 4 * dim, num_experts, activation, parent=None)
     elif isinstance(experts, Sequence):
-        experts = Unlike(tuple(experts), parent=None)
+        experts = HeterogeneousExperts(tuple(experts), parent=None)
     elif not hasattr(experts, 'num_experts'):
         experts = Lifted(experts, num_experts, parent=None)
     count = experts.num_experts  # type: ignore[attr-defined]

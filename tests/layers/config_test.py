@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from moe.config import ConfigError, options, parse
-from moe.experts import MLP, Cheap
+from moe.experts import MLP, ZeroComputationExperts
 from moe.layers import (
     HierarchicalMoE,
     MoE,
@@ -49,7 +49,7 @@ def test_one_level():
     layer = build(num_groups=3)
     assert isinstance(layer, MoE)
     assert layer.num_groups == 3
-    assert layer.cheap is None
+    assert layer.zero_computation is None
     assert isinstance(layer.experts, MLP)
     assert layer.num_experts == 6
 
@@ -82,14 +82,14 @@ def test_soft():
     assert options(layer.router) == {'capacity_factor': 1.0}
 
 
-def test_cheap_experts():
+def test_zero_computation_experts():
     # They are beside the others, and the router sees them all: K = 9 of 6 + 3.
     counts = {'zero_computation': {'zero': 1, 'copy': 2}}
     router = {'name': 'top_k', 'k': 9}
     layer = build(**counts, router=router)
-    assert isinstance(layer.cheap, Cheap)
-    cheap = layer.cheap
-    assert (cheap.num_zero, cheap.num_copy, cheap.num_constant) == (1, 2, 0)
+    assert isinstance(layer.zero_computation, ZeroComputationExperts)
+    free = layer.zero_computation
+    assert (free.num_zero, free.num_copy, free.num_constant) == (1, 2, 0)
     assert layer.num_experts == 9
     assert layer.experts.num_experts == 6
     message = refusal(**counts, router={'name': 'top_k', 'k': 10})

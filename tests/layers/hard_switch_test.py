@@ -12,7 +12,7 @@ import pytest
 from moe.config import ConfigError
 from moe.layers import HardSwitch, by_expert, chosen
 from tests import tiny
-from tests.experts.unlike_test import Add, D, Probe, Times
+from tests.experts.heterogeneous_test import Add, D, Probe, Times
 from tests.reference import switch as reference
 from tests.reference.compare import assert_close
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.experts import MLP, Cheap, Unlike
+from moe.experts import MLP, HeterogeneousExperts, ZeroComputationExperts
 from moe.layers import HierarchicalMoE, MoE
 from moe.parallel import (
     COMMUNICATION,
@@ -294,7 +294,11 @@ def same_on(sizes, layer, scenario='empty'):
     ('name', 'dispatcher', 'changes'),
     [
         # Experts that are nobody's: they are where the tokens are.
-        ('ragged', 'grouped', {'cheap': Cheap(1, 1, 1)}),
+        (
+            'ragged',
+            'grouped',
+            {'zero_computation': ZeroComputationExperts(1, 1, 1)},
+        ),
         # Priorities travel with the tokens; parameters of several shapes.
         (
             'gather',
@@ -307,7 +311,7 @@ def same_on(sizes, layer, scenario='empty'):
         # Groups that are parts of rows, two a row.
         ('all_to_all', 'indexed', {'num_groups': 16}),
     ],
-    ids=['cheap', 'prioritized', 'groups'],
+    ids=['zero_computation', 'prioritized', 'groups'],
 )
 def test_options_on_two_devices(name, dispatcher, changes):
     layer = build('top_k', dispatcher, name, 0.5, **changes)
@@ -349,13 +353,13 @@ def applied(layer, sizes, groups=G):
             'are over',
         ),
         (
-            {'experts': Unlike((nn.Dense(D), nn.Dense(D)) * 2)},
+            {'experts': HeterogeneousExperts((nn.Dense(D), nn.Dense(D)) * 2)},
             8,
-            "experts = 'Unlike': must be experts that are alike, to be split "
-            'over devices',
+            "experts = 'HeterogeneousExperts': must be experts that are alike, "
+            'to be split over devices',
         ),
     ],
-    ids=['experts', 'groups', 'unlike'],
+    ids=['experts', 'groups', 'heterogeneous'],
 )
 def test_what_does_not_divide(layer, groups, message):
     layer = build('top_k', 'indexed', 'gather', None, **layer)

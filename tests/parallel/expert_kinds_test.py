@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.experts import MLP, Lifted, Network, Unlike
+from moe.experts import MLP, HeterogeneousExperts, Lifted, Network
 from moe.layers import HierarchicalMoE, MoE, SoftMoE
 from moe.layers.multitask import MultiGate
 from moe.parallel import COMMUNICATION, parameter_shardings
@@ -39,8 +39,10 @@ class Narrow(nn.Module):
         return nn.Dense(D)(nn.LayerNorm()(nn.tanh(nn.Dense(8)(x))))
 
 
-def unlike():
-    return Unlike((Narrow(), nn.Dense(D)) * (E // 2), block_size=8)
+def heterogeneous():
+    return HeterogeneousExperts(
+        (Narrow(), nn.Dense(D)) * (E // 2), block_size=8
+    )
 
 
 # Experts, and the communications and dispatchers that they allow.
@@ -50,7 +52,7 @@ KINDS = {
     'MLP': (MLP(8, num_experts=E, use_bias=True), PADDED[1:2] + SORTED),
     'lifted': (Lifted(Narrow(), E), PADDED),
     'own': (Scale(E), PADDED[:2] + SORTED[1:]),
-    'unlike': (unlike(), SORTED[:1] + PADDED[:1]),
+    'heterogeneous': (heterogeneous(), SORTED[:1] + PADDED[:1]),
 }
 
 
@@ -82,8 +84,8 @@ def test_equals_one_device(kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_device_has_its_share(kind):
-    # Every parameter of the experts, by its first axis; unlike ones too, whose
-    # first axis is no list of experts. Nothing of the router.
+    # Every parameter of the experts, by its first axis; heterogeneous ones too,
+    # whose first axis is no list of experts. Nothing of the router.
     layer = build('top_k', 'indexed', 'none', None, KINDS[kind][0])
     given, _ = problem('even')
     params = jax.eval_shape(layer.init, KEY, **given)['params']

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from moe.config import ConfigError, Fraction, PositiveInt
-from moe.experts import MLP, Cheap
+from moe.experts import MLP, ZeroComputationExperts
 from moe.layers import HardSwitch, MoE, Shared
 from moe.parameters import Parameter, declared
 from moe.training.optimizer import (
@@ -86,7 +86,10 @@ def test_decay_is_of_matrices_alone():
 def test_gates_are_not_decayed():
     # Nor is what scales or shifts; of the constant experts only the vectors.
     layer = Shared(
-        MoE(MLP(4, num_experts=2, use_bias=True), cheap=Cheap(1, 1, 2)),
+        MoE(
+            MLP(4, num_experts=2, use_bias=True),
+            zero_computation=ZeroComputationExperts(1, 1, 2),
+        ),
         MLP(4),
         'sigmoid',
     )

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 
-class Unlike(nn.Module):
+class HeterogeneousExperts(nn.Module):
     """Different modules as experts, each run on its own rows alone.
 
     An expert's rows are cut into blocks of a fixed size, and as many blocks
@@ -109,7 +109,9 @@ def _run(functions, block_size, params, rows, sizes):
         for f, p in zip(functions, params, strict=True)
     }
     if len(kinds) > 1:
-        raise ValueError(f'Unlike: experts return different rows: {kinds}')
+        raise ValueError(
+            f'HeterogeneousExperts: experts return different rows: {kinds}'
+        )
     (kind,) = kinds
     out = _blank(kind, len(rows) + block_size)
     for e, (function, p) in enumerate(zip(functions, params, strict=True)):

@@ -1,6 +1,6 @@
 """Experts that cost next to nothing: zero, copy and constant.
 
-G groups, S tokens a group, N cheap experts, D width.
+G groups, S tokens a group, N zero-computation experts, D width.
 """
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from moe.parameters import parameter
 
 
-class Cheap(nn.Module):
+class ZeroComputationExperts(nn.Module):
     """Zero, copy and constant experts, in this order, without dispatch.
 
     `zero(x) = 0`, `copy(x) = x`, and `constant(x) = a x + b v` with a trained
@@ -41,7 +41,7 @@ class Cheap(nn.Module):
 
         Args:
           x: tokens, float.
-          gates: of each cheap expert, 0 where not chosen, float32.
+          gates: of each zero-computation expert, 0 where not chosen, float32.
         """
         wide = x.astype(jnp.float32)
         first = self.num_zero + self.num_copy

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe.dispatch import DISPATCHERS
-from moe.experts import MLP, Cheap
+from moe.experts import MLP, ZeroComputationExperts
 from moe.layers import MoE
 from moe.routing import expert_choice, top_k
 from tests import tiny
@@ -32,8 +32,8 @@ def params_of(constants):
     }
 
 
-def cheap_by_hand(x, i, counts, params):
-    """Output of cheap expert i for one token."""
+def by_hand(x, i, counts, params):
+    """Output of zero-computation expert i for one token."""
     zeros, copies, _ = counts
     if i < zeros:
         return np.zeros(D)
@@ -48,14 +48,14 @@ def cheap_by_hand(x, i, counts, params):
     'counts', [(1, 1, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 2, 3)]
 )
 def test_equals_the_formulas(counts):
-    layer, params = Cheap(*counts), params_of(counts[2])
+    layer, params = ZeroComputationExperts(*counts), params_of(counts[2])
     assert layer.num_experts == sum(counts)
     rng = np.random.default_rng(4)
     gates = rng.random((G, S, sum(counts))).astype(np.float32)
     y = jax.jit(layer.apply)({'params': params}, X, gates)
     desired = np.zeros((G, S, D))
     for g, s, i in np.ndindex(gates.shape):
-        out = cheap_by_hand(np.float64(X[g, s]), i, counts, params)
+        out = by_hand(np.float64(X[g, s]), i, counts, params)
         desired[g, s] += np.float64(gates[g, s, i]) * out
     assert_close(y, desired, 2e-6)
     narrow = layer.apply({'params': params}, jnp.asarray(X, 'bfloat16'), gates)
@@ -69,23 +69,28 @@ def test_known_constant():
         'vector': np.float32([[4, 8]]),
         'mix': np.float32([[[np.log(3), 0], [0, 0]]]),
     }
-    y = Cheap(0, 0, 1).apply(
+    y = ZeroComputationExperts(0, 0, 1).apply(
         {'params': params}, jnp.array([[[1.0, 0.0]]]), jnp.full((1, 1, 1), 2.0)
     )
     np.testing.assert_allclose(y, [[[3.5, 4.0]]], rtol=1e-6)
 
 
 def test_constants_differ_at_first():
-    layer = Cheap(1, 1, 3)
+    layer = ZeroComputationExperts(1, 1, 3)
     params = layer.init(jax.random.key(0), X, jnp.ones((G, S, 5)))['params']
     for leaf in params.values():
         assert leaf.dtype == jnp.float32
         assert np.all(leaf[0] != leaf[1])
         assert np.all(leaf[1] != leaf[2])
-    assert Cheap(2, 1).init(jax.random.key(0), X, jnp.ones((G, S, 3))) == {}
+    assert (
+        ZeroComputationExperts(2, 1).init(
+            jax.random.key(0), X, jnp.ones((G, S, 3))
+        )
+        == {}
+    )
 
 
-# Three experts and one of each cheap kind: six to the router.
+# Three experts and one of each zero-computation kind: six to the router.
 EXPERTS, COUNTS = 3, (1, 1, 1)
 PARAMS = {
     'router': tiny.numbers((D, 6), 5),
@@ -94,7 +99,7 @@ PARAMS = {
         'gate': tiny.numbers((EXPERTS, D, F), 7),
         'down': tiny.numbers((EXPERTS, F, D), 8),
     },
-    'cheap': params_of(1),
+    'zero_computation': params_of(1),
 }
 ROUTERS = {
     'top_k': functools.partial(top_k, k=2),
@@ -124,7 +129,7 @@ def assignments(router, g, slots):
         for s in np.flatnonzero(MASK[g]):
             e, weight = chosen[s][0][k], chosen[s][1][k]
             used[e] += 1
-            # Cheap experts have no capacity.
+            # Zero-computation experts have no capacity.
             kept = e >= EXPERTS or slots is None or used[e] <= slots
             found.append((s, e, weight, kept))
     return found
@@ -142,7 +147,9 @@ def by_loop(router, slots):
             kept += 1
             x = np.float64(X[g, s])
             if e >= EXPERTS:
-                out = cheap_by_hand(x, e - EXPERTS, COUNTS, PARAMS['cheap'])
+                out = by_hand(
+                    x, e - EXPERTS, COUNTS, PARAMS['zero_computation']
+                )
             else:
                 expert = reference_experts.expert_of(experts, e)
                 out = reference_experts.mlp(x, expert, 'swiglu')
@@ -162,7 +169,7 @@ def test_in_a_mixture_equals_the_loop(router, factor, executor):
         ROUTERS[router],
         dispatcher=executor,
         capacity_factor=factor,
-        cheap=Cheap(*COUNTS),
+        zero_computation=ZeroComputationExperts(*COUNTS),
     )
     assert layer.num_experts == 6
 

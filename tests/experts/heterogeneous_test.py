@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moe.dispatch import DISPATCHERS
-from moe.experts import Unlike
+from moe.experts import HeterogeneousExperts
 from moe.layers import MoE
 from moe.routing import top_k
 from tests import tiny
@@ -67,7 +67,7 @@ def oracles(params):
 @pytest.mark.parametrize('sizes', [(3, 1, 3), (0, 7, 0), (4, 0, 1)], ids=str)
 @pytest.mark.parametrize('block_size', [1, 2, 64])
 def test_each_runs_its_own_rows(sizes, block_size):
-    layer = Unlike(MODULES, block_size)
+    layer = HeterogeneousExperts(MODULES, block_size)
     assert layer.num_experts == 3
     x, dy = tiny.numbers((7, D), 0), tiny.numbers((7, D), 1)
     params = tiny.parameters(layer.init, x, jnp.array(sizes), scale=1.0)
@@ -103,7 +103,7 @@ def test_each_runs_blocks_of_its_own_number():
         counts[expert] += size
 
     probes = tuple(Probe(functools.partial(tell, e)) for e in range(4))
-    layer, x = Unlike(probes, 4), jnp.ones((10, D))
+    layer, x = HeterogeneousExperts(probes, 4), jnp.ones((10, D))
     sizes = jnp.array([5, 0, 1, 4])
     params = tiny.parameters(layer.init, x, sizes)
     counts[:] = [0, 0, 0, 0]
@@ -121,7 +121,7 @@ def test_experts_see_no_rows_but_their_own():
         'experts_0': {'w': np.ones(1, np.float32)},
         'experts_1': {'w': np.float32([1, 2, 3])},
     }
-    layer = Unlike((Log(), Times()), 4)
+    layer = HeterogeneousExperts((Log(), Times()), 4)
 
     def objective(params, x):
         y = layer.apply({'params': params}, x, sizes)
@@ -144,7 +144,7 @@ def test_experts_see_no_rows_but_their_own():
 @pytest.mark.parametrize('executor', DISPATCHERS)
 def test_they_serve_any_mixture(executor):
     # Two of three experts a token, in every layout of the rows.
-    experts = Unlike(MODULES, 2)
+    experts = HeterogeneousExperts(MODULES, 2)
     layer = MoE(experts, functools.partial(top_k, k=2), dispatcher=executor)
     x = tiny.numbers((2, 4, D), 7)
     params = tiny.parameters(layer.init, x, scale=1.0)
@@ -160,6 +160,6 @@ def test_they_serve_any_mixture(executor):
 
 
 def test_experts_of_different_widths():
-    layer = Unlike((nn.Dense(1), nn.Dense(2)))
+    layer = HeterogeneousExperts((nn.Dense(1), nn.Dense(2)))
     with pytest.raises(ValueError, match='return different rows'):
         tiny.parameters(layer.init, np.ones((2, D)), np.ones(2, np.int32))
