@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 
+import moe.config
 from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
@@ -231,6 +232,7 @@ PROGRAM = """
 import json, pathlib, sys
 from moe import training
 from moe.config import ConfigError
+from moe.workloads import registry
 from moe.workloads.lm import workload as language
 from moe.training import processes
 from moe.training.folder import write_plain_config
@@ -265,7 +267,9 @@ def test_errors_in_one_of_two(plain, environment, tmp_path):
     text.write_text(text.read_text()[::-1])
     broken, new = str(tmp_path / 'fragile'), str(tmp_path / 'new')
     plain = {**plain, 'checkpoint_every': STEPS}
-    other_data = {**plain, 'data': {**plain['data'], 'files': 'corpus/*.txt'}}
+    other_data = moe.config.changed(
+        plain, {'data.source.files': 'corpus/*.txt'}
+    )
     other_seed = {**plain, 'seed': 1}
     runs = [(other_data, new), (plain, new), (plain, 'own'), (plain, broken)]
     of_second = [runs[0], (other_seed, new), *runs[2:]]
