@@ -25,7 +25,7 @@ def test_a_router_of_a_plugin_is_a_gate_if_it_can_be(monkeypatch):
     monkeypatch.setattr(ROUTERS, '_entries', dict(ROUTERS._entries))
 
     @ROUTERS.register('mine')
-    @traits(uses={'noise_logits'})
+    @traits(reads={'noise_logits'})
     def mine(logits, context, *, sharpness: float = 2.0):
         return logits, context, sharpness
 
