@@ -229,7 +229,7 @@ def losses_with_effect(
         jax.eval_shape(lambda x: router(x, context), normal()), Routing
     ):
         return frozenset(losses)
-    gradients = jax.jacrev(values)(normal())
+    gradients = jax.jit(jax.jacrev(values))(normal())
     # Rounding leaves less of a gradient that is none.
     reached = lambda g: bool(jnp.max(jnp.abs(g)) > _ROUNDING)
     return frozenset(n for n, g in gradients.items() if reached(g))

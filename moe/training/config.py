@@ -76,6 +76,14 @@ class Config(abc.ABC):
         """Names that `losses` may have, in order."""
         return tuple(LOSSES)
 
+    def notes(self) -> list[str]:
+        """Returns a line about every setting that has no effect in this run.
+
+        The sizes of the mesh are known then. The lines are printed once, when
+        the run starts.
+        """
+        return []
+
     def check_batch(self, sizes: Mapping[str, int]) -> None:
         """Refuses a mesh whose devices cannot share a microbatch equally.
 

@@ -67,6 +67,7 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
         folder.check_same_data(workdir, described)
         mesh = make_mesh(config.mesh)
         config = on_mesh(config, mesh)
+        notes = config.notes()
     check_same('config', plain)
     check_same('data', described)
     with agreeing():
@@ -79,7 +80,7 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
             raise ConfigError('workdir', str(workdir), allowed)
     with jax.set_mesh(mesh), stop_signals() as stopping:
         trainer = MeshTrainer(config, workdir, workload, data, mesh)
-        trainer.announce(described)
+        trainer.announce(described, notes)
         try:
             step = train(trainer, config, stopping)
         finally:

@@ -3,7 +3,7 @@
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,8 +85,13 @@ class MeshTrainer:
         self._writer = Writer(workdir, self.start, self._main)
         self._progress = Progress(config.steps, workload, self.start)
 
-    def announce(self, described: dict[str, Any]) -> None:
-        """Prints sizes of the model and of the data, and where it starts."""
+    def announce(self, described: dict[str, Any], notes: Sequence[str]) -> None:
+        """Prints sizes of the model and of the data, and where it starts.
+
+        Args:
+          described: of the data, by the workload.
+          notes: lines about settings that have no effect.
+        """
         total, active = self._workload.count_parameters()
         sizes = [
             f'{value:,} {name.replace("_", " ")}'
@@ -98,6 +103,8 @@ class MeshTrainer:
             f'{self._workload.unit[:-1]}; {", ".join(sizes)}; '
             f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
         )
+        for note in notes:
+            self.say(f'note: {note}')
         if self.start:
             self.say(f'going on from step {self.start}')
 

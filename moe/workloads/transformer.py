@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from moe.config import ConfigError
 from moe.config.registry import entry_of
-from moe.layers import LOSSES
+from moe.layers import LOSSES, losses_with_effect
 from moe.losses import AUXILIARY_LOSSES
 from moe.models.transformer import TransformerConfig
 from moe.ops.attention import ATTENTION_KERNELS, splash, traits_of
-from moe.parallel import expert_axes_of, none
+from moe.parallel import COMMUNICATION, expert_axes_of, none
+from moe.routing import ROUTERS
 from moe.training.config import Config
 from moe.training.workload import Workload
 from moe.workloads.lm.model import active_parameters
@@ -96,6 +97,36 @@ class TransformerRun(Config):
     def expert_axes(self) -> tuple[str, ...]:
         """The mesh axes that experts are split over, one for each level."""
         return expert_axes_of(self.model.moe.communication)
+
+    def notes(self) -> list[str]:
+        """Says which settings of the mixtures have no effect."""
+        if not self.model.moe_layers:
+            return []
+        moe, found = self.model.moe, super().notes()
+        sizes = [getattr(self.mesh, axis) for axis in self.expert_axes]
+        if entry_of(moe.communication) is not none and math.prod(sizes) == 1:
+            name = COMMUNICATION.name_of(moe.communication)
+            found.append(
+                f'config.model.moe.communication = {name} has no effect: all '
+                'experts are on one device (config.mesh.expert = 1)'
+            )
+        weighted = [name for name, weight in self.losses.items() if weight]
+        known = {**LOSSES, **moe.losses}
+        losses = {name: known[name] for name in weighted}
+        effective = set[str]().union(
+            *(
+                losses_with_effect(router, moe.num_experts, losses)
+                for router in moe.routers.values()
+            )
+        )
+        for name in weighted:
+            if name not in effective:
+                routers = map(ROUTERS.name_of, moe.routers.values())
+                found.append(
+                    f'config.losses.{name} = {self.losses[name]} has no effect '
+                    f'on the router {" and ".join(routers)}'
+                )
+        return found
 
     def _check_communication(self, sizes: Mapping[str, int]):
         """Refuses experts and groups that do not divide over the devices."""

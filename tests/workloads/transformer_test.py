@@ -74,3 +74,40 @@ def test_layers_compute_every_loss_that_has_a_coefficient(monkeypatch):
     assert registry.plain_of(again) == registry.plain_of(config)
     with pytest.raises(ConfigError, match='no such loss'):
         tiny.parsed({'losses': {'another': 1.0}})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'notes'),
+    [
+        ({}, []),
+        ({'model.moe_every': 0}, []),
+        (
+            {'model.moe.communication': 'all_to_all'},
+            [
+                'config.model.moe.communication = all_to_all has no effect: '
+                'all experts are on one device (config.mesh.expert = 1)'
+            ],
+        ),
+        ({'model.moe.communication': 'all_to_all', 'mesh.expert': 2}, []),
+        (
+            # A fixed table of token ids learns nothing.
+            {'model.moe.router': 'hash', 'losses': {'load_balance': 0.5}},
+            [
+                'config.losses.load_balance = 0.5 has no effect on the router '
+                'hash'
+            ],
+        ),
+        # Gates that sum to 1 have a constant L1 norm; others have not.
+        (
+            {'losses': {'l1': 0.5, 'router_z': 0.0}},
+            ['config.losses.l1 = 0.5 has no effect on the router top_k'],
+        ),
+        (
+            {'losses': {'l1': 0.5}, 'model.moe.router.renormalize': False},
+            [],
+        ),
+    ],
+    ids=str,
+)
+def test_notes_on_settings_without_effect(changes, notes):
+    assert tiny.parsed(changes).notes() == notes
