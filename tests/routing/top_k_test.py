@@ -157,12 +157,14 @@ def test_padding_is_not_live():
 def test_dtypes_and_size():
     routing = jax.eval_shape(top_k, jnp.zeros((G, S, E)), context())
     dtypes = {
-        name: getattr(routing, name).dtype for name in routing._fields[:6]
+        name: value.dtype
+        for name, value in vars(routing).items()
+        if value is not None
     }
     assert dtypes == {
         'expert': jnp.int32,
         'weight': jnp.float32,
-        'live': jnp.bool_,
+        'valid': jnp.bool_,
         'probs': jnp.float32,
         'logits': jnp.float32,
         'mask': jnp.bool_,
