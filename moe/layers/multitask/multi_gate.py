@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float
 
 from moe import losses
 from moe.experts.network import (
-    Networks,
     Penalty,
     regularization,
     side_by_side,
@@ -106,8 +105,8 @@ class MultiGate(nn.Module):
         expert_input, gate_input = x if isinstance(x, Sequence) else (x, x)
         live = jnp.ones(len(expert_input), bool) if mask is None else mask
         out = self._outputs(emptied(expert_input, live), train, mask)
-        if not isinstance(self.experts, (Sequence, Networks)):
-            declare_all(self.experts, first_axis='expert')
+        for module in self._modules:
+            declare_all(module, first_axis='expert')
         gates, stats, per_gate, state_statistics = self._gates(
             emptied(gate_input, live).astype(jnp.float32),
             self._seen(out.shape[1]),
