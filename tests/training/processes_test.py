@@ -235,7 +235,6 @@ from moe.config import ConfigError
 from moe.workloads import registry
 from moe.workloads.lm import workload as language
 from moe.training import processes
-from moe.training.folder import write_plain_config
 
 runs, coordinator, count, index = sys.argv[1:]
 value = lambda argument: argument.partition('=')[2]
