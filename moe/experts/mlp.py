@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from moe.config import ConfigError
+from moe.config import ConfigError, PositiveInt
 from moe.experts.base import EXPERTS
 from moe.ops import grouped_matmul
 from moe.parameters import parameter
@@ -46,7 +46,7 @@ class MLP(nn.Module):
       down_scale: factor on the initial W_down, for deep residual stacks.
     """
 
-    hidden: int
+    hidden: PositiveInt
     num_experts: int | None = None
     activation: Activation | Callable[[Array], Array] = 'swiglu'
     use_bias: bool = False

@@ -244,7 +244,11 @@ BUILT = {
 def test_config_builds_the_layer_it_describes():
     layer = parse(MoEConfig, SECTION).build(jnp.bfloat16, 0.5)
     assert layer.router.func is top_k
-    assert layer.router.keywords == {'k': 3, 'renormalize': False}
+    assert options(layer.router) == {
+        'k': 3,
+        'renormalize': False,
+        'ties': 'lowest',
+    }
     for name, value in BUILT.items():
         assert getattr(layer, name) == value, name
     assert entry_of(layer.dispatcher) is grouped
