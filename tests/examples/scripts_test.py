@@ -1,5 +1,6 @@
 """Every example does what it says, in fewer steps than it takes when run."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from examples import (
     sparse_dispatcher,
     top2,
 )
-from tests import tiny
+from tests import commands, tiny
 from tests.workloads.load_test import saved
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,3 +100,28 @@ def test_runs_as_a_command():
         command, cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.count('weights') == 4
+
+
+def test_own_router(tmp_path):
+    # By the command of its first lines, of a small run.
+    config = tiny.write_config(tmp_path / 'config.py', tiny.plain())
+    done = commands.run(
+        'train.py',
+        f'--config={config}',
+        f'--workdir={tmp_path / "run"}',
+        f'--config.data.source.files={tiny.write_corpus(tmp_path / "text")}',
+        "--config.plugins=('examples/own_router.py',)",
+        '--config.model.moe.router.name=smooth',
+        '--config.losses.uncertainty=0.01',
+    )
+    assert done.code == 0, done.err
+    lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    entropy = [v['train/uncertainty'] for v in logged if 'train/loss' in v]
+    assert all(0 < value <= np.log(4) + 1e-5 for value in entropy)
+    # The state, which no gradient moves, is logged; at first it is 0.
+    name = 'moe/layer_0/state/balance/bias'
+    biases = [np.array(v[name]) for v in logged if name in v]
+    assert not np.any(biases[0])
+    assert np.any(biases[-1])
+    np.testing.assert_allclose(np.sum(biases[-1]), 0, atol=1e-6)
