@@ -1,4 +1,4 @@
-"""Mixture-of-experts research in JAX; see docs/architecture.md."""
+"""Mixture-of-experts research in JAX; see docs/explanation/architecture.md."""
 
 
 def load(workdir, step=None, plugins=()):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # typed: flags, standard streams and exit codes are all its own.
 _SERVER = """
 import importlib, json, os, signal, sys, traceback
-name, folder = sys.argv[1:]
+name, folder, seconds = sys.argv[1:]
 main = importlib.import_module(name).main
 found = []
 for i, arguments in enumerate(json.load(sys.stdin)):
@@ -21,7 +21,7 @@ for i, arguments in enumerate(json.load(sys.stdin)):
     if not child:
         for number, path in enumerate(paths, start=1):
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-        signal.alarm(100)  # nothing takes that long
+        signal.alarm(int(seconds))  # nothing takes that long
         sys.argv = [name, *arguments]
         try:
             code = main(sys.argv)
@@ -47,14 +47,14 @@ class Result(NamedTuple):
     err: str
 
 
-def run_all(module, command_lines, folder, env=None):
+def run_all(module, command_lines, folder, env=None, cwd=ROOT, seconds=100):
     """Runs `module.main` on each list of arguments; returns the Results."""
     done = subprocess.run(
-        [sys.executable, '-c', _SERVER, module, str(folder)],
+        [sys.executable, '-c', _SERVER, module, str(folder), str(seconds)],
         input=json.dumps([[str(a) for a in line] for line in command_lines]),
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=env,
         check=True,
     )

@@ -1,6 +1,6 @@
 """The rules of the house: floors, file sizes, mirrored tests, no local paths.
 
-See `docs/architecture.md` for the floors.
+See `docs/explanation/architecture.md` for the floors.
 """
 
 import ast

@@ -1,1 +1,1 @@
-"""Sweeps that are ready to run; `docs/sweeps.md` says what came of them."""
+"""Sweeps ready to run; `docs/explanation/sweeps.md` has their results."""

@@ -1,48 +1,20 @@
-"""docs/routers.md: its table is measured, its walk-through is run."""
+"""docs/reference/routers.md: its table is measured."""
 
 import functools
-import pathlib
 import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
 from moe.dispatch import DISPATCHERS
 from moe.layers import LOSSES, MoEConfig
 from moe.routing import ROUTERS, sigmoid, top_k
-from moe.training.step import make_train_step
-from moe.types import TokenChoice, traits_of
-from tests import tiny
-from tests.routing import all_routers_test, common, table
+from moe.types import traits_of
+from tests.routing import common, table
 
-README = pathlib.Path(__file__).parents[2] / 'README.md'
 LOOKS_AHEAD = {'yes': 'never', 'in evaluation': 'in training', 'no': 'always'}
-NAME = 'near_best'
-
-
-def block(mark):
-    """A code block of the page, by what stands after its fence."""
-    (found,) = re.findall(
-        rf'^```{mark}\n(.*?)^```$', table.PAGE.read_text(), re.M | re.S
-    )
-    return found
-
-
-def executed(source, **names):
-    """What a piece of Python defines."""
-    namespace = {'__name__': NAME, **names}
-    exec(compile(source, table.PAGE.name, 'exec'), namespace)
-    return namespace
-
-
-@pytest.fixture
-def registered(monkeypatch):
-    """The router of the walk-through, in a copy of the registry's entries."""
-    monkeypatch.setattr(ROUTERS, '_entries', dict(ROUTERS._entries))
-    return executed(block('python router'))[NAME]
 
 
 def written_rows():
@@ -136,95 +108,3 @@ def test_options_go_with_every_router(groups):
         y, aux = jax.eval_shape(lambda layer=layer: run(layer))
         assert y.shape == x.shape
         assert sorted(aux.losses) == sorted(LOSSES)
-
-
-def test_the_router_is_short():
-    lines = block('python router').splitlines()
-    assert len(lines) < 30
-    assert max(map(len, lines)) <= 80
-
-
-@pytest.mark.parametrize(
-    'check',
-    [
-        all_routers_test.test_equals_the_loop_with_every_dispatcher,
-        all_routers_test.test_masked_token_influences_nothing,
-        all_routers_test.test_permuting_tokens_permutes_outputs,
-        all_routers_test.test_evaluation_is_deterministic,
-    ],
-    ids=lambda check: check.__name__.removeprefix('test_'),
-)
-@pytest.mark.usefixtures('registered')
-def test_the_router_has_the_property(check):
-    check(NAME)
-
-
-def test_the_router_has_a_row(registered):
-    cells = table.row(NAME)
-    losses = {'importance', 'l1', 'load_balance', 'router_z'}
-    assert losses <= set(re.findall(r'`(\w+)`', cells[2]))
-    assert cells[3:] == ('`grouped`, `indexed`, `onehot`', 'yes', 'yes')
-    assert cells[0] == registered.__doc__.splitlines()[0]
-
-
-def test_the_router_chooses_by_its_formula(registered):
-    # Of probabilities 0.5, 0.3 and 0.2, and a ratio of 0.5: the first two.
-    probs = jnp.array([[[0.2, 0.5, 0.3]]])
-    context = table.Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
-    routing = registered(jnp.log(probs), context, k=3)
-    np.testing.assert_array_equal(routing.expert.ravel(), [1, 2, 0])
-    np.testing.assert_array_equal(routing.valid.ravel(), [True, True, False])
-    np.testing.assert_allclose(routing.weight.ravel()[:2], [0.5, 0.3], 1e-6)
-
-
-def test_the_page_uses_the_router_as_a_config_names_it(registered):
-    names = executed(block('python use'))
-    assert names['config'].router.func is registered
-    dispatchers = [layer.dispatcher for layer in names['layers']]
-    assert dispatchers == list(DISPATCHERS.values())
-    x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
-    for layer in names['layers']:
-        initialize = layer.init_with_output
-        (y, aux), _ = jax.eval_shape(initialize, jax.random.key(0), x)
-        assert y.shape == x.shape
-        assert sorted(aux.losses) == sorted(LOSSES)
-
-
-@pytest.mark.usefixtures('registered')
-def test_a_wrong_option_is_refused_in_the_line_on_the_page():
-    (line,) = re.findall(r'^train\.py: (.*)$', table.PAGE.read_text(), re.M)
-    with pytest.raises(ConfigError) as caught:
-        tiny.parsed({'model.moe.router': {'name': NAME, 'ratio': 1.5}})
-    assert str(caught.value) == line
-    with pytest.raises(ConfigError, match='nearest: ratio') as caught:
-        tiny.parsed({'model.moe.router': {'name': NAME, 'ration': 0.5}})
-    assert '\n' not in str(caught.value)
-
-
-@pytest.mark.usefixtures('registered')
-def test_a_model_with_the_router_trains():
-    config = tiny.parsed({'model.moe.router': {'name': NAME}})
-    state = tiny.state(config)
-    before = state.params
-    tokens = np.random.default_rng(0).integers(0, 256, (8, 17), np.uint8)
-    # The first step of the warm-up has a learning rate of 0.
-    step = jax.jit(make_train_step(config))
-    for _ in range(2):
-        state, metrics = step(state, tokens)
-    assert all(np.all(np.isfinite(m)) for m in jax.tree.leaves(metrics))
-    moved = jax.tree_util.tree_map_with_path(
-        lambda path, a, b: 'router' not in str(path) or bool(np.any(a != b)),
-        before,
-        state.params,
-    )
-    assert all(jax.tree.leaves(moved))
-
-
-def test_the_router_of_the_readme_works(monkeypatch):
-    section = README.read_text().split('## Write a router')[1]
-    source = re.search(r'```python\n(.*?)```', section, re.S)[1]
-    names = executed(source, jax=jax, jnp=jnp, TokenChoice=TokenChoice)
-    common.register(monkeypatch, ROUTERS, 'greedy', names['greedy'])
-    assert table.serving('greedy') == list(DISPATCHERS)
-    assert table.reaching('greedy')
-    assert table.is_deterministic('greedy')

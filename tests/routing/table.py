@@ -1,4 +1,4 @@
-"""The table of the routers in docs/routers.md: every cell measured or parsed.
+"""The table in docs/reference/routers.md: every cell measured or parsed.
 
     python -m tests.routing.table
 
@@ -26,13 +26,13 @@ from moe.routing import ROUTERS
 from moe.types import Context
 from tests.reference.compare import assert_close
 
-PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'routers.md'
+PAGE = pathlib.Path(__file__).parents[2] / 'docs/reference/routers.md'
 MARKERS = '<!-- table -->', '<!-- /table -->'
 HEAD = (
     'name',
     'essence',
     'source',
-    'losses that reach it',
+    'losses with an effect',
     'dispatchers',
     'deterministic in evaluation',
     'causal',

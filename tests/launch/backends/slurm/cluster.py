@@ -65,7 +65,7 @@ def lack() -> str:
     """What this machine lacks to have a private cluster; nothing if ''."""
     missing = [name for name in _PROGRAMS if not _program(name)]
     if missing:
-        return f'no {", ".join(missing)}: see docs/slurm.md'
+        return f'no {", ".join(missing)}: see docs/how-to/slurm.md'
     try:
         socket.gethostbyname(_HOST)
     except OSError:
