@@ -1,4 +1,4 @@
-"""Top-p and ReLU routing against loops over tokens."""
+"""Top-p and ReLU routing: how many experts a token has, and why."""
 
 import jax
 import numpy as np
@@ -6,44 +6,18 @@ import pytest
 
 from moe.routing import relu, top_p
 from tests.reference import losses as reference_losses
-from tests.reference import routers as reference
 from tests.routing.common import (
-    FULL,
     KEY,
     PADDED,
-    SEEDS,
     E,
     G,
     S,
     accounted,
-    assert_routes,
     context,
     draw,
     gradient,
     run,
 )
-
-
-@pytest.mark.parametrize(
-    ('p', 'k'), [(0.5, 4), (0.9, E), (0.7, 2), (0.5, 1), (0.0, 4), (1.0, 3)]
-)
-def test_top_p_equals_the_loop(p, k):
-    numbers = set()
-    for seed in SEEDS:
-        logits, mask = draw(seed), PADDED if seed % 2 else FULL
-        routing = run(top_p, logits, context(mask), p=p, k=k)
-
-        def choose(g, s, logits=logits):
-            return reference.top_p(np.float64(logits[g, s]), p, k)
-
-        desired = assert_routes(routing, choose, mask, k)
-        numbers |= set(desired['live'].sum(1)[mask].tolist())
-    # The number depends on the token, except where p or K decides alone.
-    if p in (0.0, 1.0) or k == 1:
-        assert numbers == {1 if p == 0 else k}
-    else:
-        assert len(numbers) >= 1
-        assert max(numbers) <= k
 
 
 def test_top_p_takes_more_experts_for_an_unsure_token():
@@ -55,23 +29,6 @@ def test_top_p_takes_more_experts_for_an_unsure_token():
     assert routing.expert[0, :2, 2].tolist() == [0, 1]  # ties: lowest index
     aux = accounted(routing)
     np.testing.assert_allclose(aux.stats['experts_per_token'], 5 / 3)
-
-
-@pytest.mark.parametrize('k', [1, 2, E])
-def test_relu_equals_the_loop(k):
-    for seed in SEEDS:
-        logits, mask = draw(seed), PADDED if seed % 2 else FULL
-        logits[0, 1] = [-1, -2, -0.5, -3, -1]  # no expert at all
-        logits[1, 0] = [-1, -2, 0.0, -3, 0.5]  # a zero is not positive
-        routing = run(relu, logits, context(mask), k=k)
-
-        def choose(g, s, logits=logits):
-            return reference.relu(logits[g, s], k)
-
-        desired = assert_routes(routing, choose, mask, k)
-        assert not desired['live'][0, :, 1].any()
-        assert desired['live'][1, :, 0].sum() == 1
-        np.testing.assert_allclose(routing.probs.sum(-1), 1, rtol=1e-5)
 
 
 def test_relu_l1_is_the_mean_sum_of_gates():

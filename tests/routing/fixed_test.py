@@ -9,19 +9,13 @@ from moe.routing import (
     hash_router,
     random,
     round_robin,
-    token_uniform,
 )
-from tests.reference import routers as reference
 from tests.routing.common import (
-    FULL,
     KEY,
-    PADDED,
-    POSITION,
     E,
     G,
     S,
     accounted,
-    assert_routes,
     context,
     draw,
     run,
@@ -33,21 +27,6 @@ ZEROS = np.zeros((G, S, E), np.float32)
 def ids(seed, vocab_size, shape=(G, S)):
     rng = np.random.default_rng(seed)
     return rng.integers(0, vocab_size, shape, np.int32)
-
-
-@pytest.mark.parametrize('k', [1, 3])
-def test_hash_equals_the_loop(k):
-    options = {'k': k, 'vocab_size': 32, 'seed': 5}
-    for seed, mask in enumerate([FULL, PADDED]):
-        tokens = ids(seed, 32)
-        routing = run(
-            hash_router, draw(seed), context(mask, token_id=tokens), **options
-        )
-
-        def choose(g, s, tokens=tokens):
-            return reference.hashed(tokens[g, s], E, **options)
-
-        assert_routes(routing, choose, mask, k)
 
 
 def test_hash_is_a_balanced_table_of_the_id_alone():
@@ -69,16 +48,6 @@ def test_hash_without_ids_is_an_error():
         hash_router(jnp.zeros((G, S, E)), context())
 
 
-@pytest.mark.parametrize('k', [1, 2, E])
-def test_uniform_equals_the_loop(k):
-    routing = run(round_robin, draw(0), context(PADDED), k=k)
-
-    def choose(g, s):
-        return reference.uniform(int(POSITION[g, s]), E, k)
-
-    assert_routes(routing, choose, PADDED, k)
-
-
 @pytest.mark.parametrize('k', [1, 2])
 def test_uniform_is_balanced(k):
     # 2 * 10 tokens over 5 experts.
@@ -86,18 +55,6 @@ def test_uniform_is_balanced(k):
     aux = accounted(run(round_robin, logits, context(shape=(2, 10)), k=k))
     assert aux.stats['load'].tolist() == [1] * E
     np.testing.assert_allclose(aux.losses['load_balance'], 1, rtol=1e-6)
-
-
-@pytest.mark.parametrize('train', [True, False])
-def test_random_equals_the_loop(train):
-    key = KEY if train else jax.random.key(0)
-    draws = np.asarray(token_uniform(key, POSITION, 1))[..., 0]
-    routing = run(random, draw(0), context(PADDED, key=KEY, train=train), k=2)
-
-    def choose(g, s):
-        return reference.neighbours(int(draws[g, s] * E), E, 2)
-
-    assert_routes(routing, choose, PADDED, 2)
 
 
 def test_random_is_anew_in_every_step_of_training():

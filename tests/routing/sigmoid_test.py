@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 
 from moe.routing import group_limited, sigmoid
-from tests.reference import routers as reference
 from tests.routing.common import (
-    FULL,
-    PADDED,
-    SEEDS,
     E,
     G,
     S,
     accounted,
-    assert_routes,
     auxiliary_of,
     context,
     draw,
@@ -25,52 +20,6 @@ from tests.routing.common import (
 
 # Greater than the scores' differences: it changes choices.
 BIAS = np.float32([0.3, -0.4, 0.0, 0.2, -0.1])
-BIAS_8 = np.float32([-0.9, -0.8, 0.3, 0.1, 0.2, -0.6, 0.0, -0.95])
-
-
-@pytest.mark.parametrize('scale', [1.0, 2.5])
-@pytest.mark.parametrize('renormalize', [True, False])
-@pytest.mark.parametrize('k', [1, 2, E])
-def test_equals_the_loop(k, renormalize, scale):
-    options = {'k': k, 'renormalize': renormalize, 'scale': scale}
-    for seed in SEEDS:
-        logits, mask = draw(seed), PADDED if seed % 2 else FULL
-        routing = run(sigmoid, logits, context(mask, bias=BIAS), **options)
-
-        def choose(g, s, logits=logits):
-            row = np.float64(logits[g, s])
-            return reference.sigmoid_top_k(row, BIAS, **options)
-
-        assert_routes(routing, choose, mask, k)
-
-
-@pytest.mark.parametrize(
-    ('k', 'groups', 'chosen', 'renormalize'),
-    [(4, 4, 2, True), (1, 4, 1, False), (2, 2, 1, True), (3, 8, 3, False)],
-)
-def test_group_limited_equals_the_loop(k, groups, chosen, renormalize):
-    options = {'k': k, 'renormalize': renormalize}
-    sizes = {'expert_groups': groups, 'chosen_groups': chosen}
-    for seed in SEEDS:
-        logits, mask = draw(seed, (G, S, 8)), PADDED if seed % 2 else FULL
-        routing = run(
-            group_limited,
-            logits,
-            context(mask, bias=BIAS_8),
-            **options,
-            **sizes,
-        )
-
-        def choose(g, s, logits=logits):
-            row = np.float64(logits[g, s])
-            allowed = reference.allowed_experts(row, BIAS_8, **sizes)
-            return reference.sigmoid_top_k(
-                row, BIAS_8, **options, allowed=allowed
-            )
-
-        assert_routes(routing, choose, mask, k)
-        used = np.sort(routing.expert // (8 // groups), axis=1)
-        assert np.all(1 + np.sum(np.diff(used, axis=1) > 0, axis=1) <= chosen)
 
 
 def test_group_limited_takes_negative_scores_before_forbidden_ones():
