@@ -1,7 +1,7 @@
 """A router of your own, with a state and an auxiliary loss, in one file.
 
     python train.py --config=configs/lm.py --workdir=runs/own \
-        --config.plugins="('examples/own_router.py',)" \
+        --config.plugins=examples/own_router.py \
         --config.model.moe.router.name=smooth \
         --config.losses.uncertainty=0.01
 

@@ -4,7 +4,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from moe.config.constraints import OneOf
@@ -17,7 +17,8 @@ class Row(NamedTuple):
     """One field of a config.
 
     Attributes:
-      name: dotted name; options of a choice stand behind `name=ENTRY`.
+      name: dotted name; options of a choice stand behind `name=ENTRY`, fields
+        of each of several sections behind `[]`.
       type: what is allowed, in words.
       default: the default as a flag gives it; '' if there is none.
       meaning: what the docstring of its dataclass or function says.
@@ -60,10 +61,11 @@ def _rows(
     meanings = _meanings(owner)
     for name, option in table.items():
         where, meaning = f'{path}.{name}', meanings.get(name, '')
-        choice, inner = choice_of(option.hint), dataclass_of(option.hint)
+        many, hint = _each(option.hint)
+        choice, inner = choice_of(hint), dataclass_of(hint)
         if choice is not None:
-            names = ', '.join(choice.registry)
-            yield Row(where, f'one of {names}', _default(option), meaning)
+            names = many + 'one of ' + ', '.join(choice.registry)
+            yield Row(where, names, _default(option), meaning)
             if choice.registry in seen:
                 continue  # a choice inside itself
             for entry in choice.registry:
@@ -73,6 +75,9 @@ def _rows(
                     f'{where}(name={entry})',
                     seen | {choice.registry},
                 )
+        elif inner is not None and many:
+            yield Row(where, f'{many}sections', _default(option), meaning)
+            yield from _rows(inner, option_table(inner), f'{where}[]', seen)
         elif inner is not None:
             none = option.default is None
             kind = 'a section, or None' if none else 'a section'
@@ -80,6 +85,17 @@ def _rows(
             yield from _rows(inner, option_table(inner), where, seen)
         else:
             yield Row(where, type_of(option.hint), _default(option), meaning)
+
+
+def _each(hint: Any) -> tuple[str, Any]:
+    """Returns 'tuple of ' or the like, and what it is of; '' for others."""
+    args = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return 'tuple of ', args[0]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return 'section of NAME: ', args[1]
+    return '', hint
 
 
 def _default(option: Option) -> str:

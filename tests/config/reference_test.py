@@ -1,10 +1,12 @@
 """The table of fields."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from moe.config import PositiveInt
+from moe.config import OneOf, PositiveInt
 from moe.config.reference import fields, reference, type_of
-from tests.config.overrides_test import Run
+from tests.config.overrides_test import ROUTERS, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,23 @@ def test_options_of_every_choice():
     assert 'config.model.shared.hidden' in names
     text = reference(Run)
     assert 'config.model.router = one  (one of one, two)' in text
+
+
+def test_several_choices_and_sections():
+    @dataclasses.dataclass(frozen=True)
+    class Several:
+        routers: tuple[Annotated[Any, OneOf(ROUTERS)], ...] = ()
+        by_name: Mapping[str, Annotated[Any, OneOf(ROUTERS)]] = (
+            dataclasses.field(default_factory=dict)
+        )
+        told: tuple[Told, ...] = ()
+
+    rows = {row.name: row.type for row in fields(Several)}
+    assert rows['config.routers'] == 'tuple of one of one, two'
+    assert 'config.routers(name=two).scale' in rows
+    assert rows['config.by_name'] == 'section of NAME: one of one, two'
+    assert rows['config.told'] == 'tuple of sections'
+    assert rows['config.told[].width'] == 'int >= 1'
 
 
 def test_types_in_words():

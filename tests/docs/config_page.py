@@ -62,9 +62,10 @@ def tree(rows: Iterable[Row]) -> Section:
             else:
                 here = here.sections.setdefault(field, Section())
         here.rows[name] = row
-        if row.type.startswith('one of '):
-            names = row.type.removeprefix('one of ').split(', ')
-            here.choices[name] = {entry: Section() for entry in names}
+        _, chosen, names = row.type.partition('one of ')
+        if chosen:
+            entries = names.split(', ')
+            here.choices[name] = {entry: Section() for entry in entries}
         elif row.type.startswith('a section'):
             here.sections[name] = Section()
     return top
@@ -159,7 +160,8 @@ def _cells(section: Section, name: str, path: str, choices: Choices) -> Cells:
         # A list inside itself has no options there.
         choices[tuple(entries)] = title, max(before, entries, key=_size)
         anchor = re.sub(r'[^\w-]', '', title)
-        kind = f'one of [{title}](#choices-of-{anchor})'
+        many, chosen, _ = row.type.partition('one of ')
+        kind = f'{many}{chosen}[{title}](#choices-of-{anchor})'
     default = f'`{row.default}`' if row.default else ''
     return where, kind, default, row.meaning
 

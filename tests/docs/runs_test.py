@@ -109,8 +109,9 @@ def test_tutorial_and_notebook(folder, tmp_path_factory):
     results = run(lines, folder, tmp_path_factory.mktemp('outputs'))
     assert 'report: runs/top_k/report/index.html' in results[0].out
     table = results[4].out
-    assert re.search(r'router.*top_k', table)
-    assert 'std' in table
+    assert '| top_k ' in table
+    assert 'moe/*/max_violation' in table
+    assert ' std ' in table
     assert 'sigmoid' in (folder / 'runs/top_k/report/index.html').read_text()
     assert results[5].out.startswith('class Parser:')
     python_test.run(TUTORIAL, folder)
