@@ -32,7 +32,7 @@ LM = (
     'model.moe.experts.hidden=16',
     'data.seq_len=16',
     'data.batch_size=8',
-    'sample_length=4',
+    'sample_length=0',  # `moe.sample` is run by itself
 )
 TEXT = 'data.source.files=corpus/*.txt'
 # Options of a plugin's page, by the plugin.
