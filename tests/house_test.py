@@ -1,6 +1,7 @@
-"""The rules of the house: floors, file sizes, mirrored tests, no local paths.
+"""Rules of the code: layers, file sizes, mirrored tests, no local paths.
 
-See `docs/explanation/architecture.md` for the floors.
+A package imports only from layers below it; see
+`docs/explanation/architecture.md`.
 """
 
 import ast
@@ -11,9 +12,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Room -> floor. A room imports only from floors below; the ground floor, of
-# single modules, is one room.
-FLOORS = {
+# Package, or single module -> its layer. It imports only from layers below;
+# those of layer 0 may import each other.
+LAYERS = {
     'moe.capacity': 0,
     'moe.command_line': 0,
     'moe.config': 0,
@@ -68,11 +69,11 @@ def module(path):
     return '.'.join(p for p in parts if p != '__init__')
 
 
-def room(name):
-    """The room a module is in, None if in none, such as `moe` itself."""
+def package(name):
+    """The package a module is in, None if in none, such as `moe` itself."""
     parts = name.split('.')
     for size in (3, 2, 1):
-        if '.'.join(parts[:size]) in FLOORS:
+        if '.'.join(parts[:size]) in LAYERS:
             return '.'.join(parts[:size])
     return None
 
@@ -86,18 +87,18 @@ def imports(tree):
             assert node.level == 0, f'line {node.lineno}: relative import'
             # `from moe import losses` imports the module moe.losses.
             names = [f'{node.module}.{alias.name}' for alias in node.names]
-            yield from (n if room(n) else node.module for n in names)
+            yield from (n if package(n) else node.module for n in names)
 
 
 def allowed(importer, imported):
-    """Whether a room may import from another."""
+    """Whether a package may import from another."""
     if importer == imported:
         return True
-    low, high = FLOORS[imported], FLOORS[importer]
+    low, high = LAYERS[imported], LAYERS[importer]
     return low < high or low == high == 0
 
 
-def test_rule_of_the_floors():
+def test_rule_of_the_layers():
     # The rule itself, on imports that it must tell apart.
     assert allowed('moe.layers', 'moe.routing')
     assert allowed('moe.stats', 'moe.losses')
@@ -107,7 +108,7 @@ def test_rule_of_the_floors():
     assert not allowed('moe.report', 'moe.training')
     assert not allowed('moe.training', 'moe.report')
     tree = ast.parse('from moe import types, losses\nimport moe.config as c')
-    found = {room(name) for name in imports(tree)}
+    found = {package(name) for name in imports(tree)}
     assert found == {'moe.types', 'moe.losses', 'moe.config'}
 
 
@@ -116,7 +117,7 @@ def test_rule_of_the_floors():
     list(sources('moe', 'benchmarks', 'examples', 'launch', 'train.py')),
     ids=lambda p: str(p.relative_to(ROOT)),
 )
-def test_imports_only_from_floors_below(path):
+def test_imports_only_from_layers_below(path):
     name = module(path)
     if name == 'moe':
         # Only when its function is called: `import moe` loads nothing else.
@@ -125,16 +126,16 @@ def test_imports_only_from_floors_below(path):
         tree.body = [node for node in tree.body if node not in later]
         assert list(imports(tree)) == []
         return
-    here = room(name)
-    assert here is not None, f'{name} is on no floor'
+    importer = package(name)
+    assert importer is not None, f'{name} is in no layer'
     for imported in imports(ast.parse(path.read_text())):
         if imported == 'moe':
             continue  # whose module imports nothing, see above
         if imported.split('.')[0] in OURS:
             # `moe` itself is what `moe.load` needs.
-            there = room('moe.workloads' if imported == 'moe' else imported)
-            assert there is not None, f'{imported} is on no floor'
-            assert allowed(here, there), f'{name} imports {imported}'
+            other = package('moe.workloads' if imported == 'moe' else imported)
+            assert other is not None, f'{imported} is in no layer'
+            assert allowed(importer, other), f'{name} imports {imported}'
 
 
 def test_files_are_under_400_lines():
