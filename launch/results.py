@@ -20,7 +20,7 @@ from absl import flags
 
 from launch import manifest
 from launch.trials import labels, text_of, value_of
-from moe.command_line import read_flags
+from moe.command_line import define_plugins, read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
 from moe.metrics import read_metrics
@@ -303,12 +303,7 @@ def import_plugins(workdir: pathlib.Path, named_again: Sequence[str]) -> None:
 
 
 _FLAGS = flags.FlagValues()
-flags.DEFINE_list(
-    'plugins',
-    [],
-    'Plugins of the trials that may be imported: modules and files.',
-    flag_values=_FLAGS,
-)
+define_plugins(_FLAGS)
 flags.DEFINE_list(
     'metric',
     list(DEFAULT),

@@ -55,7 +55,7 @@ def capacity(
     minimum: int = 1,
     rule: CapacityRule = 'assignments',
 ) -> int:
-    """Slots of an expert in one group.
+    """Returns the capacity of an expert in one group of tokens.
 
     `C = clip(ceil(S * K * factor / E), minimum, S)`, in exact arithmetic on
     the decimal that the factor prints as. Source: arXiv 2006.16668. With the
@@ -63,15 +63,15 @@ def capacity(
     `C = max(min(S, floor(S * factor / E)), minimum)`.
 
     Args:
-      group_size: S, tokens.
-      num_experts: E.
+      group_size: S, tokens of the group.
+      num_experts: E, number of experts.
       k: K, assignments a token.
       factor: capacity factor; None is dropless, C = S.
-      minimum: least number of slots.
+      minimum: least capacity.
       rule: share of the 'assignments', or of the 'tokens' whatever K.
 
     Returns:
-      C, slots.
+      C, the assignments that an expert takes in the group.
 
     >>> capacity(group_size=100, num_experts=8, k=2, factor=1.25)
     32

@@ -1,4 +1,4 @@
-"""Command lines in, plain configs and overrides out; one line a mistake."""
+"""From command lines to plain configs and overrides; errors in one line."""
 
 import difflib
 import importlib.util
@@ -50,8 +50,40 @@ def define_config(values: flags.FlagValues) -> None:
     )
 
 
+def define_run(values: flags.FlagValues) -> None:
+    """Defines the flags of a trained run: `--workdir, --step, --plugins`.
+
+    Args:
+      values: the flags of the program.
+    """
+    flags.DEFINE_string(
+        'workdir', None, 'Folder of the run.', flag_values=values
+    )
+    flags.DEFINE_integer(
+        'step',
+        None,
+        'Step of the checkpoint; None is the newest.',
+        flag_values=values,
+    )
+    define_plugins(values)
+
+
+def define_plugins(values: flags.FlagValues) -> None:
+    """Defines the flag `--plugins` of commands that read the folders of runs.
+
+    Args:
+      values: the flags of the program.
+    """
+    flags.DEFINE_list(
+        'plugins',
+        [],
+        "The runs' plugins that may be imported: modules and files.",
+        flag_values=values,
+    )
+
+
 def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Parses the flags and refuses what is none; `--help` lists them.
+    """Parses the flags of a command, and answers `--help`.
 
     Args:
       values: the flags of the program.
@@ -72,14 +104,14 @@ def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         value = error.flagvalue.partition('=')[2]
         raise ConfigError(f'--{error.flagname}', value, allowed) from None
     except flags.Error as error:
-        raise _of_flag(str(error)) from None
+        raise _flag_error(str(error)) from None
     if stray:
         allowed = 'absent (a flag starts with --)'
         raise ConfigError('arguments', ' '.join(stray), allowed)
 
 
 def read_config(values: flags.FlagValues, argv: Sequence[str]) -> Given:
-    """Parses the flags, a config file with overrides of its fields among them.
+    """Parses the flags, among them a config file and overrides of its fields.
 
     Args:
       values: the flags of the program.
@@ -108,8 +140,8 @@ def read_config(values: flags.FlagValues, argv: Sequence[str]) -> Given:
     return Given(source, load_config(source), overrides)
 
 
-def _of_flag(message: str) -> ConfigError:
-    """Makes field, value and what is allowed of absl's message."""
+def _flag_error(message: str) -> ConfigError:
+    """Returns a message of absl's flags as a ConfigError."""
     found = re.match(r'flag --([\w.]+)=(.*?): (.*)', message, re.DOTALL)
     if not found:
         return ConfigError('flags', message, 'as --help says')
@@ -122,7 +154,7 @@ def _of_flag(message: str) -> ConfigError:
 
 
 def load_config(source: str) -> dict[str, Any]:
-    """Runs a config file.
+    """Runs a config file and returns its config as plain data.
 
     Args:
       source: FILE[:VARIANT].
@@ -149,13 +181,13 @@ def load_module(path: str) -> Any:
     """Runs a Python file that a user names.
 
     Args:
-      path: of the file.
+      path: path of the file.
 
     Returns:
       The module.
 
     Raises:
-      ConfigError: if there is none, or it raises.
+      ConfigError: if the file does not exist, or raises an error.
     """
     if not pathlib.Path(path).is_file():
         allowed = 'a config file (No such file)'
@@ -169,7 +201,7 @@ def load_module(path: str) -> Any:
 
 
 def _run(call: Any, source: str) -> Any:
-    """Calls the user's code; an exception of it is one line with its place."""
+    """Calls the user's code; turns its exception into one line with place."""
     try:
         return call()
     except ConfigError:

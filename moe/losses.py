@@ -1,7 +1,7 @@
 """Auxiliary losses of routing, one convention for all.
 
 G groups, S tokens a group, E experts. Every loss is unweighted, float32, and
-a mean over the live tokens only; `axis_name` names the mesh axes the tokens
+a mean over the valid tokens only; `axis_name` names the mesh axes the tokens
 are split over, inside `shard_map` or `pmap`.
 """
 
@@ -33,13 +33,13 @@ def load_balance(
 
     `E * sum_e f_e * p_e`, with `f_e` the share of the assignments that chose
     expert e, before any is dropped (no gradient), and `p_e` the mean router
-    probability of e over live tokens.
+    probability of e over valid tokens.
     Source: Switch Transformers, arXiv 2101.03961, eq. 4-6.
 
     Args:
       probs: router probabilities, float32, rows sum to 1.
-      counts: live assignments of each expert, before capacity.
-      mask: True for live tokens.
+      counts: valid assignments of each expert, before capacity.
+      mask: True for valid tokens.
       scope: over what f and p are means: each 'group' (then the mean over
         groups that have tokens), or all of them, 'global'. 'padded' is
         for parity with GShard's first two-level code: over all S places of
@@ -47,16 +47,16 @@ def load_balance(
       axis_name: mesh axes of the tokens; only 'global' sums over them.
 
     Returns:
-      The loss, a float32 scalar; 0 if no token is live.
+      The loss, a float32 scalar; 0 if no token is valid.
 
     >>> half = jnp.full((1, 4, 2), 0.5)
-    >>> even, live = jnp.array([[2.0, 2.0]]), jnp.ones((1, 4), bool)
-    >>> float(load_balance(half, even, live))
+    >>> even, mask = jnp.array([[2.0, 2.0]]), jnp.ones((1, 4), bool)
+    >>> float(load_balance(half, even, mask))
     1.0
     """
-    live = mask[..., None].astype(jnp.float32)
-    prob_sum = jnp.sum(probs.astype(jnp.float32) * live, axis=1)
-    num_tokens = jnp.sum(live, axis=1)
+    valid = mask[..., None].astype(jnp.float32)
+    prob_sum = jnp.sum(probs.astype(jnp.float32) * valid, axis=1)
+    num_tokens = jnp.sum(valid, axis=1)
     counts = lax.stop_gradient(counts.astype(jnp.float32))
     if scope == 'global':
         prob_sum = jnp.sum(prob_sum, axis=0, keepdims=True)
@@ -84,17 +84,17 @@ def router_z(
     *,
     axis_name: AxisName = None,
 ) -> Float[Array, '']:
-    """Router z-loss: mean over live tokens of `logsumexp(logits)^2`.
+    """Router z-loss: mean over valid tokens of `logsumexp(logits)^2`.
 
     Source: ST-MoE, arXiv 2202.08906, eq. 5.
 
     Args:
       logits: router logits without noise, float32.
-      mask: True for live tokens.
+      mask: True for valid tokens.
       axis_name: mesh axes of the tokens.
 
     Returns:
-      The loss, a float32 scalar; 0 if no token is live.
+      The loss, a float32 scalar; 0 if no token is valid.
     """
     z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     return masked_mean(jnp.square(z), mask, axis_name=axis_name)
@@ -108,7 +108,7 @@ def cv_squared(
     Source: arXiv 1701.06538, eq. 7.
 
     Args:
-      amount: of each expert, float.
+      amount: what each expert has, such as its load, float.
       unbiased: whether the variance divides by E - 1, or by E.
 
     Returns:
@@ -129,7 +129,7 @@ def importance(
     Source: arXiv 1701.06538, eq. 6-7.
 
     Args:
-      gates: dense gates, 0 where not chosen or not live, float32.
+      gates: dense gates, 0 where not chosen or not valid, float32.
       axis_name: mesh axes of the tokens.
 
     Returns:
@@ -139,7 +139,7 @@ def importance(
 
 
 def load(
-    chance: Float[Array, 'G S E'],
+    selection_probability: Float[Array, 'G S E'],
     mask: Bool[Array, 'G S'],
     *,
     axis_name: AxisName = None,
@@ -149,15 +149,16 @@ def load(
     Source: arXiv 1701.06538, appendix A.
 
     Args:
-      chance: probability that a token is sent to e, were only e's noise
-        redrawn, float32; without noise, 1 where the gate is positive.
-      mask: True for live tokens.
+      selection_probability: probability that a token is sent to e, were only
+        e's noise redrawn, float32; without noise, 1 where the gate is positive.
+      mask: True for valid tokens.
       axis_name: mesh axes of the tokens.
 
     Returns:
       The loss, a float32 scalar.
     """
-    total = jnp.sum(jnp.where(mask[..., None], chance, 0.0), axis=(0, 1))
+    expected = jnp.where(mask[..., None], selection_probability, 0.0)
+    total = jnp.sum(expected, axis=(0, 1))
     return cv_squared(sum_over(total, axis_name))
 
 
@@ -167,11 +168,13 @@ def l1(
     *,
     axis_name: AxisName = None,
 ) -> Float[Array, '']:
-    """Mean over live tokens of their summed gates. arXiv 2412.14711, eq. 6.
+    """Mean over valid tokens of their summed gates.
+
+    Source: ReMoE, arXiv 2412.14711, eq. 6.
 
     Args:
       gates: dense gates, not negative, float32.
-      mask: True for live tokens.
+      mask: True for valid tokens.
       axis_name: mesh axes of the tokens.
 
     Returns:
@@ -186,7 +189,13 @@ def masked_mean(
     *,
     axis_name: AxisName = None,
 ) -> Float[Array, '']:
-    """Mean of `values` where `mask`, over all devices; 0 if nothing is live."""
+    """Returns the mean over the valid tokens of all devices; 0 if none is.
+
+    Args:
+      values: a number of each token, float32.
+      mask: True for valid tokens.
+      axis_name: mesh axes of the tokens.
+    """
     total = jnp.sum(jnp.where(mask, values, 0.0))
     count = jnp.sum(mask.astype(jnp.float32))
     total, count = sum_over((total, count), axis_name)

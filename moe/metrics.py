@@ -20,9 +20,9 @@ class Writer:
     a line, each with its `step`.
 
     Args:
-      workdir: of the run.
-      start: the step the run goes on from; lines of later steps, left by a
-        run that was cut off, are dropped.
+      workdir: the run's folder.
+      start: step of the checkpoint that the run continues from; lines of later
+        steps, logged before an interruption, are dropped.
       active: whether this process writes.
     """
 
@@ -32,12 +32,11 @@ class Writer:
             return
         path = workdir / 'metrics.jsonl'
         if path.exists():
-            kept = [m for m in read_metrics(path) if m['step'] <= start]
-            text = ''.join(json.dumps(m) + '\n' for m in kept)
-            # At once: who is killed here leaves the old file or the new one.
-            made = path.with_suffix('.new')
-            made.write_text(text)
-            made.replace(path)
+            lines = [m for m in read_metrics(path) if m['step'] <= start]
+            # Atomically: a process that is killed here leaves a whole file.
+            rewritten = path.with_suffix('.new')
+            rewritten.write_text(''.join(json.dumps(m) + '\n' for m in lines))
+            rewritten.replace(path)
         self._lines = path.open('a', buffering=1)
         # Event files are named by the second: two would overwrite each other.
         suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'
@@ -49,30 +48,34 @@ class Writer:
         """Writes one step's metrics.
 
         Args:
-          step: steps taken.
+          step: number of steps taken.
           metrics: name to float, or to a list of floats (one an expert).
         """
         if not self._active:
             return
         self._lines.write(json.dumps({'step': step, **metrics}) + '\n')
-        # To a bucket goes what is synced; the rest is lost with the machine.
+        # A mounted bucket has what was synced; the rest dies with the machine.
         os.fsync(self._lines.fileno())
         for name, value in metrics.items():
             if isinstance(value, list) and np.all(np.isfinite(value)):
                 self._events.add_histogram(name, np.asarray(value), step)
-            elif not isinstance(value, list) and math.isfinite(
-                value
-            ):  # TensorBoard shows no others
+            # TensorBoard shows no others.
+            elif not isinstance(value, list) and math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes texts to TensorBoard, verbatim."""
+        """Writes texts to TensorBoard, verbatim.
+
+        Args:
+          step: number of steps taken.
+          texts: the texts by name.
+        """
         if self._active:
             for name, text in texts.items():
                 self._events.add_text(name, f'```\n{text}\n```', step)
 
     def flush(self) -> None:
-        """Makes what was written visible to readers."""
+        """Flushes the files, so that other processes see what was written."""
         if self._active:
             self._lines.flush()
             self._events.flush()
@@ -85,10 +88,10 @@ class Writer:
 
 
 def newest_metrics(path: pathlib.Path) -> dict[str, Any]:
-    """The last line of `metrics.jsonl` that is whole, however long the file.
+    """Returns the last whole line of `metrics.jsonl`, reading from the end.
 
     Args:
-      path: of the file.
+      path: path of the file.
 
     Returns:
       The metrics; empty before the first.
@@ -109,7 +112,11 @@ def newest_metrics(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`; a last line cut off in writing is left out."""
+    """Reads all lines of `metrics.jsonl` but a last one that is not whole.
+
+    Args:
+      path: path of the file.
+    """
     metrics = []
     for line in path.read_text().splitlines():
         try:

@@ -5,8 +5,8 @@
         axes=('expert', 'embed', 'hidden'), decay=True, matrix=(1, 1),
     )
 
-is `self.param('up', init, (E, D, F))`, and says besides what sharding,
-optimizers and counts need to know. The tree of parameters is the one that
+is `self.param('up', init, (E, D, F))`, with what sharding, optimizers and
+parameter counts need to know. The tree of parameters is the one that
 linen makes; `declared` gives the declarations as a tree of the same structure.
 """
 
@@ -29,13 +29,13 @@ class Parameter:
     """What is known of a parameter beside its values.
 
     Attributes:
-      shape: of the whole array, axes of lifted modules included.
+      shape: shape of the whole array, axes of lifted modules included.
       axes: name of each axis, such as 'expert' or 'embed'; None for one that
         is never split over devices.
       decay: whether weight decay acts on it.
-      matrix: (numbers of input axes, of output axes) of a matrix that is
-        orthogonalised as a whole; these are the last axes, those before them
-        are of a stack. None for anything else.
+      matrix: (number of input axes, number of output axes) of a matrix that
+        is orthogonalised as a whole; these are the last axes, and any before
+        them stack matrices. None for anything else.
       multiplied: whether a token is multiplied with it; a table of embeddings
         is only looked up.
     """
@@ -48,7 +48,7 @@ class Parameter:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Returns the number of elements."""
         return math.prod(self.shape)
 
 
@@ -67,12 +67,12 @@ def parameter(
 
     Args:
       module: the linen module, inside its `__call__` or `setup`.
-      name: of the parameter.
+      name: name of the parameter.
       init: initializer, a function of (key, shape, dtype).
-      shape: of the parameter.
+      shape: shape of the parameter.
       axes: name of each axis, see `Parameter`; None splits none.
-      decay: whether weight decay acts on it: of matrices, not of what scales
-        or shifts, nor of gates, which decay would flatten.
+      decay: whether weight decay acts on it: true of matrices, not of scales,
+        biases and gates, which decay would flatten.
       matrix: see `Parameter`.
       multiplied: see `Parameter`.
 
@@ -122,7 +122,7 @@ def declared(init: Callable[..., Any], *args: Any) -> Any:
 
     Args:
       init: returns variables, such as `module.init`.
-      *args: of it, arrays or shapes.
+      *args: arguments of `init`, arrays or shapes.
 
     Returns:
       A tree of `Parameter` in the structure of `init(*args)['params']`.
@@ -139,13 +139,13 @@ def declared(init: Callable[..., Any], *args: Any) -> Any:
 
 @dataclasses.dataclass(eq=False)
 class _Recording:
-    """What modules say while they are initialized, by path of the parameter.
+    """The declarations of modules that are initialized, by parameter path.
 
     Attributes:
-      declared: by `parameter`, with the shape that its module saw.
-      first_axis: by `declare_all`: the number of axes that were there then,
-        and the name of the first of them.
-      decay: by `declare_all`.
+      declared: declarations of `parameter`, with the shape its module saw.
+      first_axis: declarations of `declare_all`: the number of axes that the
+        parameter had there, and the name of the first of them.
+      decay: declarations of `declare_all`.
       seen: shape of every parameter in the module that made it.
     """
 

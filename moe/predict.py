@@ -1,4 +1,4 @@
-"""`python -m moe.predict --workdir=DIR --input=FILE`: for rows of a table."""
+"""`python -m moe.predict --workdir=DIR --input=FILE`: predicts for a table."""
 
 import csv
 import sys
@@ -7,28 +7,16 @@ from typing import Any, TextIO
 
 from absl import flags
 
-from moe.command_line import read_flags
+from moe.command_line import define_run, read_flags
 from moe.config import ConfigError
 from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
-flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
-flags.DEFINE_integer(
-    'step',
-    None,
-    'Of the checkpoint; the newest by default.',
-    flag_values=_FLAGS,
-)
-flags.DEFINE_list(
-    'plugins',
-    [],
-    "The run's plugins that may be imported: modules and files.",
-    flag_values=_FLAGS,
-)
+define_run(_FLAGS)
 flags.DEFINE_string(
     'input',
     None,
-    'Tables, a path or a glob.',
+    'Path or glob of the tables.',
     flag_values=_FLAGS,
 )
 flags.DEFINE_string(

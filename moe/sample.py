@@ -1,27 +1,15 @@
-"""`python -m moe.sample --workdir=DIR --prompt=TEXT`: text from a run."""
+"""`python -m moe.sample --workdir=DIR --prompt=TEXT`: continues a text."""
 
 import sys
 
 from absl import flags
 
-from moe.command_line import read_flags
+from moe.command_line import define_run, read_flags
 from moe.config import ConfigError
 from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
-flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=_FLAGS)
-flags.DEFINE_integer(
-    'step',
-    None,
-    'Of the checkpoint; the newest by default.',
-    flag_values=_FLAGS,
-)
-flags.DEFINE_list(
-    'plugins',
-    [],
-    "The run's plugins that may be imported: modules and files.",
-    flag_values=_FLAGS,
-)
+define_run(_FLAGS)
 flags.DEFINE_string('prompt', 'def ', 'Text to continue.', flag_values=_FLAGS)
 flags.DEFINE_integer(
     'length', 400, 'Tokens to generate.', 1, flag_values=_FLAGS
@@ -36,11 +24,11 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     'top',
     0,
-    'Draws among so many likeliest tokens; 0 draws among all.',
+    'Draws among this many likeliest tokens; 0 draws among all.',
     0,
     flag_values=_FLAGS,
 )
-flags.DEFINE_integer('seed', 0, 'Of the draws.', flag_values=_FLAGS)
+flags.DEFINE_integer('seed', 0, 'Seed of the draws.', flag_values=_FLAGS)
 
 
 def main(argv: list[str]) -> int:

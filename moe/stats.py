@@ -12,7 +12,7 @@ from moe.losses import AxisName, masked_mean, sum_over
 def routing_stats(
     probs: Float[Array, 'G S E'],
     counts: Float[Array, 'G E'],
-    kept: Bool[Array, '...'] | Float[Array, ''],
+    within_capacity: Bool[Array, '...'] | Float[Array, ''],
     mask: Bool[Array, 'G S'],
     *,
     axis_name: AxisName = None,
@@ -21,9 +21,10 @@ def routing_stats(
 
     Args:
       probs: router probabilities, float32.
-      counts: live assignments of each expert, before capacity.
-      kept: whether each assignment got a slot, or how many did.
-      mask: True for live tokens.
+      counts: valid assignments of each expert, before capacity.
+      within_capacity: whether each assignment was within capacity, or how
+        many were.
+      mask: True for valid tokens.
       axis_name: mesh axes the tokens are split over.
 
     Returns:
@@ -31,14 +32,14 @@ def routing_stats(
       balanced); `load_max`, `load_min` and `load_cv` (standard deviation over
       mean) of it; `max_violation`, its maximum minus 1 (arXiv 2408.15664);
       `entropy` of the router's distribution in nats and `confidence`, its
-      largest probability, both means over live tokens; `dropped`, the share of
-      the assignments that got no slot; `dead_experts`, the number of experts
-      with no assignment; `experts_per_token`, assignments of a live token.
+      largest probability, both means over valid tokens; `dropped`, the share of
+      the assignments beyond capacity; `dead_experts`, the number of experts
+      with no assignment; `experts_per_token`, assignments of a valid token.
     """
-    num_kept = jnp.sum(kept.astype(jnp.float32))
+    num_executed = jnp.sum(within_capacity.astype(jnp.float32))
     num_tokens = jnp.sum(mask.astype(jnp.float32))
-    counts, num_kept, num_tokens = sum_over(
-        (jnp.sum(counts, axis=0), num_kept, num_tokens), axis_name
+    counts, num_executed, num_tokens = sum_over(
+        (jnp.sum(counts, axis=0), num_executed, num_tokens), axis_name
     )
     assigned = jnp.sum(counts)
     log_probs = jnp.log(jnp.maximum(probs, jnp.finfo(jnp.float32).tiny))
@@ -47,16 +48,16 @@ def routing_stats(
     return load_stats(counts) | {
         'entropy': masked_mean(entropy, mask, axis_name=axis_name),
         'confidence': masked_mean(confidence, mask, axis_name=axis_name),
-        'dropped': (assigned - num_kept) / jnp.maximum(assigned, 1.0),
+        'dropped': (assigned - num_executed) / jnp.maximum(assigned, 1.0),
         'experts_per_token': assigned / jnp.maximum(num_tokens, 1.0),
     }
 
 
 def load_stats(counts: Float[Array, 'E']) -> dict[str, Array]:
-    """The statistics of the load alone: `load` to `dead_experts` above.
+    """Returns those statistics of `routing_stats` that need the load alone.
 
     Args:
-      counts: assignments of each expert, any unit.
+      counts: assignments of each expert, in any unit.
 
     Returns:
       `load`, `load_max`, `load_min`, `load_cv`, `max_violation` and

@@ -1,16 +1,16 @@
-"""What a router declares beside its function: what it reads, keeps and sees.
+"""Traits of routers: the inputs they read, and the state they have.
 
 E experts.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
 
 from moe.config import options
+from moe.config.registry import entry_of
 
 AnyRouter = TypeVar('AnyRouter', bound=Callable)
 
@@ -40,7 +40,7 @@ class State(Protocol):
         Args:
           routing: the `moe.types.Routing` of the batch; padding is not
             valid and must not count.
-          value: of the state, with which the router chose.
+          value: value of the state, with which the router chose.
 
         Returns:
           A pytree of sums over tokens, so that the sum of the statistics of
@@ -52,7 +52,7 @@ class State(Protocol):
         """Returns the value after a step.
 
         Args:
-          value: before the step.
+          value: the value before the step.
           statistic: summed over the whole batch of the step.
         """
         ...
@@ -81,14 +81,14 @@ LooksAhead = Literal['never', 'in training', 'always']
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What a router reads, keeps, and sees.
+    """What a router declares beside its function.
 
     Attributes:
       reads: optional fields of the Context that it reads: 'noise_logits',
         'token_id', 'recorded'.
-      looks_ahead: when a token's experts depend on later tokens.
-      state: from the router's options to its states by name; None for a
-        router without state.
+      looks_ahead: whether, and when, a token's experts depend on later tokens.
+      state: a function from the router's options to its states by name; None
+        for a router without state.
     """
 
     reads: frozenset[str] = frozenset()
@@ -122,9 +122,7 @@ def traits(
 
 def traits_of(router: Any) -> Traits:
     """Returns the traits of a router, or of a partial of one."""
-    while isinstance(router, functools.partial):
-        router = router.func
-    return getattr(router, 'traits', Traits())
+    return getattr(entry_of(router), 'traits', Traits())
 
 
 def states_of(router: Any) -> dict[str, State]:

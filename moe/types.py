@@ -1,4 +1,4 @@
-"""The data that flows: a Routing from router to dispatcher, an Aux to the loop.
+"""Types of the library: what routers take and return, what layers return.
 
 G groups, S tokens a group, E experts. A group's assignments form a grid
 [N, M]; row-major order is priority order.
@@ -75,8 +75,8 @@ class Routing:
       probs: [G, S, E] float32, probabilities for the losses; rows sum to 1.
       logits: [G, S, E] float32, without noise, for the z-loss.
       mask: [G, S] bool, True for valid tokens, False for padding.
-      priority: [G, S] float32; within a choice, tokens of greater priority
-        come first within capacity. None is token order.
+      priority: [G, S] float32; of the same choice (first, second, ...) tokens
+        of greater priority take capacity first. None is token order.
       balance_mask: [G, N, M] bool, the assignments that the balance losses
         count; None is all valid ones.
       selection_probability: [G, S, E] float32, the probability that an expert
@@ -93,10 +93,8 @@ class Routing:
     balance_mask: Bool[Array, 'G N M'] | None = None
     selection_probability: Float[Array, 'G S E'] | None = None
 
-    # Whether the columns of the grid are the tokens, each at most once a row.
+    # Whether column s of the grid is of token s.
     columns_are_tokens: ClassVar[bool] = True
-    # Whether row e of the grid is of expert e.
-    rows_are_experts: ClassVar[bool] = True
 
     @property
     def num_experts(self) -> int:
@@ -124,8 +122,8 @@ class Routing:
         """
         return jnp.ones(self.weight.shape, bool)
 
-    def most_of_an_expert(self) -> int:
-        """Returns how many assignments of a group an expert can have."""
+    def max_per_expert(self) -> int:
+        """Returns how many assignments an expert can have in a group."""
         return self.weight.shape[2]
 
     def sum_by_expert(
@@ -134,7 +132,8 @@ class Routing:
         """Sums a value of each assignment over (token, expert).
 
         Args:
-          values: of each assignment, float32; those not valid count 0.
+          values: the value of each assignment, float32; 0 is taken where it is
+            not valid.
 
         Returns:
           The sums, float32.
@@ -162,8 +161,6 @@ class TokenChoice(Routing):
 
     expert: Int[Array, 'G N M']
 
-    rows_are_experts: ClassVar[bool] = False
-
     def assignment_expert(self) -> Int[Array, 'G N M']:
         """Returns the expert of each assignment, int32."""
         return self.expert
@@ -173,7 +170,7 @@ class TokenChoice(Routing):
         first = jnp.arange(self.weight.shape[1]) == 0
         return jnp.broadcast_to(first[:, None], self.weight.shape)
 
-    def most_of_an_expert(self) -> int:
+    def max_per_expert(self) -> int:
         """Returns S: a token names an expert once at most."""
         return self.mask.shape[-1]
 

@@ -23,7 +23,7 @@ def test_known_routing():
     stats = routing_stats(
         probs=jnp.array([[UNIFORM, SURE], [SURE, UNIFORM]]),
         counts=jnp.array([[3.0, 1.0, 0.0, 0.0], [1.0, 1.0, 2.0, 0.0]]),
-        kept=jnp.array([[[1, 1], [1, 0]], [[1, 1], [1, 0]]], bool),
+        within_capacity=jnp.array([[[1, 1], [1, 0]], [[1, 1], [1, 0]]], bool),
         mask=jnp.array([[True, True], [True, False]]),
     )
     desired = {

@@ -53,9 +53,8 @@ def test_who_goes_where(kind):
         count[g, s, e] += 1
     np.testing.assert_allclose(given.gates(), gates, rtol=1e-6)
     np.testing.assert_array_equal(given.assignments(), count)
-    assert given.rows_are_experts == (kind is not TokenChoice)
     assert given.columns_are_tokens == (kind is not ExpertChoice)
-    assert given.most_of_an_expert() == (C if kind is ExpertChoice else S)
+    assert given.max_per_expert() == (C if kind is ExpertChoice else S)
     first = np.asarray(given.is_first_choice())
     assert first[:, 0].all()
     assert first[:, 1:].all() == (kind is not TokenChoice)

@@ -1,4 +1,4 @@
-"""What an annotation of a config field can ask of its value."""
+"""Constraints on the values of config fields, for their annotations."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Within:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """A section `{name: ..., **options}` that picks an entry of a registry.
+    """A section `{name: ..., **options}` that chooses an entry of a registry.
 
     The options are those of `moe.config.options`. The parsed value is
     `functools.partial(entry, **options)` for a function or a linen module, and

@@ -1,4 +1,4 @@
-"""The one error of a value that cannot be used."""
+"""ConfigError: the one error for mistakes of the user."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ class ConfigError(ValueError):
 
     Args:
       field: dotted name of the field, relative to the part that raises.
-      value: what was given.
+      value: the value that was given.
       allowed: what would have been accepted, as the end of "must be ...".
     """
 
@@ -23,5 +23,9 @@ class ConfigError(ValueError):
         return ' '.join(line.split())
 
     def inside(self, path: str) -> 'ConfigError':
-        """Returns the same error with the field below `path`."""
+        """Returns the same error with its field below a section.
+
+        Args:
+          path: dotted name of the section.
+        """
         return ConfigError(f'{path}.{self.field}', self.value, self.allowed)

@@ -1,4 +1,4 @@
-"""What an annotation is about: a choice, a section, or a single value."""
+"""Reads annotations of config fields: a choice, a section, or a value."""
 
 import dataclasses
 import typing
@@ -10,7 +10,7 @@ from moe.config.registry import Option, option_table
 
 
 def alternatives(hint: Any) -> list[Any]:
-    """Returns the parts of an `X | None` without None; of others nothing."""
+    """Returns the types of `X | Y | None` but None; [] of other hints."""
     args = typing.get_args(hint)
     if type(None) not in args:
         return []
@@ -49,7 +49,7 @@ def children(hint: Any, section: Any) -> dict[str, Option] | None:
       section: plain data; a choice needs its name.
 
     Returns:
-      The fields; None for what is no section, or a choice that is unknown.
+      The fields; None for a value that is no section or an unknown choice.
     """
     choice, schema = choice_of(hint), dataclass_of(hint)
     if choice is not None:

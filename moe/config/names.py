@@ -1,4 +1,4 @@
-"""Names of fields that there are not: what was probably meant."""
+"""Errors for unknown names of fields, with the name probably meant."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 from moe.config.errors import ConfigError
 from moe.config.registry import Registry, option_table
 
-# What other codebases, and earlier versions of this one, call a field: the
-# names of ours that it may be, as a path from the section or its parents.
+# Names of fields in other codebases, and in earlier versions of this one, with
+# the names here that they may mean, as paths from the section or its parents.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     'attn': ('attention',),
     'aux_loss_coef': ('losses.load_balance',),
@@ -90,8 +90,8 @@ def unknown(field: str, value: Any, known: Iterable[str]) -> ConfigError:
     """Returns the error of a field that does not exist.
 
     Args:
-      field: dotted name of it.
-      value: what it was given.
+      field: dotted name of the field.
+      value: the value that it was given.
       known: names of the fields of its section.
     """
     names = list(known)
@@ -105,10 +105,10 @@ def unknown_option(
     """Returns the error of an option that a registry's entry does not have.
 
     Args:
-      registry: of the entry.
-      name: of the entry.
+      registry: the registry of the entry.
+      name: the entry's name there.
       field: dotted name of the option.
-      value: what it was given.
+      value: the value that it was given.
     """
     option = field.rpartition('.')[2]
     owners = [n for n in registry if option in option_table(registry[n])]

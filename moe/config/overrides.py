@@ -14,7 +14,7 @@ from moe.config.registry import REQUIRED, Registry, option_table
 def override(
     schema: type, plain: Mapping[str, Any], values: Iterable[tuple[str, Any]]
 ) -> dict[str, Any]:
-    """Returns a plain config with fields changed, all others present.
+    """Returns a plain config with fields changed, and every field in it.
 
     The name of a section's entry is changed before its options. Options that
     had the old entry's defaults go with it.
@@ -39,14 +39,14 @@ def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:
     hint, node, where = schema, plain, 'config'
     for part in sections:
         hint = _child(hint, node, part, value, where)
-        there, where = node.get(part), f'{where}.{part}'
-        if isinstance(there, str) or there is None:
-            there = completed(hint, there) or {}
-        if not isinstance(there, Mapping):
+        section, where = node.get(part), f'{where}.{part}'
+        if isinstance(section, str) or section is None:
+            section = completed(hint, section) or {}
+        if not isinstance(section, Mapping):
             raise ConfigError(
                 f'config.{path}', value, f'absent: {where} is no section'
             )
-        node[part] = node = dict(there)
+        node[part] = node = dict(section)
     choice = choice_of(hint)
     if choice is not None and field == 'name':
         _rename(choice.registry, node, str(value))
@@ -58,7 +58,7 @@ def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _child(hint: Any, node: Mapping, name: str, value: Any, where: str) -> Any:
-    """The annotation of a field of a section, which must have it."""
+    """Returns the annotation of a section's field; refuses an unknown one."""
     if is_mapping(hint):
         return Any
     known = children(hint, node)
@@ -74,7 +74,7 @@ def _child(hint: Any, node: Mapping, name: str, value: Any, where: str) -> Any:
 
 
 def _rename(registry: Registry, node: dict[str, Any], name: str) -> None:
-    """Chooses another entry, without the old one's defaults."""
+    """Chooses another entry; drops options at the old entry's defaults."""
     old = registry.get(str(node.get('name')))
     if old is not None and name in registry and name != node.get('name'):
         for option, known in option_table(old).items():

@@ -1,4 +1,4 @@
-"""From plain data to a frozen, checked dataclass."""
+"""Parses plain data into a frozen, checked dataclass."""
 
 import ast
 import dataclasses
@@ -32,7 +32,7 @@ def parse(schema: type[Schema], section: Any, path: str = 'config') -> Schema:
 
     Args:
       schema: a frozen dataclass; its annotations say what is allowed.
-      section: a mapping; fields that it does not have keep their defaults.
+      section: a mapping; absent fields have their defaults.
         Values may be `Text`.
       path: dotted name of the section, for messages.
 
@@ -123,7 +123,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 
 def _optional(hint: Any, value: Any, path: str) -> Any:
-    """A value that may be None, or of one of several types."""
+    """Parses a value that may be None, or of one of several types."""
     if value is None or (isinstance(value, Text) and value == 'None'):
         return None
     inner = alternatives(hint) or list(typing.get_args(hint))
@@ -161,7 +161,7 @@ def section_of(value: Any, path: str) -> Any:
       path: dotted name of the section, for messages.
 
     Raises:
-      ConfigError: for text that is no section.
+      ConfigError: for text that is not a section.
     """
     if isinstance(value, Text) and value.startswith('{'):
         return _mapping(value, path)
@@ -206,7 +206,7 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
 
 
 def _read(kind: Any, text: str) -> Any:
-    """Text as a value of a type; as it is where it is none."""
+    """Reads text as a value of a type; returns it if that is impossible."""
     if kind is bool and text.lower() in ('true', 'false'):
         return text.lower() == 'true'
     if kind is int and _INTEGER.fullmatch(text):
@@ -242,6 +242,6 @@ def _chosen(choice: OneOf, section: Any, path: str) -> Any:
 
 
 def _is_frozen(entry: type) -> bool:
-    """Whether an entry is a description, which is made when parsed."""
+    """Whether an entry is a frozen dataclass, which parsing instantiates."""
     parameters = getattr(entry, '__dataclass_params__', None)
     return parameters is not None and parameters.frozen

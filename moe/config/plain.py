@@ -1,20 +1,19 @@
-"""Plain data: what configs are in files, in runs, and in comparisons."""
+"""Configs as plain data, as files hold them: completed, changed, compared."""
 
 import copy
-import functools
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moe.config.hints import children, choice_of, dataclass_of, is_mapping
-from moe.config.registry import REQUIRED, Option, entry_of
+from moe.config.registry import Option, options
 
 
 def to_plain(hint: Any, value: Any) -> Any:
     """Returns a parsed config, or a part of one, as plain data.
 
-    The inverse of `moe.config.parse`; every field is there. Tuples are lists,
-    as JSON has no others.
+    The inverse of `moe.config.parse`, with every field. Tuples become lists,
+    as in JSON.
 
     Args:
       hint: the annotation of the part; the dataclass for a whole config.
@@ -25,15 +24,10 @@ def to_plain(hint: Any, value: Any) -> Any:
         return value
     if choice is not None:
         section = {'name': choice.registry.name_of(value)}
-        known = children(hint, section) or {}
-        given = value.keywords if isinstance(value, functools.partial) else {}
-        read = not (given or entry_of(value) is value)
+        known, values = children(hint, section) or {}, options(value)
         for name, option in known.items():
-            there = given.get(name, option.default)
-            if read and not isinstance(value, functools.partial):
-                there = getattr(value, name)
-            if there is not REQUIRED:
-                section[name] = to_plain(option.hint, there)
+            if name in values:
+                section[name] = to_plain(option.hint, values[name])
         return section
     schema = dataclass_of(hint)
     if schema is not None:
@@ -51,12 +45,12 @@ def to_plain(hint: Any, value: Any) -> Any:
 
 
 def completed(hint: Any, value: Any) -> Any:
-    """Returns plain data with the defaults of all fields that are not there.
+    """Returns plain data with the defaults of all absent fields.
 
     Args:
       hint: the annotation of the data; the dataclass for a whole config.
-      value: plain data; what is no field is kept, for `parse` to refuse. A
-        section without a name is of its field's default entry, and with that
+      value: plain data; unknown fields are kept, for `parse` to refuse. A
+        section without a name chooses the field's default entry; with that
         entry's name it has the field's default options.
     """
     choice = choice_of(hint)
@@ -81,7 +75,7 @@ def completed(hint: Any, value: Any) -> Any:
 
 
 def _onto_default(option: Option, section: Any) -> Any:
-    """A choice's section, with the options of the field's default entry."""
+    """Completes a choice's section by the options of the default entry."""
     if choice_of(option.hint) is None or not isinstance(section, Mapping):
         return section
     default = None if option.required else option.default
@@ -94,11 +88,11 @@ def _onto_default(option: Option, section: Any) -> Any:
 
 
 def named(hint: Any, key: str, section: Any) -> Any:
-    """Returns a choice in a section of any names; its key is its name.
+    """Returns a choice of a section of any names, by default named its key.
 
     Args:
-      hint: annotation of the values of the section around it.
-      key: name of the choice there.
+      hint: annotation of the values of the enclosing section.
+      key: name of the choice in that section.
       section: plain data of the choice, which may name another entry.
     """
     if choice_of(hint) is None or not isinstance(section, Mapping):
@@ -111,7 +105,8 @@ def changed(plain: Mapping, changes: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       plain: the config.
-      changes: `a.b` names the field b of the section a, new ones included.
+      changes: new values by dotted name: `a.b` is the field b of the section
+        a, and need not exist.
 
     >>> changed({'a': {'b': 1, 'c': 2}}, {'a.b': 3})
     {'a': {'b': 3, 'c': 2}}
@@ -139,7 +134,7 @@ def differences(
 
 
 def _lists(value: Any) -> Any:
-    """JSON has no tuples: compare them as lists, however deep."""
+    """Returns a value with all tuples as lists, as JSON has them."""
     if isinstance(value, Mapping):
         return {name: _lists(v) for name, v in value.items()}
     if isinstance(value, (tuple, list)):

@@ -1,6 +1,6 @@
-"""Modules of the user's own, imported before a config is read.
+"""Plugins: modules of the user's own, imported before a config is read.
 
-A plugin registers routers, experts, data sources and whatever else has a
+A plugin registers routers, experts, data sources or anything else that has a
 registry. `config.plugins` names it: a module, or a path that ends in `.py`.
 """
 
@@ -24,10 +24,10 @@ def import_plugins(names: Any, field: str = 'config.plugins') -> None:
 
     Args:
       names: a tuple of dotted modules and paths of files.
-      field: where they are named, for messages.
+      field: the field or flag that names them, for messages.
 
     Raises:
-      ConfigError: for a plugin that is not there, or raises on import.
+      ConfigError: for a plugin that does not exist, or raises on import.
     """
     if not isinstance(names, (tuple, list)):
         raise ConfigError(field, names, 'a tuple of modules and files')
@@ -91,7 +91,7 @@ def _import(name: str) -> ModuleType:
     if module_name in sys.modules:
         return sys.modules[module_name]
     if not path.is_file():
-        raise ConfigError('config.plugins', name, 'a file that is there')
+        raise ConfigError('config.plugins', name, 'a file that exists')
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

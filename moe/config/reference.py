@@ -1,4 +1,4 @@
-"""A table of a config's fields: type, default, meaning."""
+"""The reference of a config's fields: type, default and meaning."""
 
 import inspect
 import re
@@ -14,14 +14,14 @@ from moe.config.registry import Option, option_table
 
 
 class Row(NamedTuple):
-    """One field of a config.
+    """One field of a config, as the reference shows it.
 
     Attributes:
       name: dotted name; options of a choice stand behind `name=ENTRY`, fields
         of each of several sections behind `[]`.
-      type: what is allowed, in words.
+      type: the allowed values, in words.
       default: the default as a flag gives it; '' if there is none.
-      meaning: what the docstring of its dataclass or function says.
+      meaning: its description in the docstring of its dataclass or function.
     """
 
     name: str
@@ -108,7 +108,7 @@ def _default(option: Option) -> str:
 
 
 def type_of(hint: Any) -> str:
-    """Returns what an annotation allows, in words.
+    """Returns the values that an annotation allows, in words.
 
     >>> type_of(Annotated[int, 'x'] | None), type_of(Literal['a', 'b'])
     ('int, or None', 'a, b')
@@ -131,7 +131,7 @@ def type_of(hint: Any) -> str:
 
 
 def _meanings(owner: Any) -> dict[str, str]:
-    """What docstrings say of fields and parameters, those of bases too."""
+    """Reads the descriptions of fields from docstrings, bases included."""
     found: dict[str, str] = {}
     bases = reversed(owner.__mro__) if isinstance(owner, type) else [owner]
     for one in bases:

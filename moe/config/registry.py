@@ -2,7 +2,7 @@
 
 Whatever varies in an experiment is a section `{name: ..., **options}` of its
 config. The name is looked up in a `Registry`; the options are the parameters
-of what stands there, with their defaults.
+of the entry, with their defaults.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Option:
 
     Attributes:
       hint: the annotation, which says what is allowed.
-      make: returns the value without a setting; `REQUIRED` if there is none.
+      make: a function that returns the default; `REQUIRED` without a default.
     """
 
     hint: Any
@@ -36,7 +36,7 @@ class Option:
 
     @property
     def default(self) -> Any:
-        """The value without a setting; `REQUIRED` if there is none."""
+        """Returns the default; `REQUIRED` if there is none."""
         return REQUIRED if self.required else self.make()
 
 
@@ -62,7 +62,7 @@ class Registry(Mapping[str, Callable]):
         """Returns a decorator that adds a function or class under a name.
 
         Args:
-          name: by which configs choose the entry.
+          name: the name by which configs choose the entry.
 
         Raises:
           ValueError: from the decorator, if the name is taken by an entry
@@ -70,11 +70,11 @@ class Registry(Mapping[str, Callable]):
         """
 
         def add(entry: Entry) -> Entry:
-            there = self._entries.get(name)
-            if there is not None and _origin(there) != _origin(entry):
+            known = self._entries.get(name)
+            if known is not None and _origin(known) != _origin(entry):
                 raise ValueError(
                     f'{self.kind} {name!r} is registered twice: by '
-                    f'{_origin(there)} and by {_origin(entry)}'
+                    f'{_origin(known)} and by {_origin(entry)}'
                 )
             self._entries[name] = entry
             return entry

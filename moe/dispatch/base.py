@@ -1,4 +1,4 @@
-"""What a dispatcher is, and the registry of those that a config can name."""
+"""The interface of dispatchers, and the registry that configs choose from."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable

@@ -24,22 +24,24 @@ def onehot(
     experts: Experts,
     capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
-    """One-hot einsums over [G, S, E, C]: simple, dense, quadratic in S.
+    """Dispatches and combines by one-hot einsums over [G, S, E, C].
+
+    Simple, but quadratic in S.
 
     Source: Mesh-TensorFlow's dispatch, GShard, arXiv 2006.16668.
 
     Args:
       x: tokens, float.
-      routing: any routing of them.
-      experts: called once with the buffers [E, G*C, D].
-      capacity: C; None gives every expert room for all tokens of a group.
+      routing: any routing of the tokens.
+      experts: the experts, called once with the buffers [E, G*C, D].
+      capacity: C; None is a capacity of all tokens of a group.
 
     Returns:
       The combined outputs, in the dtype the experts return, and the
       assignments that were within capacity.
     """
     num_groups, group_size, _ = x.shape
-    capacity = capacity or routing.most_of_an_expert()
+    capacity = capacity or routing.max_per_expert()
     plan = padded_plan(routing, capacity)
     # [G, S, E, C]: every row of the buffer as a one-hot over its tokens.
     tokens = jnp.arange(num_groups * group_size, dtype=jnp.int32)
@@ -64,12 +66,12 @@ def indexed(
     experts: Experts,
     capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
-    """Rows gathered into buffers [E, G*C, D] and back: no [G, S, E, C].
+    """Gathers rows into buffers [E, G*C, D] and back, without [G, S, E, C].
 
-    Args, returns: as `onehot`. Source: Tutel's fast dispatch, arXiv
-    2206.03382.
+    Source: Tutel's fast dispatch, arXiv 2206.03382. Arguments and results are
+    those of `onehot`.
     """
-    capacity = capacity or routing.most_of_an_expert()
+    capacity = capacity or routing.max_per_expert()
     plan = padded_plan(routing, capacity)
 
     def run(rows):
@@ -87,10 +89,11 @@ def grouped(
     experts: Experts,
     capacity: int | None,
 ) -> tuple[Float[Array, 'G S F'], Bool[Array, 'G N M']]:
-    """Rows sorted by expert and multiplied in groups: no padding, any load.
+    """Sorts rows by expert and multiplies them in groups, without padding.
 
-    Args, returns: as `onehot`, but the experts are called with the sorted rows
-    [A, D] and the group sizes [E]. Source: MegaBlocks, arXiv 2211.15841.
+    Source: MegaBlocks, arXiv 2211.15841. Arguments and results are those of
+    `onehot`, but the experts are called with the sorted rows [A, D] and the
+    group sizes [E].
     """
     plan = grouped_plan(routing, capacity)
     return _through_rows(x, routing, plan, lambda r: experts(r, plan.sizes))
@@ -107,6 +110,11 @@ def _through_rows(x, routing, plan: Plan, run: Callable):
 
 
 def row_weight(routing: Routing, plan: Plan) -> Float[Array, 'R']:
-    """Weight of the assignment in each row, 0 where the row is empty."""
+    """Returns the weight of the assignment in each row, 0 for empty rows.
+
+    Args:
+      routing: the routing whose weights are taken.
+      plan: the plan of its rows.
+    """
     weight = routing.weight.reshape(-1)
     return jnp.take(weight, plan.assignment, mode='fill', fill_value=0)

@@ -1,4 +1,4 @@
-"""Plans: where each assignment sits, as integers without gradient.
+"""Plans: the buffer row of each assignment, as integers without gradient.
 
 G groups, S tokens a group, T = G*S tokens in all, E experts, K choices a
 token, C capacity of an expert in a group, A assignments in all, R buffer rows.
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 
 def padded_plan(routing: Routing, capacity: int) -> Plan:
-    """Rows [E, G, C]: every expert has C rows in every group.
+    """Plans padded buffers [E, G, C]: C rows of every expert in every group.
 
     Args:
       routing: any routing.
@@ -45,13 +45,14 @@ def padded_plan(routing: Routing, capacity: int) -> Plan:
     """
     queue = _queue(routing)
     num_rows = routing.num_experts * len(routing.weight) * capacity
-    kept = queue.valid & (queue.position < capacity)
-    row = jnp.where(kept, queue.segment * capacity + queue.position, num_rows)
-    return _plan(routing, queue, kept, row, num_rows)
+    within = queue.valid & (queue.position < capacity)
+    row = queue.segment * capacity + queue.position
+    row = jnp.where(within, row, num_rows)
+    return _plan(routing, queue, within, row, num_rows)
 
 
 def grouped_plan(routing: Routing, capacity: int | None = None) -> Plan:
-    """Rows sorted by expert, one after another, none empty between them.
+    """Plans rows that are sorted by expert, without empty ones between them.
 
     Args:
       routing: any routing.
@@ -62,17 +63,22 @@ def grouped_plan(routing: Routing, capacity: int | None = None) -> Plan:
     """
     queue = _queue(routing)
     num_rows = routing.weight.size
-    kept = queue.valid
+    within = queue.valid
     if capacity is not None:
-        kept = kept & (queue.position < capacity)
-    row = jnp.where(kept, jnp.cumsum(kept) - 1, num_rows)
-    return _plan(routing, queue, kept, row, num_rows)
+        within = within & (queue.position < capacity)
+    row = jnp.where(within, jnp.cumsum(within) - 1, num_rows)
+    return _plan(routing, queue, within, row, num_rows)
 
 
 def within_capacity(
     routing: Routing, capacity: int | None
 ) -> Bool[Array, 'G N M']:
-    """Returns the assignments that get a row in either plan."""
+    """Returns the assignments that get a row in either plan.
+
+    Args:
+      routing: any routing.
+      capacity: C, of an expert in a group; None drops nothing.
+    """
     if capacity is None:
         return routing.valid
     return grouped_plan(routing, capacity).within_capacity
@@ -81,15 +87,15 @@ def within_capacity(
 def only_experts(
     routing: Routing, first: int | Int[Array, ''], count: int
 ) -> Routing:
-    """Returns the assignments to a few experts, as if there were no others.
+    """Returns the assignments to some consecutive experts alone.
 
     A grid whose rows are experts loses those of the others; in a token-choice
     grid their assignments are not valid.
 
     Args:
       routing: any routing.
-      first: the first of the experts, which becomes expert 0.
-      count: of the experts, one after another.
+      first: the first of these experts, which becomes expert 0.
+      count: how many experts there are from the first on.
 
     Returns:
       The Routing with E = count.
@@ -121,12 +127,12 @@ class _Queue(NamedTuple):
 
     assignment: Int[Array, 'A']  # flat index of the assignment
     segment: Int[Array, 'A']  # expert * G + group
-    position: Int[Array, 'A']  # place in the segment
+    position: Int[Array, 'A']  # index in the segment
     valid: Bool[Array, 'A']
 
 
 def _queue(routing: Routing) -> _Queue:
-    """Sorts once; everything a plan needs follows from the order."""
+    """Sorts the assignments once; plans follow from their order."""
     num_groups, rows, columns = routing.weight.shape
     total = num_groups * rows * columns
     group = jnp.arange(num_groups, dtype=jnp.int32)[:, None, None]
@@ -149,8 +155,8 @@ def _queue(routing: Routing) -> _Queue:
     return _Queue(order, segment, position, segment < last)
 
 
-def _plan(routing, queue, kept, row, num_rows) -> Plan:
-    """Both directions of the injection, from the sorted rows."""
+def _plan(routing, queue, within, row, num_rows) -> Plan:
+    """Makes both directions of the injection from the sorted assignments."""
     num_groups, rows, columns = routing.weight.shape
     num_tokens = routing.mask.size
     total = routing.weight.size
@@ -168,7 +174,7 @@ def _plan(routing, queue, kept, row, num_rows) -> Plan:
     row_by_token = None
     if routing.columns_are_tokens:
         row_by_token = row_of.transpose(1, 0, 2).reshape(rows, num_tokens)
-    expert = jnp.where(kept, queue.segment // num_groups, routing.num_experts)
+    expert = jnp.where(within, queue.segment // num_groups, routing.num_experts)
     edges = jnp.arange(routing.num_experts)
     sizes = jnp.sum(expert[:, None] == edges, axis=0, dtype=jnp.int32)
     return Plan(

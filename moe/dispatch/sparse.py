@@ -1,4 +1,4 @@
-"""Dispatch by a matrix of gates, for callers with experts of their own.
+"""A dispatcher by a matrix of gates, for experts of the caller's own.
 
 B examples, E experts, R rows, D and F widths.
 """
@@ -40,11 +40,12 @@ class SparseDispatcher:
     Args:
       gates: [B, E] float32; example b is sent to expert e where the gate is
         not 0.
-      k: most experts of an example, if that is known: R = B*k rows instead of
-        B*E. Of more gates than k the first k that are not 0 count.
+      k: the largest number of experts of an example, if known: R = B*k rows
+        instead of B*E. Of more than k gates that are not 0 the first k count.
 
     Attributes:
-      sizes: [E] int32, rows of each expert; rows past their sum are empty.
+      sizes: [E] int32, number of rows of each expert; rows past the sum are
+        empty.
 
     Raises:
       ValueError: if k is not between 1 and E.
@@ -87,7 +88,7 @@ class SparseDispatcher:
         """Cuts rows, or what belongs to them, into one array an expert.
 
         Args:
-          rows: [R, ...], e.g. of `dispatch` or `expert_to_gates`.
+          rows: [R, ...], such as the result of `dispatch` or `expert_to_gates`.
 
         Returns:
           E arrays, of expert e `[sizes[e], ...]`.
@@ -113,7 +114,7 @@ class SparseDispatcher:
         `y[b] = sum_e gates[b, e] * output_e(b)` over the experts of b.
 
         Args:
-          outputs: of the experts, in the order of `dispatch`: all R rows;
+          outputs: the experts' outputs in the order of `dispatch`: all R rows;
             outside of jit also the filled ones alone, `[sum(sizes), F]`, or
             one array `[sizes[e], F]` for each expert.
           multiply_by_gates: whether each row is weighted by its gate.
@@ -137,13 +138,13 @@ class SparseDispatcher:
         return jnp.take(gates, self._plan.assignment, mode='fill', fill_value=0)
 
     def _known_sizes(self) -> np.ndarray | None:
-        """The rows of each expert as numbers; None under jit."""
+        """Returns the number of rows of each expert; None under jit."""
         if isinstance(self.sizes, jax.core.Tracer):
             return None
         return np.asarray(self.sizes)
 
     def _all_rows(self, outputs) -> Float[Array, 'R F']:
-        """The outputs as [R, F], with zeros in the rows that are empty."""
+        """Returns the outputs as [R, F], with zeros in empty rows."""
         sizes, num_rows = self._known_sizes(), self._plan.token.size
         lengths = [num_rows]
         allowed = f'[{num_rows}, F] under jit, the rows of dispatch'
@@ -156,8 +157,8 @@ class SparseDispatcher:
         if isinstance(outputs, Sequence):
             given: Any = [np.shape(part) for part in outputs]
             known = [] if sizes is None else [(n,) for n in sizes]
-            fits = bool(given) and [shape[:1] for shape in given] == known
-            outputs = jnp.concatenate(list(outputs)) if fits else None
+            same = bool(given) and [shape[:1] for shape in given] == known
+            outputs = jnp.concatenate(list(outputs)) if same else None
         else:
             given = np.shape(outputs)
         if outputs is None or outputs.ndim != 2 or len(outputs) not in lengths:

@@ -1,4 +1,4 @@
-"""Expert types by name, and how one becomes the experts of a layer.
+"""The registry of expert types, and how a layer makes its experts of one.
 
 E experts, N rows of a padded buffer, A sorted rows, D width.
 """
@@ -15,7 +15,7 @@ from moe.experts.lifted import Lifted
 
 EXPERTS = Registry('expert type')
 
-# What the layer fills in, and no config gives.
+# Fields that the layer fills in, and no config has.
 SUPPLIED = frozenset({'num_experts', 'dtype', 'down_scale'})
 
 
@@ -38,11 +38,11 @@ def make_experts(
     Args:
       choice: an entry of `EXPERTS` with its options.
       num_experts: E; None for one network that every row goes through.
-      dtype: of the computation.
+      dtype: dtype of the computation.
       down_scale: factor on the initial output matrix, for deep residual
         stacks.
-      name: of the module inside the one that calls; None for one that is to
-        be another's attribute.
+      name: name of the submodule of the calling module; None for a module that
+        becomes an attribute of another.
 
     Returns:
       The module.

@@ -20,9 +20,9 @@ Clip = float | Callable[[Int[Array, '']], Float[Array, '']]
 
 @dataclasses.dataclass(frozen=True)
 class Renorm:
-    """How far a batch's own statistics may be from the running ones.
+    """Limits on the correction of a batch's statistics by the running ones.
 
-    The paper starts as plain batch normalisation and then lets go:
+    The paper starts with plain batch normalisation and then widens the limits:
     `rmax=optax.linear_schedule(1.0, 3.0, 35_000, 5_000)` and
     `dmax=optax.linear_schedule(0.0, 5.0, 20_000, 5_000)`.
     Source: arXiv 1702.03275.
@@ -30,7 +30,7 @@ class Renorm:
     Attributes:
       momentum: momentum of the running mean and deviation of the correction.
       rmax: greatest correction r of the scale; the default clips nothing.
-      rmin: least one; None is `1 / rmax`.
+      rmin: least correction r of the scale; None is `1 / rmax`.
       dmax: greatest size of the correction d of the mean.
     """
 
@@ -45,7 +45,7 @@ class Renorm:
         """Returns (rmin, rmax, dmax) after a number of updates.
 
         Args:
-          updates: how many there were, int32.
+          updates: number of updates so far, int32.
         """
         at = lambda clip: jnp.asarray(
             clip(updates) if callable(clip) else clip, jnp.float32
@@ -72,8 +72,8 @@ class BatchNorm(nn.Module):
     Sources: arXiv 1502.03167, arXiv 1702.03275.
 
     Attributes:
-      momentum: what the running averages keep of themselves in a step.
-      epsilon: added to the variance.
+      momentum: momentum of the running averages.
+      epsilon: what is added to the variance.
       renorm: None for plain batch normalisation.
     """
 

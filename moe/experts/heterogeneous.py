@@ -1,4 +1,4 @@
-"""Experts that are not alike.
+"""Heterogeneous experts: modules of different architectures.
 
 E experts, A sorted rows, N rows of a block, D and F widths.
 """
@@ -14,17 +14,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class HeterogeneousExperts(nn.Module):
-    """Different modules as experts, each run on its own rows alone.
+    """Experts that are different modules, each run on its own rows alone.
 
     An expert's rows are cut into blocks of a fixed size, and as many blocks
-    run as it has rows for: at most `A + E * (block_size - 1)` rows in all. The
-    last block is filled up with copies of the expert's last row, on which it
-    is as finite as it was before. The gradient runs the block again.
+    run as its rows need: at most `A + E * (block_size - 1)` rows in all. The
+    last block is filled up with copies of the expert's last row, whose outputs
+    are finite if that row's are. The backward pass runs each block again.
 
     Attributes:
       experts: E modules from rows [N, D] to rows [N, F], the same F and dtype
         for all; of parameters only, without randomness or state.
-      block_size: rows of a block.
+      block_size: number of rows of a block.
     """
 
     experts: tuple[nn.Module, ...]
@@ -32,7 +32,7 @@ class HeterogeneousExperts(nn.Module):
 
     @property
     def num_experts(self) -> int:
-        """E."""
+        """Returns E, the number of experts."""
         return len(self.experts)
 
     @nn.compact
@@ -49,7 +49,7 @@ class HeterogeneousExperts(nn.Module):
           sizes: rows of each expert, int32.
 
         Returns:
-          The outputs; rows past the last expert's hold anything finite.
+          The outputs; rows past the last expert's are finite, and not defined.
 
         Raises:
           ValueError: if the experts' outputs differ in shape or dtype.
@@ -73,18 +73,18 @@ def _apply(module, params, rows):
 
 
 class _Block(NamedTuple):
-    """Rows of one expert, run together."""
+    """Rows of one expert that run as one batch."""
 
     start: Int[Array, '']
-    row: Int[Array, 'N']  # of each; past the expert's rows its last again
-    own: Bool[Array, 'N']  # False for those copies
+    row: Int[Array, 'N']  # index; past the expert's rows that of its last one
+    own: Bool[Array, 'N']  # False for such copies
 
     def read(self, rows):
         return rows[self.row]
 
     def write(self, rows, values):
-        # The copies fall on rows of later experts, who write after this one,
-        # or past the last row, where there is room for a block.
+        # The copies fall on rows of later experts, which write after this one,
+        # or past the last row, where the buffer has another block.
         return lax.dynamic_update_slice_in_dim(rows, values, self.start, 0)
 
 

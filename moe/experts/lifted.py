@@ -1,4 +1,4 @@
-"""Any linen module as an expert."""
+"""Experts that are copies of any linen module."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
@@ -8,8 +8,8 @@ class Lifted(nn.Module):
     """E copies of any linen module, each with its own parameters.
 
     Attributes:
-      expert: the module; called with rows [N, D], returns rows [N, F].
-      num_experts: E.
+      expert: the module, from rows [N, D] to rows [N, F].
+      num_experts: E, number of copies.
     """
 
     expert: nn.Module
@@ -24,8 +24,8 @@ class Lifted(nn.Module):
         """Applies expert e to `rows[e]`.
 
         Args:
-          rows: padded buffers, float. Empty rows are zeros, and whatever the
-            module makes of them is not read.
+          rows: padded buffers, float. Empty rows are zeros, and the outputs for
+            them are not read.
           sizes: not supported.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Feed-forward experts, and their dense twin.
+"""Two-layer feed-forward networks, as experts or one dense network.
 
 E experts, N rows of a padded buffer, A sorted rows, D width, F hidden width.
 """
@@ -31,18 +31,18 @@ _ACTIVATIONS: dict[str, tuple[Callable, bool]] = {
 
 @EXPERTS.register('mlp')
 class MLP(nn.Module):
-    """Two-layer networks, one dense or E of them in parallel.
+    """A two-layer network, or E of them in parallel.
 
     `y = act(x W_up) W_down`, or gated, `y = (act(x W_gate) * x W_up) W_down`.
     Source of the gated forms: arXiv 2002.05202.
 
     Attributes:
-      hidden: F.
+      hidden: F, the hidden width.
       num_experts: E; None is one dense network.
       activation: 'relu', 'gelu' or 'silu', gated 'swiglu' or 'geglu', or any
         pointwise function, e.g. `nn.tanh`, which is not gated.
       use_bias: whether each product has a bias.
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
       down_scale: factor on the initial W_down, for deep residual stacks.
     """
 
@@ -89,7 +89,7 @@ class MLP(nn.Module):
         return product('down', h, width, scale=self.down_scale).reshape(shape)
 
     def _product(self, name, x, features, *, sizes, scale=1.0):
-        """One product with its own parameters, in the layout of `x`."""
+        """Multiplies rows with parameters made here, in the layout of `x`."""
         lead = () if self.num_experts is None else (self.num_experts,)
         init = nn.initializers.variance_scaling(
             scale**2,
@@ -137,7 +137,7 @@ class MLP(nn.Module):
 def _pointwise(
     activation: Activation | Callable[[Array], Array],
 ) -> tuple[Callable[[Array], Array], bool]:
-    """The function that an activation is, and whether a matrix gates it."""
+    """Returns the function of an activation, and whether a matrix gates it."""
     if callable(activation):
         return activation, False
     if activation not in _ACTIVATIONS:

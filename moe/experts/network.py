@@ -53,7 +53,7 @@ class Network(nn.Module):
 
     Attributes:
       widths: widths of the layers; the last one is H.
-      num: N; None is one network.
+      num: N, number of networks; None is one network.
       activation: activation of all layers but the last, which is linear; or a
         sequence, one for each layer. A function, or 'gelu', 'linear', 'relu',
         'sigmoid', 'silu' or 'tanh'.
@@ -85,7 +85,7 @@ class Network(nn.Module):
 
         Args:
           x: [B, D], to each network the same; or, with `num`, [B, N, D].
-          train: for the batch normalisation.
+          train: whether this is training, for batch normalisation.
           mask: True for the examples that count in its statistics; None if
             all do.
 
@@ -139,10 +139,10 @@ class Network(nn.Module):
 
 
 class Networks(nn.Module):
-    """N networks that are not alike, side by side, called as one `Network`.
+    """N networks of different shapes, side by side, called as one `Network`.
 
-    They cost one product each and layer, where networks that are alike are one
-    product: take `Network` with `num` where it will do.
+    Each layer of each network is a product of its own; networks of one shape
+    are faster as one `Network` with `num`.
 
     Attributes:
       networks: N modules [B, D] -> [B, H], of one H, which are called with
@@ -169,7 +169,7 @@ def side_by_side(
     train: bool = False,
     mask: Bool[Array, 'B'] | None = None,
 ) -> Float[Array, 'B N H']:
-    """Applies N networks that are not alike.
+    """Applies N networks of any shapes to the same examples.
 
     Args:
       networks: [B, D] -> [B, H], called with `train` and `mask`.
@@ -215,7 +215,7 @@ def _by_name(what: str, given: Any, table: Mapping[str, Callable]) -> Callable:
 
 
 def _is_one(given: Any) -> bool:
-    """Whether a field is one for all layers."""
+    """Whether a field has one value for all layers."""
     return isinstance(given, str) or callable(given)
 
 
@@ -227,8 +227,8 @@ class Dense(nn.Module):
     Source: arXiv 1602.07868.
 
     Attributes:
-      width: H.
-      num: N; None is one network.
+      width: H, the output width.
+      num: N, number of networks; None is one network.
       kernel_init: initializer of one network's kernel [D, H].
       use_bias: whether there is a bias, zero at first.
       weight_norm: 'none'; or what g is: 'learned'; 'fixed' at the columns'

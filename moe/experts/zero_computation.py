@@ -1,4 +1,4 @@
-"""Experts that cost next to nothing: zero, copy and constant.
+"""Zero-computation experts: zero, copy and constant.
 
 G groups, S tokens a group, N zero-computation experts, D width.
 """
@@ -15,8 +15,8 @@ class ZeroComputationExperts(nn.Module):
     """Zero, copy and constant experts, in this order, without dispatch.
 
     `zero(x) = 0`, `copy(x) = x`, and `constant(x) = a x + b v` with a trained
-    vector v and `(a, b) = softmax(x W)`. They have no capacity: a token needs
-    no slot in them. Source: MoE++, arXiv 2410.07348, eq. 3-5.
+    vector v and `(a, b) = softmax(x W)`. They have no capacity limit.
+    Source: MoE++, arXiv 2410.07348, eq. 3-5.
 
     Attributes:
       num_zero: number of zero experts.
@@ -30,7 +30,7 @@ class ZeroComputationExperts(nn.Module):
 
     @property
     def num_experts(self) -> int:
-        """N."""
+        """Returns N, the number of zero-computation experts."""
         return self.num_zero + self.num_copy + self.num_constant
 
     @nn.compact
@@ -41,11 +41,12 @@ class ZeroComputationExperts(nn.Module):
 
         Args:
           x: tokens, float.
-          gates: of each zero-computation expert, 0 where not chosen, float32.
+          gates: gate of each zero-computation expert, 0 where not chosen,
+            float32.
         """
         wide = x.astype(jnp.float32)
         first = self.num_zero + self.num_copy
-        # What each token keeps of itself.
+        # The factor of each token itself.
         own = jnp.sum(gates[..., self.num_zero : first], axis=-1)
         if not self.num_constant:
             return (own[..., None] * wide).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The auxiliary losses and the statistics of a layer's routing.
+"""Auxiliary losses and statistics of a layer's routing.
 
 B sequences, G groups, S tokens a group, E experts; a Routing's assignments
 form a grid [N, M] in each group.
@@ -35,11 +35,11 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def load_balance(
     summary: RoutingSummary, *, scope: losses.Scope = 'global'
 ) -> Float[Array, '']:
-    """Load-balance loss, see `moe.losses.load_balance`.
+    """Returns the load-balance loss, see `moe.losses.load_balance`.
 
     Args:
-      summary: of the layer's routing.
-      scope: over what its means are taken.
+      summary: summary of the layer's routing.
+      scope: the tokens over which its means are taken.
     """
     counts = jnp.sum(summary.balance_assignments, axis=1)
     return losses.load_balance(summary.probs, counts, summary.mask, scope=scope)
@@ -47,12 +47,12 @@ def load_balance(
 
 @AUXILIARY_LOSSES.register('sequence_balance')
 def sequence_balance(summary: RoutingSummary) -> Float[Array, '']:
-    """Load-balance loss within each sequence, the mean over sequences.
+    """Returns the mean over sequences of their own load-balance losses.
 
     Source: DeepSeek-V3, arXiv 2412.19437, eq. 17-20.
 
     Args:
-      summary: of the layer's routing.
+      summary: summary of the layer's routing.
     """
     by_sequence = lambda x: x.reshape(summary.num_sequences, -1, *x.shape[2:])
     return losses.load_balance(
@@ -65,37 +65,37 @@ def sequence_balance(summary: RoutingSummary) -> Float[Array, '']:
 
 @AUXILIARY_LOSSES.register('router_z')
 def router_z(summary: RoutingSummary) -> Float[Array, '']:
-    """Router z-loss, see `moe.losses.router_z`."""
+    """Returns the router z-loss, see `moe.losses.router_z`."""
     return losses.router_z(summary.logits, summary.mask)
 
 
 @AUXILIARY_LOSSES.register('importance')
 def importance(summary: RoutingSummary) -> Float[Array, '']:
-    """CV^2 of the experts' summed gates, see `moe.losses.importance`."""
+    """Returns CV^2 of the experts' summed gates; `moe.losses.importance`."""
     return losses.importance(summary.gates)
 
 
 @AUXILIARY_LOSSES.register('load')
 def load(summary: RoutingSummary) -> Float[Array, '']:
-    """CV^2 of the experts' expected loads, see `moe.losses.load`."""
+    """Returns CV^2 of the experts' expected loads; see `moe.losses.load`."""
     return losses.load(summary.selection_probability, summary.mask)
 
 
 @AUXILIARY_LOSSES.register('l1')
 def l1(summary: RoutingSummary) -> Float[Array, '']:
-    """Mean sum of a token's gates, times the router's own coefficient.
+    """Returns the mean sum of a token's gates, times the router's own factor.
 
-    The coefficient is the state 'penalty' of a router that has one, such as
-    `relu`; else 1. See `moe.losses.l1`.
+    The factor is the state 'penalty' of a router that has one, such as `relu`;
+    else 1. See `moe.losses.l1`.
 
     Args:
-      summary: of the layer's routing.
+      summary: summary of the layer's routing.
     """
     value = losses.l1(summary.gates, summary.mask)
     return value * summary.state.get('penalty', 1.0)
 
 
-# What the Aux of every mixture layer holds.
+# The losses in the Aux of every mixture layer.
 LOSSES: Mapping[str, AuxiliaryLoss] = MappingProxyType(
     {
         'importance': importance,
@@ -114,17 +114,17 @@ def summarize(
     num_sequences: int | None = None,
     state: Mapping[str, Any] = NOTHING,
 ) -> RoutingSummary:
-    """Returns what the auxiliary losses are functions of.
+    """Returns the summary that the auxiliary losses are functions of.
 
     Args:
-      routing: who was to go where.
+      routing: the layer's routing, before capacity.
       num_sequences: B; None if each group is a sequence.
       state: the values of the router's states by name.
     """
     gates, assignments = routing.gates(), routing.assignments()
-    counted, probability = assignments, routing.selection_probability
+    balanced, probability = assignments, routing.selection_probability
     if routing.balance_mask is not None:
-        counted = routing.replace(valid=routing.balance_mask).assignments()
+        balanced = routing.replace(valid=routing.balance_mask).assignments()
     if probability is None:
         probability = (gates > 0).astype(jnp.float32)
     return RoutingSummary(
@@ -133,7 +133,7 @@ def summarize(
         mask=routing.mask,
         gates=gates,
         assignments=assignments,
-        balance_assignments=counted,
+        balance_assignments=balanced,
         selection_probability=probability,
         num_sequences=num_sequences or len(routing.mask),
         state=state,
@@ -152,12 +152,12 @@ def auxiliary(
     """Computes the auxiliary losses and the statistics of a layer.
 
     Args:
-      summary: of the layer's routing.
+      summary: summary of the layer's routing.
       within_capacity: whether each assignment was within capacity, or how
         many were.
-      extra_losses: losses beside those of `LOSSES`, or in the place of those
-        of the same name, e.g. a partial with other options.
-      state_statistics: of the router's states, see `Aux`.
+      extra_losses: losses beside those of `LOSSES`, or replacing one of the
+        same name, such as a partial with other options.
+      state_statistics: statistics of the router's states, see `Aux`.
       record: whether to keep the Routing.
 
     Returns:
@@ -190,9 +190,9 @@ def losses_with_effect(
 ) -> frozenset[str]:
     """Returns the losses whose gradient by the router's logits is not zero.
 
-    Measured in training on random logits: a coefficient on any other loss does
-    nothing for the router, such as the load-balance loss for `hash`, or `l1`
-    for gates that always sum to 1.
+    It is measured in training on random logits. A coefficient on any other
+    loss has no effect on the router, such as the load-balance loss for `hash`,
+    or `l1` for gates that always sum to 1.
 
     Args:
       router: an entry of `ROUTERS` with its options.
@@ -215,7 +215,7 @@ def losses_with_effect(
         key=jax.random.key(0),
         train=True,
         noise_logits=normal(),
-        # Not at rest: a penalty begins at next to nothing.
+        # Not the initial values: a penalty begins near 0.
         state=jax.tree.map(jnp.ones_like, states),
         token_id=jnp.zeros(shape[:2], jnp.int32),
     )
@@ -230,7 +230,7 @@ def losses_with_effect(
     ):
         return frozenset(losses)
     gradients = jax.jit(jax.jacrev(values))(normal())
-    # Rounding leaves less of a gradient that is none.
+    # Smaller ones are the rounding errors of a gradient that is 0.
     reached = lambda g: bool(jnp.max(jnp.abs(g)) > _ROUNDING)
     return frozenset(n for n, g in gradients.items() if reached(g))
 
@@ -243,16 +243,16 @@ def buffer_stats(
     assigned: Int[Array, ''],
     dropped: Float[Array, ''],
 ) -> dict[str, Array]:
-    """Returns statistics of assignments that a receive buffer had no row for.
+    """Returns statistics of assignments that receive buffers had no row for.
 
     Args:
-      excess: how many of each group's to each expert.
-      assigned: how many valid ones there were in all.
-      dropped: the share of them that was dropped for any reason.
+      excess: number of such assignments of each group to each expert.
+      assigned: number of all valid assignments.
+      dropped: share of all valid assignments that was dropped for any reason.
 
     Returns:
-      `dropped_buffer`, the share that was dropped for lack of rows in the
-      receive buffers of the experts' devices, `dropped_buffer_by_sender` [n]
+      `dropped_buffer`, the share that was dropped because the receive buffers
+      of the experts' devices were full, `dropped_buffer_by_sender` [n]
       and `dropped_buffer_by_receiver` [n], its parts by place on the mesh axis
       of the experts, and `dropped_capacity`, the share beyond capacity.
     """

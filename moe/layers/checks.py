@@ -1,4 +1,4 @@
-"""What a config's routers are asked before anything is made."""
+"""Checks of a config's routers, before any layer is made."""
 
 import functools
 
@@ -12,7 +12,7 @@ from moe.types import Context, Router, Routing, states_of
 
 
 def experts_per_token(router: Router) -> int | float:
-    """Returns how many experts a token uses: K at most, or in the mean.
+    """Returns how many experts a token uses, at most or in the mean.
 
     It is the router's option `k`, or the `capacity_factor` of experts that
     choose; 2 for top2, and 1 without either.
@@ -45,7 +45,7 @@ def routing_of(router: Router, num_experts: int, field: str) -> Routing:
     context = Context(
         mask=struct(grid, jnp.bool_),  # type: ignore[arg-type]
         position=struct(grid, jnp.int32),  # type: ignore[arg-type]
-        train=None,  # type: ignore[arg-type]  # told to _route
+        train=None,  # type: ignore[arg-type]  # set by _route
         key=jax.eval_shape(lambda: jax.random.key(0)),
         noise_logits=struct((*grid, num_experts), jnp.float32),
         state={
@@ -68,6 +68,6 @@ def routing_of(router: Router, num_experts: int, field: str) -> Routing:
 
 
 def _route(router, train, logits, context):
-    # A run evaluates without randomness.
+    # Evaluation has no random key.
     key = context.key if train else None
     return router(logits, context._replace(train=train, key=key))

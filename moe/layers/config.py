@@ -1,4 +1,4 @@
-"""Mixture layers as a config describes them."""
+"""The config section of mixture layers, and how layers are built from it."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ class HierarchyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroComputationConfig:
-    """Experts that cost next to nothing, beside the others.
+    """Zero-computation experts, beside the others.
 
     Attributes:
       zero: number of experts that return 0.
@@ -68,8 +68,8 @@ class SharedConfig:
     """A network that every token goes through, beside the mixture.
 
     Attributes:
-      network: of the shared expert, any expert type.
-      gate: weight of its output: none (1), sigmoid or softmax, see
+      network: the shared expert, of any expert type.
+      gate: gate of its output: none, sigmoid or softmax, see
         `moe.layers.Shared`.
     """
 
@@ -81,22 +81,22 @@ class SharedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MoEConfig:
-    """A mixture layer, as a config describes it.
+    """The config of a mixture layer.
 
     Attributes:
-      num_experts: E, without the zero-computation ones.
+      num_experts: E, zero-computation experts not included.
       experts: the type of the experts.
-      router: who decides which experts a token goes to; 'soft' for Soft MoE.
+      router: what chooses each token's experts; 'soft' for Soft MoE.
       allow_lookahead: whether a causal model may have a router that sees later
         tokens.
       jitter: the router sees `x * U(1 - jitter, 1 + jitter)` in training.
-      dispatcher: how tokens are brought to experts; same values, other cost.
+      dispatcher: layout of the experts' rows; same values, different cost.
       capacity: how many assignments an expert takes.
       communication: how tokens reach experts on other devices.
       num_groups: G, groups in which tokens compete for capacity; None for one
         a sequence.
-      losses: auxiliary losses with other options than their defaults, by the
-        name under which `losses` weighs them.
+      losses: auxiliary losses whose options are not their defaults, by the name
+        that the run's `losses` gives a coefficient.
       hierarchy: two levels of experts; None for one.
       zero_computation: zero, copy and constant experts beside the others.
       shared: a network for all tokens; None for none.
@@ -119,7 +119,7 @@ class MoEConfig:
     shared: SharedConfig | None = None
 
     def __post_init__(self):
-        # Hashable, as jax wants a static argument.
+        # Hashable, as static arguments of jax must be.
         object.__setattr__(self, 'losses', FrozenDict(self.losses))
         if self.jitter >= 1:
             raise ConfigError('jitter', self.jitter, 'less than 1')
@@ -174,15 +174,12 @@ class MoEConfig:
                 raise ConfigError(name, value, allowed)
 
     def _check_communication(self):
-        """Capacity buffers travel whole, sorted rows as many as there are."""
+        """all_to_all needs capacity buffers, ragged the dispatcher grouped."""
         choice = self.communication
         name, given = COMMUNICATION.name_of(choice), options(choice)
         dispatcher = DISPATCHERS.name_of(self.dispatcher)
-        fits = {
-            'all_to_all': dispatcher != 'grouped',
-            'ragged': dispatcher == 'grouped',
-        }
-        if not fits.get(name, True):
+        is_grouped = dispatcher == 'grouped'
+        if name == ('all_to_all' if is_grouped else 'ragged'):
             other = 'ragged' if name == 'all_to_all' else 'all_to_all'
             allowed = f"'none', 'gather' or '{other}', of {dispatcher} rows"
             raise ConfigError('communication.name', name, allowed)
@@ -196,12 +193,12 @@ class MoEConfig:
 
     @property
     def is_soft(self) -> bool:
-        """Whether this is a `SoftMoE`."""
+        """Whether the layer is a `SoftMoE`."""
         return entry_of(self.router) is soft
 
     @property
     def routers(self) -> dict[str, Router]:
-        """The routers of all levels, by field."""
+        """Returns the routers of all levels by the name of their field."""
         routers = {'router': self.router}
         if self.hierarchy:
             routers['hierarchy.router'] = self.hierarchy.router
@@ -209,7 +206,7 @@ class MoEConfig:
 
     @property
     def experts_per_token(self) -> int | float:
-        """How many of the MLP experts a token goes through, at most or mean."""
+        """Returns how many experts a token uses, at most or in the mean."""
         experts = experts_per_token(self.router)
         if self.hierarchy:
             experts *= experts_per_token(self.hierarchy.router)
@@ -224,7 +221,7 @@ class MoEConfig:
 
     @property
     def num_expert_groups(self) -> int:
-        """M, groups of experts, 1 without a hierarchy."""
+        """Returns M, the number of groups of experts; 1 without a hierarchy."""
         return self.hierarchy.groups if self.hierarchy else 1
 
     @property
@@ -232,7 +229,12 @@ class MoEConfig:
         return self.num_experts // self.num_expert_groups
 
     def build(self, dtype: Any, down_scale: float) -> nn.Module:
-        """The linen module of this description, to be another's attribute."""
+        """Makes the linen module, without a parent.
+
+        Args:
+          dtype: dtype of the experts' computation.
+          down_scale: factor on their initial output matrices.
+        """
         make = functools.partial(
             make_experts, dtype=dtype, down_scale=down_scale
         )
@@ -280,12 +282,12 @@ class MoEConfig:
 def check_model(
     config: MoEConfig, *, causal: bool, vocab_size: int | None
 ) -> str | None:
-    """Checks what a model asks of its mixtures.
+    """Checks that the mixtures can serve a model.
 
     Args:
-      config: of the mixtures.
+      config: the mixtures' config.
       causal: whether no position may see a later one.
-      vocab_size: of the model's token ids, None if it has none.
+      vocab_size: number of the model's token ids; None if it has none.
 
     Returns:
       A warning, or None.

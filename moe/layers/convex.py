@@ -12,13 +12,13 @@ from moe.types import Aux
 
 
 class ConvexCombination(nn.Module):
-    """Adds up networks with learned weights that are the same everywhere.
+    """Sums networks with learned weights that do not depend on the input.
 
     `y = sum_i softmax(theta)_i * network_i(x_i)`: whatever theta becomes, the
     weights are positive and sum to 1. All networks run on every example.
 
     Attributes:
-      networks: N modules of any kind, all with outputs of one shape.
+      networks: N modules, whose outputs have one shape.
     """
 
     networks: tuple[nn.Module, ...]
@@ -27,11 +27,11 @@ class ConvexCombination(nn.Module):
     def __call__(
         self, x: Array | Sequence[Array], **options
     ) -> tuple[Float[Array, '...'], Aux]:
-        """Runs the networks and adds.
+        """Runs the networks and sums their outputs.
 
         Args:
-          x: the input of all networks, or one for each.
-          **options: of every network, e.g. `train`.
+          x: the input of all networks, or a sequence with one for each.
+          **options: options of every network, such as `train`.
 
         Returns:
           The sum, in the networks' dtype, and the statistic 'weights' [N].

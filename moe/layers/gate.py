@@ -1,4 +1,4 @@
-"""The part of a mixture layer that decides: parameters of a router.
+"""The gate of a mixture layer: a router with its parameters and state.
 
 B leading rows, S tokens a group, G groups, D width, E experts.
 """
@@ -26,9 +26,9 @@ class RouterState(NamedTuple):
     """The state of one router in one step.
 
     Attributes:
-      values: of its states by name, with which it decided.
-      statistics: in training, what moves them, by the path of the state among
-        the variables `router_state`, see `Aux.state_statistics`.
+      values: values of its states by name, with which it chose.
+      statistics: in training, the statistics of its states, by the path of the
+        state among the variables `router_state`; see `Aux.state_statistics`.
     """
 
     values: dict[str, Any]
@@ -45,14 +45,13 @@ class Gate(nn.Module):
       router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
-      batch_prioritized: whether capacity goes by the router's confidence, and
-        not in token order (arXiv 2106.05974).
+      batch_prioritized: whether tokens take capacity by the router's
+        confidence, and not in their order (arXiv 2106.05974).
       router_init: initializer of the router's kernel [D, E].
-      noise_init: of the noise logits' kernel [D, E].
+      noise_init: initializer of the noise logits' kernel [D, E].
       temperature: what the logits are divided by.
-      dropout: in training an expert is out of a token's reach with this
-        probability, but never all are: against gates that settle on one
-        expert early.
+      dropout: probability that an expert is removed from a token's choice in
+        training, never all of them: reduces gate collapse onto one expert.
     """
 
     num_experts: int
@@ -70,11 +69,11 @@ class Gate(nn.Module):
     def __call__(
         self, tokens: Float[Array, 'G S D'], context: Context
     ) -> tuple[Routing, RouterState]:
-        """Decides where the tokens go.
+        """Routes the tokens.
 
         Args:
-          tokens: float.
-          context: of the layer; what the router's traits ask for is added.
+          tokens: tokens, float.
+          context: the layer's context; inputs that the router reads are added.
 
         Returns:
           The Routing, and the router's state with its statistics.
@@ -95,9 +94,9 @@ class Gate(nn.Module):
         }
         context = context._replace(state=state)
         logits = self._project('router', inputs, self.router_init)
-        logits = self._reachable(logits / self.temperature, context)
+        logits = self._with_dropout(logits / self.temperature, context)
         routing = self.router(logits, context)
-        # Where experts choose, tokens do not compete.
+        # In expert choice, tokens do not compete for capacity.
         if self.batch_prioritized and routing.columns_are_tokens:
             confidence = jnp.max(routing.probs, axis=-1)
             routing = routing.replace(priority=confidence)
@@ -118,13 +117,13 @@ class Gate(nn.Module):
         width = inputs.shape[-1]
         return inputs * self._uniform('jitter', context, width, low, high)
 
-    def _reachable(self, logits, context: Context):
-        """The logits, without hope for the experts that are dropped."""
+    def _with_dropout(self, logits, context: Context):
+        """Returns the logits, with -1e9 for experts that are dropped."""
         if not (self.dropout and context.train):
             return logits
         draw = self._uniform('dropout', context, self.num_experts)
         best = jnp.max(draw, axis=-1, keepdims=True)
-        # Not -inf, of which the routers' differences would be NaN.
+        # Not -inf: differences of two would be NaN.
         return jnp.where((draw < self.dropout) & (draw < best), -1e9, logits)
 
     def _uniform(self, what, context: Context, *shape_and_range):
@@ -144,7 +143,7 @@ def in_groups(
     mask: Bool[Array, '*B S'] | None,
     num_groups: int | None,
 ) -> tuple[Float[Array, 'G N D'], Bool[Array, 'G N']]:
-    """The tokens of a layer in the groups inside which they compete.
+    """Splits tokens into the groups in which they compete for capacity.
 
     Args:
       x: tokens, float.

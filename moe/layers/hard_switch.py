@@ -1,4 +1,4 @@
-"""Switching between modules that are not alike.
+"""Hard switching between heterogeneous modules.
 
 B examples, E experts, D and F widths.
 """
@@ -25,19 +25,19 @@ class HardSwitch(nn.Module):
     """Runs exactly one of E different modules on each example.
 
     `y = expert_c(x)`, `c = argmax(logits)`, ties to the lowest index. A gate
-    may give one logit fewer than there are experts: the first expert's is 0
-    then. So of two experts the second runs where `sigmoid(logit) > 0.5`.
+    may give one logit fewer than there are experts; the first expert's logit
+    is then 0. Of two experts the second runs where `sigmoid(logit) > 0.5`.
 
     Attributes:
       experts: E modules without randomness or state, see
         `HeterogeneousExperts`.
       gate: any module from x to logits [B, E] or [B, E - 1]; None is a dense
         layer, of one logit for two experts, else of E.
-      gradient: what the gate learns from y. With p the softmax of the logits,
-        'none' learns nothing; 'probability' returns `p_c * expert_c(x)`, and
+      gradient: the gradient of y by the gate. With p the softmax of the logits,
+        'none' has none; 'probability' returns `p_c * expert_c(x)`, and
         'straight_through' gives the gate the gradient of that, while y
         stays `expert_c(x)`.
-      block_size: rows that an expert runs at a time, see
+      block_size: number of rows that an expert runs at a time, see
         `HeterogeneousExperts`.
     """
 
@@ -55,15 +55,15 @@ class HardSwitch(nn.Module):
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, 'B F'], Aux]:
-        """Chooses, runs the chosen, and puts the outputs in place.
+        """Chooses an expert for each example, and runs it.
 
         Args:
           x: examples, float.
           mask: True for valid ones; None if all are. No expert runs on
             padding, which gets output 0.
-          train: not read; every mixture layer is called alike.
-          record: whether to return the Routing in the Aux, for losses of
-            single experts: see `chosen` and `by_expert`.
+          train: not read; all mixture layers have it.
+          record: whether to return the Routing in the Aux, for the losses of
+            each expert, see `chosen` and `by_expert`.
 
         Returns:
           The outputs, and the Aux of `auxiliary` with one more statistic,
@@ -94,7 +94,8 @@ class HardSwitch(nn.Module):
                 f'{num_experts} experts'
             )
         lost = jnp.any(jnp.isnan(logits), axis=-1)
-        # All equal, which is a tie; infinities compare, but have no softmax.
+        # Equal logits tie, so the first expert runs. Infinite ones compare, but
+        # have no softmax.
         logits = jnp.where(lost[:, None], 0.0, jnp.nan_to_num(logits))
         order = jnp.arange(len(x), dtype=jnp.int32)
         routing = top_k(logits[None], Context(valid[None], order[None]), k=1)
@@ -111,7 +112,7 @@ class HardSwitch(nn.Module):
 
 
 def _weight(p, gradient: GateGradient):
-    """Factor on the output of the chosen expert, of probability p."""
+    """Returns the factor of a chosen expert's output, of probability p."""
     one = jnp.ones_like(p)
     return {
         'none': one,
@@ -121,7 +122,7 @@ def _weight(p, gradient: GateGradient):
 
 
 def chosen(routing: Routing) -> Bool[Array, 'B E']:
-    """Which expert ran on which example.
+    """Returns which expert ran on which example.
 
     A loss of expert e is `jnp.where(chosen(routing)[:, e], loss(y), 0)`.
 
@@ -129,7 +130,7 @@ def chosen(routing: Routing) -> Bool[Array, 'B E']:
       routing: recorded by `HardSwitch`.
 
     Returns:
-      One True in the row of each valid example, none in that of padding.
+      One True in the row of each valid example, and none in rows of padding.
     """
     return routing.assignments()[0] > 0
 
@@ -137,10 +138,10 @@ def chosen(routing: Routing) -> Bool[Array, 'B E']:
 def by_expert(
     y: Float[Array, 'B F'], routing: Routing
 ) -> tuple[Float[Array, 'E B F'], Bool[Array, 'E B']]:
-    """The outputs of each expert apart, for a loss of one's own.
+    """Separates the outputs by expert, for a loss of each.
 
-    Shapes are static, so that this works under jit and gradients pass. The
-    compact rows of expert e are `outputs[e][masks[e]]`, outside of jit:
+    Shapes are static, so that it works under jit, with gradients. Outside of
+    jit `outputs[e][masks[e]]` are the rows of expert e alone:
 
         (output_a, output_b), (mask_a, mask_b) = by_expert(y, aux.routing)
 
@@ -149,8 +150,8 @@ def by_expert(
       routing: recorded by it in the same call.
 
     Returns:
-      Of expert e the outputs in the places of its own examples, 0 in all
-      others; and True where it ran.
+      The outputs of expert e in the rows of its own examples, 0 in the others;
+      and a mask that is True where it ran.
     """
     masks = chosen(routing).T
     return jnp.where(masks[..., None], y, 0), masks

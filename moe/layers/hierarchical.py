@@ -1,4 +1,4 @@
-"""The two-level mixture: groups of experts, each with a router of its own.
+"""The hierarchical mixture: groups of experts, each with its own router.
 
 B leading rows, S tokens a row, G groups of tokens, M groups of experts, E
 experts in each, C capacity of a group of experts, D width.
@@ -31,16 +31,16 @@ class HierarchicalMoE(nn.Module):
 
     The rows that a group of experts receives are the tokens of its own mixture.
     A row has importance 1 if it holds a token's first choice, 0.5 if a later
-    one, 0 if it is empty; `top2` treats them accordingly, other inner routers
-    see empty rows as padding. The outer weight multiplies the inner outputs.
+    one, 0 if it is empty; `top2` reads the importance, other inner routers see
+    empty rows as padding. The outer weight multiplies the inner outputs.
     Sources: two-level top-2 gating as in the first public code of GShard,
     arXiv 2006.16668; hierarchical mixtures, arXiv 1701.06538, appendix B.
 
     Attributes:
-      inner: the mixture that every group of experts has its own copy of.
-        Capacity, jitter, losses and priority are those of both levels.
-      outer_experts: M.
-      outer_router: of the first level.
+      inner: the mixture, of which every group of experts has its own copy. Its
+        capacity, jitter, losses and priority also hold for the outer level.
+      outer_experts: M, number of groups of experts.
+      outer_router: the router between the groups.
       num_groups: G, in which tokens compete for capacity; None makes every
         leading row a group.
     """
@@ -68,7 +68,7 @@ class HierarchicalMoE(nn.Module):
           mask: True for valid tokens.
           token_ids: ids of the tokens, int32.
           recorded: Routings to replay, as `record` returns them.
-          train: training.
+          train: whether this is training.
           record: whether to return the Routings, as a pair (outer, inner).
 
         Returns:
@@ -107,7 +107,7 @@ class HierarchicalMoE(nn.Module):
         capacity = inner.capacity_of(routing, train)
         capacity = capacity or routing.weight.shape[-1]
         plan = padded_plan(routing, capacity)
-        by_slot = lambda v: rearrange(
+        by_row = lambda v: rearrange(
             v, '(m g c) ... -> m g c ...', m=self.outer_experts, c=capacity
         )
         take = lambda v: jnp.take(v, plan.token, mode='fill', fill_value=0)
@@ -122,12 +122,12 @@ class HierarchicalMoE(nn.Module):
             axis_size=self.outer_experts,
         )(
             inner,
-            by_slot(rows),
+            by_row(rows),
             {
-                'mask': by_slot(plan.token < valid.size),
-                'position': by_slot(take(position)),
-                'token_ids': None if ids is None else by_slot(take(ids)),
-                'importance': by_slot(_importance(routing, plan)),
+                'mask': by_row(plan.token < valid.size),
+                'position': by_row(take(position)),
+                'token_ids': None if ids is None else by_row(take(ids)),
+                'importance': by_row(_importance(routing, plan)),
                 'recorded': inner_recorded,
             },
         )
@@ -157,26 +157,26 @@ class HierarchicalMoE(nn.Module):
 
 
 def _importance(routing: Routing, plan: Plan) -> Float[Array, 'R']:
-    """1 for first choices, 0.5 for later ones, 0 for empty rows."""
+    """Returns 1 for first choices, 0.5 for later ones, 0 for empty rows."""
     importance = jnp.where(routing.is_first_choice(), 1.0, 0.5).reshape(-1)
     return jnp.take(importance, plan.assignment, mode='fill', fill_value=0)
 
 
 def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
-    """One Aux of the outer level and of the inner mixtures, stacked.
+    """Combines the Aux of the outer level and the stacked inner ones.
 
-    A statistic that the two levels have no common value of is there twice, as
-    `outer_NAME` and, of each mixture, `inner_NAME`.
+    A statistic without a common value is reported as `outer_NAME`, and as
+    `inner_NAME` for each inner mixture.
     """
     filled = sizes.astype(jnp.float32)
-    # A mixture without a token has no balance to speak of.
+    # A mixture without tokens has no balance loss.
     counts = jnp.ones_like(filled) if padded else filled > 0
     share = counts / jnp.maximum(jnp.sum(counts), 1)
     losses = {
         name: value + jnp.sum(share * inner.losses[name])
         for name, value in outer.losses.items()
     }
-    # Assignments to each inner expert; the load of M lanes is of their own.
+    # Assignments to each inner expert; `load` is relative within a mixture.
     per_token = inner.stats['experts_per_token']
     assigned = per_token * filled
     load = inner.stats['load'] / inner.stats['load'].shape[-1]
@@ -185,12 +185,12 @@ def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
     weight = filled / jnp.maximum(jnp.sum(filled), 1e-9)
     mean = lambda name, w: jnp.sum(w * inner.stats[name])
     lost = mean('dropped', assigned / total)
-    kept = (1 - outer.stats['dropped']) * (1 - lost)
+    executed = (1 - outer.stats['dropped']) * (1 - lost)
     tokens = outer.stats['experts_per_token']
     combined = load_stats(load) | {
         'entropy': outer.stats['entropy'] + mean('entropy', weight),
         'confidence': outer.stats['confidence'] * mean('confidence', weight),
-        'dropped': 1 - kept,
+        'dropped': 1 - executed,
         'experts_per_token': tokens * mean('experts_per_token', weight),
     }
     apart = {
@@ -207,7 +207,7 @@ def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
     )
 
 
-# Of what is combined, statistics that are of interest by level too.
+# Combined statistics that are reported by level too.
 _APART = {
     'outer': ('load', 'experts_per_token'),
     'inner': ('experts_per_token',),

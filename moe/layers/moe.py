@@ -1,4 +1,4 @@
-"""The mixture-of-experts layer: parameters, and calls downstairs.
+"""The mixture-of-experts layer: route, dispatch, run the experts, combine.
 
 B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
@@ -53,25 +53,25 @@ class MoE(nn.Module):
       router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
-      dispatcher: 'onehot', 'indexed', 'grouped', or a function like them;
-        same values, different cost.
+      dispatcher: an entry of `DISPATCHERS` or its name, such as 'grouped': the
+        layout of the experts' rows; same values, different cost.
       communication: how tokens reach experts on other devices of a mesh in
-        context, an entry of `moe.parallel.COMMUNICATION`, perhaps with
+        context: an entry of `moe.parallel.COMMUNICATION`, perhaps with
         options, or its name: 'all_to_all' (of capacity buffers), 'ragged' (of
         the dispatcher 'grouped') or 'gather'; with 'none' the compiler
         decides. Same values.
-      capacity_factor: of an expert in training; None drops nothing.
-      eval_capacity_factor: of an expert in evaluation; None drops nothing.
+      capacity_factor: capacity factor in training; None drops nothing.
+      eval_capacity_factor: capacity factor in evaluation; None drops nothing.
       min_capacity: least capacity of an expert in a group.
-      capacity_rule: of `moe.capacity.capacity`.
+      capacity_rule: rule of the capacity, see `moe.capacity.capacity`.
       num_groups: G; tokens compete for capacity inside a group. None makes
         every leading row a group.
-      losses: auxiliary losses beside the built-in ones, or in the place of
-        those of the same name, by name: functions of a `RoutingSummary`.
-      batch_prioritized: whether capacity goes by the router's confidence, and
-        not in token order (arXiv 2106.05974).
-      zero_computation: zero, copy and constant experts, beside the others: to
-        the router they are the last ones.
+      losses: auxiliary losses beside the built-in ones, or replacing those of
+        the same name: functions of a `RoutingSummary` by name.
+      batch_prioritized: whether tokens take capacity by the router's
+        confidence, and not in their order (arXiv 2106.05974).
+      zero_computation: zero, copy and constant experts beside the others; the
+        router numbers them last.
       router_init: initializer of the router's kernel [D, E].
     """
 
@@ -114,10 +114,10 @@ class MoE(nn.Module):
           token_ids: ids of the tokens, int32, for routers that hash them.
           position: of each token in the global batch, int32, for its noise;
             None if `x` is the whole batch, in order.
-          importance: of rows in a group of experts, see `Context`.
+          importance: importance of rows in a group of experts, see `Context`.
           recorded: a Routing to replay, for the router `replay`.
-          train: training: jitter, and `capacity_factor`. Randomness comes
-            from the 'router' rng stream.
+          train: whether this is training, with jitter and `capacity_factor`.
+            Randomness comes from the 'router' rng stream.
           record: whether to return the Routing in the Aux.
 
         Returns:
@@ -172,17 +172,18 @@ class MoE(nn.Module):
 
     @property
     def num_experts(self) -> int:
-        """E, the zero-computation ones included."""
-        free = self.zero_computation.num_experts if self.zero_computation else 0
-        return self.experts.num_experts + free  # type: ignore[attr-defined]
+        """Returns E, zero-computation experts included."""
+        count = self.experts.num_experts  # type: ignore[attr-defined]
+        more = self.zero_computation
+        return count + (more.num_experts if more else 0)
 
     def capacity_of(self, routing: Routing, train: bool) -> int | None:
         """Returns the capacity of an expert in a group; None drops nothing.
 
         Args:
-          routing: whose groups and choices are counted; experts that choose
-            have a capacity of their own.
-          train: which of the two factors holds.
+          routing: the routing, whose groups and choices determine it; expert
+            choice has a capacity of its own.
+          train: whether the training factor holds, or the evaluation factor.
         """
         factor = self.capacity_factor if train else self.eval_capacity_factor
         if factor is None or not routing.columns_are_tokens:
@@ -204,37 +205,37 @@ class MoE(nn.Module):
         y, within, excess = self._through_experts(tokens, dispatched, capacity)
         gates = routing.gates()[..., count:]
         y = y + self.zero_computation(tokens, gates)
-        free = routing.valid & (routing.assignment_expert() >= count)
-        rows = free.shape[1] - within.shape[1]  # where rows are experts
+        unlimited = routing.valid & (routing.assignment_expert() >= count)
+        rows = unlimited.shape[1] - within.shape[1]  # where rows are experts
         within = jnp.pad(within, [(0, 0), (0, rows), (0, 0)])
-        return y, within | free, excess
+        return y, within | unlimited, excess
 
     def _through_experts(self, tokens, routing: Routing, capacity: int | None):
-        """Executes, here or where the mesh in context has the experts.
+        """Runs the experts, locally or on the devices that own them.
 
-        Returns the outputs, what was within capacity, and with bounded receive
-        buffers the assignments [G, E] within capacity that found no place.
+        Returns the outputs, the assignments within capacity, and with bounded
+        receive buffers how many of them [G, E] the buffers had no row for.
         """
-        execute: Any = self.dispatcher
-        if isinstance(execute, str):
-            execute = DISPATCHERS[execute]
+        dispatcher: Any = self.dispatcher
+        if isinstance(dispatcher, str):
+            dispatcher = DISPATCHERS[dispatcher]
         communication = communication_of(self.communication)
         axes = expert_axes_of(communication)
         devices = num_shards(jax.sharding.get_abstract_mesh(), axes)
         bounded = options(communication).get('buffer_factor') is not None
         local = entry_of(communication) is none or devices == 1
         if local or self.is_initializing():
-            y, within = execute(tokens, routing, self.experts, capacity)
+            y, within = dispatcher(tokens, routing, self.experts, capacity)
             nothing = jnp.zeros((len(tokens), routing.num_experts))
             return y, within, nothing if bounded else None
         module, variables = _part(self.experts, devices)
-        execute = communication(execute, axes)
+        dispatcher = communication(dispatcher, axes)
 
         def run(variables, tokens, routing):
             def experts(rows, sizes=None):
                 return module.apply(variables, rows, sizes)
 
-            y, within = execute(tokens, routing, experts, capacity)
+            y, within = dispatcher(tokens, routing, experts, capacity)
             if not bounded:
                 return y, within, None
             lost = dispatch.within_capacity(routing, capacity) & ~within
@@ -246,10 +247,10 @@ class MoE(nn.Module):
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
-    """One device's share of the experts as a module, and all parameters."""
+    """Returns one device's share of the experts, and all parameters."""
     fields = [field.name for field in dataclasses.fields(experts)]
     if 'num_experts' not in fields:
-        allowed = 'experts that are alike, to be split over devices'
+        allowed = 'experts of one kind, to be split over devices'
         raise ConfigError('experts', type(experts).__name__, allowed)
     module, variables = experts.unbind()
     count = module.num_experts  # type: ignore[attr-defined]

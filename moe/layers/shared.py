@@ -1,4 +1,4 @@
-"""A dense network beside a mixture."""
+"""Shared experts: a dense network beside a mixture."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ class Shared(nn.Module):
     Attributes:
       mixture: any layer that returns outputs and an Aux.
       shared: the dense network.
-      gate: as above; its arithmetic is float32.
+      gate: 'none', 'sigmoid' or 'softmax'; its arithmetic is float32.
     """
 
     mixture: nn.Module
@@ -40,12 +40,12 @@ class Shared(nn.Module):
         mask: Bool[Array, '*B S'] | None = None,
         **options,
     ) -> tuple[Float[Array, '*B S D'], Aux]:
-        """Runs both.
+        """Runs the mixture and the shared network, and adds their outputs.
 
         Args:
           x: tokens, float.
           mask: True for valid tokens; padding gets output 0.
-          **options: of the mixture.
+          **options: options of the mixture, such as `train`.
 
         Returns:
           The outputs, and the mixture's Aux.

@@ -22,7 +22,7 @@ from moe.types import Aux, AuxiliaryLoss, Context, RoutingSummary
 
 
 class SoftMoE(nn.Module):
-    """Every slot is an average of the tokens, every token of the slots.
+    """Soft MoE: slots are averages of tokens, outputs averages of slots.
 
     Expert e computes on P slots a group, each a convex combination of all
     tokens (`moe.routing.soft`). It looks ahead: not for causal models.
@@ -34,7 +34,7 @@ class SoftMoE(nn.Module):
         number of slots of all experts over that of tokens,
         `P = ceil(S * factor / E)`.
       num_groups: G; None makes every leading row a group.
-      losses: as of `MoE`.
+      losses: further auxiliary losses, see `MoE`.
     """
 
     experts: nn.Module
@@ -52,14 +52,14 @@ class SoftMoE(nn.Module):
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, '*B S F'], Aux]:
-        """Averages, runs the experts, averages.
+        """Averages tokens into slots, runs the experts, averages their outputs.
 
         Args:
           x: tokens, float.
           mask: True for valid tokens; None if all are. Padding is in no slot
             and gets output 0.
-          token_ids: not read; every mixture layer is called alike.
-          train: told to the router, and not read by `soft`.
+          token_ids: not read; all mixture layers have it.
+          train: whether this is training; `soft` does not read it.
           record: not read: there are no assignments to record.
 
         Returns:

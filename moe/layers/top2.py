@@ -1,4 +1,4 @@
-"""Top-2 mixtures of one level and of two, each in one call.
+"""Top-2 mixtures of one and of two levels, each made by one function.
 
 S tokens of a sequence, D width, F hidden width, E experts, M groups of them.
 """
@@ -45,13 +45,13 @@ def top2_moe(
       dim: D, of tokens [B, S, D].
       num_experts: E.
       hidden: F, of the experts, two matrices without biases; None is 4 * D.
-      activation: between them, see `MLP`.
+      activation: activation between the two, see `MLP`.
       experts: other experts: a module of rows [N, D], of which E copies are
         made, each with its own parameters; E modules, which may differ; or a
         module with `num_experts` like `MLP`. Inside another module's
         `__call__` make them with `parent=None`, so that they are this layer's.
-      capacity_factor: in training; None drops no token.
-      eval_capacity_factor: in evaluation.
+      capacity_factor: capacity factor in training; None drops no token.
+      eval_capacity_factor: capacity factor in evaluation.
       **others: options of `top2`, e.g. `policy`, and further fields of `MoE`.
 
     Raises:
@@ -101,12 +101,12 @@ def hierarchical_top2_moe(
       ConfigError: if the experts of a group are not E.
     """
     groups, count = num_experts
-    # Of the GShard code: the mean over all places, empty ones too.
+    # As in the GShard code: a mean over empty rows too.
     fields = {'losses': _balance('padded'), 'parent': None}
     inner = top2_moe(dim, count, hidden, **fields | others)
     return HierarchicalMoE(inner, groups, inner.router)
 
 
 def _balance(scope: Scope) -> dict[str, AuxiliaryLoss]:
-    """Losses of which the load-balance loss has the given scope."""
+    """Returns the load-balance loss with a scope, as `MoE.losses` takes it."""
     return {'load_balance': functools.partial(load_balance, scope=scope)}

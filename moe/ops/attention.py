@@ -1,4 +1,4 @@
-"""Attention within a sequence, by the kernel that a machine has for it.
+"""Attention kernels by name, for all platforms or for one.
 
 B batch, S positions, H query heads, N key-value heads (H a multiple of N), h
 head width.
@@ -15,23 +15,23 @@ from jaxtyping import Array, Float
 from moe.config import Registry
 from moe.config.registry import entry_of
 
-# Positions of queries and keys that the TPU's kernel holds on the chip.
+# Positions of queries and of keys in a block of the TPU's kernel.
 _BLOCK = 512
 
 
 ATTENTION_KERNELS = Registry('attention kernel')
-# What the layer fills in, and no config gives.
+# Parameters that the attention layer fills in, and no config has.
 SUPPLIED = frozenset({'is_causal', 'interpret'})
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelTraits:
-    """Where a kernel runs, and how.
+    """Where a kernel runs, and whether it is sharded by hand.
 
     Attributes:
-      platform: the only one that has it, such as 'tpu'; None for all.
-      by_device: whether it is called on each device with its own sequences
-        and heads, because the compiler cannot split it.
+      platform: the one platform that has it, such as 'tpu'; None for all.
+      by_device: whether it is called inside `shard_map`, on each device's own
+        sequences and heads, because the compiler cannot split it.
     """
 
     platform: str | None = None
@@ -62,7 +62,7 @@ def xla(query, key, value, *, is_causal: bool):
 @ATTENTION_KERNELS.register('cudnn')
 @kernel_traits(platform='gpu')
 def cudnn(query, key, value, *, is_causal: bool):
-    """The same by cuDNN's flash attention, on NVIDIA GPUs; see `splash`."""
+    """`softmax(Q K^T / sqrt(h)) V` by cuDNN, on NVIDIA GPUs; see `splash`."""
     return jax.nn.dot_product_attention(
         query, key, value, is_causal=is_causal, implementation='cudnn'
     )
@@ -78,20 +78,20 @@ def splash(
     is_causal: bool,
     interpret: bool = False,
 ) -> Float[Array, 'B S H h']:
-    """`softmax(Q K^T / sqrt(h)) V` for TPUs, the scores never in the HBM.
+    """`softmax(Q K^T / sqrt(h)) V` on TPUs, without the scores in HBM.
 
-    Blocks of scores that the mask empties are not computed. Source:
-    FlashAttention, arXiv 2205.14135; the kernel is jax's.
+    Blocks of scores that are masked are not computed. The kernel is jax's.
+    Source: FlashAttention, arXiv 2205.14135.
 
     Args:
-      query: any float; S is a multiple of 128.
-      key: of the same dtype.
-      value: the same.
+      query: queries, any float; S is a multiple of 128.
+      key: keys, in the dtype of `query`.
+      value: values, in the dtype of `query`.
       is_causal: whether a position sees only itself and those before it.
-      interpret: runs where there is no TPU, slowly.
+      interpret: whether to emulate the kernel without a TPU, slowly.
 
     Returns:
-      The mean of the values, in the dtype of `query`.
+      The weighted means of the values, in the dtype of `query`.
 
     Raises:
       ValueError: for a length that the kernel cannot divide.

@@ -53,8 +53,8 @@ def combine_rows(
     Args:
       rows: the buffer, float.
       weight: weight of each row, float32.
-      token: as in `dispatch_rows`.
-      row: as in `dispatch_rows`.
+      token: token of each row, see `dispatch_rows`.
+      row: row of each choice of each token, see `dispatch_rows`.
       num_tokens: T.
 
     Returns:

@@ -1,6 +1,5 @@
 """Devices: the mesh, what is split over it, what travels across it."""
 
-from moe.parallel.collectives import Collective, collectives
 from moe.parallel.communication import (
     COMMUNICATION,
     Communication,
@@ -28,13 +27,11 @@ from moe.parallel.mesh import (
 
 __all__ = [
     'COMMUNICATION',
-    'Collective',
     'Communication',
     'MeshConfig',
     'all_to_all',
     'batch_sharding',
     'by_device',
-    'collectives',
     'communication_of',
     'expert_axes_of',
     'gather',

@@ -5,19 +5,14 @@ import sys
 
 from absl import flags
 
-from moe.command_line import read_flags
+from moe.command_line import define_plugins, read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
 from moe.report.run import Run
 from moe.workloads import reports
 
 _FLAGS = flags.FlagValues()
-flags.DEFINE_list(
-    'plugins',
-    [],
-    'Plugins of the runs that may be imported: modules and files.',
-    flag_values=_FLAGS,
-)
+define_plugins(_FLAGS)
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,7 @@ def select(
     """The K greatest scores of each token, ties to the lowest index.
 
     Args:
-      scores: what to choose by, float32.
+      scores: scores to choose by, float32.
       k: K, at most E.
 
     Returns:
@@ -30,10 +30,9 @@ def select(
 
 
 def normalized(gates: Float[Array, 'G S K']) -> Float[Array, 'G S K']:
-    """Gates over their sum; a single one is left as it is.
+    """Divides gates by their sum, unless there is only one.
 
-    Renormalised, a single gate would be the constant 1 and leave the router
-    without gradient.
+    A single gate would become the constant 1, without gradient for the router.
     """
     if gates.shape[-1] == 1:
         return gates
@@ -54,11 +53,11 @@ def token_choice(
 
     Args:
       expert: chosen experts, first choices first.
-      gates: their weights, float32.
-      probs: probabilities for the losses, float32.
-      logits: for the z-loss, float32.
-      context: of the router; its mask is applied.
-      valid: choices that exist; None for all.
+      gates: weights of the chosen experts, float32.
+      probs: router probabilities for the losses, float32.
+      logits: router logits for the z-loss, float32.
+      context: the router's context; its mask is applied.
+      valid: which choices exist; None for all.
     """
     exists = context.mask[..., None]
     exists = jnp.broadcast_to(exists, expert.shape)

@@ -23,7 +23,7 @@ def top_p(
     p: Fraction = 0.4,
     k: PositiveInt = 4,
 ) -> TokenChoice:
-    """The smallest set of experts whose probabilities reach p, at most K.
+    """Chooses the fewest experts whose probabilities reach p, at most K.
 
     A choice exists while the mass of those before it is less than p; its gate
     is its probability. Source: arXiv 2403.07652.
@@ -31,8 +31,8 @@ def top_p(
     Args:
       logits: router logits, float32.
       context: only its mask is read.
-      p: mass to reach.
-      k: K, most experts of a token.
+      p: probability mass to reach.
+      k: K, the largest number of experts of a token.
 
     Returns:
       A token-choice Routing; later choices of a sure token are not valid.
@@ -57,7 +57,7 @@ def relu(
     k: PositiveInt = 4,
     penalty: Annotated[State, OneOf(PENALTY_RULES)] = _SPARSITY,
 ) -> TokenChoice:
-    """Every expert with a positive logit, at most K; the gate is the logit.
+    """Chooses every expert with a positive logit, at most K.
 
     `gate = relu(logits)`. The L1 loss on the gates, whose coefficient is the
     router's own state 'penalty', holds the share of gates that are zero
@@ -67,7 +67,7 @@ def relu(
     Args:
       logits: router logits, float32.
       context: only its mask is read.
-      k: K, most experts of a token.
+      k: K, the largest number of experts of a token.
       penalty: the rule that moves the coefficient of the L1 loss.
 
     Returns:
@@ -77,7 +77,7 @@ def relu(
     Raises:
       ValueError: if k is greater than the number of experts.
     """
-    del penalty  # a state, which the L1 loss reads
+    del penalty  # declared as a state, which the L1 loss reads
     gates = jax.nn.relu(logits)
     total = jnp.sum(gates, axis=-1, keepdims=True)
     some = total > 0

@@ -22,18 +22,18 @@ def hash_router(
     vocab_size: PositiveInt = 256,
     seed: NaturalInt = 0,
 ) -> TokenChoice:
-    """Sends a token where a fixed random table of its id says.
+    """Sends a token to the experts that a fixed table gives for its id.
 
-    The table gives every expert the same number of ids, give or take one; the
-    K experts of an id are neighbours of the first. Each weight is 1 / K.
+    The table is random and gives every expert as many ids, up to one; the
+    other K - 1 experts of an id follow the first. Each weight is 1 / K.
     Source: Hash layers, arXiv 2106.04426.
 
     Args:
       logits: only their shape is read.
       context: mask and token_id are read.
       k: K, experts a token.
-      vocab_size: ids there are.
-      seed: of the table.
+      vocab_size: number of ids.
+      seed: seed of the table.
 
     Returns:
       A token-choice Routing without gradient.
@@ -55,7 +55,7 @@ def random(
 ) -> TokenChoice:
     """Sends each token to K experts drawn at random: a baseline.
 
-    In training anew in every step; in evaluation a fixed draw by position.
+    They are drawn anew in every training step, and by position in evaluation.
 
     Args:
       logits: only their shape is read.
@@ -77,7 +77,7 @@ def random(
 def round_robin(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
 ) -> TokenChoice:
-    """Deals tokens out in turn: perfect balance, for benchmarks.
+    """Sends token i to the K experts from i K on: a balanced baseline.
 
     Args:
       logits: only their shape is read.
@@ -96,10 +96,10 @@ def _constant(
     context: Context,
     k: int,
 ) -> TokenChoice:
-    """K neighbouring experts from `first` on, with equal weights.
+    """Chooses K consecutive experts from `first` on, with equal weights.
 
-    Its probabilities are the choice itself: uniform ones would report a
-    collapsed table as balanced.
+    `probs` is the choice itself: a uniform one would report a collapsed table
+    as balanced.
     """
     num_experts = logits.shape[-1]
     if k > num_experts:

@@ -1,4 +1,4 @@
-"""Noise that belongs to a token, not to a device."""
+"""Noise by the token's global position, the same on every mesh."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,14 @@ def token_uniform(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Float[Array, 'G S {width}']:
-    """Uniform noise for each token, a function of its global position.
+    """Draws uniform noise for each token by its global position.
 
     Args:
       key: PRNG key of the layer and step.
       position: position of each token in the global batch, int32.
-      width: numbers drawn a token.
-      low: least value.
-      high: upper bound.
+      width: how many numbers are drawn for a token.
+      low: lower bound, included.
+      high: upper bound, excluded.
 
     Returns:
       The noise, float32: the same for a token on any mesh.
@@ -33,7 +33,7 @@ def token_uniform(
 def token_normal(
     key: Key[Array, ''], position: Int[Array, 'G S'], width: int
 ) -> Float[Array, 'G S {width}']:
-    """Standard normal noise for each token; otherwise as `token_uniform`."""
+    """Draws standard normal noise for each token; see `token_uniform`."""
     return _by_token(jax.random.normal, key, position, width)
 
 

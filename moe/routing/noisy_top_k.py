@@ -39,7 +39,7 @@ def noisy_top_k(
       context: mask, position, key, train and noise_logits are read.
       k: K, experts a token.
       noise_epsilon: least standard deviation of the noise.
-      ties: as in `top_k`.
+      ties: which of equal logits are chosen, see `top_k`.
 
     Returns:
       A token-choice Routing; `selection_probability` is set in training

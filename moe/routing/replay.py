@@ -1,4 +1,4 @@
-"""Replay of a recorded routing."""
+"""A router that replays a recorded routing."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ def replay(
     *,
     fresh_gates: bool = False,
 ) -> Routing:
-    """Sends tokens where they went in an earlier run.
+    """Sends tokens to the experts of an earlier, recorded run.
 
     Args:
       logits: router logits, float32.
       context: mask and recorded are read.
       fresh_gates: whether the weights are the present softmax over the
-        recorded experts, which trains the router, or the recorded ones; of
-        token choice only.
+        recorded experts, which trains the router, and not the recorded ones;
+        for recordings of token choice only.
 
     Returns:
       The recorded Routing, with the present logits and mask.
@@ -36,11 +36,11 @@ def replay(
         raise ValueError('replay: the layer was called without recorded')
     probs = jax.nn.softmax(logits, axis=-1)
     if recorded.columns_are_tokens:
-        there = context.mask[:, None]
+        exists = context.mask[:, None]
     else:
         group = jnp.arange(len(context.mask))[:, None, None]
-        there = context.mask[group, recorded.assignment_token()]
-    valid = recorded.valid & there
+        exists = context.mask[group, recorded.assignment_token()]
+    valid = recorded.valid & exists
     balance_mask, weight = recorded.balance_mask, recorded.weight
     if fresh_gates:
         if not isinstance(recorded, TokenChoice):
@@ -59,14 +59,14 @@ def replay(
 
 
 def _fresh(probs, logits, expert, valid):
-    """Present gates of recorded experts; a single one is its probability."""
+    """Returns present gates of the recorded experts; if K = 1 a probability."""
     chosen = jnp.moveaxis(expert, 1, -1)
     if chosen.shape[-1] == 1:
         gates = jnp.take_along_axis(probs, chosen, axis=-1)
     else:
-        alive = jnp.moveaxis(valid, 1, -1)
-        some = jnp.any(alive, axis=-1, keepdims=True)
+        valid = jnp.moveaxis(valid, 1, -1)
+        some = jnp.any(valid, axis=-1, keepdims=True)
         gates = jnp.take_along_axis(logits, chosen, axis=-1)
-        gates = jnp.where(alive | ~some, gates, -jnp.inf)
-        gates = jnp.where(alive, jax.nn.softmax(gates, axis=-1), 0.0)
+        gates = jnp.where(valid | ~some, gates, -jnp.inf)
+        gates = jnp.where(valid, jax.nn.softmax(gates, axis=-1), 0.0)
     return jnp.moveaxis(gates, -1, 1)

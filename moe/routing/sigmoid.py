@@ -42,7 +42,7 @@ def sigmoid(
       context: mask and state are read.
       k: K, experts a token.
       renormalize: whether a token's gates sum to `scale` (K > 1).
-      scale: factor on the gates.
+      scale: factor of the gates.
       balance: the rule that moves the bias, by default `SignRule`.
 
     Returns:
@@ -51,7 +51,7 @@ def sigmoid(
     Raises:
       ValueError: if k is greater than the number of experts.
     """
-    del balance  # a state, of which the bias is the value
+    del balance  # declared as a state, whose value is the bias
     return _choose(logits, context, k, renormalize, scale)
 
 
@@ -68,7 +68,7 @@ def group_limited(
     scale: PositiveFloat = 1.0,
     balance: Annotated[State, OneOf(BALANCE_RULES)] = _SIGN,
 ) -> TokenChoice:
-    """As `sigmoid`, but a token's experts come from a few groups of them.
+    """Selects as `sigmoid` does, from the best groups of experts only.
 
     The experts stand in `expert_groups` consecutive groups of equal size. A
     group's score is the sum of its two greatest `s + bias`; the K experts come
@@ -80,10 +80,10 @@ def group_limited(
       context: mask and state are read.
       k: K, experts a token.
       expert_groups: groups of experts, a divisor of E.
-      chosen_groups: groups a token may use.
-      renormalize: as in `sigmoid`.
-      scale: as in `sigmoid`.
-      balance: as in `sigmoid`.
+      chosen_groups: number of groups that a token's experts come from.
+      renormalize: whether a token's gates sum to `scale` (K > 1).
+      scale: factor of the gates.
+      balance: the rule that moves the bias, by default `SignRule`.
 
     Returns:
       A token-choice Routing.
@@ -91,7 +91,7 @@ def group_limited(
     Raises:
       ValueError: if the groups do not divide E, or hold fewer than K experts.
     """
-    del balance  # a state, of which the bias is the value
+    del balance  # declared as a state, whose value is the bias
     num_experts = logits.shape[-1]
     size, rest = divmod(num_experts, expert_groups)
     if rest or chosen_groups > expert_groups or chosen_groups * size < k:

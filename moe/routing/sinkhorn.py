@@ -21,7 +21,7 @@ def sinkhorn(
     k: PositiveInt = 1,
     iterations: PositiveInt = 8,
 ) -> TokenChoice:
-    """Chooses by a balanced plan in training, by the logits in evaluation.
+    """Chooses by a balanced assignment in training, by logits in evaluation.
 
     Sinkhorn iterations scale `exp(logits)` until every valid token gives a mass
     of 1 and every expert receives the same, over the whole batch; a token goes
@@ -34,7 +34,7 @@ def sinkhorn(
       logits: router logits, float32.
       context: mask, train and axis_name are read.
       k: K, experts a token.
-      iterations: of scaling the columns, then the rows.
+      iterations: number of times that columns, then rows are scaled.
 
     Returns:
       A token-choice Routing.
@@ -52,7 +52,7 @@ def sinkhorn(
 
 
 def _balanced(logits, context: Context, iterations: int):
-    """Logarithm of the plan, up to a constant a token."""
+    """Returns the logarithm of the plan, up to a constant of each token."""
     valid = context.mask[..., None]
 
     def scale(_, column):

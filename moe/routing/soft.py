@@ -49,15 +49,15 @@ def soft(
     Source: arXiv 2308.00951, algorithms 1 and 2.
 
     Args:
-      logits: of each token for each slot, float32, see `slot_logits`.
+      logits: the logit of each token for each slot, float32, see `slot_logits`.
       context: only its mask is read.
-      capacity_factor: slots of all experts over tokens of a group, which
-        `SoftMoE` reads; at 1 the experts cost as much as a dense layer.
+      capacity_factor: number of slots of all experts over the tokens of a
+        group, read by `SoftMoE`; at 1 experts cost as much as a dense layer.
 
     Returns:
       The weights.
     """
-    del capacity_factor  # says how many slots the logits are of
+    del capacity_factor  # the layer reads it: the number of slots
     valid = context.mask[..., None]
     # A group without a valid token has weights 0, not NaN.
     masked = jnp.where(valid | ~jnp.any(valid, 1, keepdims=True), logits, -1e30)
@@ -73,14 +73,14 @@ def slot_logits(
     slots: Float[Array, 'D N'],
     scale: Float[Array, ''],
 ) -> Float[Array, 'G S N']:
-    """The logits of a soft mixture: `l2norm(x) . (scale * l2norm(slots))`.
+    """Returns `l2norm(x) . (scale * l2norm(slots))`, a soft mixture's logits.
 
     Source: arXiv 2308.00951, section 2.3 (the normalisation).
 
     Args:
       x: tokens, float32.
       slots: parameters of the N slots, float32.
-      scale: learned, float32.
+      scale: learned scale, float32.
 
     Returns:
       The logits, float32.

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 from moe.config import Fraction, NaturalFloat, PositiveFloat, Registry
 from moe.types import Routing, StateStatistic
 
-# Of selection biases [E], which routers add to their scores.
+# Rules for selection biases [E], which routers add to their scores.
 BALANCE_RULES = Registry('balance rule')
-# Of the coefficient of a router's own L1 loss, a scalar.
+# Rules for the coefficient of a router's own L1 loss, a scalar.
 PENALTY_RULES = Registry('penalty rule')
 
 
@@ -35,7 +35,7 @@ class SignRule:
     rate: NaturalFloat = 1e-3
 
     def init(self, num_experts: int) -> Float[Array, 'E']:
-        """Returns a bias of zeros."""
+        """Returns the bias before the first step, zeros."""
         return jnp.zeros((num_experts,), jnp.float32)
 
     def statistic(
@@ -66,15 +66,15 @@ class SparsityRule:
     eq. 8.
 
     Attributes:
-      sparsity: share of the gates that shall be zero, `1 - wanted K / E`.
-      rate: factor of the coefficient's change in a step.
+      sparsity: target share of gates that are zero, `1 - K / E` for a target K.
+      rate: factor by which the coefficient changes in a step.
     """
 
     sparsity: Fraction = 0.75
     rate: PositiveFloat = 1.2
 
     def init(self, num_experts: int) -> Float[Array, '']:
-        """Returns a coefficient that is next to nothing."""
+        """Returns the coefficient before the first step, 1e-8."""
         return jnp.full((), 1e-8, jnp.float32)
 
     def statistic(
@@ -94,7 +94,7 @@ class SparsityRule:
 
         Args:
           value: the coefficient, float32.
-          statistic: gates that were not zero, and all gates.
+          statistic: number of gates that were not zero, and of all gates.
         """
         active, total = statistic
         share = 1 - active / jnp.maximum(total, 1.0)
@@ -131,7 +131,7 @@ def update_router_state(
 
 
 def _over_layers(statistic: StateStatistic, value: Any) -> Callable:
-    """The update of a rule over the axes of layers in front of a value."""
+    """Maps the update of a rule over the leading axes of stacked layers."""
     update = statistic.rule.update
     one = jax.eval_shape(lambda: statistic.rule.init(statistic.num_experts))
     extra = jax.tree.map(lambda a, b: a.ndim - b.ndim, value, one)

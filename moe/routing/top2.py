@@ -26,10 +26,10 @@ def top2(
     threshold: NaturalFloat = 0.2,
     eval_threshold: NaturalFloat = 0.2,
 ) -> TokenChoice:
-    """Sends each token to its best expert, and maybe to its second.
+    """Sends each token to its best expert, and by policy to its second.
 
-    `g1 = p[first] / (p[first] + p[second] + 1e-9)`, g2 likewise, before
-    anything is dropped and not renormalised after. The second choice is kept
+    `g_i = p_i / (p_1 + p_2 + 1e-9)` for the two greatest probabilities, before
+    anything is dropped and not renormalised after. The second choice exists
     by policy: 'all', 'none', 'threshold' (`g2 > t`), or 'random' (with
     probability `min(1, g2 / t)`). The balance loss counts first choices.
     'random' in evaluation needs a key too.
@@ -43,10 +43,10 @@ def top2(
     Args:
       logits: router logits, float32.
       context: mask, position, key, train and importance are read.
-      policy: in training.
-      eval_policy: in evaluation.
-      threshold: t in training.
-      eval_threshold: t in evaluation.
+      policy: when the second choice exists, in training.
+      eval_policy: when the second choice exists, in evaluation.
+      threshold: t, in training.
+      eval_threshold: t, in evaluation.
 
     Returns:
       A token-choice Routing with K = 2.

@@ -28,7 +28,7 @@ def top_k(
     chosen logits alone, so selecting before the softmax (Mixtral) is
     `renormalize=True`, and selecting after it (OLMoE) is `False`. A single
     gate is never renormalised: the constant 1 would leave the router without
-    gradient. Ties go to the lowest index, or all stay.
+    gradient. Of tied experts the lowest index is chosen, or all are.
     Sources: Mixtral, arXiv 2401.04088; OLMoE, arXiv 2409.02060; at K = 1
     Switch, arXiv 2101.03961.
 
@@ -37,8 +37,8 @@ def top_k(
       context: only its mask is read.
       k: K, experts a token, at most E.
       renormalize: whether a token's gates sum to 1 (K > 1).
-      ties: 'keep' has every expert that ties with the K-th chosen too, which
-        are up to E: for parity with code that compares with a threshold.
+      ties: 'keep' also chooses every expert that ties with the K-th, up to E
+        in all: for parity with code that compares with a threshold.
 
     Returns:
       A token-choice Routing, first choices first.

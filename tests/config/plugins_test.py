@@ -43,7 +43,7 @@ def test_a_module_is_imported(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('text', 'reason'),
     [
-        (None, 'a file that is there'),
+        (None, 'a file that exists'),
         ('raise RuntimeError("no")', 'RuntimeError: no'),
         ('import no_such_module', 'ModuleNotFoundError'),
         ('import sys; sys.exit(3)', 'SystemExit: 3'),

@@ -10,10 +10,8 @@ from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import (
     COMMUNICATION,
-    Collective,
     MeshConfig,
     batch_sharding,
-    collectives,
     expert_axes_of,
     make_mesh,
     parameter_shardings,
@@ -21,6 +19,7 @@ from moe.parallel import (
 )
 from moe.parameters import declared
 from moe.routing import top_k
+from tests.parallel.collectives import Collective, collectives
 
 LINES = [
     (

@@ -355,7 +355,7 @@ def applied(layer, sizes, groups=G):
         (
             {'experts': HeterogeneousExperts((nn.Dense(D), nn.Dense(D)) * 2)},
             8,
-            "experts = 'HeterogeneousExperts': must be experts that are alike, "
+            "experts = 'HeterogeneousExperts': must be experts of one kind, "
             'to be split over devices',
         ),
     ],

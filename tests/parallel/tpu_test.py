@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from launch.planning.hlo import parse
-from moe.parallel import Collective, collectives
+from tests.parallel.collectives import Collective, collectives
 from tests.parallel.tpu_layer import CASES, C, D, E, G, K, S
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -1,4 +1,4 @@
-"""The named architectures: `MultiGate` with other counts and visibility.
+"""Named architectures: `MultiGate` with different counts and visibility.
 
 T tasks, E experts. A `network` makes E networks in parallel, [B, E, H], from
 `num`, e.g. `functools.partial(Network, (32, 16))`; options are the fields of
@@ -79,5 +79,5 @@ def cgc(
 
 
 def _many(network: MakeNetwork, num: int) -> nn.Module:
-    # Without a parent: they become a layer's, wherever that is made.
+    # Without a parent: the layer that takes them becomes it.
     return network(num=num, parent=None)

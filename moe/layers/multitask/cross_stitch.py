@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from moe.experts import Network, regularization
 from moe.experts.network import Penalty, Pointwise
 from moe.layers.multitask.architectures import MakeNetwork
-from moe.layers.multitask.multi_gate import emptied
+from moe.layers.multitask.multi_gate import without_padding
 from moe.layers.multitask.ple import level_activation
 from moe.parameters import parameter
 from moe.types import Aux
@@ -28,7 +28,7 @@ class CrossStitch(nn.Module):
     Attributes:
       widths: widths of the layers of the networks, for each level.
       num_tasks: T.
-      near: the diagonal of A at first; the rest of each row shares `1 - near`.
+      near: initial diagonal of A; the rest of each row shares `1 - near`.
       activation: after every layer but the last level's last, which is linear.
       network: makes a level's networks from `widths`, `num` and `activation`.
       kernel_penalty: penalty of the networks' kernels, as `regularization`
@@ -52,11 +52,11 @@ class CrossStitch(nn.Module):
         train: bool = False,
         mask: Bool[Array, 'B'] | None = None,
     ) -> tuple[Float[Array, 'B T H'], Aux]:
-        """Runs the levels.
+        """Runs the networks of each level and mixes their activations.
 
         Args:
           x: [B, D], to each task the same, or each one's own [B, T, D].
-          train: for batch normalisation.
+          train: whether this is training, for batch normalisation.
           mask: True for valid examples; None if all are. Padding counts in no
             statistic and gets output 0.
 
@@ -65,7 +65,7 @@ class CrossStitch(nn.Module):
           statistics 'level_0/gate' [T, T] and so on, the matrices A.
         """
         valid = jnp.ones(x.shape[0], bool) if mask is None else mask
-        x = emptied(x, valid)
+        x = without_padding(x, valid)
         stats, penalty = {}, jnp.zeros((), jnp.float32)
         for i, widths in enumerate(self.widths):
             last = i == len(self.widths) - 1
@@ -87,7 +87,9 @@ class CrossStitch(nn.Module):
             )
             x = jnp.einsum('ts,bsh->bth', stitch, h)
             stats[f'level_{i}/gate'] = stitch
-        return emptied(x, valid), Aux({'regularization': penalty}, stats)
+        return without_padding(x, valid), Aux(
+            {'regularization': penalty}, stats
+        )
 
     def _near_identity(self, key, shape, dtype) -> Float[Array, 'T T']:
         del key

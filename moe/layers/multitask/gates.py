@@ -1,4 +1,4 @@
-"""The gate that mixes all experts."""
+"""The softmax gate, which mixes all experts."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from moe.types import Context, Dense
 def softmax(logits: Float[Array, 'G S E'], context: Context) -> Dense:
     """Sends each example to every expert: `gate = softmax(logits)`.
 
-    What `top_k` with K = E and no renormalising gives, without its sort.
+    The result of `top_k` with K = E without renormalising, without its sort.
     Source: Ma et al., MMoE, KDD 2018, eq. 6.
 
     Args:

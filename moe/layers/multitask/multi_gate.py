@@ -21,7 +21,7 @@ from moe.experts.network import (
     side_by_side,
 )
 from moe.layers.auxiliary import auxiliary, summarize
-from moe.layers.config import experts_per_token
+from moe.layers.checks import experts_per_token
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
 from moe.parameters import declare_all
@@ -29,25 +29,25 @@ from moe.types import Aux, Context, Router, StateStatistic
 
 
 class MultiGate(nn.Module):
-    """E experts for all, and for each task a gate that mixes them.
+    """E experts that all tasks share, and for each task a gate that mixes them.
 
     `y[b, n] = sum_e gate_n[b, e] * expert_e(x[b])` over the experts that gate
-    n sees. Each gate is the library's `Gate`, with a kernel of its own for the
-    experts it sees: the others are not there, for its router, losses and
-    statistics alike. Gates that see equally many are computed as one.
+    n sees. Each gate is a `Gate` with its own kernel for the experts it sees;
+    its router, losses and statistics know no others. Gates that see equally
+    many experts are computed as one.
     Sources: Ma et al., MMoE, KDD 2018; Tang et al., PLE, RecSys 2020.
 
     Attributes:
       experts: a module [B, D] or [B, E, D] -> [B, E, H], e.g. `Network`; or
-        one module [B, D] -> [B, H] for each expert, not alike. They are called
-        with `train` and `mask`.
+        one module [B, D] -> [B, H] for each expert, of any kind. They are
+        called with `train` and `mask`.
       num_gates: N.
       num_tasks: T, outputs; None is N. One gate may serve all.
       router: any router; by default all experts by their probability.
       visible: [N, E], whether gate n sees expert e; None is everything.
       temperature: what the logits are divided by.
-      dropout: in training an expert is out of an example's reach with this
-        probability, for each gate on its own, never all that the gate sees.
+      dropout: probability that an expert is removed from a gate's choice for an
+        example in training, never all that the gate sees.
         Source: Zhao et al., RecSys 2019.
       router_init: initializer of a gate's kernel [Dg, E].
       noise_init: initializer of a gate's noise kernel, for routers with one.
@@ -82,8 +82,9 @@ class MultiGate(nn.Module):
           x: inputs of experts and gates [B, D]; or a pair, of the experts
             [B, D], or each one's own [B, E, D], and of the gates [B, Dg], or
             each one's own [B, N, Dg].
-          train: training. Randomness comes from the 'router' rng stream.
-          mask: True for live examples; None if all are. Padding counts in no
+          train: whether this is training. Randomness comes from the 'router'
+            rng stream.
+          mask: True for valid examples; None if all are. Padding counts in no
             loss and no statistic and gets output 0.
 
         Returns:
@@ -103,18 +104,18 @@ class MultiGate(nn.Module):
                 f'MultiGate: {self.num_gates} gates for {tasks} tasks'
             )
         expert_input, gate_input = x if isinstance(x, Sequence) else (x, x)
-        live = jnp.ones(len(expert_input), bool) if mask is None else mask
-        out = self._outputs(emptied(expert_input, live), train, mask)
+        valid = jnp.ones(len(expert_input), bool) if mask is None else mask
+        out = self._outputs(without_padding(expert_input, valid), train, mask)
         for module in self._modules:
             declare_all(module, first_axis='expert')
         gates, stats, per_gate, state_statistics = self._gates(
-            emptied(gate_input, live).astype(jnp.float32),
+            without_padding(gate_input, valid).astype(jnp.float32),
             self._seen(out.shape[1]),
-            live,
+            valid,
             train,
         )
         total = jnp.sum(gates, axis=1)
-        stats['gate'] = total / jnp.maximum(jnp.sum(live), 1)
+        stats['gate'] = total / jnp.maximum(jnp.sum(valid), 1)
         y = jnp.einsum('nbe,beh->bnh', gates, out).astype(out.dtype)
         y = jnp.broadcast_to(y, (y.shape[0], tasks, y.shape[2]))
         mean = {name: jnp.mean(loss) for name, loss in per_gate.items()}
@@ -139,21 +140,21 @@ class MultiGate(nn.Module):
             )
         return seen
 
-    def _gates(self, x, seen, live, train):
-        """Returns dense gates [N, B, E], statistics [N, ...], losses [N].
+    def _gates(self, x, seen, valid, train):
+        """Returns dense gates [N, B, E], statistics [N, ...] and losses [N].
 
-        And the statistics of the routers' states, which stay by their path.
+        And the statistics of the routers' states by path, see `Aux`.
         """
         key = self.make_rng('router') if self.has_rng('router') else None
         context = functools.partial(
-            Context, mask=live[None], key=key, train=train
+            Context, mask=valid[None], key=key, train=train
         )
         decide = functools.partial(_decide, context=context)
-        position = jnp.arange(len(seen) * len(live), dtype=jnp.int32)
+        position = jnp.arange(len(seen) * len(valid), dtype=jnp.int32)
         position = position.reshape(len(seen), -1)  # noise of its own
         order, parts = [], []
         state_statistics: dict[str, StateStatistic] = {}
-        for rows in _alike(seen):
+        for rows in _of_equal_size(seen):
             size = int(np.sum(seen[rows[0]]))
             k = experts_per_token(self.router)
             if k > size:
@@ -198,7 +199,7 @@ class MultiGate(nn.Module):
 
 
 def _decide(gate, x, position, *, context: Callable[..., Context]):
-    """One gate: dense gates [B, V], statistics, losses, state statistics."""
+    """Returns one gate's dense gates [B, V], and what its `Aux` holds."""
     routing, state = gate(x[None], context(position=position[None]))
     summary = summarize(routing, state=state.values)
     aux = auxiliary(summary, routing.valid)
@@ -210,25 +211,25 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
 
 
 def _in_columns(part, seen):
-    """Spreads values of visible experts over all; 0 for those not seen."""
+    """Scatters values of visible experts to all experts, 0 for the others."""
     gates, stats, per_gate = part
     if np.all(seen):
         return part
     where = np.zeros((*gates.shape[::2], seen.shape[1]), np.float32)
     for n, row in enumerate(seen):
         where[n, np.arange(gates.shape[2]), np.flatnonzero(row)] = 1
-    spread = functools.partial(
+    scatter = functools.partial(
         jnp.einsum, 'n...v,nve->n...e', precision=jax.lax.Precision.HIGHEST
     )
     of_experts = {
-        name: spread(value, where)
+        name: scatter(value, where)
         for name, value in stats.items()
         if value.ndim == 2 and value.shape[1] == where.shape[1]
     }
-    return spread(gates, where), stats | of_experts, per_gate
+    return scatter(gates, where), stats | of_experts, per_gate
 
 
-def _alike(seen) -> list[np.ndarray]:
+def _of_equal_size(seen) -> list[np.ndarray]:
     """Groups the gates by how many experts they see."""
     sizes = np.sum(seen, axis=1)
     distinct = dict.fromkeys(sizes.tolist())  # in their order
@@ -240,8 +241,13 @@ def _name(rows: np.ndarray, seen) -> str:
     return f'gates_of_{np.sum(seen[rows[0]])}'
 
 
-def emptied(
-    x: Float[Array, 'B *N D'], live: Bool[Array, 'B']
+def without_padding(
+    x: Float[Array, 'B *N D'], valid: Bool[Array, 'B']
 ) -> Float[Array, 'B *N D']:
-    """Returns inputs with zeros for padding, which may hold anything."""
-    return jnp.where(live.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    """Returns inputs with zeros for padding, which may hold anything.
+
+    Args:
+      x: inputs, float.
+      valid: False for padding.
+    """
+    return jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, 0)

@@ -31,9 +31,9 @@ class PLE(nn.Module):
 
     Attributes:
       widths: widths of the layers of the experts, for each level.
-      num_tasks: T.
-      task_experts: M.
-      shared_experts: S.
+      num_tasks: T, number of tasks.
+      task_experts: M, number of experts of each task.
+      shared_experts: S, number of shared experts.
       activation: after every layer but the last level's last, which is linear.
       network: makes a level's experts from `widths`, `num` and `activation`.
       router: router of every gate; see `MultiGate`.
@@ -63,11 +63,12 @@ class PLE(nn.Module):
         train: bool = False,
         mask: Bool[Array, 'B'] | None = None,
     ) -> tuple[Float[Array, 'B T H'], Aux]:
-        """Runs the levels.
+        """Runs the levels, each on the outputs of the one below.
 
         Args:
-          x: inputs, or a pair of the experts' and the gates' in level 0.
-          train: training. Randomness comes from the 'router' rng stream.
+          x: inputs, or a pair of those of the experts and the gates of level 0.
+          train: whether this is training. Randomness comes from the 'router'
+            rng stream.
           mask: True for valid examples; None if all are.
 
         Returns:
@@ -135,7 +136,7 @@ def level_activation(
 
 
 def over_levels(parts: Sequence[Aux]) -> Aux:
-    """Returns the Aux of all levels: mean losses, but the whole penalty."""
+    """Returns the Aux of all levels: mean losses, and the sum of penalties."""
     losses = jax.tree.map(
         lambda *each: sum(each) / len(each), *[part.losses for part in parts]
     )

@@ -1,4 +1,4 @@
-"""Sub-network routing: learned routes from networks to networks.
+"""Sub-network routing: learned, gated routes between parallel networks.
 
 B examples, N inputs (parallel networks below), M outputs (above), D and F
 their widths. Route (j, i) is from input i to output j.
@@ -29,7 +29,7 @@ def hard_concrete(
     zeta: float = 1.1,
     straight_through: bool = False,
 ) -> Float[Array, '*R']:
-    """Gates in [0, 1] that are often exactly 0 or 1.
+    """Draws gates in [0, 1] that are often exactly 0 or 1.
 
     `z = clip(s * (zeta - gamma) + gamma, 0, 1)` with
     `s = sigmoid((log(u) - log(1 - u) + log_alpha) / beta)` for a uniform draw
@@ -75,7 +75,7 @@ def expected_open(
     gamma: float = -0.1,
     zeta: float = 1.1,
 ) -> Float[Array, '*R']:
-    """Probability that a drawn gate is not 0; their sum is the L0 loss.
+    """Returns the probability that a drawn gate is not 0, for the L0 loss.
 
     `P(z > 0) = sigmoid(log_alpha - beta * log(-gamma / zeta))`.
     Source: arXiv 1712.01312, eq. 12.
@@ -100,7 +100,7 @@ def snr_outputs(
     z: Float[Array, 'M N'],
     weight: Float[Array, 'M N D F'] | None = None,
 ) -> Float[Array, 'B M F']:
-    """Sums what each output's routes bring: `y_j = sum_i z_ji * x_i W_ji`.
+    """Sums the routes of each output: `y_j = sum_i z_ji * x_i W_ji`.
 
     One product `[B, N*D] x [N*D, M*F]` for all routes.
 
@@ -123,16 +123,16 @@ def snr_outputs(
 
 
 class SNR(nn.Module):
-    """Routes between two rows of parallel networks, opened by learned gates.
+    """Routes with learned gates between two rows of parallel networks.
 
     `y_j = sum_i z_ji * x_i W_ji`, with z drawn once a call in training and
-    deterministic in evaluation, see `hard_concrete`. The loss 'l0' closes the
-    routes that do not pay.
+    deterministic in evaluation, see `hard_concrete`. The loss 'l0' closes
+    routes that do not reduce the other losses.
     Source: Ma et al., AAAI 2019, Sub-Network Routing.
 
     Attributes:
-      num_outputs: M.
-      features: F.
+      num_outputs: M, number of outputs.
+      features: F, width of each output.
       kind: 'trans' learns W_ji; 'aver' has the identity, and D = F.
       beta: temperature of the draw; see `hard_concrete`.
       gamma: lower end of the stretched interval.
@@ -164,13 +164,13 @@ class SNR(nn.Module):
         mask: Bool[Array, 'B'] | None = None,
         uniform: Float[Array, 'M N'] | None = None,
     ) -> tuple[Float[Array, 'B M F'], Aux]:
-        """Draws the gates, and sums what the routes bring.
+        """Draws the gates, and sums the routes.
 
         Args:
           x: inputs, float, as one array or one of each network.
           train: whether the gates are drawn, from the 'router' rng stream.
           mask: True for valid rows; padding gets output 0.
-          uniform: draws to use instead, in training or out of it.
+          uniform: draws to use instead, in training or evaluation.
 
         Returns:
           The outputs; losses 'l0', the expected number of open routes, and
@@ -297,7 +297,7 @@ def pruned(
 
 
 def shared_routes(z: Float[Array, 'M N']) -> Float[Array, 'M M']:
-    """Share of each output's open routes that are open for another too.
+    """Returns the share of each output's open routes that another also has.
 
     `S[j, k] = |open_j and open_k| / |open_j|`, with `open_j` the inputs i of
     `z_ji > 0`. Not symmetric: an output with few routes may share them all

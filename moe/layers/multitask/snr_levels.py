@@ -15,17 +15,16 @@ from moe.types import Aux
 
 
 class SNRLevels(nn.Module):
-    """Networks, routes, networks, ..., and routes to the tasks.
+    """Rows of networks with routes between them, and to the tasks.
 
-    The first networks read the same input; each of the next ones reads what
-    its routes bring from all of the row before, and each task what its routes
-    bring from the last row.
+    The networks of the first row read the same input; each of the next rows,
+    and each task, reads the sum of its routes from the row before.
     Source: Ma et al., AAAI 2019, Sub-Network Routing, figure 1.
 
     Attributes:
-      networks: for each level, N parallel networks [B, D] or [B, N, D] ->
+      networks: the N parallel networks of each level, [B, D] or [B, N, D] ->
         [B, N, H], e.g. `Network`.
-      routes: after each level; the last ones have T outputs.
+      routes: the routes after each level; the last ones have T outputs.
       kernel_penalty: penalty of the networks' kernels, as `regularization`
         takes it.
       bias_penalty: penalty of their biases.
@@ -43,11 +42,12 @@ class SNRLevels(nn.Module):
         train: bool = False,
         mask: Bool[Array, 'B'] | None = None,
     ) -> tuple[Float[Array, 'B T H'], Aux]:
-        """Runs all levels.
+        """Runs the networks and the routes of all levels.
 
         Args:
           x: inputs of the first networks.
-          train: training. Randomness comes from the 'router' rng stream.
+          train: whether this is training. Randomness comes from the 'router'
+            rng stream.
           mask: True for valid examples; padding gets output 0.
 
         Returns:
