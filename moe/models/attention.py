@@ -21,7 +21,12 @@ from moe.parameters import parameter
 
 
 class Cache(NamedTuple):
-    """Keys and values of the positions seen so far."""
+    """Keys and values of the positions seen so far.
+
+    Attributes:
+      key: keys, [B, M, N, h] for one layer, stacked over L layers.
+      value: values, of the shape of the keys.
+    """
 
     key: Float[Array, '*L B M N h']
     value: Float[Array, '*L B M N h']
@@ -30,7 +35,7 @@ class Cache(NamedTuple):
 def rotate(
     x: Float[Array, 'B S H h'], position: Int[Array, 'S'], theta: float
 ) -> Float[Array, 'B S H h']:
-    """Rotary position embedding.
+    """Rotates queries or keys by their positions (rotary embedding).
 
     The pair `(x[i], x[i + h/2])` turns by `position * theta^(-2i/h)`.
     Source: RoFormer, arXiv 2104.09864.
@@ -56,13 +61,13 @@ class Attention(nn.Module):
     """Multi-head attention, grouped-query if there are fewer key heads.
 
     Attributes:
-      num_heads: H.
-      num_kv_heads: N.
+      num_heads: H, number of query heads.
+      num_kv_heads: N, number of key and value heads.
       causal: whether a position sees only itself and those before it.
       rope_theta: base of the rotary wavelengths; None for no rotation.
       kernel: an entry of `moe.ops.ATTENTION_KERNELS`, or its name; decoding
         always takes XLA's.
-      dtype: of the computation.
+      dtype: dtype of the computation.
       out_scale: factor on the initial output projection.
     """
 

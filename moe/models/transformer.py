@@ -29,7 +29,7 @@ from moe.parallel import split_batch
 from moe.parameters import parameter
 from moe.types import Aux
 
-# What the backward pass keeps of a block; the rest it computes again.
+# What the backward pass keeps of a block; it recomputes the rest.
 REMAT_POLICIES = {
     'none': None,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -42,23 +42,24 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A stack of transformer blocks.
+    """The config of a stack of transformer blocks.
 
     Attributes:
       d_model: D, width of the residual stream.
-      num_layers: blocks.
-      num_heads: query heads.
-      num_kv_heads: key and value heads; fewer is grouped-query attention.
-      dense: the feed-forward of blocks without a mixture.
+      num_layers: number of blocks.
+      num_heads: number of query heads.
+      num_kv_heads: number of key and value heads; fewer than query heads is
+        grouped-query attention.
+      dense: the feed-forward network of blocks without a mixture.
       norm_epsilon: epsilon of RMSNorm.
       rope_theta: base of the rotary wavelengths; None for no rotation.
-      attention: the kernel; on GPUs also cudnn, on TPUs splash.
+      attention: the attention kernel: xla, on GPUs also cudnn, on TPUs splash.
       moe_every: every n-th block has a mixture; 0 for none.
       moe: the mixture layers.
-      dtype: of the computation; parameters are float32.
-      remat: what the backward pass computes again, from least to most: none,
-        dots (all but unbatched products), hidden (all but what attention and
-        experts return, and the hidden products of feed-forwards), full.
+      dtype: dtype of the computation; parameters are float32.
+      remat: what the backward pass recomputes, from least to most: none, dots
+        (all but unbatched products), hidden (all but the outputs of attention
+        and experts and the hidden products of feed-forwards), full.
     """
 
     d_model: PositiveInt = 128
@@ -89,17 +90,17 @@ class TransformerConfig:
 
     @property
     def period(self) -> int:
-        """Layers in one repetition of the pattern; the last is a mixture."""
+        """Returns the number of layers in one repetition of the pattern."""
         return self.moe_every or 1
 
     @property
     def down_scale(self) -> float:
-        """Factor on what a layer adds at first, of two in each block."""
+        """Returns the factor on initial output matrices, two in each block."""
         return (2 * self.num_layers) ** -0.5
 
     @property
     def moe_layers(self) -> list[int]:
-        """Indices of the mixture layers."""
+        """Returns the indices of the mixture layers."""
         if not self.moe_every:
             return []
         return list(range(self.period - 1, self.num_layers, self.period))
@@ -125,7 +126,7 @@ class Block(nn.Module):
     """Attention, then a dense or a mixture feed-forward; both residual.
 
     Attributes:
-      config: of the stack.
+      config: config of the stack.
       moe: the mixture layer; None for a dense feed-forward.
       causal: whether a position sees only itself and those before it.
     """
@@ -150,11 +151,11 @@ class Block(nn.Module):
         Args:
           x: inputs, float.
           cache: this layer's keys and values, if decoding.
-          mask: live tokens, for the mixture.
-          token_ids: for routers that hash them, int32.
+          mask: True for valid tokens, for the mixture; None if all are.
+          token_ids: token ids for routers that read them, int32.
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
-          record: whether the Aux shall hold the Routing.
+          record: whether the Aux has the Routing.
         """
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
@@ -183,12 +184,12 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """All the blocks, as one scan over repetitions of the layer pattern.
+    """All blocks, as one scan over repetitions of the layer pattern.
 
     Parameters are stacked: the first axis of each is the repetition.
 
     Attributes:
-      config: of the blocks.
+      config: config of the blocks.
       causal: whether a position sees only itself and those before it.
     """
 
@@ -207,17 +208,17 @@ class Stack(nn.Module):
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, 'B S D'], tuple | None, Aux | None]:
-        """Runs the stack.
+        """Runs all blocks.
 
         Args:
           x: inputs, float.
           cache: one Cache for each layer of the pattern, each stacked over
             repetitions (see `empty_cache`).
-          mask: live tokens, for the mixtures.
-          token_ids: for routers that hash them, int32.
+          mask: True for valid tokens, for the mixtures; None if all are.
+          token_ids: token ids for routers that read them, int32.
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
-          record: whether the Aux shall hold the Routing.
+          record: whether the Aux has the Routing.
 
         Returns:
           The outputs, the cache, and the mixtures' Aux stacked over the
@@ -263,20 +264,20 @@ class _Period(nn.Module):
                 moe = c.moe.build(jnp.dtype(c.dtype), c.down_scale)
             block = Block(c, moe, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
-            x, kept, aux = block(x, old, *args)
-            new.append(kept)
+            x, written, aux = block(x, old, *args)
+            new.append(written)
         return x, (None if cache is None else tuple(new), aux)
 
 
 def empty_cache(
     config: TransformerConfig, batch: int, length: int
 ) -> tuple[Cache, ...]:
-    """Room for the keys and values of `length` positions in every layer.
+    """Makes an empty cache of keys and values of every layer.
 
     Args:
-      config: of the stack.
-      batch: B.
-      length: M, positions.
+      config: config of the stack.
+      batch: B, number of sequences.
+      length: M, number of positions.
 
     Returns:
       What `Stack` takes as its cache, zeros in the compute dtype.

@@ -1,15 +1,15 @@
 """Expert-parallel communication: tokens travel to experts on other devices.
 
-A communication turns a dispatcher for experts that are all here into one for
-experts that are split over the n devices of a mesh axis, `E / n` on each. It
-is called inside `shard_map` (or `pmap`), on each device with the tokens that
-live there, whole groups, and with its own experts. Values and gradients are
-those of one device with all tokens and all experts.
+A communication turns a dispatcher for local experts into one for experts that
+are split over the n devices of a mesh axis, `E / n` on each. It is called
+inside `shard_map` (or `pmap`) on each device, with the whole groups of tokens
+and the experts of that device. Values and gradients are those of one device
+with all tokens and all experts.
 
-Experts may be split over two axes: then rows travel along the first, to the
-device there in the place of their expert's, and from it along the second
-(hierarchical all-to-all). Over slow links between m hosts of n devices each
-device then sends m - 1 messages, and not n (m - 1), of as many bytes together.
+Experts may be split over two axes (hierarchical all-to-all): rows travel along
+the first axis to the device with the coordinate of their expert's, and from
+there along the second. Over slow links between m hosts of n devices each
+device then sends m - 1 messages instead of n (m - 1), of as many bytes in all.
 
 G groups of this device, S tokens a group, E experts, C capacity, A rows, D
 width.
@@ -34,12 +34,11 @@ from moe.dispatch import (
     within_capacity,
 )
 from moe.parallel.mesh import BATCH_AXES, EXPERT_AXES, RULES, num_shards
-from moe.parallel.ragged import all_counts, rows_that_fit, through_owners
+from moe.parallel.ragged import all_counts, rows_within_buffer, through_owners
 from moe.types import Routing
 
-# Called with a dispatcher and the names of the mesh axes that experts are split
-# over, and with the communication's options; returns the dispatcher over all
-# devices of these axes.
+# From a dispatcher, the names of the mesh axes that experts are split over, and
+# the communication's options, to the dispatcher over all devices of these axes.
 Communication = Callable[..., Dispatcher]
 
 COMMUNICATION = Registry('communication')
@@ -48,7 +47,7 @@ Axes = str | Sequence[str]
 
 
 def communication_of(choice: Communication | str) -> Communication:
-    """Returns a communication from itself or from its registered name.
+    """Returns the communication of a name; any other value as it is.
 
     Args:
       choice: a name, or an entry of `COMMUNICATION`, perhaps with options.
@@ -67,10 +66,10 @@ def communication_of(choice: Communication | str) -> Communication:
 def expert_axes_of(choice: Communication | str) -> tuple[str, ...]:
     """Returns the mesh axes that experts are split over, the fast one first.
 
-    They are as many as the communication's option `levels`, without it one.
+    Their number is the communication's option `levels`; without it, one.
 
     Args:
-      choice: as in `communication_of`.
+      choice: a name, or an entry of `COMMUNICATION`, perhaps with options.
     """
     levels = options(communication_of(choice)).get('levels', 1)
     return EXPERT_AXES[:levels]
@@ -78,7 +77,7 @@ def expert_axes_of(choice: Communication | str) -> tuple[str, ...]:
 
 @COMMUNICATION.register('none')
 def none(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
-    """Returns the dispatcher as it is; the compiler moves what has to move."""
+    """Returns the dispatcher itself; the compiler inserts communication."""
     return dispatcher
 
 
@@ -92,10 +91,10 @@ def all_to_all(
     load. Source: GShard, arXiv 2006.16668.
 
     Args:
-      dispatcher: one with capacity buffers, 'onehot' or 'indexed'.
+      dispatcher: a dispatcher with capacity buffers, 'onehot' or 'indexed'.
       axis_names: the mesh axes of the experts.
-      levels: number of the axes that are taken; 2 is a hierarchical
-        all-to-all, over the mesh axis `replica` too.
+      levels: number of mesh axes; 2 is a hierarchical all-to-all, over
+        `replica` too.
 
     Returns:
       The dispatcher over all devices.
@@ -108,7 +107,7 @@ def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
     swap = functools.partial(lax.all_to_all, axis_name=axis_name, tiled=True)
 
     def run(x, routing, experts, capacity):
-        def there_and_back(rows, sizes=None):
+        def on_owners(rows, sizes=None):
             if sizes is not None:
                 raise ValueError(
                     "all_to_all: needs capacity buffers, 'onehot' or 'indexed'"
@@ -116,7 +115,7 @@ def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
             rows = swap(rows, split_axis=0, concat_axis=1)
             return swap(experts(rows), split_axis=1, concat_axis=0)
 
-        return dispatcher(x, routing, there_and_back, capacity)
+        return dispatcher(x, routing, on_owners, capacity)
 
     return run
 
@@ -129,20 +128,19 @@ def ragged(
     levels: Literal[1, 2] = 1,
     buffer_factor: Annotated[float, AtLeast(1.0)] | None = None,
 ) -> Dispatcher:
-    """Sends exactly the routed rows, after how many there are.
+    """Sends exactly the routed rows, after gathering their counts.
 
-    See `moe.parallel.ragged`. A device can be sent every row that there is, so
+    See `moe.parallel.ragged`. A device may receive all rows of all devices, so
     that dropping nothing takes memory for `n * A` rows; a smaller receive
-    buffer drops what does not fit, as if it were beyond the capacity.
+    buffer drops rows beyond it, like rows beyond capacity.
 
     Args:
-      dispatcher: the one of sorted rows, 'grouped'.
+      dispatcher: the dispatcher with sorted rows, 'grouped'.
       axis_names: the mesh axes of the experts.
-      levels: number of the axes that are taken; 2 is hierarchical, over the
-        mesh axis `replica` too.
+      levels: number of mesh axes; 2 is hierarchical, over `replica` too.
       buffer_factor: size of each device's receive buffer as a multiple of the
-        balanced load, A rows; None drops nothing. Which rows are dropped
-        depends on the mesh.
+        balanced load, A rows (2 is twice that load); None drops nothing. Which
+        rows are dropped depends on the mesh.
 
     Returns:
       The dispatcher over all devices.
@@ -161,7 +159,7 @@ def _ragged(
     dispatcher: Dispatcher, axis_name: str, buffer_factor: float | None
 ) -> Dispatcher:
     def run(x, routing, experts, capacity):
-        def there_and_back(rows, sizes=None):
+        def on_owners(rows, sizes=None):
             if sizes is None:
                 raise ValueError("ragged: needs sorted rows, 'grouped'")
             size = _buffer_size(len(rows), axis_name, buffer_factor)
@@ -169,19 +167,19 @@ def _ragged(
 
         if buffer_factor is not None:
             size = _buffer_size(routing.valid.size, axis_name, buffer_factor)
-            valid = _fitting(routing, capacity, axis_name, size)
+            valid = _within_buffer(routing, capacity, axis_name, size)
             routing, capacity = routing.replace(valid=valid), None
-        return dispatcher(x, routing, there_and_back, capacity)
+        return dispatcher(x, routing, on_owners, capacity)
 
     return run
 
 
 @COMMUNICATION.register('gather')
 def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
-    """Brings all tokens to all experts, and sums the experts' outputs.
+    """Gathers all tokens on all devices, and sums the experts' outputs.
 
     Each device receives the `(n - 1) G S` tokens of the others and sends as
-    many partial outputs, whatever K is and wherever they are routed.
+    many partial outputs, whatever K and the routing are.
 
     Args:
       dispatcher: any dispatcher.
@@ -191,14 +189,14 @@ def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
       The dispatcher over all devices.
     """
     axes = _axes(axis_names)
-    everyones = functools.partial(lax.all_gather, axis_name=axes, tiled=True)
+    gathered = functools.partial(lax.all_gather, axis_name=axes, tiled=True)
     summed = functools.partial(lax.psum_scatter, axis_name=axes, tiled=True)
 
     def run(x, routing, experts, capacity):
         count = routing.num_experts // lax.axis_size(axes)
         first = lax.axis_index(axes) * count
-        own = only_experts(jax.tree.map(everyones, routing), first, count)
-        tokens = _float32_on_cpu(everyones, x)
+        own = only_experts(jax.tree.map(gathered, routing), first, count)
+        tokens = _float32_on_cpu(gathered, x)
         y, _ = dispatcher(tokens, own, experts, capacity)
         return _float32_on_cpu(summed, y), within_capacity(routing, capacity)
 
@@ -206,9 +204,9 @@ def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
 
 
 def _float32_on_cpu(collective: Callable, x: Float[Array, '...']) -> Array:
-    """Keeps XLA's CPU compiler from sums of bfloat16, which end the process.
+    """Runs a collective in float32 on CPU.
 
-    They are in the gradient of a gather too.
+    Sums of bfloat16, in the gradient of a gather too, abort XLA's CPU compiler.
     """
     return lax.platform_dependent(
         x,
@@ -222,21 +220,21 @@ def _axes(axis_names: Axes) -> tuple[str, ...]:
 
 
 def _buffer_size(rows: int, axis_name: str, buffer_factor: float | None) -> int:
-    """Rows that a device can receive if every one has so many to send."""
+    """Returns the rows of a receive buffer if each device sends `rows`."""
     all_rows = rows * lax.axis_size(axis_name)
     if buffer_factor is None:
         return all_rows
     return min(math.ceil(buffer_factor * rows), all_rows)
 
 
-def _fitting(
+def _within_buffer(
     routing: Routing, capacity: int | None, axis_name: Any, size: int
 ) -> Bool[Array, 'G N M']:
-    """The assignments within capacity whose expert's device can take them."""
+    """Returns the assignments within capacity and within receive buffers."""
     plan = grouped_plan(routing, capacity)
     counts = all_counts(plan.sizes, axis_name)
-    fitting = rows_that_fit(counts, size)
-    own = fitting[lax.axis_index(axis_name)].reshape(-1)
+    sent = rows_within_buffer(counts, size)
+    own = sent[lax.axis_index(axis_name)].reshape(-1)
     row = jnp.arange(len(plan.assignment))
     end = jnp.cumsum(plan.sizes)
     expert = jnp.searchsorted(end, row, side='right')
@@ -250,20 +248,21 @@ def _fitting(
 def by_device(
     counts: Float[Array, 'G E'],
 ) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
-    """Returns counts of assignments by the devices that send and receive them.
+    """Sums counts of assignments by the devices that send and receive them.
 
     Args:
-      counts: of each group of all devices, to each expert of all.
+      counts: number of assignments of each group to each expert, of all
+        devices.
 
     Returns:
-      Sums by where along the mesh axis `expert` the group is, and by where the
-      expert is.
+      Sums by the group's coordinate on the mesh axis `expert`, and by the
+      expert's.
     """
     mesh = jax.sharding.get_abstract_mesh()
     devices = num_shards(mesh, ('expert',))
     groups, shares = len(counts), num_shards(mesh, BATCH_AXES)
     device = jnp.arange(groups) * shares // groups
-    # Of the axes that groups are over, `expert` is the innermost.
+    # Of the axes that split groups, `expert` is the innermost.
     sent = jnp.sum(counts, axis=1)
     received = jnp.sum(counts, axis=0).reshape(devices, -1)
     return (
@@ -275,12 +274,11 @@ def by_device(
 def on_expert_devices(
     run: Callable, expert_axes: tuple[str, ...] = RULES['expert']
 ) -> Callable:
-    """Runs a function on every device, with whole groups and its experts.
+    """Runs a function on each device, on its groups of tokens and experts.
 
     Args:
-      run: a function of parameters whose first axis is experts, and of any
-        arrays whose first axis is groups, e.g. a dispatcher with
-        communication.
+      run: a function of parameters, whose first axis is experts, and of arrays,
+        whose first axis is groups, such as a dispatcher with communication.
       expert_axes: mesh axes that experts are split over.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The device mesh, and where parameters and batches live on it."""
+"""The device mesh, and the sharding of parameters and batches."""
 
 import dataclasses
 import math
@@ -19,15 +19,15 @@ AXES = ('replica', 'data', 'fsdp', 'expert', 'tensor')
 BATCH_AXES = ('replica', 'data', 'fsdp', 'expert')
 
 # Axis of a parameter, as `moe.parameters.Parameter` names it -> mesh axes that
-# it is split over; over none where the name is not here.
+# it is split over. Other axes are not split.
 RULES: dict[str | None, tuple[str, ...]] = {
     'embed': ('fsdp',),
     'heads': ('tensor',),
     'hidden': ('tensor',),
     'expert': ('expert',),
 }
-# What experts can be split over, by level. The fast links come first in where
-# an expert lives: rows that went along them lie as they go along the slow ones.
+# Mesh axes that experts are split over, by level, the fast links first: rows
+# that went along them are then in order for the slow ones.
 EXPERT_AXES = ('expert', 'replica')
 
 AxisSize = Annotated[int, AtLeast(-1)]
@@ -35,14 +35,14 @@ AxisSize = Annotated[int, AtLeast(-1)]
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh.
+    """The number of devices along each axis of the mesh.
 
     Attributes:
       replica: slices or hosts that hold whole copies of the parameters.
-      data: data parallelism; -1 takes the devices that are left.
+      data: data parallelism; -1 takes all remaining devices.
       fsdp: data parallelism with sharded parameters.
-      expert: experts are split over these devices.
-      tensor: hidden widths and heads are split over these devices.
+      expert: expert parallelism.
+      tensor: tensor parallelism, of hidden widths and heads.
     """
 
     replica: PositiveInt = 1
@@ -57,11 +57,11 @@ class MeshConfig:
 
 
 def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
-    """Sizes of the axes, with what is left for -1.
+    """Returns the sizes of the axes, none of them -1.
 
     Args:
       config: sizes of the axes.
-      count: devices.
+      count: number of devices.
 
     Returns:
       Size by axis, in order.
@@ -83,14 +83,14 @@ def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
 def make_mesh(
     config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Lays the devices out as the config says.
+    """Makes the mesh of the devices.
 
-    A dimension of the machines' torus may be split among axes. Slices of TPUs,
-    which no torus joins, are laid along `replica`.
+    A dimension of the TPU torus may be split among axes. Slices, which no torus
+    joins, are laid along `replica`.
 
     Args:
       config: sizes of the axes.
-      devices: all of them; None for those there are.
+      devices: the devices; None for all.
 
     Returns:
       The mesh, all axes Auto.
@@ -129,14 +129,14 @@ def num_shards(mesh: Mesh | AbstractMesh, axes: Iterable[str]) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the leading axis of a batch over all data-parallel axes."""
+    """Returns a sharding of the leading axis over all data-parallel axes."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def host_of(mesh: Mesh) -> tuple[int, int]:
-    """Which share of a batch's rows this process brings, and of how many.
+    """Returns which share of a batch's rows this process loads.
 
-    Processes whose devices differ along `tensor` alone bring the same rows.
+    Processes whose devices differ along `tensor` alone load the same rows.
 
     Args:
       mesh: the device mesh.
@@ -145,7 +145,7 @@ def host_of(mesh: Mesh) -> tuple[int, int]:
       The index of the share, and the number of shares.
 
     Raises:
-      ConfigError: if processes have some rows in common, and others not.
+      ConfigError: if processes share some of their rows, but not all.
     """
     rows = batch_sharding(mesh).devices_indices_map((mesh.size,))
     starts: dict[int, set[int]] = {}
@@ -153,8 +153,8 @@ def host_of(mesh: Mesh) -> tuple[int, int]:
         (part,) = rows[device]
         starts.setdefault(device.process_index, set()).add(part.start or 0)
     shares = sorted({tuple(sorted(own)) for own in starts.values()})
-    apart = len(set().union(*shares)) == sum(map(len, shares))
-    if not apart or len({len(share) for share in shares}) > 1:
+    disjoint = len(set().union(*shares)) == sum(map(len, shares))
+    if not disjoint or len({len(share) for share in shares}) > 1:
         allowed = 'sizes by which processes have all their rows or none alike'
         raise ConfigError('config.mesh', dict(mesh.shape), allowed)
     own = tuple(sorted(starts[jax.process_index()]))
@@ -162,19 +162,18 @@ def host_of(mesh: Mesh) -> tuple[int, int]:
 
 
 def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
-    """Keeps the leading axis of activations split as the batch is.
+    """Constrains the leading axis of activations to the batch's sharding.
 
-    The compiler chooses where intermediate values live from the parameters
-    and the batch together; where the parameters' split disagrees with the
-    batch's it may replicate the batch, which costs every device the memory and
-    the arithmetic of all. To the values this is the identity.
+    The compiler derives the sharding of activations from both parameters and
+    batch; where these disagree it may replicate the batch, which costs every
+    device the memory and arithmetic of all. The values are unchanged.
 
     Args:
       x: activations, rows of the batch first.
 
     Returns:
-      x; pinned if there is a mesh with automatic axes whose data-parallel ones
-      divide B.
+      x, constrained if there is a mesh with automatic axes whose data-parallel
+      ones divide B.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not set(BATCH_AXES) <= set(mesh.auto_axes):
@@ -185,7 +184,7 @@ def split_batch(x: Shaped[Array, 'B ...']) -> Shaped[Array, 'B ...']:
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Shapes of arrays that live in given places, for what only needs those.
+    """Returns shapes with shardings, to compile or restore without arrays.
 
     Args:
       shapes: a tree of anything with a shape and a dtype.
@@ -202,14 +201,14 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def over_heads(attend: Callable) -> Callable:
-    """Runs attention on every device, with its sequences and its heads.
+    """Runs attention on each device, on its own sequences and heads.
 
     Args:
-      attend: of queries [B, S, H, h], keys and values [B, S, N, h].
+      attend: a function of queries [B, S, H, h], keys and values [B, S, N, h].
 
     Returns:
-      The same function of global arrays, on the mesh in context: B is split as
-      the batch is, heads over `tensor` if that divides N.
+      The same function of global arrays, on the mesh in context: B is sharded
+      like the batch, heads over `tensor` if that divides N.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -227,12 +226,12 @@ def over_heads(attend: Callable) -> Callable:
 
 
 def replicated(tree: Any) -> Any:
-    """Puts what a program returns on every device of the mesh, whole.
+    """Replicates arrays on every device of the mesh, so every process has them.
 
-    Every process can then read it. To the values this is the identity.
+    The values are unchanged.
 
     Args:
-      tree: of arrays, inside `jax.jit`.
+      tree: a tree of arrays, inside `jax.jit`.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -245,14 +244,14 @@ def parameter_shardings(
     parameters: Any,
     expert_axes: tuple[str, ...] = RULES['expert'],
 ) -> Any:
-    """Returns where each array of a model and its optimizer lives.
+    """Returns the sharding of each array of a model and its optimizer.
 
     Args:
       mesh: the device mesh.
-      tree: arrays or shapes: the parameters, and anything whose leaves have a
-        parameter's names last on their path and its shape, or all but one of
-        its axes, such as moments of an optimizer and factored ones. Everything
-        else is on every device.
+      tree: arrays or shapes: the parameters, and leaves whose path ends in a
+        parameter's names and which have its shape, or all but one of its axes,
+        such as the moments of an optimizer and factored ones. All other leaves
+        are replicated.
       parameters: the declared parameters, see `moe.parameters.declared`.
       expert_axes: mesh axes that experts are split over.
 
@@ -284,7 +283,7 @@ def parameter_shardings(
 def _axes(
     parameter: Parameter, shape: tuple[int, ...]
 ) -> tuple[str | None, ...]:
-    """Names of the axes of an array with a parameter's axes, or all but one."""
+    """Returns the axes of an array that has a parameter's, or all but one."""
     if shape == parameter.shape:
         return parameter.axes
     for i in reversed(range(len(parameter.shape))):
@@ -295,6 +294,6 @@ def _axes(
 
 
 def _names(path) -> tuple[str, ...]:
-    """The dictionary keys on a leaf's path."""
+    """Returns the dictionary keys on a leaf's path."""
     keys = [getattr(key, 'key', None) for key in path]
     return tuple(key for key in keys if isinstance(key, str))

@@ -1,8 +1,8 @@
-"""Rows from every device to every other: exactly those that have to move.
+"""Ragged communication: sends the routed rows from each device to each.
 
 n devices of a mesh axis, A rows of a device, R rows of a device's receive
-buffer, E experts, `E / n` of them on each device, D width. The counts of all
-devices are known to all: where a row comes from and goes to follows from them.
+buffer, E experts, `E / n` of them on each device, D width. Every device knows
+the counts of all, from which the source and target of each row follow.
 """
 
 import functools
@@ -28,13 +28,14 @@ def through_owners(
     Args:
       experts: this device's `E / n`, called with the rows of all devices for
         them, sorted by expert, and their sizes.
-      rows: sorted by expert, float; those past the last expert's stay.
-      sizes: rows of each expert, int32.
-      axis_name: of the n devices.
-      buffer_size: R; no device is sent more, see `rows_that_fit`.
+      rows: rows sorted by expert, float; those past the last expert's are not
+        sent.
+      sizes: number of rows of each expert, int32.
+      axis_name: mesh axis of the n devices.
+      buffer_size: R; no device is sent more, see `rows_within_buffer`.
 
     Returns:
-      The experts' outputs in the order of `rows`, 0 for rows that stayed.
+      The experts' outputs in the order of `rows`, 0 for rows not sent.
     """
     counts = all_counts(sizes, axis_name)
     own = counts[:, lax.axis_index(axis_name)]  # [from, own expert]
@@ -51,49 +52,52 @@ def through_owners(
 
 
 def all_counts(sizes: Int[Array, 'E'], axis_name: str) -> Int[Array, 'n n E/n']:
-    """Rows from each device to each expert of each device, int32."""
+    """Returns the rows from each device to each expert of each device.
+
+    Args:
+      sizes: rows of each expert on this device, int32.
+      axis_name: mesh axis of the n devices.
+    """
     devices = lax.axis_size(axis_name)
     counts = lax.all_gather(sizes, axis_name)
     return counts.reshape(devices, devices, -1)
 
 
-def rows_that_fit(
+def rows_within_buffer(
     counts: Int[Array, 'n n L'], buffer_size: int
 ) -> Int[Array, 'n n L']:
     """Returns how many of the rows the receive buffers hold.
 
-    A device takes rows by source, then expert, until its buffer is full. What
-    a sender loses is the sum of `counts - rows_that_fit(counts)` over its row,
-    what a receiver turns away that over its column.
+    A device receives rows by sender, then expert, until its buffer is full.
 
     Args:
       counts: rows from each device to each of the L experts of each device.
       buffer_size: R.
 
     Returns:
-      The rows that are sent, int32, the first of each.
+      The number of rows that are sent, the first of each sender and expert.
 
     >>> counts = jnp.array([[[2, 1], [0, 0]], [[1, 3], [4, 0]]])
-    >>> rows_that_fit(counts, 5).tolist()
+    >>> rows_within_buffer(counts, 5).tolist()
     [[[2, 1], [0, 0]], [[1, 1], [4, 0]]]
     """
     to = jnp.moveaxis(counts, 1, 0)
     flat = to.reshape(len(to), -1)
-    kept = jnp.clip(buffer_size - _starts(flat, 1), 0, flat)
-    return jnp.moveaxis(kept.reshape(to.shape), 0, 1)
+    sent = jnp.clip(buffer_size - _starts(flat, 1), 0, flat)
+    return jnp.moveaxis(sent.reshape(to.shape), 0, 1)
 
 
 def offsets(
     sizes: Int[Array, 'n n'],
 ) -> tuple[Int[Array, 'n n'], Int[Array, 'n n']]:
-    """Where the rows from each device to each lie on both.
+    """Returns the offsets of the rows from each device to each, on both.
 
     Args:
       sizes: rows from each device (first axis) to each.
 
     Returns:
-      Their first row among those of the sender, who sorts by receiver, and
-      among those of the receiver, who sorts by sender.
+      The first row on the sender, where rows are sorted by receiver, and on
+      the receiver, where they are sorted by sender.
 
     >>> source, target = offsets(jnp.array([[1, 2], [3, 4]]))
     >>> source.tolist(), target.tolist()
@@ -108,18 +112,18 @@ def move(
     axis_name: str,
     buffer_size: int,
 ) -> Float[Array, 'R D']:
-    """Each device's rows, sorted by receiver, to the receivers.
+    """Sends each device's rows, sorted by receiver, to the receivers.
 
-    Where the platform that the program is lowered for has it by the native
-    ragged all-to-all; on CPU by a dense one of as many rows as could be, with
-    the same result. The gradient goes the same way back.
+    By the native ragged all-to-all; when lowered for CPU, which has none, by a
+    dense one padded to the largest possible size, with the same result. The
+    gradient takes the same way back.
 
     Args:
-      rows: float.
+      rows: rows of this device, float.
       sizes: rows from each device (first axis) to each, int32; the same on
         all devices.
-      axis_name: of the n devices.
-      buffer_size: R, at least what any device receives.
+      axis_name: mesh axis of the n devices.
+      buffer_size: R, at least the rows that any device receives.
 
     Returns:
       The rows for this device, sorted by sender, then zeros.
@@ -128,10 +132,10 @@ def move(
 
 
 def regrouping(counts: Int[Array, 'N M'], buffer_size: int) -> Int[Array, 'R']:
-    """Where rows sorted by (n, m) are when sorted by (m, n).
+    """Returns the place that rows sorted by (n, m) have when sorted by (m, n).
 
     Args:
-      counts: rows of each (n, m), int32.
+      counts: number of rows of each (n, m), int32.
       buffer_size: R, at least their sum.
 
     Returns:
@@ -144,8 +148,8 @@ def regrouping(counts: Int[Array, 'N M'], buffer_size: int) -> Int[Array, 'R']:
     row = jnp.arange(buffer_size, dtype=jnp.int32)
     flat = counts.reshape(-1)
     segment = jnp.searchsorted(jnp.cumsum(flat), row, side='right')
-    there = _starts(counts.T.reshape(-1), 0).reshape(counts.T.shape).T
-    shift = there.reshape(-1) - _starts(flat, 0)
+    target = _starts(counts.T.reshape(-1), 0).reshape(counts.T.shape).T
+    shift = target.reshape(-1) - _starts(flat, 0)
     shift = jnp.take(shift, segment, mode='clip')
     return jnp.where(row < jnp.sum(flat), row + shift, buffer_size)
 
@@ -156,7 +160,7 @@ def _starts(sizes, axis):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _move(rows, sizes, axis_name, lengths):
-    """`lengths` are of the rows on both ends, A and R."""
+    """`lengths` are A and R, the number of rows before and after."""
     options = {'axis_name': axis_name, 'lengths': lengths}
     return lax.platform_dependent(
         rows,
@@ -191,7 +195,7 @@ def _ragged(rows, sizes, *, axis_name, lengths):
 
 
 def _dense(rows, sizes, *, axis_name, lengths):
-    """Blocks [n, most, D] of which the first rows of each are filled."""
+    """By blocks [n, most, D], of which only the first rows are filled."""
     me = lax.axis_index(axis_name)
     source, target = offsets(sizes)
     most = min(lengths)

@@ -1,4 +1,4 @@
-"""The one place that writes and reads checkpoints."""
+"""Checkpoints, written and read with Orbax."""
 
 import contextlib
 import pathlib
@@ -17,7 +17,7 @@ from moe.training.workload import Workload
 
 
 class Checkpoints:
-    """Checkpoints of a run: the train state and the position in the data.
+    """The checkpoints of a run: train state and position in the data.
 
     Args:
       workdir: the run's folder; checkpoints are in `checkpoints` below it.
@@ -84,7 +84,7 @@ class Checkpoints:
         return TrainState(**restored.state), data['position']
 
     def close(self) -> None:
-        """Waits until checkpoints in writing are complete."""
+        """Waits until all checkpoints are written."""
         self._manager.close()
 
 
@@ -106,14 +106,14 @@ def restore_run(
     workload: Workload | None = None,
     step: int | None = None,
 ) -> TrainState:
-    """The state of a run, on the first device, whatever its mesh was.
+    """Restores the state of a run on the first device, whatever its mesh was.
 
     Args:
-      config: of the run.
+      config: config of the run.
       workdir: the run's folder.
-      workload: that has loaded its assets; None makes the config's and loads
-        them.
-      step: of the checkpoint; None is the newest.
+      workload: the workload, with its assets loaded; None makes the config's
+        and loads them.
+      step: step of the checkpoint; None is the newest.
 
     Returns:
       The state.
@@ -137,11 +137,15 @@ def restore_run(
 
 
 def check_step(step: int | None, steps: Sequence[int]) -> None:
-    """Refuses a step that has no checkpoint; None is the newest.
+    """Refuses a step that has no checkpoint.
+
+    Args:
+      step: step of the checkpoint; None is the newest.
+      steps: the steps that have a checkpoint.
 
     Raises:
-      ConfigError: if it has none.
+      ConfigError: if the step has none.
     """
     if step is not None and step not in steps:
-        kept = ', '.join(map(str, steps)) or 'there is none'
-        raise ConfigError('step', step, f'that of a checkpoint ({kept})')
+        known = ', '.join(map(str, steps)) or 'there is none'
+        raise ConfigError('step', step, f'that of a checkpoint ({known})')

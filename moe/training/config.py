@@ -1,4 +1,4 @@
-"""A whole run, as a config describes it."""
+"""The config of a run: what all workloads have in common."""
 
 import abc
 import dataclasses
@@ -23,22 +23,20 @@ from moe.training.workload import Workload
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(abc.ABC):
-    """A run: objective, optimizer, mesh, and when to do what.
-
-    Each workload adds its model, its data and what else it needs.
+    """The config of a run; each workload's subclass adds its own fields.
 
     Attributes:
-      workload: what `model` and `data` are: lm, vision or multitask.
+      workload: the kind of model and data: lm, vision or multitask.
       model: the model's section.
       data: the data's section.
       plugins: modules, or paths of Python files, that are imported before
         the config is read; see the how-to page on plugins.
-      seed: of the parameters, the order of the data and routing noise.
-      steps: optimizer steps.
+      seed: seed of the parameters, the order of the data and routing noise.
+      steps: number of optimizer steps.
       losses: coefficient of each auxiliary loss in the objective.
-      metrics: of evaluation, beside the workload's own.
+      metrics: evaluation metrics beside the workload's own.
       optimizer: the optimizer's section.
-      mesh: devices along each axis of the mesh.
+      mesh: number of devices along each axis of the mesh.
       log_every: steps between lines of metrics.
       eval_every: steps between passes over the validation set.
       checkpoint_every: steps between checkpoints.
@@ -64,23 +62,22 @@ class Config(abc.ABC):
 
     @abc.abstractmethod
     def make_workload(self) -> Workload:
-        """Returns the workload that this describes."""
+        """Returns the workload of this config."""
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
-        """The mesh axes that experts are split over."""
+        """Returns the mesh axes that experts are split over."""
         return RULES['expert']
 
     @property
     def known_losses(self) -> tuple[str, ...]:
-        """Names that `losses` may have, in order."""
+        """Returns the names that `losses` may have."""
         return tuple(LOSSES)
 
     def notes(self) -> list[str]:
         """Returns a line about every setting that has no effect in this run.
 
-        The sizes of the mesh are known then. The lines are printed once, when
-        the run starts.
+        They are printed once, when the run starts and the mesh is known.
         """
         return []
 
@@ -88,7 +85,7 @@ class Config(abc.ABC):
         """Refuses a mesh whose devices cannot share a microbatch equally.
 
         Args:
-          sizes: sizes of the mesh axes, none of them left open.
+          sizes: sizes of the mesh axes, none of them -1.
 
         Raises:
           ConfigError: if the batch is no multiple of devices x accumulation.
@@ -100,7 +97,7 @@ class Config(abc.ABC):
             raise ConfigError('config.data.batch_size', size, allowed)
 
     def check_platform(self, platform: str) -> None:
-        """Refuses kernels that a platform does not have.
+        """Refuses settings that a platform does not support.
 
         Args:
           platform: platform of the devices, such as 'tpu'.
@@ -108,7 +105,7 @@ class Config(abc.ABC):
         Raises:
           ConfigError: for a kernel of another platform.
         """
-        del platform  # all have what most workloads need
+        del platform
 
     def __post_init__(self):
         for name in self.losses:

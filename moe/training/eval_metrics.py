@@ -1,8 +1,8 @@
-"""Metrics of evaluation by name: functions of what was predicted.
+"""The registry of evaluation metrics, functions of a batch's predictions.
 
 A config chooses them in `metrics`; each is logged as `eval/NAME`, or as
-`eval/TASK/NAME` where there are several tasks. One more is a function and a
-decorator, here or in a plugin:
+`eval/TASK/NAME` if there are several tasks. A function and a decorator, here
+or in a plugin, add one:
 
     @METRICS.register('calibration_gap')
     def calibration_gap(predictions: Predictions) -> Mean: ...
@@ -19,14 +19,14 @@ from moe.training.workload import Mean, Predictions, Workload, masked_means
 
 METRICS = Registry('evaluation metric')
 
-# It returns the sum and the count of a mean over the examples of a batch, so
-# that batches add up; None for predictions that it has nothing to say of.
+# From the predictions of a batch to a mean over its examples, as a sum and a
+# count that add up over batches; None for predictions of another kind.
 Metric = Callable[[Predictions], Mean | None]
 M = TypeVar('M', bound=Callable)
 
 
 def higher_is_better(metric: M) -> M:
-    """Declares a metric of which more is better; of others less is."""
+    """Declares that higher values of a metric are better; lower by default."""
     metric.higher_is_better = True  # type: ignore[attr-defined]
     return metric
 
@@ -41,8 +41,11 @@ def top_k_accuracy(
     Of equal logits the class with the lower number is the likelier.
 
     Args:
-      predictions: of a batch; of a number, or of yes and no, there is none.
-      k: number of classes, all of them if it is more.
+      predictions: predictions of a batch.
+      k: number of classes; all of them if there are fewer.
+
+    Returns:
+      The mean; None for binary and numeric predictions.
     """
     logits, labels, mask = predictions
     if logits.shape[-1] == 1:
@@ -53,11 +56,11 @@ def top_k_accuracy(
 
 
 def is_higher_better(workload: Workload, name: str) -> bool:
-    """Whether runs with more of an evaluation metric are the better ones.
+    """Whether runs with higher values of an evaluation metric are better.
 
     Args:
-      workload: of the runs.
-      name: of the metric, as it is logged.
+      workload: workload of the runs.
+      name: name of the metric, as it is logged.
     """
     last = name.rpartition('/')[2]
     registered = METRICS.get(last)

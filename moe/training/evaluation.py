@@ -1,4 +1,4 @@
-"""Evaluation: what is kept of each batch, and the metrics of all of them.
+"""Evaluation of batches, and the metrics of all batches together.
 
 B examples a batch.
 """
@@ -15,11 +15,11 @@ from moe.training.workload import Mean, Outputs, Workload
 
 
 class EvalBatch(NamedTuple):
-    """What an evaluation keeps of a batch.
+    """The result of evaluating one batch.
 
     Attributes:
-      means: by name, sums and counts.
-      rows: arrays [B, ...] that metrics need whole, by name.
+      means: sums and counts of means, by name.
+      rows: arrays [B, ...] of its examples, for metrics that are no means.
     """
 
     means: dict[str, Mean]
@@ -35,10 +35,10 @@ def evaluate(
     """Evaluates the model on a batch, a pure function of arrays.
 
     Args:
-      workload: of the run.
+      workload: workload of the run.
       metrics: entries of `METRICS`, beside the workload's own.
-      variables: of the model.
-      batch: of `Workload.eval_batches`.
+      variables: variables of the model.
+      batch: a batch of `Workload.eval_batches`.
 
     Raises:
       ConfigError: for a metric whose name the workload has for another.
@@ -70,8 +70,8 @@ def metrics_of(
     """Returns the metrics of an evaluation, by name.
 
     Args:
-      workload: of the run.
-      batches: one or more, on the host.
+      workload: workload of the run.
+      batches: results of one batch or more, on the host.
     """
     means = {}
     for name in batches[0].means:

@@ -1,7 +1,7 @@
-"""The files of a run's folder that say what it is a run of.
+"""The description of a run in its folder: `config.json` and `data.json`.
 
-`config.json` is the resolved config, every field of it, and `data.json` tells
-its data apart. Both carry no code: a run's folder is data.
+`config.json` is the resolved config with every field, `data.json` identifies
+the data. Neither has code: a run's folder is data.
 """
 
 import json
@@ -22,15 +22,15 @@ CONFIG, DATA = 'config.json', 'data.json'
 def write_description(
     workdir: pathlib.Path, plain: Mapping[str, Any], data: Mapping[str, Any]
 ) -> None:
-    """Writes what a run is a run of.
+    """Writes `config.json` and `data.json`.
 
     Args:
       workdir: the run's folder, made if absent.
-      plain: its config, plain data.
-      data: what `Workload.describe_data` says.
+      plain: the run's config, plain data.
+      data: the description of `Workload.describe_data`.
 
     Raises:
-      ConfigError: if there can be no such folder.
+      ConfigError: if the folder cannot be made.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,12 @@ def write_description(
 
 
 def write_plain_config(workdir: pathlib.Path, plain: Mapping[str, Any]) -> None:
-    """Writes `config.json` into a folder that is there, with its format."""
+    """Writes `config.json`, with its format, into a folder that exists.
+
+    Args:
+      workdir: the run's folder.
+      plain: the run's config, plain data.
+    """
     _write_json(workdir / CONFIG, {'format': FORMAT, **plain})
 
 
@@ -51,13 +56,13 @@ def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def read_plain_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads the config of a run, as it was written.
+    """Reads the config of a run as it was written.
 
     Args:
       workdir: the run's folder.
 
     Returns:
-      Plain data, without the format. Fields that came later are absent.
+      Plain data, without the format. Fields newer than the run are absent.
 
     Raises:
       ConfigError: for a folder without a config that can be read, one of
@@ -77,7 +82,7 @@ def check_format(found: Any, workdir: pathlib.Path) -> None:
     """Refuses files of a format that this version does not read.
 
     Args:
-      found: the format that a file says, None if it says none.
+      found: the format in a file; None if it has none.
       workdir: the run's folder.
 
     Raises:
@@ -98,21 +103,21 @@ def check_format(found: Any, workdir: pathlib.Path) -> None:
 def check_same_config(workdir: pathlib.Path, config: Any) -> None:
     """Refuses a folder whose run has another config.
 
-    A field that came after the earlier run has its default there. The mesh may
-    be another.
+    A field newer than the earlier run has its default there. The meshes may
+    differ.
 
     Args:
       workdir: the run's folder, which need not exist.
-      config: of the run that is to continue there, a frozen dataclass.
+      config: config of the run that is to continue there.
 
     Raises:
-      ConfigError: with every field that differs.
+      ConfigError: if any field differs; it names all of them.
     """
     if not (workdir / CONFIG).exists():
         return
     earlier, schema = read_plain_config(workdir), type(config)
     now = to_plain(schema, config)
-    # Of another workload it has other fields, and need not be parsed.
+    # Another workload has other fields, and need not be parsed.
     if earlier.get('workload') == now.get('workload'):
         try:
             earlier = to_plain(schema, parse(schema, earlier))
@@ -128,10 +133,10 @@ def check_same_data(workdir: pathlib.Path, now: Mapping[str, Any]) -> None:
 
     Args:
       workdir: the run's folder, which need not exist.
-      now: what `Workload.describe_data` says.
+      now: the description of `Workload.describe_data`.
 
     Raises:
-      ConfigError: with whatever differs.
+      ConfigError: if the data differ; it names all differences.
     """
     path = workdir / DATA
     if path.exists():

@@ -1,4 +1,4 @@
-"""Settings of the host process."""
+"""Memory and signals of the host process."""
 
 import contextlib
 import ctypes
@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory, for programs that compute on the CPU.
 
-    XLA frees and allocates its buffers every step; by default each large one
-    comes fresh from the kernel, page by page. On two virtual cores that took
-    half of a training step. Does nothing where malloc is not glibc's.
+    XLA frees and allocates its buffers every step; by default the kernel then
+    maps each large one again, page by page, which took half of a training step
+    on two virtual cores. It does nothing if malloc is not glibc's.
     """
     if not sys.platform.startswith('linux'):
         return
@@ -31,7 +31,7 @@ def on_signals(
 ) -> Iterator[None]:
     """Calls a function on signals, instead of ending the process.
 
-    Does nothing outside of the main thread, which alone can handle signals.
+    It does nothing outside of the main thread, which alone can handle signals.
 
     Args:
       numbers: numbers of the signals.

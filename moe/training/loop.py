@@ -1,4 +1,4 @@
-"""A run from its config to its folder: train, evaluate, save, continue."""
+"""The training loop, and a run from its config to its folder."""
 
 import dataclasses
 import pathlib
@@ -22,31 +22,37 @@ class Trainer(Protocol):
 
     @property
     def start(self) -> int:
-        """Steps taken before."""
+        """Number of steps taken before."""
 
     def advance(self) -> Any:
-        """Takes a step; returns its metrics, still on the device."""
+        """Takes a step; returns its metrics, on the device."""
 
     def evaluate(self) -> Any:
-        """Evaluates the validation set; returns what stays on the device."""
+        """Evaluates the validation set; returns results on the device."""
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
-        """Writes metrics that are on the host; None without an evaluation."""
+        """Writes metrics that are on the host.
+
+        Args:
+          step: number of steps taken.
+          metrics: metrics of `advance`.
+          evaluation: results of `evaluate`; None without one.
+        """
 
     def save(self, step: int) -> None:
-        """Saves a checkpoint."""
+        """Saves a checkpoint after a number of steps."""
 
 
 def run(config: Config, workdir: pathlib.Path) -> bool:
-    """Trains to the last step, continuing from whatever `workdir` holds.
+    """Trains to the last step, resuming from the last checkpoint in `workdir`.
 
     Writes `config.json`, `data.json`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/` and at the end what the workload leaves. On SIGTERM or
-    SIGINT it saves a checkpoint and stops. Several processes run it together;
-    the first one writes all but the checkpoints.
+    `checkpoints/` and at the end the workload's results. On SIGTERM or SIGINT
+    it saves a checkpoint and stops. All processes of a run call it; the first
+    one writes everything but the checkpoints.
 
     Args:
-      config: of the run, checked; every field is kept in `config.json`.
+      config: config of the run, checked.
       workdir: the run's folder, made if absent.
 
     Returns:
@@ -57,7 +63,7 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
         with a different run; nothing is written then.
       Diverged: if the loss is not finite.
     """
-    # Whatever cannot be is refused before anything is written.
+    # Impossible runs are refused before anything is written.
     plain = to_plain(type(config), config)
     with agreeing():
         folder.check_same_config(workdir, config)
@@ -88,7 +94,7 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
         if step == config.steps:
             trainer.finalize()
         else:
-            trainer.say(f'stopped at step {step}; the same command goes on')
+            trainer.say(f'stopped at step {step}; the same command resumes it')
         trainer.close()
     return step == config.steps
 
@@ -99,15 +105,16 @@ def train(
     config: Config,
     stopping: Callable[[int], bool] = lambda step: False,
 ) -> int:
-    """Steps until the end or a signal: the one training loop.
+    """Takes steps until the end or a signal: the one training loop.
 
     Args:
-      trainer: takes the steps.
-      config: of the run; says when to do what.
-      stopping: whether to stop, asked before every step with its number.
+      trainer: the trainer of one run, or of vmapped ones.
+      config: config of the run, with the intervals of logging, evaluation and
+        checkpoints.
+      stopping: whether to stop, called before every step with its number.
 
     Returns:
-      Steps taken.
+      The number of steps taken.
     """
     step = trainer.start
     pending: list[tuple[int, Any, Any]] = []
@@ -137,10 +144,10 @@ def train(
 
 
 def on_mesh(config: Config, mesh: Mesh) -> Config:
-    """Returns the config with no size of the mesh left open, checked again.
+    """Returns the config with all sizes of the mesh, checked again.
 
     Args:
-      config: of the run.
+      config: config of the run.
       mesh: the device mesh.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Optimizers, from optax by name."""
+"""The registry of optimizers, most of them optax's."""
 
 import abc
 import dataclasses
@@ -23,13 +23,13 @@ OPTIMIZERS = Registry('optimizer')
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(abc.ABC):
-    """What every optimizer has: the steps around its own rule.
+    """Options that every optimizer has.
 
     An optimizer is a frozen dataclass below this one whose own fields are its
     options, registered in `OPTIMIZERS`.
 
     Attributes:
-      learning_rate: peak of the schedule.
+      learning_rate: peak learning rate of the schedule.
       schedule: learning rate over the steps, an entry of `SCHEDULES`.
       weight_decay: decoupled weight decay, times the learning rate, of the
         parameters that declare it: matrices, not norms, biases and gates.
@@ -97,7 +97,7 @@ class AdamW(Optimizer):
 @OPTIMIZERS.register('lion')
 @dataclasses.dataclass(frozen=True)
 class Lion(Optimizer):
-    """The sign of a momentum. Source: arXiv 2302.06675.
+    """Steps by the sign of a momentum. Source: arXiv 2302.06675.
 
     Attributes:
       b1: share of the momentum in the step.
@@ -121,7 +121,7 @@ class Lion(Optimizer):
 @OPTIMIZERS.register('adafactor')
 @dataclasses.dataclass(frozen=True)
 class Adafactor(Optimizer):
-    """Second moments as rows and columns. Source: arXiv 1804.04235."""
+    """Second moments factored in rows and columns. Source: arXiv 1804.04235."""
 
     def transform(self, learning_rate, parameters):
         """Returns factored moments, clipped by blocks, without momentum."""
@@ -136,7 +136,7 @@ class Adafactor(Optimizer):
 @OPTIMIZERS.register('muon')
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
-    """Orthogonalised momentum for matrices, Adam for the rest.
+    """Orthogonalised momentum for matrices, Adam for other parameters.
 
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon.
     """
@@ -144,7 +144,7 @@ class Muon(Optimizer):
     def transform(self, learning_rate, parameters):
         """Returns optax's muon, with the decay of the other optimizers."""
         numbers = matrices(parameters)
-        # Its own decay knows no mask for what Adam has.
+        # Its own decay has no mask for the parameters of its Adam.
         return optax.chain(
             optax.contrib.muon(
                 1.0, muon_weight_dimension_numbers=lambda _: numbers

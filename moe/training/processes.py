@@ -1,8 +1,8 @@
-"""Several processes as one run: they start, agree, stop and end together.
+"""Several processes of one run: they start, agree, stop and end together.
 
-A failure of one process ends all: JAX's coordinator receives a heartbeat from
-each, and ends whoever waits for a process that is gone. With a single process
-none of these functions does anything.
+A failure of one process ends all: the one that raises prints its error and
+exits; the others fail in their next collective, or when JAX's coordinator
+misses its heartbeat. With one process none of these functions does anything.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ _BY_HAND = ', '.join(_FLAGS)
 def start(
     coordinator: str | None, count: int | None, index: int | None
 ) -> None:
-    """Joins the other processes of a run, before any device is touched.
+    """Joins the other processes of a run, before any device is used.
 
     Args:
       coordinator: 'HOST:PORT' at which the first process listens. None takes
-        all three from SLURM or the TPU pod; the others are then None too.
+        all three from SLURM or the TPU pod; the others are then also None.
       count: number of processes.
       index: number of this process, from 0.
 
     Raises:
-      ConfigError: for an argument that is missing or impossible, and where
-        neither SLURM nor a TPU pod tells the processes.
+      ConfigError: for a missing or impossible argument, and without arguments
+        outside of SLURM and TPU pods.
     """
     given = (coordinator, count, index)
     bind = None
@@ -63,7 +63,7 @@ def start(
 
 
 def _check(coordinator, count, index) -> str | None:
-    """Checks arguments given by hand; returns the address to listen at."""
+    """Checks arguments given by hand; returns the address to listen on."""
     given = zip(_FLAGS, (coordinator, count, index), strict=True)
     for flag, value in given:
         if value is None:
@@ -77,7 +77,7 @@ def _check(coordinator, count, index) -> str | None:
         raise ConfigError('--processes', count, 'at least 1')
     if index not in range(count):
         raise ConfigError('--process', index, f'between 0 and {count - 1}')
-    # Left to itself, the first process listens to every network.
+    # By default the first process listens on every network.
     return coordinator if host in ('localhost', '127.0.0.1', '[::1]') else None
 
 
@@ -100,7 +100,7 @@ def gather(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def agreeing() -> Iterator[None]:
-    """Raises in all processes what one of them refuses inside the block.
+    """Raises a ConfigError of any process inside the block in all of them.
 
     All processes wait for each other at the end of the block.
 
@@ -154,8 +154,8 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     handle: Callable[[int], object] = seen.append
     signals = [signal.SIGTERM, signal.SIGINT]
     if jax.distributed.is_initialized():
-        # JAX took SIGTERM, and lets all know the step to stop at; asking it
-        # takes no message.
+        # JAX handles SIGTERM and tells all processes the step to stop at;
+        # asking it sends no message.
         stopping = multihost_utils.reached_preemption_sync_point
         handle = lambda number: os.kill(os.getpid(), signal.SIGTERM)
         signals = [signal.SIGINT]
@@ -165,10 +165,10 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def ending(*but: type[Exception]) -> Iterator[None]:
-    """Ends the process at an error inside, where others would wait for it.
+    """Exits at an error inside the block, if there are other processes.
 
-    Python itself would first wait for threads and devices, which wait for the
-    other processes.
+    Python's own exit would first wait for threads and devices, which wait for
+    the other processes.
 
     Args:
       *but: errors that all processes raise at once, which are raised as usual.
@@ -190,7 +190,7 @@ def ending(*but: type[Exception]) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Waits until all processes are here, however long, and disconnects."""
+    """Waits for all processes, however long, and disconnects them."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices('finish')
         jax.distributed.shutdown()

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the step, chosen by name."""
+"""The registry of learning-rate schedules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,8 @@ import optax
 
 from moe.config import ConfigError, Fraction, NaturalInt, Registry
 
-# Called with the peak learning rate and the number of steps of the run, and
-# with the schedule's options; returns the learning rate as a function of the
-# step.
+# From the peak learning rate, the number of steps of the run and the schedule's
+# options to the learning rate as a function of the step.
 Schedule = Callable[..., optax.Schedule]
 
 SCHEDULES = Registry('schedule')
@@ -19,12 +18,12 @@ SCHEDULES = Registry('schedule')
 def constant(
     peak: Any, steps: int, *, warmup_steps: NaturalInt = 50
 ) -> optax.Schedule:
-    """Returns a linear warm-up to the peak, which then stays.
+    """Returns a linear warm-up to the peak, then a constant.
 
     Args:
       peak: highest learning rate, a number or a traced scalar.
       steps: number of steps of the whole run.
-      warmup_steps: number of steps until the peak; 0 starts there.
+      warmup_steps: number of steps until the peak; 0 starts at the peak.
     """
     _decay_steps(steps, warmup_steps)
     return _warmed_up(peak, optax.constant_schedule(peak), warmup_steps)
@@ -38,12 +37,12 @@ def linear(
     warmup_steps: NaturalInt = 50,
     final_fraction: Fraction = 0.1,
 ) -> optax.Schedule:
-    """Returns a linear warm-up to the peak, and a line down from it.
+    """Returns a linear warm-up to the peak, then a linear decay.
 
     Args:
       peak: highest learning rate, a number or a traced scalar.
       steps: number of steps of the whole run.
-      warmup_steps: number of steps until the peak; 0 starts there.
+      warmup_steps: number of steps until the peak; 0 starts at the peak.
       final_fraction: learning rate of the last step over the peak.
     """
     left = _decay_steps(steps, warmup_steps)
@@ -59,14 +58,14 @@ def cosine(
     warmup_steps: NaturalInt = 50,
     final_fraction: Fraction = 0.1,
 ) -> optax.Schedule:
-    """Returns a linear warm-up to the peak, and half a cosine down from it.
+    """Returns a linear warm-up to the peak, then a cosine decay.
 
     Source: SGDR without restarts, arXiv 1608.03983.
 
     Args:
       peak: highest learning rate, a number or a traced scalar.
       steps: number of steps of the whole run.
-      warmup_steps: number of steps until the peak; 0 starts there.
+      warmup_steps: number of steps until the peak; 0 starts at the peak.
       final_fraction: learning rate of the last step over the peak.
     """
     left = _decay_steps(steps, warmup_steps)
@@ -75,7 +74,7 @@ def cosine(
 
 
 def _decay_steps(steps: int, warmup_steps: int) -> int:
-    """Steps after the warm-up, of which there must be some."""
+    """Returns the number of steps after the warm-up, at least one."""
     if warmup_steps >= steps:
         allowed = f'less than steps ({steps})'
         raise ConfigError('warmup_steps', warmup_steps, allowed)
@@ -85,7 +84,7 @@ def _decay_steps(steps: int, warmup_steps: int) -> int:
 def _warmed_up(peak, decay, warmup_steps):
     if not warmup_steps:
         return decay
-    # The first step already moves: from peak / warmup_steps, not from 0.
+    # Starts at peak / warmup_steps, not 0, so that the first step has effect.
     first = peak / warmup_steps
     warmup = optax.linear_schedule(first, peak, warmup_steps)
     return optax.join_schedules([warmup, decay], [warmup_steps])

@@ -25,14 +25,14 @@ Metrics = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """All that changes from step to step, but the position in the data.
+    """The state of a run, except for its position in the data.
 
     Attributes:
-      step: int32, steps taken.
+      step: int32, number of steps taken.
       params: float32 parameters.
-      opt_state: of the optimizer.
-      model_state: variables that no gradient moves: of routers, of norms.
-      key: PRNG key of the run; a step folds its number in.
+      opt_state: state of the optimizer.
+      model_state: variables without gradient: router states, batch statistics.
+      key: PRNG key of the run; each step folds its number in.
     """
 
     step: Int[Array, '']
@@ -43,7 +43,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model is applied to."""
+        """Returns the model's variables, parameters and state."""
         return {'params': self.params, **self.model_state}
 
 
@@ -55,9 +55,9 @@ def init_state(
     """Returns the state before the first step.
 
     Args:
-      config: of the run.
+      config: config of the run.
       key: PRNG key of the run; None is that of the config's seed.
-      workload: of the run, which may know its data; None is the config's.
+      workload: workload of the run; None makes the config's.
     """
     key = jax.random.key(config.seed) if key is None else key
     workload = workload or config.make_workload()
@@ -78,11 +78,11 @@ def init_state(
 def make_train_step(
     config: Config, workload: Workload | None = None
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """Builds the training step.
+    """Returns the training step, a pure function.
 
     Args:
-      config: of the run.
-      workload: as in `init_state`.
+      config: config of the run.
+      workload: workload of the run; None makes the config's.
 
     Returns:
       A pure function of the state and a batch of the workload: the next
@@ -98,19 +98,19 @@ def make_train_step(
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        # The gradient of the objective, microbatch by microbatch.
+        # Gradient of the objective, accumulated over microbatches.
         grads, metrics, statistics, model_state = accumulated(
             value_and_grad, accumulation, state, batch, key
         )
         metrics['train/grad_norm'] = optax.tree.norm(grads)
         metrics |= workload.step_metrics(state.params, model_state)
-        # The parameters, moved by the optimizer.
+        # Update of the parameters by the optimizer.
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
         metrics['train/learning_rate'] = schedule(state.step)
-        # The state of the routers, moved by the statistics of the step.
+        # Update of the router states by their statistics.
         if statistics:
             routers = update_router_state(
                 model_state['router_state'], statistics
@@ -130,14 +130,14 @@ def make_train_step(
 def make_objective(
     config: Config, workload: Workload
 ) -> Callable[..., tuple[Array, Objective]]:
-    """Builds what is minimised.
+    """Returns the objective, the scalar that training minimises.
 
     The sum of the workload's losses, as it weighs them, plus the auxiliary
     losses, each averaged over the mixture layers and times its coefficient.
 
     Args:
-      config: of the run, with the coefficients.
-      workload: of the run.
+      config: config of the run, with the coefficients.
+      workload: workload of the run.
 
     Returns:
       A function of (params, model_state, batch, key): the objective, a
@@ -183,15 +183,15 @@ def accumulated(
 ) -> tuple[Any, Metrics, dict[str, Any], dict[str, Any]]:
     """Averages gradients and metrics over equal parts of a batch.
 
-    That is the large batch's gradient for every term that is a mean over
-    equally many examples in each part; the balance loss, a product of means,
-    is taken a part, as is a mean over the labels there are.
+    It equals the gradient of the whole batch for terms that are means over
+    equally many examples in each part. The balance loss, a product of means,
+    and means over existing labels are taken for each part.
 
     Args:
-      value_and_grad: of the objective.
-      count: of the parts, a divisor of B.
-      state: before the step.
-      batch: of B examples.
+      value_and_grad: the objective's value and gradient.
+      count: number of parts, a divisor of B.
+      state: the state before the step.
+      batch: a batch of B examples.
       key: PRNG key of the step.
 
     Returns:
@@ -230,11 +230,11 @@ def accumulated(
 def make_eval_step(
     config: Config, workload: Workload | None = None
 ) -> Callable[[TrainState, Any], Any]:
-    """Builds the evaluation step.
+    """Returns the evaluation step.
 
     Args:
-      config: of the run.
-      workload: as in `init_state`.
+      config: config of the run.
+      workload: workload of the run; None makes the config's.
 
     Returns:
       A pure function of the state and a batch of the workload, see
@@ -251,13 +251,13 @@ def make_eval_step(
 def jit_train_step(
     mesh: Mesh, config: Config, workload: Workload, shardings: Any
 ) -> Any:
-    """Returns the train step as a run compiles it, and plans too.
+    """Returns the jitted train step of runs and of plans.
 
     Args:
       mesh: the device mesh.
-      config: of the run.
-      workload: of the run.
-      shardings: of the train state, whose buffers the step takes over.
+      config: config of the run.
+      workload: workload of the run.
+      shardings: shardings of the train state, whose buffers are donated.
 
     Returns:
       The jitted step; its metrics are replicated on every device.

@@ -1,4 +1,4 @@
-"""One run on a mesh: its state, compiled steps, data, checkpoints and log."""
+"""The trainer of one run on a mesh, which the training loop drives."""
 
 import math
 import pathlib
@@ -30,17 +30,17 @@ class Diverged(RuntimeError):
 
 
 class MeshTrainer:
-    """What the loop drives when it trains one run.
+    """Trains one run: state, compiled steps, batches, checkpoints, metrics.
 
     Args:
-      config: of the run, its mesh resolved.
+      config: config of the run, with all sizes of the mesh.
       workdir: the run's folder.
-      workload: that knows its data.
-      data: of `Workload.load_data`.
-      mesh: the device mesh, which is set.
+      workload: workload of the run, with its data loaded.
+      data: the data of `Workload.load_data`.
+      mesh: the device mesh, the one in context.
 
     Attributes:
-      start: the step of the checkpoint that it continues from; 0 without.
+      start: step of the checkpoint that it resumes; 0 without one.
       state: the train state.
     """
 
@@ -65,10 +65,10 @@ class MeshTrainer:
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._batches = workload.train_batches(data, *self._hosts)
         self.start = self._checkpoints.latest() or 0
-        # Before any process continues, and could write it.
+        # Read before any process continues and could write it.
         self._finished = (workdir / workload.final_file).exists()
-        there = {'checkpoint': self.start, 'finished': self._finished}
-        check_same('workdir', there)
+        found = {'checkpoint': self.start, 'finished': self._finished}
+        check_same('workdir', found)
         if self.start:
             like = with_shardings(shapes, shardings)
             self.state, position = self._checkpoints.restore(self.start, like)
@@ -86,10 +86,10 @@ class MeshTrainer:
         self._progress = Progress(config.steps, workload, self.start)
 
     def announce(self, described: dict[str, Any], notes: Sequence[str]) -> None:
-        """Prints sizes of the model and of the data, and where it starts.
+        """Prints the sizes of model and data, and the step it resumes from.
 
         Args:
-          described: of the data, by the workload.
+          described: the workload's description of the data.
           notes: lines about settings that have no effect.
         """
         total, active = self._workload.count_parameters()
@@ -106,16 +106,16 @@ class MeshTrainer:
         for note in notes:
             self.say(f'note: {note}')
         if self.start:
-            self.say(f'going on from step {self.start}')
+            self.say(f'resuming from step {self.start}')
 
     def advance(self) -> Any:
-        """Takes a step; returns its metrics, still on the device."""
+        """Takes a step; returns its metrics, on the device."""
         batch = self._global(next(self._batches))
         self.state, metrics = self._train_step(self.state, batch)
         return metrics
 
     def evaluate(self) -> list:
-        """Evaluates the whole validation set; returns what stays on devices."""
+        """Evaluates the validation set; returns results on the devices."""
         return [
             self._eval_step(self.state, self._global(batch))
             for batch in self._workload.eval_batches(self._data, *self._hosts)
@@ -125,9 +125,9 @@ class MeshTrainer:
         """Writes and prints metrics that are on the host.
 
         Args:
-          step: steps taken.
-          metrics: of `advance`.
-          evaluation: of `evaluate`; None without one.
+          step: number of steps taken.
+          metrics: metrics of `advance`.
+          evaluation: results of `evaluate`; None without one.
 
         Raises:
           Diverged: if the loss is not finite.
@@ -154,12 +154,12 @@ class MeshTrainer:
         self._checkpoints.save(step, self.state, position)
 
     def wait(self) -> None:
-        """Waits until the checkpoints are whole."""
+        """Waits until all checkpoints are written."""
         self._checkpoints.close()
 
     @ending()
     def finalize(self) -> None:
-        """Leaves what the report shows, once."""
+        """Writes the workload's results of a finished run, once."""
         if self._finished:
             return
         texts = self._workload.finalize(
@@ -173,12 +173,12 @@ class MeshTrainer:
         self._writer.close()
 
     def say(self, line: str) -> None:
-        """Prints a line, in one process of all."""
+        """Prints a line, in the first process alone."""
         if self._main:
             print(line, flush=True)
 
     def _global(self, batch: Any) -> Any:
-        """This host's rows as its share of the global batch."""
+        """Makes the global batch, of which this host has a share of the rows."""
         make = jax.make_array_from_process_local_data
         return jax.tree.map(lambda rows: make(self._sharding, rows), batch)
 
@@ -186,17 +186,17 @@ class MeshTrainer:
 def logged(
     workload: Workload, metrics: dict[str, Any], evaluation: Any
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Returns the line of a step in `metrics.jsonl`.
+    """Returns the metrics of a step as they are logged.
 
     Args:
-      workload: of the run.
-      metrics: of the train step, on the host.
-      evaluation: of the batches of the evaluation after it, likewise; None
-        without one.
+      workload: workload of the run.
+      metrics: metrics of the train step, on the host.
+      evaluation: results of the evaluation after it, on the host; None without
+        one.
 
     Returns:
-      Values by name, and the metrics of the evaluation, which are among them
-      as `eval/NAME`.
+      All metrics by name; and the evaluation's alone, which the first has as
+      `eval/NAME`.
     """
     stats = metrics.get('moe', {})
     values = {n: float(x) for n, x in metrics.items() if n != 'moe'}
@@ -206,11 +206,14 @@ def logged(
 
 
 def one_at_a_time(step: Callable) -> Callable:
-    """Lets one program run at a time where two could wait for each other.
+    """Runs one program at a time on virtual devices of the CPU.
 
-    Virtual devices share the threads of the CPU: those of two programs can
-    all be taken by collectives that wait for a device without a thread. JAX
-    0.10 then aborts after 40 seconds.
+    They share its threads, all of which collectives of two programs can block
+    while they wait for a device without a thread; JAX 0.10 then aborts after
+    40 seconds.
+
+    Args:
+      step: a jitted function.
     """
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step
@@ -218,12 +221,12 @@ def one_at_a_time(step: Callable) -> Callable:
 
 
 class Progress:
-    """Speed, and the time that is left.
+    """Measures speed and remaining time.
 
     Args:
-      steps: of the whole run.
-      workload: with the unit of speed.
-      start: steps taken before.
+      steps: number of steps of the whole run.
+      workload: workload of the run, with the unit of speed.
+      start: number of steps taken before.
     """
 
     def __init__(self, steps: int, workload: Workload, start: int):
@@ -232,7 +235,7 @@ class Progress:
         self._rate = 0.0
 
     def speed(self, step: int) -> dict[str, float]:
-        """Returns the metric of speed since the last call; 0 at first."""
+        """Returns the speed since the last call, 0 at first, as a metric."""
         now = time.perf_counter()
         last, then = self._last
         self._last = (step, now)
@@ -243,7 +246,7 @@ class Progress:
         return {f'train/{unit}_per_second': speed}
 
     def line(self, step: int, values: dict[str, Any]) -> str:
-        """Returns a line to print, of metrics with the speed among them."""
+        """Returns the line to print for metrics, which include the speed."""
         unit = self._workload.unit
         left = round((self._steps - step) / self._rate) if self._rate else 0
         parts = [

@@ -45,17 +45,17 @@ class Mean:
 
     @property
     def value(self) -> Any:
-        """The mean; 0 where nothing counts."""
+        """Returns the mean; 0 if nothing counts."""
         return self.sum / jnp.maximum(self.count, 1.0)
 
 
 class Predictions(NamedTuple):
-    """What was predicted for the examples of a batch, or for its tokens.
+    """Predictions for the examples, or the tokens, of a batch.
 
     Attributes:
-      logits: [..., V], as many as there are classes; 1 for a number.
-      labels: [...], the class of each, or the number.
-      mask: [...] bool, False for padding and for labels that are missing.
+      logits: [..., V], one for each class; V is 1 for a number.
+      labels: [...], the class, or the number.
+      mask: [...] bool, False for padding and missing labels.
     """
 
     logits: Any
@@ -64,15 +64,15 @@ class Predictions(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a model makes of a batch.
+    """The outputs of a model for a batch.
 
     Attributes:
-      means: by name. The loss is `loss`, or one `loss/TASK` for each of
-        several tasks, of which the loss is the sum; others are logged only.
-      aux: of the mixtures, stacked over the layers; None without any.
-      model_state: the variables that no gradient moves, after this batch.
-      predictions: by task, '' for the only one; what metrics of evaluation
-        read.
+      means: means by name. The loss is `loss`, or the sum of one `loss/TASK`
+        for each of several tasks; other means are only logged.
+      aux: Aux of the mixtures, stacked over the layers; None without mixtures.
+      model_state: the variables without gradient, after this batch.
+      predictions: predictions by task, '' for the only one, for evaluation
+        metrics.
     """
 
     means: dict[str, Mean]
@@ -85,11 +85,11 @@ class Objective(NamedTuple):
     """The parts of the objective of a batch, beside its value.
 
     Attributes:
-      terms: of `Workload.weigh_losses`, by the names of the losses.
+      terms: weighted losses of `Workload.weigh_losses`, by name.
       auxiliary: weighted sum of the auxiliary losses, a scalar.
-      metrics: device arrays by name.
-      state_statistics: of the Aux, what moves the state of the routers.
-      model_state: of the Outputs.
+      metrics: metrics by name, device arrays.
+      state_statistics: statistics of the router states, see `Aux`.
+      model_state: the variables without gradient, see `Outputs`.
     """
 
     terms: dict[str, Any]
@@ -100,19 +100,19 @@ class Objective(NamedTuple):
 
 
 class Workload(abc.ABC):
-    """A model, its data, its loss, and what a finished run leaves behind.
+    """A model, its data, its loss, and the results of a finished run.
 
     It is made of a config; `load_data`, or `load_assets` in the folder of a
-    run, completes it with what the model must know of the data.
+    run, adds what the model must know about the data.
 
     Attributes:
-      unit: what the speed counts, a plural.
-      units_per_step: how many of it a step takes.
-      primary_metrics: names of the evaluation metrics that are printed while
-        training; the first is what runs are compared by.
-      higher_is_better: last parts of the names of evaluation metrics of which
-        more is better; of all others less is.
-      final_file: what `finalize` writes last; a run that has it is finished.
+      unit: unit of the speed, a plural.
+      units_per_step: number of units of a step.
+      primary_metrics: names of the evaluation metrics that are printed during
+        training; runs are compared by the first.
+      higher_is_better: last parts of the names of evaluation metrics whose
+        higher values are better.
+      final_file: the file that `finalize` writes last; finished runs have it.
     """
 
     unit: str = 'tokens'
@@ -127,10 +127,13 @@ class Workload(abc.ABC):
 
     @abc.abstractmethod
     def describe_data(self, data: Any) -> dict[str, Any]:
-        """Returns what tells two sets of data apart: sizes, a fingerprint.
+        """Returns sizes and a fingerprint that identify the data, JSON.
 
-        It is JSON, is kept in the run's folder as `data.json`, and its sizes
-        are printed when a run starts.
+        It is kept in the run's folder as `data.json`, and its sizes are printed
+        when a run starts.
+
+        Args:
+          data: the data of `load_data`.
         """
 
     @abc.abstractmethod
@@ -152,19 +155,18 @@ class Workload(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, variables: Any, batch: Any, **options: Any) -> Outputs:
-        """Applies the model to a batch, and its loss to what comes out.
+        """Applies the model and its loss to a batch.
 
         Args:
-          variables: of the model.
-          batch: as the iterators above yield it.
-          **options: `train` and `rngs` in training, for the model.
+          variables: variables of the model.
+          batch: a batch of `train_batches` or `eval_batches`.
+          **options: options of the model, in training `train` and `rngs`.
         """
 
     def eval_rows(self, outputs: Outputs, batch: Any) -> dict[str, Any]:
-        """Returns arrays of the batch that `eval_metrics` needs whole.
+        """Returns arrays of the batch for metrics that are no means.
 
-        They are for metrics that are no means over examples, such as the area
-        under a ROC curve. By default there are none.
+        Such as the area under a ROC curve. By default there are none.
         """
         return {}
 
@@ -174,8 +176,8 @@ class Workload(abc.ABC):
         """Returns the metrics of an evaluation, logged as `eval/NAME`.
 
         Args:
-          means: those of `forward`, over all batches, in double precision.
-          rows: those of `eval_rows`, NumPy, of all batches.
+          means: means of `forward` over all batches, in double precision.
+          rows: arrays of `eval_rows` of all batches, NumPy.
         """
         return means
 
@@ -183,29 +185,29 @@ class Workload(abc.ABC):
     def finalize(
         self, variables: Any, data: Any, workdir: pathlib.Path
     ) -> dict[str, str]:
-        """Writes what the report shows of a finished run; all hosts call it.
+        """Writes the results of a finished run; all hosts call it.
 
         Returns:
           Texts by name, for TensorBoard.
         """
 
-    # What follows is optional.
+    # Optional methods.
 
     def weigh_losses(
         self, losses: dict[str, Float[Array, '']], params: Any
     ) -> dict[str, Float[Array, '']]:
-        """Returns the terms of the objective; the auxiliary losses are extra.
+        """Weighs the losses; auxiliary losses are not among them.
 
         Args:
-          losses: the means of a batch that are losses, by name.
-          params: the parameters, among which learned weights may be.
+          losses: the losses of a batch by name.
+          params: the parameters, which may include learned weights.
         """
         return losses
 
     def value_and_grad(
         self, objective: Callable[..., tuple[Any, Objective]]
     ) -> Callable[..., tuple[tuple[Any, Objective], Any]]:
-        """Takes the gradient of the objective; tasks may be balanced here.
+        """Returns the objective's value and gradient; may balance tasks.
 
         Args:
           objective: function of (params, model_state, batch, key).
@@ -217,11 +219,14 @@ class Workload(abc.ABC):
         return jax.value_and_grad(objective, has_aux=True)
 
     def step_metrics(self, params: Any, state: dict[str, Any]) -> dict:
-        """Returns device scalars to log, such as weights that are learned.
+        """Returns metrics to log, such as learned weights.
 
         Args:
           params: the parameters before the step.
-          state: the model's state after its batch.
+          state: the model's state after the step.
+
+        Returns:
+          Device scalars by name.
         """
         return {}
 
@@ -229,7 +234,7 @@ class Workload(abc.ABC):
         """Names the statistics of the mixtures `moe/LAYER/STATISTIC`.
 
         Args:
-          stats: of `Aux`, NumPy, stacked over the layers.
+          stats: statistics of the `Aux`, NumPy, stacked over the layers.
 
         Returns:
           Floats, and lists of floats.
@@ -242,29 +247,29 @@ class Workload(abc.ABC):
 
     @functools.cached_property
     def parameters(self) -> Any:
-        """Declarations of the model's parameters, a tree of `Parameter`."""
+        """Returns the declared parameters, a tree of `Parameter`."""
         return declared(self.init, jax.random.key(0))
 
     def count_parameters(self) -> tuple[int, int]:
-        """Returns how many there are, and how many are active for a token."""
+        """Returns the number of parameters, and of those active for a token."""
         total = sum(p.size for p in jax.tree.leaves(self.parameters))
         return total, total
 
     def save_assets(self, data: Any, workdir: pathlib.Path) -> None:  # noqa: B027
-        """Writes what the model knows of the data, once, at the start."""
+        """Writes what the model must know about the data, when a run starts."""
 
     def load_assets(self, workdir: pathlib.Path) -> None:  # noqa: B027
-        """Reads what `save_assets` wrote, in place of `load_data`."""
+        """Reads the files of `save_assets`, instead of `load_data`."""
 
 
 def masked_means(
     mask: Bool[Array, '...'] | None, **values: Shaped[Array, '...']
 ) -> dict[str, Mean]:
-    """Returns the mean of each of some values over the valid examples.
+    """Returns means over the valid examples, by name.
 
     Args:
-      mask: True for the valid ones; None if all are.
-      **values: of each example, by name.
+      mask: True for valid examples; None if all are.
+      **values: a value of each example, by name.
     """
     if mask is None:
         mask = jnp.ones(next(iter(values.values())).shape, bool)
@@ -274,5 +279,5 @@ def masked_means(
 
 
 def state_of(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the variables that no gradient moves."""
+    """Returns the variables without gradient, all but the parameters."""
     return {name: v for name, v in variables.items() if name != 'params'}

@@ -195,15 +195,15 @@ def test_killed_stopped_and_going_on(tmp_path, programs):
     again = shlex.join(['python', '-m', 'launch.sweep', *arguments])
     assert err.strip() == f'launch.sweep: stopped; to go on: {again}'
     log = (folder / 'trial' / 'log.txt').read_text()
-    assert 'going on from step ' in log
+    assert 'resuming from step ' in log
     stopped = last()
-    assert f'stopped at step {stopped}; the same command goes on' in log
+    assert f'stopped at step {stopped}; the same command resumes it' in log
 
     process = start()
     out, err = process.communicate()
     assert (process.returncode, err) == (0, '')
     log = (folder / 'trial' / 'log.txt').read_text()
-    assert f'going on from step {stopped}\n' in log
+    assert f'resuming from step {stopped}\n' in log
     steps = [line['step'] for line in read_metrics(metrics)]
     assert steps == list(range(1, 701))
 

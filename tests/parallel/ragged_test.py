@@ -12,7 +12,7 @@ from moe.parallel.ragged import (
     move,
     offsets,
     regrouping,
-    rows_that_fit,
+    rows_within_buffer,
 )
 from tests.reference.compare import assert_close
 
@@ -118,7 +118,7 @@ def test_fit_counts_what_sender_and_receiver_lose():
             [[3, 1], [0, 1], [0, 0]],
         ]
     )
-    kept = np.asarray(rows_that_fit(jnp.asarray(counts), 5))
+    kept = np.asarray(rows_within_buffer(jnp.asarray(counts), 5))
     assert kept.tolist() == [
         [[2, 1], [3, 0], [0, 4]],
         [[0, 2], [1, 1], [1, 0]],
@@ -127,4 +127,6 @@ def test_fit_counts_what_sender_and_receiver_lose():
     lost = counts - kept
     assert lost.sum((1, 2)).tolist() == [0, 3, 5]  # by sender
     assert lost.sum((0, 2)).tolist() == [4, 1, 3]  # by receiver
-    np.testing.assert_array_equal(rows_that_fit(jnp.asarray(counts), 9), counts)
+    np.testing.assert_array_equal(
+        rows_within_buffer(jnp.asarray(counts), 9), counts
+    )

@@ -268,11 +268,13 @@ def test_stops_at_a_signal_and_goes_on(finished, tmp_path):
     assert run.returncode == 0, printed
     last = checkpoints(folder)[-1]
     assert 1 < last < 40
-    assert printed[-1] == f'stopped at step {last}; the same command goes on\n'
+    assert (
+        printed[-1] == f'stopped at step {last}; the same command resumes it\n'
+    )
     assert not (folder / 'sample.txt').exists()
     again = subprocess.run(command, capture_output=True, **options)
     assert again.returncode == 0, again.stderr
-    assert f'going on from step {last}\n' in again.stdout
+    assert f'resuming from step {last}\n' in again.stdout
     page = folder / 'report' / 'index.html'
     assert again.stdout.splitlines()[-1] == f'report: {page}'
     assert page.exists()

@@ -181,14 +181,14 @@ def test_a_run_through_stop_and_death(
     (stop,) = checkpoints(folder)[-1:]
     assert 1 <= stop < STEPS
     last = first.out.splitlines()[-1]
-    assert last == f'stopped at step {stop}; the same command goes on'
+    assert last == f'stopped at step {stop}; the same command resumes it'
     assert second.out == ''
     assert read_metrics(folder / 'metrics.jsonl')[-1]['step'] == stop
     shutil.copytree(folder, tmp_path / 'stopped')
 
     # The same command goes on, and the death of one ends the other.
     with Started(tmp_path / 'second', 2 * [line], environment) as run:
-        run.wait_for(f'going on from step {stop}\n')
+        run.wait_for(f'resuming from step {stop}\n')
         run.wait_for(rf'step +{stop + 3}/')
         run.processes[1].kill()
         first, second = run.end(30)
@@ -204,7 +204,7 @@ def test_a_run_through_stop_and_death(
         first, *others = run.end()
     assert first.code == 0, first
     assert [other[:2] for other in others] == 3 * [(0, '')]
-    assert f'going on from step {resumed}\n' in first.out
+    assert f'resuming from step {resumed}\n' in first.out
     assert '8 cpu device(s)' in first.out
     report = folder / 'report' / 'index.html'
     assert first.out.splitlines()[-1] == f'report: {report}'

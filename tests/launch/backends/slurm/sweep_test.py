@@ -119,7 +119,7 @@ class Trial:
 
     def start(self):
         """The one step from which it went on."""
-        (step,) = re.findall(r'going on from step (\d+)', self.log())
+        (step,) = re.findall(r'resuming from step (\d+)', self.log())
         return int(step)
 
     def losses(self, steps=STEPS):
