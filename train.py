@@ -1,6 +1,6 @@
 """Trains a model: `train.py --config=FILE[:VARIANT] --workdir=DIR`.
 
-The same command on every host of SLURM and TPU pods, with `--distributed`.
+On SLURM and TPU pods every host runs the same command, with `--distributed`.
 """
 
 import pathlib
@@ -32,15 +32,15 @@ flags.DEFINE_string(
     flag_values=_FLAGS,
 )
 flags.DEFINE_integer(
-    'processes', None, 'How many they are.', flag_values=_FLAGS
+    'processes', None, 'Number of processes.', flag_values=_FLAGS
 )
 flags.DEFINE_integer(
-    'process', None, 'Which of them this is, from 0.', flag_values=_FLAGS
+    'process', None, 'Number of this process, from 0.', flag_values=_FLAGS
 )
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for what the user can mend, 1 for NaN."""
+    """Trains; returns the exit code: 2 for a user's mistake, 1 for NaN."""
     try:
         if '--help=config' in argv:
             rest = [a for a in argv[1:] if a != '--help=config']

@@ -56,7 +56,7 @@ def get_config(variant: str = 'quickstart') -> ConfigDict:
 
 
 def chosen(variant: str, variants) -> tuple[str, str]:
-    """A variant and, after a comma, a router, '' without; both are known."""
+    """Returns the variant and the router after its comma, '' without one."""
     name, _, router = variant.partition(',')
     if name not in variants or (router and router not in ROUTERS):
         names = ', '.join(variants), ', '.join(ROUTERS)
@@ -67,7 +67,7 @@ def chosen(variant: str, variants) -> tuple[str, str]:
 
 
 def other(name: str, moe) -> dict:
-    """The section of another router, with as many experts a token."""
+    """Returns the section of another router, with the same K if it has one."""
     section = {'name': name}
     before = moe.get('router', 'top_k')
     before = {'name': before} if isinstance(before, str) else before

@@ -20,11 +20,11 @@ Models, of about the same number of parameters:
   omoe           experts, one gate for all tasks.
   mmoe           experts, a gate for each task (Ma et al., KDD 2018).
   cgc            experts of each task and shared ones.
-  ple            the same in levels (Tang et al., RecSys 2020).
+  ple            cgc in levels (Tang et al., RecSys 2020).
   cross_stitch   a network for each task, mixed after each level (1604.03539).
-  snr_trans      networks in two rows, learned routes between them that close
+  snr_trans      networks in two rows, learned routes that can close
                  (Ma et al., AAAI 2019).
-  snr_aver       the same without matrices on the routes.
+  snr_aver       as snr_trans, without matrices on the routes.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Reports: a run, or a sweep, as a page that a browser opens."""
+"""Report pages of runs and of sweeps."""
 
 from moe.report.page import Sections, summary, write
 from moe.report.run import Run

@@ -1,4 +1,4 @@
-"""`python -m moe.report DIR [DIR2 ...]`: the page of one run or several."""
+"""`python -m moe.report DIR [DIR2 ...]`: writes the page of one run or more."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""A page and its pieces: figures and tables as HTML."""
+"""HTML of report pages: figures and tables."""
 
 import base64
 import html
@@ -17,11 +17,11 @@ vertical-align:top} figcaption{color:#666;font-size:13px}
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A static page, which needs nothing else.
+    """Returns a static page, without other files.
 
     Args:
-      title: as text.
-      parts: as HTML.
+      title: title of the page, text.
+      parts: parts of the page, HTML.
     """
     title = html.escape(title)
     return (
@@ -32,11 +32,11 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def figure(png: bytes | None, caption: str) -> str:
-    """A picture inside the page, '' without one.
+    """Returns an embedded picture with its caption.
 
     Args:
-      png: bytes of the picture.
-      caption: what it shows.
+      png: bytes of the picture; None makes the result ''.
+      caption: caption below the picture, text.
     """
     if png is None:
         return ''
@@ -51,12 +51,12 @@ def figure(png: bytes | None, caption: str) -> str:
 def table(
     rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], corner: str
 ) -> str:
-    """A table of texts, a dash where there is none.
+    """Returns a table of texts, with a dash for absent ones.
 
     Args:
-      rows: cells by row and column.
-      columns: in order.
-      corner: what the rows are.
+      rows: texts by row and column.
+      columns: names of the columns, in order.
+      corner: heading of the rows.
     """
     head = ''.join(f'<th>{html.escape(c)}</th>' for c in (corner, *columns))
     body = ''.join(
@@ -73,12 +73,12 @@ def shade_table(
     columns: Sequence[str],
     hue: Callable[[str, str], int] = lambda row, column: 0,
 ) -> str:
-    """A table of numbers, the darker the greater their share of the row.
+    """Returns a table of numbers, shaded by their share of the row.
 
     Args:
-      rows: numbers, not negative, by row.
-      columns: names.
-      hue: of a cell, degrees, from its row and column.
+      rows: numbers by row, not negative.
+      columns: names of the columns, in order.
+      hue: hue of a cell in degrees, a function of its row and column.
     """
 
     def cell(row: str, column: str, number: float, total: float) -> str:

@@ -1,4 +1,4 @@
-"""A static page about one run, or several beside each other."""
+"""The report page of one run, or of several for comparison."""
 
 import functools
 import html
@@ -16,11 +16,11 @@ _NO_LOSS = frozenset({'grad_norm', 'learning_rate', 'loss', 'objective'})
 
 
 class Sections(NamedTuple):
-    """What a workload adds to the summary and to the page of its runs.
+    """What a workload adds to the summary and the page of its runs.
 
     Attributes:
-      summary: from a run to lines of text.
-      details: from a run to parts of the page, HTML.
+      summary: a function from a run to lines of text.
+      details: a function from a run to parts of the page, HTML.
     """
 
     summary: Callable[[Run], Sequence[str]] = lambda run: ()
@@ -31,7 +31,7 @@ SectionsOf = Callable[[Run], Sections]
 
 
 def no_sections(run: Run) -> Sections:
-    """Returns sections that add nothing, for a run of any workload."""
+    """Returns sections that add nothing to any run."""
     del run
     return Sections()
 
@@ -39,14 +39,14 @@ def no_sections(run: Run) -> Sections:
 def summary(
     workdir: pathlib.Path, sections_of: SectionsOf = no_sections
 ) -> str:
-    """The results of a run in a few lines of text.
+    """Returns the results of a run in a few lines of text.
 
     Args:
       workdir: the run's folder.
-      sections_of: gives what the workload of a run adds.
+      sections_of: a function from a run to the sections of its workload.
 
     Returns:
-      Lines: the newest evaluation, then those of the workload.
+      A line of the newest evaluation, then the lines of the workload.
 
     Raises:
       ConfigError: if the folder holds no run.
@@ -72,14 +72,13 @@ def write(
 ) -> pathlib.Path:
     """Writes `report/index.html` of a run, compared with others if given.
 
-    Whatever the run has logged is plotted: evaluation metrics, auxiliary
-    losses, and statistics and router states of its mixture layers, those of
-    plugins included.
+    It plots all logged evaluation metrics, auxiliary losses, statistics of
+    mixture layers and router states, those of plugins included.
 
     Args:
       workdir: the run's folder; the page goes there.
       others: folders of runs to compare with.
-      sections_of: gives what the workload of a run adds.
+      sections_of: a function from a run to the sections of its workload.
 
     Returns:
       The page's path.
@@ -105,7 +104,7 @@ def write(
 
 
 def _short_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Folder names, with as many parents as tell them apart."""
+    """Returns folder names, with as many parents as make them unique."""
     for depth in range(1, 20):
         names = ['/'.join(p.resolve().parts[-depth:]) for p in paths]
         if len(set(names)) == len(paths):
@@ -114,7 +113,7 @@ def _short_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:
 
 
 def _evaluations(run: Run) -> dict[str, str]:
-    """Labels of the evaluation metrics of a run as a whole, by name."""
+    """Returns the labels of the evaluation metrics of a whole run, by name."""
     found = {n: label for n, (label,) in run.matches('eval/([^/]+)').items()}
     return {
         name: label.replace('_per_', '/').replace('_', ' ')
@@ -163,7 +162,7 @@ def _largest_load(run: Run) -> str:
 
 
 def _comparison(runs: Mapping[str, Run]) -> list[str]:
-    """Curves of the losses and the evaluations, one line a run."""
+    """Returns curves of losses and evaluation metrics, a line for each run."""
     several = len(runs) > 1
     metrics = {k if several else '': r.metrics for k, r in runs.items()}
     split = {'train/loss': 'train', 'eval/loss': 'validation'}
@@ -191,10 +190,10 @@ def _comparison(runs: Mapping[str, Run]) -> list[str]:
 
 
 def _auxiliary(run: Run) -> dict[str, str]:
-    """Labels of the auxiliary losses, by metric.
+    """Returns the labels of the auxiliary losses, by metric.
 
-    Every mixture logs all that it has: one that neither has a coefficient nor
-    moves is left out.
+    Mixtures log all losses; those without a coefficient that are constant are
+    omitted.
     """
     found = {n: label for n, (label,) in run.matches('train/([^/]+)').items()}
     weighted = {n for n, v in run.config.get('losses', {}).items() if v}

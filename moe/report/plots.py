@@ -1,4 +1,4 @@
-"""Pictures of runs, each as the bytes of a PNG."""
+"""Plots of runs, as the bytes of a PNG."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ Columns = Mapping[str, Column]
 
 
 def constant(values: np.ndarray) -> bool:
-    """Whether values are one number, but for rounding.
+    """Whether all values are equal, up to rounding.
 
     Args:
-      values: of any shape; NaN is left out.
+      values: numbers of any shape; NaN is ignored.
     """
-    spread = np.nanmax(values, initial=-np.inf) - np.nanmin(
+    extent = np.nanmax(values, initial=-np.inf) - np.nanmin(
         values, initial=np.inf
     )
-    return not spread > 1e-5 * np.nanmax(np.abs(values), initial=0.0)
+    return not extent > 1e-5 * np.nanmax(np.abs(values), initial=0.0)
 
 
 def curves(
     runs: Mapping[str, Columns], names: Mapping[str, str], ylabel: str
 ) -> bytes | None:
-    """Metrics over steps, one line a run and metric.
+    """Plots metrics over steps, a line for each run and metric.
 
     Args:
       runs: the metrics of each run, by its label.
@@ -58,7 +58,7 @@ def curves(
     axes.set(xlabel='step', ylabel=ylabel)
     axes.grid(alpha=0.3)
     top = axes.dataLim.ymax
-    # A line that never moves, such as no drops, but for rounding.
+    # A constant line up to rounding, such as no drops.
     if 0 <= axes.dataLim.height <= 1e-5 * abs(top):
         axes.set_ylim(0, max(1.0, 2 * top))
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
@@ -79,13 +79,13 @@ GATES = {'cmap': 'Reds', 'norm': matplotlib.colors.Normalize(0.0, 1.0)}
 
 
 def colours_of(values: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Colours for numbers of unknown range, the same for several panels.
+    """Returns colours for several panels of numbers of unknown range.
 
     Args:
-      values: of each panel, any shape.
+      values: numbers of each panel, of any shape.
 
     Returns:
-      White at 0 and red at the largest magnitude; below 0 blue.
+      Options of `imshow`: white is 0, red the largest magnitude, blue below 0.
     """
     top = max(float(np.nanmax(np.abs(v), initial=0.0)) for v in values) or 1.0
     if min(float(np.nanmin(v, initial=0.0)) for v in values) < 0:
@@ -97,10 +97,10 @@ def colours_of(values: Sequence[np.ndarray]) -> dict[str, Any]:
 def expert_map(
     panels: Columns, label: str, colours: Mapping[str, Any]
 ) -> bytes | None:
-    """A metric of every expert over time, as heat maps.
+    """Plots a metric of every expert over time, as heat maps.
 
     Args:
-      panels: label of each panel to its column, of values [N, E].
+      panels: columns of values [N, E], by the label of the panel.
       label: what is measured.
       colours: `LOADS`, `GATES`, or those of `colours_of`.
 
@@ -138,14 +138,14 @@ def expert_map(
 def against(
     points: Sequence[tuple[Any, float, str]], xlabel: str, ylabel: str
 ) -> bytes | None:
-    """A metric against a field, and lines through the means at its values.
+    """Plots a metric against a field, with lines through the means.
 
     Args:
-      points: value of the field, value of the metric, and the line it is of.
-        Positive numbers have a scale, of powers if they are far apart; other
-        values have places side by side, numbers in order.
-      xlabel: the field.
-      ylabel: the metric.
+      points: value of the field, value of the metric, label of the line.
+        Positive numbers have a linear or logarithmic scale; other values stand
+        side by side, numbers in order.
+      xlabel: name of the field.
+      ylabel: name of the metric.
 
     Returns:
       A PNG; None without points.

@@ -1,4 +1,4 @@
-"""The folder of a run, as reports read it: plain files and no model."""
+"""Reads the files of a run's folder, without its model."""
 
 import json
 import pathlib
@@ -9,16 +9,16 @@ from moe.metrics import Column, columns, read_metrics
 
 
 class Run:
-    """What a run left in its folder.
+    """The config and the metrics of a run, from its folder.
 
     Args:
       workdir: the folder of the run.
 
     Attributes:
       workdir: the folder.
-      config: `config.json`, plain.
+      config: the config of `config.json`, plain data.
       metrics: the columns of `metrics.jsonl` by name.
-      steps: the last step that was logged.
+      steps: number of the last logged step.
 
     Raises:
       ConfigError: if the folder holds no run that has logged a step.
@@ -39,7 +39,7 @@ class Run:
         self.steps: int = lines[-1]['step']
 
     def last(self, name: str) -> float | None:
-        """Returns the newest value of a scalar metric, None without any."""
+        """Returns the newest value of a scalar metric; None if it has none."""
         column = self.metrics.get(name)
         return None if column is None else float(column.last)
 
@@ -59,7 +59,7 @@ class Run:
         """Returns the metrics `moe/PLACE/NAME` of mixture layers or gates.
 
         Returns:
-          For each NAME the metric of each PLACE; layers in their order.
+          For each NAME the metrics by PLACE; layers in order.
         """
         found: dict[str, dict[str, str]] = {}
         for metric, (place, name) in self.matches('moe/([^/]+)/(.+)').items():
@@ -71,6 +71,6 @@ class Run:
 
 
 def _order(place: str) -> int:
-    """Layers by their number; gates stay in the order of the log."""
+    """Returns the number of a layer; 0 for gates, which keep their order."""
     number = re.fullmatch('layer_([0-9]+)', place)
     return int(number.group(1)) if number else 0

@@ -2,7 +2,7 @@
 
 A metric `moe/PLACE/NAME` is a statistic or a state of a router, where PLACE is
 a layer or a gate; scalars are drawn as curves, values of every expert as heat
-maps. None of the names need be known here.
+maps, whatever their names.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from moe.report import plots
 from moe.report.markup import figure
 from moe.report.run import Run
 
-# Statistic: label of its axis. These come first.
+# Label of the axis by statistic. These come first.
 _FIRST = {
     'entropy': 'entropy (nats)',
     'dropped': 'share of assignments dropped',
     'max_violation': 'max load / mean load - 1',
 }
-# What the heat map of the loads shows as well.
+# Statistics that the heat map of the loads already shows.
 _OF_LOAD = frozenset({'load_max', 'load_min', 'load_cv'})
-# Statistic of every expert: label of its colours, colours, caption.
+# Statistics of every expert: label of the colours, colours, caption.
 _MAPS: dict[str, tuple[str, Mapping[str, Any], str]] = {
     'load': (
         'load / uniform share',
@@ -38,11 +38,11 @@ def figures(run: Run) -> list[str]:
     """Draws all statistics of a run.
 
     Args:
-      run: of any workload.
+      run: a run of any workload.
 
     Returns:
-      Figures, HTML: heat maps, then curves, then one line that names the
-      statistics that are one number throughout.
+      Figures, HTML: heat maps, then curves, then a line with the statistics
+      that are constant.
     """
     found = run.statistics()
     curves = {name: _of_rank(run, p, 1) for name, p in found.items()}
@@ -68,7 +68,7 @@ def figures(run: Run) -> list[str]:
 
 
 def _of_rank(run: Run, places: Mapping[str, str], rank: int) -> dict[str, str]:
-    """The places whose values over the steps have so many axes."""
+    """Returns the places whose values over the steps have `rank` axes."""
     return {
         place: metric
         for place, metric in places.items()
@@ -97,12 +97,12 @@ def _curves(run: Run, name: str, places: Mapping[str, str]) -> str:
 
 
 def _only_value(run: Run, places: Mapping[str, str]) -> float | None:
-    """The value at every place, step and expert, None if there are several."""
+    """Returns the one value of all places and steps; None if they differ."""
     values = [run.metrics[metric].values.ravel() for metric in places.values()]
     joined = np.concatenate(values)
     return float(joined[-1]) if plots.constant(joined) else None
 
 
 def _label(place: str) -> str:
-    """A layer or a gate as figures name it: `layer_3` is 'layer 3'."""
+    """Returns the label of a layer or gate: 'layer 3' for `layer_3`."""
     return place.replace('layer_', 'layer ')

@@ -1,4 +1,4 @@
-"""The page of a sweep: its trials beside each other."""
+"""The report page of a sweep, which compares its trials."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _Lines = Sequence[Mapping[str, Any]]
 
 
 def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
-    """A static page of a sweep, however much of it is done.
+    """Returns the static page of a sweep, complete or not.
 
     Args:
       found: the results as `launch.results.read` describes them.
@@ -36,7 +36,7 @@ def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
         parts += _against(found, metric)
     names = [n for n in trials if n in logged]
     labelled = {_marked(n, found['best']): columns(logged[n]) for n in names}
-    # There are few evaluations, and sometimes one: the training loss beside.
+    # There may be a single evaluation: the training loss as well.
     for metric in dict.fromkeys([*metrics, 'train/loss']):
         image = plots.curves(labelled, {metric: ''}, metric)
         parts.append(figure(image, f'{metric} of every trial over its steps.'))
@@ -44,15 +44,15 @@ def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
 
 
 def against(found: Mapping[str, Any], field: str, metric: str) -> bytes | None:
-    """A picture of a metric against a field.
+    """Plots a metric against a field.
 
     Args:
-      found: as in `page`.
-      field: the label of one.
-      metric: one of those found.
+      found: the results, see `page`.
+      field: label of a field.
+      metric: name of a metric.
 
     Returns:
-      A PNG; None if no trial that is done has it.
+      A PNG; None if no finished trial has the metric.
     """
     others = [
         other

@@ -178,7 +178,7 @@ class MeshTrainer:
             print(line, flush=True)
 
     def _global(self, batch: Any) -> Any:
-        """Makes the global batch, of which this host has a share of the rows."""
+        """Makes the global batch, of which this host has a part of the rows."""
         make = jax.make_array_from_process_local_data
         return jax.tree.map(lambda rows: make(self._sharding, rows), batch)
 

@@ -26,7 +26,7 @@ def load(
     step: int | None = None,
     plugins: Sequence[str] = (),
 ) -> TrainedRun:
-    """Opens the folder of a run; see `moe.load`."""
+    """Opens the folder of a trained run; see `moe.load`."""
     path = pathlib.Path(workdir)
     config = registry.read_run(path, plugins)
     of = next(run for kind, run in _RUNS.items() if isinstance(config, kind))

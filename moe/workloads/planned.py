@@ -1,4 +1,4 @@
-"""The planning of a run of any workload."""
+"""The `Planning` of each workload."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from moe.workloads.planning import Planning
 from moe.workloads.vision.planning import VisionPlanning
 from moe.workloads.vision.workload import VisionConfig
 
-# Those of all other workloads are `Planning`.
+# All other workloads have `Planning`.
 _OF_CONFIG: dict[Any, Callable[[Any], Planning]] = {
     LanguageConfig: LanguageModelPlanning,
     VisionConfig: VisionPlanning,
@@ -18,10 +18,10 @@ _OF_CONFIG: dict[Any, Callable[[Any], Planning]] = {
 
 
 def planning_of(config: Config) -> Planning:
-    """Returns what a plan needs to know of a run.
+    """Returns the planning of a run.
 
     Args:
-      config: of the run.
+      config: config of the run.
 
     Raises:
       ConfigError: for data that cannot be used, where the shapes depend on it.

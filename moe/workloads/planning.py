@@ -1,4 +1,4 @@
-"""What plans ask of a workload: shapes and work of a step, from its config.
+"""What plans need from a workload: shapes and FLOPs of a step, by config.
 
 B examples a batch, S tokens an example, L layers, D width.
 """
@@ -25,17 +25,17 @@ Changes = dict[str, Any]
 
 
 class Planning:
-    """A run that is planned and not started; this serves any workload.
+    """A run to be planned, of any workload.
 
     Args:
-      config: of the run.
+      config: config of the run.
 
     Attributes:
-      config: of the run.
-      workload: model, data and loss.
+      config: config of the run.
+      workload: workload of the run.
       batch: a global training batch, a tree of `jax.ShapeDtypeStruct`.
-      agreement: largest relative difference of our count of a program's FLOPs
-        from the compiler's, which includes what is no product.
+      agreement: largest allowed relative difference of our count of a program's
+        FLOPs from the compiler's, which counts more than products.
 
     Raises:
       ConfigError: for data that cannot be used, where the shapes depend on it.
@@ -49,17 +49,17 @@ class Planning:
         self.batch = self._batch_shapes()
 
     def _batch_shapes(self) -> Any:
-        """The shapes of the first batch of the data."""
+        """Returns the shapes of the first batch of the data."""
         data = self.workload.load_data()
         first = next(self.workload.train_batches(data, 0, 1))
         shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
         return jax.tree.map(shape, first)
 
     def useful_flops(self) -> float:
-        """FLOPs of a step on all devices that the model itself asks for.
+        """Returns the FLOPs of a step that the model requires, on all devices.
 
-        By default those of all matrix products of the train step as it is
-        written; where a workload recomputes nothing, that is the model's work.
+        By default those of all matrix products of the train step, which for a
+        workload without recomputation is the model's work.
         """
         make = lambda: init_state(self.config, workload=self.workload)
         step = make_train_step(self.config, self.workload)
@@ -72,28 +72,28 @@ class Planning:
 
     @property
     def mixtures(self) -> int:
-        """How often a mixture layer runs in a step, each way."""
+        """Returns how often mixture layers run in a forward pass of a step."""
         return 0
 
     def least_communicated(self, mesh: Mapping[str, int]) -> float:
-        """Bytes that a device has to receive for one mixture layer, one pass.
+        """Returns the bytes a device must receive for a mixture layer and pass.
 
         Args:
-          mesh: sizes by axis.
+          mesh: sizes of the mesh by axis.
         """
         del mesh
         return 0.0
 
     @property
     def divides(self) -> dict[str, int]:
-        """Sizes that mesh axes must divide, by axis; others are not tried."""
+        """Returns the sizes that mesh axes must divide, by axis."""
         return {'fsdp': self.config.data.batch_size}
 
     def variations(self) -> list[tuple[Changes, ...]]:
-        """Returns what to try beside the mesh, by dotted name.
+        """Returns changes of the config to compare, beside the mesh.
 
         Returns:
-          Lists, from each of which one is taken; the most promising first.
+          Lists of alternatives by dotted name, the most promising first.
         """
         return []
 
@@ -102,7 +102,7 @@ class TransformerPlanning(Planning, abc.ABC):
     """A planned run of a transformer, whose shapes its config gives.
 
     Attributes:
-      seen: share of the S positions that a query sees in the mean.
+      seen: mean share of the S positions that a query attends to.
     """
 
     agreement = 0.1
@@ -111,10 +111,10 @@ class TransformerPlanning(Planning, abc.ABC):
 
     @abc.abstractmethod
     def _batch_shapes(self) -> Any:
-        """The shapes of a global batch."""
+        """Returns the shapes of a global batch."""
 
     def useful_flops(self) -> float:
-        """FLOPs of a step on all devices that the model itself asks for.
+        """Returns the FLOPs of a step that the model requires, on all devices.
 
         `(6 * active + 12 * L * D * seen * S) * tokens`: two for each parameter
         that multiplies a token, and for each query the two products with the
@@ -142,15 +142,15 @@ class TransformerPlanning(Planning, abc.ABC):
 
     @property
     def mixtures(self):
-        """The mixture layers, for every microbatch."""
+        """Returns the number of mixture layers times that of microbatches."""
         config = self.config
         return len(config.model.moe_layers) * config.optimizer.accumulation
 
     def least_communicated(self, mesh):
-        """Bytes that a device has to receive for one mixture layer, one pass.
+        """Returns the bytes a device must receive for a mixture layer and pass.
 
-        `2 * rows * D * bytes * (n - 1) / n`: the rows routed to its experts
-        that are not its own, of n devices along `expert`, and what comes back;
+        `2 * rows * D * bytes * (n - 1) / n` for n devices along `expert`: the
+        rows of other devices for its experts, and the outputs for its own rows,
         all experts being chosen equally often.
         """
         config, n = self.config, mesh['expert']
@@ -164,7 +164,7 @@ class TransformerPlanning(Planning, abc.ABC):
 
     @property
     def divides(self):
-        """Experts, key heads and the width."""
+        """Returns the numbers of experts and key heads, and the width."""
         model = self.config.model
         return {
             'expert': model.moe.num_experts,
@@ -173,26 +173,27 @@ class TransformerPlanning(Planning, abc.ABC):
         }
 
     def variations(self):
-        """Returns ways to communicate, and what the backward pass keeps."""
-        # Tokens travel in capacity buffers, or as rows sorted by expert.
-        ways: tuple[Changes, ...] = (
+        """Returns kinds of communication, and policies of rematerialisation."""
+        # By capacity buffers, or by rows sorted by expert.
+        kinds: tuple[Changes, ...] = (
             {'communication': 'all_to_all', 'dispatcher': 'indexed'},
             {'communication': 'none'},
             {'communication': 'ragged', 'dispatcher': 'grouped'},
             {'communication': 'gather'},
         )
         communication = tuple(
-            {f'model.moe.{field}': name for field, name in way.items()}
-            for way in ways
+            {f'model.moe.{field}': name for field, name in kind.items()}
+            for kind in kinds
         )
         remat = tuple({'model.remat': n} for n in reversed(REMAT_POLICIES))
         return [communication, remat]
 
 
 def _products(jaxpr: Any) -> float:
-    """FLOPs of the matrix products of a traced program, loops as they run.
+    """Returns the FLOPs of the matrix products of a traced program.
 
-    Those with vectors are left out, which compilers do not run as products.
+    Loop bodies count as often as they run. Products with vectors, which
+    compilers do not run as matrix products, do not count.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -214,7 +215,7 @@ def _products(jaxpr: Any) -> float:
 
 
 def _product(equation: Any) -> float:
-    """FLOPs of one product, 0 if one side is a vector in any axis."""
+    """Returns the FLOPs of one product, 0 if one side is a vector."""
     (contracted, _), (batch, _) = equation.params['dimension_numbers']
     left, right = (variable.aval for variable in equation.invars)
     summed = math.prod(left.shape[axis] for axis in contracted)

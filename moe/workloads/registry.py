@@ -1,4 +1,4 @@
-"""The workloads there are, and the configs of their runs."""
+"""The workloads by name, and how their configs are read."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,9 @@ def read_config(
     plain: Mapping[str, Any] | ConfigDict,
     overrides: Iterable[tuple[str, Any]] = (),
 ) -> Config:
-    """Checks a plain config, of which fields may be absent.
+    """Parses and checks a plain config, whose fields may be absent.
 
-    Imports its plugins first, so that what they register can be named.
+    Its plugins are imported first, so that it can name what they register.
 
     Args:
       plain: the config, or a ConfigDict; `workload` names the workload.
@@ -37,10 +37,10 @@ def read_config(
         command line, or data.
 
     Returns:
-      The config with the defaults of what is absent.
+      The config, with defaults of absent fields.
 
     Raises:
-      ConfigError: for anything that cannot be used.
+      ConfigError: for the first field that cannot be used.
     """
     if isinstance(plain, ConfigDict):
         plain = plain.to_dict()
@@ -82,10 +82,10 @@ def complete(
 
     Args:
       plain: the config.
-      overrides: as in `read_config`.
+      overrides: dotted names and values, see `read_config`.
 
     Raises:
-      ConfigError: for a field or a workload that there is not.
+      ConfigError: for an unknown field or workload.
     """
     given = dict(overrides)
     return override(schema_of(plain, given), plain, given.items())
@@ -95,7 +95,7 @@ def plain_of(config: Config) -> dict[str, Any]:
     """Returns a config as plain data, every field of it.
 
     Args:
-      config: of a run, checked.
+      config: config of a run, checked.
     """
     return to_plain(type(config), config)
 
@@ -110,7 +110,7 @@ def schema_of(
       overrides: dotted names below the config, and their values.
 
     Raises:
-      ConfigError: for a workload that there is not.
+      ConfigError: for an unknown workload.
     """
     name = (overrides or {}).get('workload', plain.get('workload'))
     if name not in WORKLOADS:
@@ -123,18 +123,18 @@ def schema_of(
 
 
 def read_run(workdir: pathlib.Path, plugins: Sequence[str] = ()) -> Config:
-    """The config that a run left in its folder.
+    """Reads the config of a run from its folder.
 
     Args:
       workdir: the run's folder.
-      plugins: plugins of the run that the user names again, and which are
-        therefore imported; see `import_plugins_of_run`.
+      plugins: plugins of the run that the user trusts by naming them again,
+        see `import_plugins_of_run`.
 
     Returns:
       The config.
 
     Raises:
-      ConfigError: for a folder without one that can be read.
+      ConfigError: for a folder without a readable config.
     """
     plain = read_plain_config(workdir)
     import_plugins_of_run(plain.get('plugins', ()), plugins, workdir)
@@ -142,6 +142,6 @@ def read_run(workdir: pathlib.Path, plugins: Sequence[str] = ()) -> Config:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """The names in a flag, as a tuple or with commas between."""
+    """Reads the names in a flag: a tuple, or names with commas between."""
     parts = text.strip('()').split(',')
     return tuple(p.strip().strip('\'"') for p in parts if p.strip())

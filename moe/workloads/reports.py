@@ -1,4 +1,4 @@
-"""Report pages with what the workload of a run adds to them."""
+"""Report pages with the sections of each run's workload."""
 
 import importlib
 import pathlib
@@ -8,7 +8,7 @@ from moe import report
 from moe.report.page import Sections, no_sections
 from moe.report.run import Run
 
-# Workload, as configs name it: its module with `SECTIONS`.
+# The module with `SECTIONS` by name of the workload.
 _MODULES = {
     'lm': 'moe.workloads.lm.report',
     'multitask': 'moe.workloads.multitask.report',
@@ -17,7 +17,7 @@ _MODULES = {
 
 
 def sections_of(run: Run) -> Sections:
-    """Returns what the workload of a run adds to its page."""
+    """Returns the sections of the workload of a run."""
     module = _MODULES.get(run.config.get('workload', ''))
     if module is None:
         return no_sections(run)

@@ -1,4 +1,4 @@
-"""A trained run, opened: its config, model, parameters and metrics.
+"""Trained runs, opened by `moe.load`: config, model, parameters, metrics.
 
 E experts; leading axes [...] are those of the inputs.
 """
@@ -27,7 +27,7 @@ class LayerRouting:
     """Which experts one mixture layer, or one gate, chose for its inputs.
 
     Attributes:
-      place: the layer or gate, as the metrics name it, such as 'layer_1'.
+      place: name of the layer or gate in the metrics, such as 'layer_1'.
       weight: [..., E] float32, the combine weight of each expert; 0 for an
         expert that was not chosen.
       chosen: [..., E] bool, the experts that were chosen, before capacity. Of
@@ -42,19 +42,18 @@ class LayerRouting:
 
 
 class TrainedRun(abc.ABC):
-    """What `moe.load` returns: a run, its parameters read when first used.
+    """A trained run, whose parameters are read when first used.
 
     Args:
-      config: of the run.
+      config: config of the run.
       workdir: the run's folder.
-      step: of the checkpoint to read; None is the newest.
+      step: step of the checkpoint to read; None is the newest.
 
     Attributes:
-      config: of the run, checked.
+      config: config of the run, checked.
       workdir: the run's folder.
-      workload: model, data and loss, see `moe.training.workload`.
-      step: how many steps the parameters were trained; None before the first
-        checkpoint.
+      workload: workload of the run, see `moe.training.workload`.
+      step: step of the checkpoint; None before the first one.
       model: the linen module.
 
     Raises:
@@ -75,7 +74,7 @@ class TrainedRun(abc.ABC):
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
-        """The model's variables: 'params', and what no gradient moves.
+        """Returns the model's variables: 'params', and those without gradient.
 
         Raises:
           ConfigError: without a checkpoint.
@@ -86,16 +85,16 @@ class TrainedRun(abc.ABC):
 
     @functools.cached_property
     def metrics(self) -> dict[str, Column]:
-        """What the run logged: `steps` and `values` by name of the metric."""
+        """Returns the logged metrics by name, with `steps` and `values`."""
         path = self.workdir / 'metrics.jsonl'
         return columns(read_metrics(path) if path.exists() else ())
 
     @abc.abstractmethod
     def logits(self, inputs: Any) -> Float[np.ndarray, '...']:
-        """Applies the model as evaluations do.
+        """Applies the model, in evaluation mode.
 
         Args:
-          inputs: what the workload reads, see the subclass.
+          inputs: inputs of the workload's model, see the subclass.
 
         Returns:
           Logits, float32.
@@ -106,7 +105,7 @@ class TrainedRun(abc.ABC):
         """Finds which experts the inputs go to, layer by layer.
 
         Args:
-          inputs: as of `logits`.
+          inputs: inputs of the model, see `logits`.
 
         Returns:
           One entry a mixture layer; none for a dense model.
@@ -126,9 +125,9 @@ class TrainedRun(abc.ABC):
         Args:
           prompt: text to continue, one token or more.
           length: how many tokens to generate.
-          seed: of the draws.
+          seed: seed of the draws.
           temperature: divides the logits; 0 takes the likeliest token.
-          top: draws among so many likeliest tokens; 0 draws among all.
+          top: number of likeliest tokens to draw from; 0 draws from all.
 
         Returns:
           The continuation, without the prompt.
@@ -146,7 +145,7 @@ class TrainedRun(abc.ABC):
         columns: Sequence[str] = (),
         on_error: Literal['raise', 'skip'] = 'raise',
     ) -> tuple[Any, Any]:
-        """Reads tables as a run on a table read the one it was trained on.
+        """Reads tables with the preprocessing of the run's own table.
 
         Args:
           files: a path or a glob.
@@ -155,8 +154,8 @@ class TrainedRun(abc.ABC):
           on_error: whether a row that cannot be used is an error.
 
         Returns:
-          The rows as `logits` takes them, and those that were left out:
-          `count` of them, and the `places` of the first.
+          The rows as `logits` takes them, and those that were left out: their
+          `count`, and the `places` of the first.
 
         Raises:
           ConfigError: for a run of another workload, or files that cannot be
@@ -165,7 +164,10 @@ class TrainedRun(abc.ABC):
         raise self._other_workload('a run on a table')
 
     def predict_batches(self, table: Any) -> Iterator[dict[str, list[Any]]]:
-        """Returns columns of predictions for such rows, batch by batch.
+        """Returns columns of predictions for rows of a table, batch by batch.
+
+        Args:
+          table: rows of `read_table`.
 
         Raises:
           ConfigError: for a run of another workload.
@@ -177,7 +179,7 @@ class TrainedRun(abc.ABC):
 
         Args:
           files: a path or a glob.
-          **options: of `read_table`.
+          **options: options of `read_table`.
 
         Returns:
           Columns of predictions by name, one value a row.
@@ -201,13 +203,13 @@ class TrainedRun(abc.ABC):
 def by_layer(
     routing: Any, layers: Sequence[int], shape: tuple[int, ...]
 ) -> list[LayerRouting]:
-    """Splits the routing of a stack of mixtures.
+    """Splits the routing of a stack of mixtures by layer.
 
     Args:
-      routing: recorded in `Aux`, stacked over the mixture layers; None of a
-        model without any that assigns tokens.
+      routing: the Routing of an `Aux`, stacked over the mixture layers; None
+        for a model without mixtures that assign tokens.
       layers: numbers of the mixture layers.
-      shape: of the tokens, such as [B, S].
+      shape: shape of the tokens, such as [B, S].
 
     Returns:
       One entry a layer, its arrays [*shape, E], NumPy.
@@ -236,10 +238,10 @@ def by_layer(
 def as_gates(
     named: Mapping[str, Float[np.ndarray, 'B E']],
 ) -> list[LayerRouting]:
-    """Makes entries of dense gates.
+    """Returns the routing of dense gates.
 
     Args:
-      named: weights by gate; an expert of weight 0 was not chosen.
+      named: weights by name of the gate; an expert of weight 0 was not chosen.
     """
     return [
         LayerRouting(place, weight, weight != 0)

@@ -1,4 +1,4 @@
-"""What the runs and workloads of all transformers share."""
+"""The configs and workloads of transformers: what they have in common."""
 
 import abc
 import dataclasses
@@ -20,31 +20,31 @@ from moe.workloads.lm.model import active_parameters
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerRun(Config):
-    """A run of a transformer with mixtures."""
+    """The config of a run of a transformer with mixtures."""
 
     model: TransformerConfig
 
     @property
     @abc.abstractmethod
     def tokens_per_example(self) -> int:
-        """Number of tokens of an example that the mixtures see."""
+        """Returns the number of tokens of an example that mixtures see."""
 
     def check_platform(self, platform: str) -> None:
         """Refuses an attention kernel that the platform does not have."""
         owner = traits_of(self.model.attention).platform or platform
         if owner != platform:
             name = ATTENTION_KERNELS.name_of(self.model.attention)
-            allowed = f"'xla' on a {platform}: this kernel is of a {owner}"
+            allowed = f"'xla' on a {platform}: this kernel is for a {owner}"
             raise ConfigError('config.model.attention.name', name, allowed)
 
     @property
     def known_losses(self) -> tuple[str, ...]:
-        """Those of the layers, and those that are registered."""
+        """Returns the built-in losses, and those that are registered."""
         names = [*LOSSES, *self.model.moe.losses, *AUXILIARY_LOSSES]
         return tuple(dict.fromkeys(names))
 
     def _name_losses(self):
-        """Has the layers compute every loss that has a coefficient."""
+        """Adds every loss with a coefficient to the layers' losses."""
         moe = self.model.moe
         more = {
             name: AUXILIARY_LOSSES[name]
@@ -95,7 +95,7 @@ class TransformerRun(Config):
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
-        """The mesh axes that experts are split over, one for each level."""
+        """Returns the mesh axes that experts are split over, one a level."""
         return expert_axes_of(self.model.moe.communication)
 
     def notes(self) -> list[str]:
@@ -147,10 +147,10 @@ class TransformerRun(Config):
 
 
 class TransformerWorkload(Workload):
-    """A workload whose model is a stack of blocks.
+    """A workload whose model is a stack of transformer blocks.
 
     Args:
-      config: of the run.
+      config: config of the run.
     """
 
     def __init__(self, config: TransformerRun):
@@ -166,5 +166,5 @@ class TransformerWorkload(Workload):
         }
 
     def count_parameters(self):
-        """Returns how many there are, and are active for a token."""
+        """Returns the number of parameters, and of those active for a token."""
         return active_parameters(self._config.model, self.parameters)

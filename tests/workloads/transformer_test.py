@@ -44,7 +44,7 @@ def test_kernels_of_platforms(kernel, platform, allowed):
     owner = {'cudnn': 'gpu', 'splash': 'tpu'}[kernel]
     assert str(caught.value) == (
         f"config.model.attention.name = '{kernel}': must be 'xla' on a "
-        f'{platform}: this kernel is of a {owner}'
+        f'{platform}: this kernel is for a {owner}'
     )
 
 

@@ -15,11 +15,14 @@ from moe.workloads.lm.model import LM, LMConfig
 
 
 def decoding(config: LMConfig) -> LMConfig:
-    """The config under which one token's output depends on no other's load.
+    """Returns the config for decoding, without capacity or communication.
 
-    Capacity drops depend on the tokens that arrive together, so that decoding
-    one at a time would differ from the whole sequence: nothing is dropped. Nor
-    are there groups enough to split them over devices: tokens stay.
+    Which tokens are dropped depends on the batch, so that decoding one token at
+    a time would differ from the whole sequence; and a few tokens need not make
+    groups for all devices.
+
+    Args:
+      config: config of the model.
     """
     layer = dataclasses.replace(
         config.moe,
@@ -44,13 +47,13 @@ def generate(
     """Continues prompts, one token at a time.
 
     Args:
-      config: of the model.
-      variables: of the model.
+      config: config of the model.
+      variables: variables of the model.
       prompt: token ids, int32, P >= 1.
       key: PRNG key.
-      length: tokens to generate.
+      length: number of tokens to generate.
       temperature: divides the logits; 0 takes the likeliest token.
-      top: samples among the `top` likeliest tokens only; 0 among all.
+      top: number of likeliest tokens to draw from; 0 draws from all.
 
     Returns:
       The continuations, int32, without the prompt.

@@ -22,10 +22,10 @@ from moe.types import Aux
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LMConfig(TransformerConfig):
-    """A decoder language model.
+    """The config of a decoder language model.
 
     Attributes:
-      vocab_size: V, token ids; 256 for bytes.
+      vocab_size: V, number of token ids; 256 for bytes.
       tie_embeddings: whether the output matrix is the embedding, transposed.
     """
 
@@ -43,10 +43,10 @@ class LMConfig(TransformerConfig):
 
 
 class LM(nn.Module):
-    """Embedding, causal stack of blocks, norm, logits.
+    """A decoder language model: embedding, causal blocks, norm, logits.
 
     Attributes:
-      config: of the model.
+      config: config of the model.
     """
 
     config: LMConfig
@@ -66,11 +66,12 @@ class LM(nn.Module):
 
         Args:
           tokens: token ids, int32.
-          cache: of the positions before `start` (`empty_cache`), if decoding.
-          mask: live tokens, for the mixtures; None if all are.
+          cache: cache of the positions before `start`, see `empty_cache`; None
+            unless decoding.
+          mask: True for valid tokens, for the mixtures; None if all are.
           start: absolute position of `tokens[:, 0]`.
           train: whether this is training.
-          record: whether the Aux shall hold the Routing.
+          record: whether the Aux has the Routing.
 
         Returns:
           Logits in float32, the cache, and the Aux stacked over the mixture
@@ -118,15 +119,15 @@ class LM(nn.Module):
 def active_parameters(
     config: TransformerConfig, parameters: Any
 ) -> tuple[int, int]:
-    """Counts parameters, and those one token's forward pass multiplies with.
+    """Counts parameters, and those active in one token's forward pass.
 
     Args:
-      config: of the model, of language or vision.
+      config: config of the transformer.
       parameters: its declared parameters, a tree of `Parameter`.
 
     Returns:
-      Total and active. Embeddings, looked up or added, multiply nothing but as
-      the head; a token uses K of the E experts.
+      Total and active. Embeddings are active only as the output head; a token
+      uses K of the E experts.
     """
     total = active = 0
     for p in jax.tree.leaves(parameters):

@@ -1,4 +1,4 @@
-"""A language model that is planned."""
+"""The planning of a language model."""
 
 import jax
 import numpy as np
@@ -16,6 +16,6 @@ class LanguageModelPlanning(TransformerPlanning):
     def _batch_shapes(self):
         data = self.config.data
         shape = (data.batch_size, data.seq_len + 1)
-        # Token ids are kept in the smallest type that holds them.
+        # The data have token ids in the smallest type that holds them.
         dtype = np.min_scalar_type(data.source.vocab_size - 1)
         return jax.ShapeDtypeStruct(shape, dtype)

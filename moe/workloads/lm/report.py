@@ -1,4 +1,4 @@
-"""What the page of a language model adds: tokens by expert, and a sample."""
+"""Report sections of a language model: tokens by expert, and a sample."""
 
 import html
 
@@ -9,14 +9,14 @@ from moe.report.run import Run
 
 
 def details(run: Run) -> list[str]:
-    """The validation text coloured by expert, and the sample."""
+    """Returns the validation text coloured by expert, and the sample, HTML."""
     text = _sample(run)
     shown = f'<h3>Sample</h3><pre>{html.escape(text)}</pre>' if text else ''
     return [_tokens_by_expert(run), shown]
 
 
 def summary(run: Run) -> list[str]:
-    """The sample, indented."""
+    """Returns the lines of the sample, indented."""
     text = _sample(run)
     lines = ['    ' + line for line in text.splitlines()]
     return ['sample:', *lines] if text else []
@@ -28,7 +28,7 @@ def _sample(run: Run) -> str:
 
 
 def _tokens_by_expert(run: Run) -> str:
-    """Each token of a validation text coloured by its first-choice expert."""
+    """Colours each token of a validation text by its first-choice expert."""
     path = run.workdir / 'routing.npz'
     if not path.exists():
         return ''

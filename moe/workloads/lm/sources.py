@@ -1,4 +1,4 @@
-"""Where the language model's tokens come from.
+"""Data sources of the language model.
 
 A source is a frozen dataclass whose fields are its options, registered in
 `SOURCES`; a config chooses one as `data.source = {name: ..., **options}`.
@@ -17,14 +17,14 @@ SOURCES = Registry('data source')
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Token ids to train on, and others to validate on.
+    """Token ids of the training and the validation set.
 
     Attributes:
-      train: [N] of any integer dtype, an array or a memory map.
-      val: likewise, of text that is not in `train`.
-      fingerprint: tells two corpora apart, such as a hash of all of it.
-      facts: sizes in the units of the source, by name, as JSON; runs on other
-        sizes are of other data.
+      train: training tokens [N] of any integer dtype, an array or a memory map.
+      val: validation tokens, of text that is not in `train`.
+      fingerprint: identifies the corpus, such as a hash of it.
+      facts: sizes in the units of the source by name, JSON; they are compared
+        when a run resumes.
     """
 
     train: np.ndarray
@@ -35,11 +35,11 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Source(abc.ABC):
-    """Tokens, and what they stand for.
+    """A source of tokens, with their encoding.
 
     Attributes:
-      bytes_per_token: bytes of text that a token stands for in the mean, from
-        which a loss in nats becomes bits per byte; None where that is unknown.
+      bytes_per_token: mean number of bytes of text of a token, which turns a
+        loss in nats into bits per byte; None if unknown.
     """
 
     bytes_per_token: ClassVar[float | None] = None
@@ -47,35 +47,34 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """V; every id is less than this."""
+        """Returns V; every id is less than it."""
 
     @abc.abstractmethod
     def load(self, seq_len: int) -> Corpus:
         """Reads the tokens.
 
         Args:
-          seq_len: S; a corpus needs S + 1 tokens at least, of each part.
+          seq_len: S; each part of a corpus needs at least S + 1 tokens.
 
         Raises:
-          ConfigError: for what cannot be read; its field is relative to the
-            source.
+          ConfigError: for unreadable data; its field is relative to the source.
         """
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the ids of a text, int32 [N].
 
         Raises:
-          ConfigError: if the source's tokens stand for no text.
+          ConfigError: if the source's tokens do not encode text.
         """
         allowed = "'' for a data source whose tokens stand for no text"
         raise ConfigError('sample_prompt', text, allowed)
 
     def decode(self, ids: np.ndarray) -> str:
-        """Returns what ids [N] stand for: the text, or else the numbers."""
+        """Returns the text of ids [N], or their numbers if they encode none."""
         return ' '.join(str(int(i)) for i in ids)
 
     def pieces(self, ids: np.ndarray) -> list[str]:
-        """Returns what each of the ids [N] stands for alone."""
+        """Returns the text of each of the ids [N] by itself."""
         return [self.decode(np.array([i])) for i in ids]
 
 
@@ -85,8 +84,8 @@ def check_length(corpus: Corpus, seq_len: int, field: str, value: Any) -> None:
     Args:
       corpus: the tokens.
       seq_len: S.
-      field: option of the source that is to blame, for the message.
-      value: of the option.
+      field: option of the source that caused it, for the message.
+      value: value of the option.
 
     Raises:
       ConfigError: if there are fewer than S + 1 tokens to train on, or to

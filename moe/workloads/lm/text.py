@@ -1,4 +1,4 @@
-"""Text files, whose bytes are the tokens."""
+"""The data source of text files, whose bytes are the tokens."""
 
 import dataclasses
 import glob
@@ -30,13 +30,13 @@ _NOT_PROSE = {
 class TextFiles(Source):
     """Bytes of text files, one file after another with a zero byte between.
 
-    Without `files` it is the source code of this Python's standard library.
-    The validation files are those whose names hash lowest, so that they do not
-    depend on the order of a listing.
+    Without `files` it is the source code of Python's standard library. The
+    validation files are those whose names have the lowest hashes, so that they
+    do not depend on the order of a listing.
 
     Attributes:
       files: glob of text files; '' is Python's standard library.
-      val_fraction: share of the files kept for validation.
+      val_fraction: share of the files that are for validation.
     """
 
     bytes_per_token: ClassVar[float] = 1.0
@@ -46,7 +46,7 @@ class TextFiles(Source):
 
     @property
     def vocab_size(self) -> int:
-        """256, the values of a byte."""
+        """Returns 256, the number of values of a byte."""
         return 256
 
     def load(self, seq_len):
@@ -89,12 +89,12 @@ class TextFiles(Source):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def decode(self, ids):
-        """Returns the text; a byte that is no UTF-8 is shown as a mark."""
+        """Returns the text, with a mark for bytes that are not UTF-8."""
         text = bytes(np.asarray(ids, np.uint8)).decode(errors='replace')
         return text.replace(_SEPARATOR.decode(), '\n')
 
     def pieces(self, ids):
-        """Returns the character of each byte, '' of one without a glyph."""
+        """Returns the character of each byte, '' for one without a glyph."""
         shown = lambda c: 32 <= c < 127 or chr(c) in '\t\n'
         return [chr(c) if shown(c) else '' for c in ids]
 

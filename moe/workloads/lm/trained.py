@@ -1,4 +1,4 @@
-"""A trained language model, opened.
+"""A trained language model, opened by `moe.load`.
 
 B sequences, S positions, V vocabulary, E experts.
 """

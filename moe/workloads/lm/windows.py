@@ -1,4 +1,4 @@
-"""Tokens as a stream of windows of a fixed length.
+"""Batches of windows of a fixed length from a corpus.
 
 S tokens a sequence, B sequences a batch over all hosts.
 """
@@ -18,12 +18,12 @@ from moe.workloads.lm.text import TextFiles
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Sequences of tokens.
+    """The config of the language model's data.
 
     Attributes:
-      source: where the tokens come from.
-      seq_len: S, tokens of a sequence.
-      batch_size: B, sequences a step, over all hosts.
+      source: source of the tokens.
+      seq_len: S, number of tokens of a sequence.
+      batch_size: B, number of sequences of a step, over all hosts.
     """
 
     source: Annotated[Source, OneOf(SOURCES)] = TextFiles()
@@ -38,15 +38,15 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless shuffled batches of this host's share of every global batch.
+    """Returns endless shuffled batches, this host's rows of each global one.
 
     Batch t is the same set of windows on any number of hosts, and the
     iterator's state, `{"next_index": t}`, is the same on all of them.
 
     Args:
-      corpus: the text.
-      config: lengths and sizes.
-      seed: of the order; every epoch has its own.
+      corpus: the tokens.
+      config: config of the data.
+      seed: seed of the order, which differs between epochs.
       host: index of this host.
       num_hosts: number of hosts.
 
@@ -68,17 +68,17 @@ def train_batches(
 def val_batches(
     corpus: Corpus, config: DataConfig, host: int = 0, num_hosts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The whole validation text once, the last batch padded.
+    """Yields the whole validation set once, the last batch padded.
 
     Args:
-      corpus: the text.
-      config: lengths and sizes.
+      corpus: the tokens.
+      config: config of the data.
       host: index of this host.
       num_hosts: number of hosts.
 
     Yields:
       This host's rows: tokens [B / num_hosts, S + 1], and a bool mask
-      [B / num_hosts, S] of the targets that are text and not padding.
+      [B / num_hosts, S], False for targets that are padding.
     """
     length, text = config.seq_len, corpus.val
     starts = range(0, len(text) - 1, length)

@@ -1,6 +1,6 @@
-"""The language model's workload: next bytes of text.
+"""The workload of the language model: next-token prediction.
 
-B sequences a batch, S targets a sequence, W = S + 1 bytes of it, V vocabulary,
+B sequences a batch, S targets a sequence, W = S + 1 tokens of it, V vocabulary,
 L mixture layers.
 """
 
@@ -32,16 +32,16 @@ from moe.workloads.lm.sources import Corpus
 from moe.workloads.lm.windows import DataConfig, train_batches, val_batches
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 
-_MAP_BYTES = 512  # validation text shown with its experts in the report
+_MAP_TOKENS = 512  # of the validation set, shown by expert in the report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageConfig(TransformerRun):
-    """A run of the language model.
+    """The config of a run of the language model.
 
     Attributes:
       sample_prompt: text that is continued at the end of the run.
-      sample_length: bytes of the continuation; 0 for none.
+      sample_length: number of tokens of the continuation; 0 for none.
     """
 
     model: LMConfig = dataclasses.field(default_factory=LMConfig)
@@ -66,15 +66,15 @@ class LanguageConfig(TransformerRun):
 
     @property
     def tokens_per_example(self) -> int:
-        """S."""
+        """Returns S, the length of a sequence."""
         return self.data.seq_len
 
 
 class Language(TransformerWorkload):
-    """Bytes of text, each predicted from those before it.
+    """Tokens, each predicted from those before it.
 
-    Training batches are uint8 [B, W]; validation batches are pairs of these
-    and of bool [B, S], the targets that are text and not padding.
+    Training batches are integers [B, W]; validation batches are pairs of these
+    and of bool [B, S], False for targets that are padding.
     """
 
     final_file = 'sample.txt'
@@ -88,7 +88,7 @@ class Language(TransformerWorkload):
 
     def init(self, key):
         """Returns the model's variables before the first step."""
-        # One sequence, or as many as divide into the groups of a batch.
+        # One sequence, or as many as the groups of a batch need.
         length = self._config.data.seq_len
         groups = self._config.model.moe.num_groups or 1
         count = groups // math.gcd(groups, length)
@@ -122,30 +122,30 @@ class Language(TransformerWorkload):
         return {**data.facts, 'fingerprint': data.fingerprint}
 
     def train_batches(self, data: Corpus, host, num_hosts):
-        """Returns the endless iterator of `moe.workloads.lm.windows`."""
+        """Returns the batches of `moe.workloads.lm.windows`."""
         config = self._config
         return train_batches(data, config.data, config.seed, host, num_hosts)
 
     def eval_batches(self, data: Corpus, host, num_hosts):
-        """Yields the whole validation text once."""
+        """Yields the whole validation set once."""
         return val_batches(data, self._config.data, host, num_hosts)
 
     def eval_metrics(self, means, rows):
-        """Returns the loss in nats a token, and what it is in other units."""
+        """Returns the loss in nats, and in bits per byte or as perplexity."""
         width = self._config.data.source.bytes_per_token
         if width is None:
             return {**means, 'perplexity': math.exp(min(means['loss'], 700))}
         return {**means, 'bits_per_byte': means['loss'] / math.log(2) / width}
 
     def finalize(self, variables, data: Corpus, workdir: pathlib.Path):
-        """Writes a sample, and a piece of text with the experts it went to."""
+        """Writes a sample, and the experts of a piece of the validation set."""
         config = self._config
         text = config.sample_prompt
         if config.sample_length and text:
             text += sample(config, variables, text, config.sample_length)
         if config.model.moe_every:
             tokens = self._piece(data)
-            # A few sequences need not divide over the devices.
+            # A few sequences need not make groups for all devices.
             model = LM(decoding(config.model))
             routing = _routing(model, variables, tokens)
             if jax.process_index() == 0 and routing is not None:
@@ -156,9 +156,9 @@ class Language(TransformerWorkload):
         return {'sample': text}
 
     def _piece(self, data: Corpus) -> np.ndarray:
-        """Sequences from the middle of the validation text, [B, S]."""
+        """Returns sequences from the middle of the validation set, [B, S]."""
         span, text = self._config.data.seq_len, data.val
-        count = max(1, min(_MAP_BYTES, len(text)) // span)
+        count = max(1, min(_MAP_TOKENS, len(text)) // span)
         start = (len(text) - count * span) // 2
         piece = text[start : start + count * span]
         return np.asarray(piece, np.int32).reshape(count, span)
@@ -167,7 +167,7 @@ class Language(TransformerWorkload):
 def token_losses(
     logits: Float[Array, 'B S V'], targets: Int[Array, 'B S']
 ) -> Float[Array, 'B S']:
-    """Cross-entropy of each target in nats, float32."""
+    """Returns the cross-entropy of each target in nats, float32."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
@@ -184,13 +184,13 @@ def sample(
     """Continues a text.
 
     Args:
-      config: of the run.
-      variables: of the model.
+      config: config of the run.
+      variables: variables of the model.
       prompt: text to continue, at least one token.
-      length: tokens to generate.
-      seed: of the draw.
+      length: number of tokens to generate.
+      seed: seed of the draws.
       temperature: divides the logits; 0 takes the likeliest token.
-      top: draws among the likeliest tokens only; 0 among all.
+      top: number of likeliest tokens to draw from; 0 draws from all.
 
     Returns:
       The continuation, as the data source decodes it.
@@ -200,7 +200,7 @@ def sample(
     size, span = len(tokens), config.data.seq_len
     key = jax.random.key(seed)
     while len(tokens) < size + length:
-        # Positions past those trained on mean nothing: go on from the last
+        # The model is not trained on later positions: continue from the last
         # half of the span.
         window = tokens if len(tokens) < span else tokens[-(span // 2) :]
         out = generate(
@@ -218,13 +218,13 @@ def sample(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _routing(model, variables, tokens):
-    """Where every token goes."""
+    """Returns the Routing of every token, by mixture layer."""
     _, _, aux = model.apply(variables, tokens, record=True)
     return replicated(aux.routing)
 
 
 def _write_routing(path, texts, routing) -> None:
-    """First-choice expert of every token, by mixture layer: [L, T]."""
+    """Writes the first-choice expert of every token by mixture layer [L, T]."""
     if isinstance(routing, tuple):  # of two levels, the outer one
         routing = routing[0]
     if not isinstance(routing, TokenChoice):  # no token has a first choice

@@ -1,4 +1,4 @@
-"""Labelled images in memory, as batches.
+"""Labelled images in memory, and batches of them.
 
 N images, H rows, W columns and C channels of pixels, B images a batch over all
 hosts.
@@ -26,12 +26,12 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """Labelled images, and how they are seen in training.
+    """The config of labelled images.
 
     Attributes:
-      source: where the images come from.
-      batch_size: B.
-      shift: training images are moved by up to so many pixels each way.
+      source: source of the images.
+      batch_size: B, number of images of a step, over all hosts.
+      shift: largest number of pixels by which training images are shifted.
     """
 
     source: Annotated[Callable[[], LabelledImages], OneOf(SOURCES)] = digits
@@ -41,7 +41,7 @@ class ImageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Training and validation images that share none.
+    """Disjoint training and validation images.
 
     Attributes:
       train_x: float32 [N, H, W, C], of mean 0 and standard deviation 1.
@@ -49,8 +49,8 @@ class Images:
       val_x: standardised by the same numbers as `train_x`.
       val_y: int32 labels of `val_x`.
       num_classes: the greatest label and 1.
-      fingerprint: a hash of all of it; runs on different images differ here.
-      black: what the standardisation makes of a pixel 0.
+      fingerprint: a hash of all images and labels, which identifies them.
+      black: the standardised value of a pixel 0.
     """
 
     train_x: np.ndarray
@@ -65,8 +65,8 @@ class Images:
 def load_images(config: ImageConfig) -> Images:
     """Reads the images, checks them, and standardises the pixels.
 
-    Mean and standard deviation are numbers of the training images alone, over
-    all of their pixels and channels.
+    Mean and standard deviation are scalars, over all pixels and channels of the
+    training images.
 
     Args:
       config: description of the images.
@@ -125,16 +125,16 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless shuffled batches of this host's share of every global batch.
+    """Returns endless shuffled batches, this host's rows of each global one.
 
     Batch t is the same set of images on any number of hosts, and the iterator's
-    state, `{"next_index": t}`, is the same on all of them. Each image is moved
-    by its own draw of up to `shift` pixels down or up and right or left, other
-    ones every epoch; what enters at the border is black.
+    state, `{"next_index": t}`, is the same on all of them. Each image is
+    shifted at random, differently in every epoch, by up to `shift` pixels
+    vertically and horizontally; the new border is black.
 
     Args:
-      images: to train on.
-      config: has the batch size and the shift.
+      images: the images.
+      config: config of the data.
       seed: seed of the order and of the shifts.
       host: index of this host.
       num_hosts: number of hosts.
@@ -146,7 +146,7 @@ def train_batches(
     height, width = images.train_x.shape[1:3]
 
     def crop(index, example):
-        # Of the place in the endless stream: no two epochs are alike.
+        # By the index in the endless stream, so that epochs differ.
         draw = np.random.default_rng((seed, index))
         top, left = draw.integers(0, 2 * config.shift, 2, endpoint=True)
         window = example['image'][top : top + height, left : left + width]
@@ -167,11 +167,11 @@ def train_batches(
 def val_batches(
     images: Images, config: ImageConfig, host: int = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
-    """All validation images once, the last batch padded.
+    """Yields all validation images once, the last batch padded.
 
     Args:
-      images: to validate on.
-      config: has the batch size.
+      images: the images.
+      config: config of the data.
       host: index of this host.
       num_hosts: number of hosts.
 

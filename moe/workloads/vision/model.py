@@ -19,13 +19,13 @@ from moe.types import Aux
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig(TransformerConfig):
-    """A vision transformer.
+    """The config of a vision transformer.
 
     Attributes:
       image_size: H and W, pixels.
       channels: C.
       patch_size: rows and columns of a patch, pixels.
-      num_classes: how many classes the labels have.
+      num_classes: number of classes of the labels.
       rope_theta: None, as positions are learned; see `TransformerConfig`.
     """
 
@@ -45,12 +45,12 @@ class ViTConfig(TransformerConfig):
 
     @property
     def num_patches(self) -> int:
-        """S, the tokens of an image."""
+        """Returns S, the number of tokens of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 
 class ViT(nn.Module):
-    """Patches, stack of blocks that see all of them, norm, mean, logits.
+    """A vision transformer: patches, blocks, norm, mean over patches, logits.
 
     Sources: ViT, arXiv 2010.11929; with mixtures V-MoE, arXiv 2106.05974.
 
@@ -73,10 +73,9 @@ class ViT(nn.Module):
 
         Args:
           images: standardised pixels, float.
-          mask: valid images, for the mixtures; None if all are. The patches of
-            padding are padding.
+          mask: True for valid images, for the mixtures; None if all are.
           train: whether this is training.
-          record: whether the Aux shall hold the Routing.
+          record: whether the Aux has the Routing.
 
         Returns:
           Logits in float32, and the Aux stacked over the mixture layers (None
@@ -97,7 +96,7 @@ class ViT(nn.Module):
             p=c.patch_size,
             q=c.patch_size,
         )
-        # Without a bias: every position's embedding holds one.
+        # Without a bias, as every position has an embedding.
         fan_in = nn.initializers.variance_scaling(
             1.0, 'fan_in', 'truncated_normal'
         )

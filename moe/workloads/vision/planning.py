@@ -1,4 +1,4 @@
-"""A vision transformer that is planned."""
+"""The planning of a vision transformer."""
 
 import jax
 import jax.numpy as jnp

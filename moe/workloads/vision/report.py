@@ -1,4 +1,4 @@
-"""What the page of a vision transformer adds: the confusion matrix."""
+"""The report section of a vision transformer: the confusion matrix."""
 
 import json
 
@@ -8,7 +8,7 @@ from moe.report.run import Run
 
 
 def details(run: Run) -> list[str]:
-    """How many validation images of each class were predicted as which."""
+    """Returns the confusion matrix of the validation images, HTML."""
     path = run.workdir / 'confusion.json'
     if not path.exists():
         return []

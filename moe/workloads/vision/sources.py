@@ -1,4 +1,4 @@
-"""Where labelled images come from.
+"""Data sources of labelled images.
 
 N images, H rows, W columns and C channels of pixels.
 """
@@ -21,11 +21,11 @@ _FILES = 'config.data.source.files'
 
 
 class LabelledImages(NamedTuple):
-    """What a source returns: training and validation images that share none.
+    """Disjoint training and validation images, as a source returns them.
 
     Attributes:
       train: pixels, float32 [N, H, W, C], and labels, integers [N] from 0.
-      val: pixels and labels to validate on, of the same kinds.
+      val: pixels and labels of the validation images, of the same kinds.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -37,14 +37,14 @@ def digits(*, val_fraction: ValFraction = 0.25) -> LabelledImages:
     """Reads the handwritten digits of scikit-learn, 8 x 8 pixels.
 
     Args:
-      val_fraction: share of the images kept for validation.
+      val_fraction: share of the images that are for validation.
 
     Returns:
       The images, with pixels from 0 to 1.
 
     Raises:
-      ConfigError: if scikit-learn is not installed, or no image would be
-        kept.
+      ConfigError: if scikit-learn is not installed, or there would be no
+        validation image.
     """
     try:
         from sklearn.datasets import load_digits
@@ -65,14 +65,13 @@ def npz(*, files: str, val_fraction: ValFraction = 0.25) -> LabelledImages:
       files: path of an .npz with pixels `x` [N, H, W] or [N, H, W, C], uint8
         or float, and integer labels `y` [N] from 0; it may have `x_val` and
         `y_val` too.
-      val_fraction: share of `x` kept for validation, where there is no
-        `x_val`.
+      val_fraction: share of `x` that is for validation, without `x_val`.
 
     Returns:
       The images; bytes become shares of 255.
 
     Raises:
-      ConfigError: if the file is not so.
+      ConfigError: for a file without such arrays.
     """
 
     def refuse(allowed):
@@ -93,17 +92,17 @@ def npz(*, files: str, val_fraction: ValFraction = 0.25) -> LabelledImages:
 def held_out(
     x: np.ndarray, y: np.ndarray, val_fraction: float
 ) -> LabelledImages:
-    """Keeps a share of images for validation.
+    """Splits off a share of images for validation.
 
     The split is one fixed permutation, whatever the seed of a run.
 
     Args:
       x: pixels, as `pixels` takes them.
       y: labels, integers [N].
-      val_fraction: share of the images that is kept.
+      val_fraction: share of the images that are for validation.
 
     Raises:
-      ConfigError: if no image is kept.
+      ConfigError: if there would be no validation image.
     """
     x = pixels(x)
     order = np.random.default_rng(0).permutation(len(x))
@@ -131,7 +130,7 @@ def pixels(x: np.ndarray) -> np.ndarray:
 
 
 def _read(files: str, refuse) -> Arrays:
-    """Reads the arrays of the file that have the names we know."""
+    """Reads the arrays x, y, x_val and y_val of the file."""
     path = pathlib.Path(files)
     if not path.is_file():
         raise refuse('the path of an .npz file (there is no such file)')

@@ -1,4 +1,4 @@
-"""A trained vision transformer, opened.
+"""A trained vision transformer, opened by `moe.load`.
 
 B images, H rows and W columns of pixels, C channels, S patches, E experts.
 """
@@ -43,7 +43,7 @@ class VisionRun(TrainedRun):
         """Finds which experts each patch goes to, layer by layer.
 
         Args:
-          inputs: as of `logits`.
+          inputs: pixels, see `logits`.
 
         Returns:
           One entry a mixture layer, its arrays [B, S, E]; none for soft

@@ -31,7 +31,7 @@ from moe.workloads.vision.model import ViT, ViTConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TransformerRun):
-    """A run of the vision transformer."""
+    """The config of a run of the vision transformer."""
 
     model: ViTConfig = field(default_factory=ViTConfig)
     data: ImageConfig = field(default_factory=ImageConfig)
@@ -45,7 +45,7 @@ class VisionConfig(TransformerRun):
 
     @property
     def tokens_per_example(self) -> int:
-        """Patches of an image."""
+        """Returns the number of patches of an image."""
         return self.model.num_patches
 
 
@@ -86,7 +86,7 @@ class Vision(TransformerWorkload):
         return Outputs(means, aux, state_of(variables), predictions)
 
     def load_data(self):
-        """Reads the images and holds them against the model."""
+        """Reads the images and checks that they fit the model."""
         model, data = self._config.model, load_images(self._config.data)
         size = (model.image_size, model.image_size, model.channels)
         if data.train_x.shape[1:] != size:
@@ -113,7 +113,7 @@ class Vision(TransformerWorkload):
         }
 
     def train_batches(self, data: Images, host, num_hosts):
-        """Returns the endless iterator of `moe.workloads.vision.images`."""
+        """Returns the batches of `moe.workloads.vision.images`."""
         config = self._config
         return images.train_batches(
             data, config.data, config.seed, host, num_hosts
@@ -124,7 +124,7 @@ class Vision(TransformerWorkload):
         return images.val_batches(data, self._config.data, host, num_hosts)
 
     def finalize(self, variables, data: Images, workdir: pathlib.Path):
-        """Writes how many images of each class were taken for which."""
+        """Writes the confusion matrix of the validation images."""
         count = self._config.model.num_classes
         table = np.zeros((count, count), int)
 
