@@ -1,4 +1,4 @@
-"""How the losses of several tasks become one gradient.
+"""Task balancing: how the losses of several tasks become one gradient.
 
 N tasks.
 """
@@ -39,7 +39,7 @@ def uncertainty(
 
 
 class GradNormState(NamedTuple):
-    """What GradNorm remembers from step to step.
+    """The state of GradNorm between steps.
 
     Attributes:
       weights: weights of the tasks, float32 [N], N in sum.
@@ -58,15 +58,15 @@ def gradnorm(
     alpha: float,
     rate: float,
 ) -> GradNormState:
-    """Moves the tasks' weights so that all tasks train at one pace.
+    """Updates the tasks' weights so that all tasks train at one rate.
 
-    With `G_i = w_i * norm_i` and the pace `r_i = (L_i / L_i(0)) / mean`, one
-    step of gradient descent on `sum_i |G_i - mean(G) * r_i^alpha|`, the target
-    held constant; then the weights are scaled to sum to N. Source: Chen et al.,
-    arXiv 1711.02257, eq. 1-2 and algorithm 1.
+    With `G_i = w_i * norm_i` and the relative rate `r_i = (L_i / L_i(0)) /
+    mean`, it takes a step of gradient descent on `sum_i |G_i - mean(G) *
+    r_i^alpha|`, with a constant target, and scales the weights to sum to N.
+    Source: Chen et al., arXiv 1711.02257, eq. 1-2 and algorithm 1.
 
     Args:
-      state: before the step.
+      state: the state before the step.
       losses: mean loss of each task, unweighted, float32, positive.
       norms: norms of the gradients of these losses by the shared parameters.
       alpha: how strongly tasks that train slowly are favoured.
@@ -86,11 +86,11 @@ def gradnorm(
 
 
 def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
-    """Finds weights under which no task's gradient works against another's.
+    """Returns weights of gradients that are projected where they conflict.
 
-    Each g_i is projected, for the others in random order, onto the normal
-    plane of every g_j with `g_i . g_j < 0`, and the results are added up. They
-    stay combinations of the g: the inner products are all that is needed.
+    Each g_i is projected onto the normal plane of every g_j with `g_i . g_j <
+    0`, in random order, and the results are summed. The projections are linear
+    combinations of the g, for which their inner products suffice.
     Source: Yu et al., arXiv 2001.06782, algorithm 1.
 
     Args:
@@ -98,7 +98,7 @@ def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
       key: PRNG key of the order.
 
     Returns:
-      What to multiply each g with before adding them up.
+      The factor of each g in the sum.
     """
     count = len(gram)
 
@@ -117,10 +117,10 @@ def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:
 
 
 def gram(gradients: Any) -> Float[Array, 'N N']:
-    """Computes the inner products of the gradients of N tasks.
+    """Returns the inner products of the gradients of N tasks.
 
     Args:
-      gradients: tree of arrays [N, ...].
+      gradients: a tree of arrays [N, ...].
 
     Returns:
       Float32 [N, N].
@@ -139,10 +139,9 @@ class Balancing:
 
     Attributes:
       weights: a fixed weight of each task's loss; () for 1 each.
-      pcgrad: whether the gradients of the shared parameters are projected off
-        each other where they conflict (arXiv 2001.06782).
-      learned: names of parameters [N], 0 at first, that are learned with the
-        model's.
+      pcgrad: whether conflicting gradients of the shared parameters are
+        projected (arXiv 2001.06782).
+      learned: names of additional parameters [N], initially 0.
     """
 
     learned: ClassVar[tuple[str, ...]] = ()
@@ -151,14 +150,14 @@ class Balancing:
 
     @property
     def by_task(self) -> bool:
-        """Whether the gradient of each task is needed by itself."""
+        """Returns whether the gradient of each task is needed separately."""
         return self.pcgrad
 
     def state(self, count: int) -> dict[str, Any]:
-        """Returns what is kept from step to step and no gradient moves.
+        """Returns the state before the first step, without gradient.
 
         Args:
-          count: N.
+          count: N, number of tasks.
         """
         del count
         return {}
@@ -173,7 +172,7 @@ class Balancing:
 
         Args:
           losses: mean loss of each task, float32.
-          params: all parameters, those that are `learned` here among them.
+          params: all parameters, including those of `learned`.
           squared: whether each loss is a squared error.
         """
         losses = self._scaled(losses, params, squared)
@@ -195,8 +194,8 @@ class Balancing:
         Called where `by_task` holds.
 
         Args:
-          state: what `state` made, as the train state holds it.
-          terms: terms of the objective.
+          state: the state before this step.
+          terms: weighted losses of the tasks.
           products: inner products of the tasks' gradients of the shared
             parameters, float32.
         """
@@ -204,14 +203,14 @@ class Balancing:
         return jnp.ones_like(terms), state
 
     def moving_weights(self, params: Any, state: Any) -> Any:
-        """Returns weights [N] that training moves, for the metrics.
+        """Returns the weights that training changes, for the metrics.
 
         Args:
           params: all parameters.
-          state: what `state` made, after this step.
+          state: the state after this step.
 
         Returns:
-          Float32 [N]; None if nothing moves.
+          Weights, float32 [N]; None if they are constant.
         """
         del params, state
         return None
@@ -242,7 +241,7 @@ class Uncertainty(Balancing):
 @TASK_BALANCING.register('gradnorm')
 @dataclasses.dataclass(frozen=True)
 class GradNorm(Balancing):
-    """Weights by which all tasks train at one pace; see `gradnorm`.
+    """Weights by which all tasks train at one rate; see `gradnorm`.
 
     Attributes:
       alpha: how strongly tasks that train slowly are favoured.
@@ -254,7 +253,7 @@ class GradNorm(Balancing):
 
     @property
     def by_task(self):
-        """Whether the gradient of each task is needed by itself."""
+        """Returns whether the gradient of each task is needed separately."""
         return True
 
     def state(self, count):
@@ -263,13 +262,13 @@ class GradNorm(Balancing):
         return {'gradnorm': start._asdict()}
 
     def step(self, state, terms, products):
-        """Returns this step's weights, and moves them for the next one."""
+        """Returns this step's weights, and the state of the next step."""
         before = GradNormState(**state['gradnorm'])
         norms = jnp.sqrt(jnp.diag(products))
         after = gradnorm(before, terms, norms, alpha=self.alpha, rate=self.rate)
         return before.weights, {**state, 'gradnorm': after._asdict()}
 
     def moving_weights(self, params, state):
-        """Returns the weights that the next step takes."""
+        """Returns the weights of the next step."""
         del params
         return state['gradnorm']['weights']

@@ -1,4 +1,4 @@
-"""Numbers and categories of a table as the input of a network.
+"""Feature layers: numbers and categories of a row as one vector.
 
 B examples, F numeric inputs, C categorical columns, D width of the result.
 """
@@ -30,12 +30,13 @@ class Embedding(nn.Module):
     An id beyond its table is id 0, the unknown category.
 
     Attributes:
-      sizes: ids of each table of categories, 0 among them.
-      table_of: table of each of the C columns; columns may share one.
-      width: width of the embeddings; None for min(16, round(1.6 n^0.56)) of a
+      sizes: number of ids of each table of categories, with id 0.
+      table_of: index of the table of each of the C columns; columns may share
+        one.
+      width: width of the embeddings; None for min(16, round(1.6 n^0.56)) for a
         table of n ids.
-      onehot_up_to: tables of up to so many ids are not embedded but one-hot,
-        so that their columns are the network's first weights; 0 for none.
+      onehot_up_to: largest number of ids of a table that is one-hot encoded
+        instead of embedded; 0 embeds all.
     """
 
     sizes: tuple[int, ...]
@@ -47,7 +48,7 @@ class Embedding(nn.Module):
         """Returns the width of a table's embeddings; None if it is one-hot.
 
         Args:
-          size: ids of the table.
+          size: number of ids of the table.
         """
         if size <= self.onehot_up_to:
             return None
@@ -57,7 +58,7 @@ class Embedding(nn.Module):
     def __call__(
         self, batch: Mapping[str, Shaped[Array, 'B ...']]
     ) -> Float[Array, 'B D']:
-        """Puts a batch's features side by side.
+        """Concatenates the features of each example.
 
         Args:
           batch: 'numeric', float32 [B, F], and with columns of categories
@@ -75,7 +76,7 @@ class Embedding(nn.Module):
         ids = jnp.where((ids >= 0) & (ids < size_of), ids, 0)
         widths = [self.width_of(size) for size in size_of.tolist()]
         if onehot := [c for c, width in enumerate(widths) if width is None]:
-            # Place p of the result is id `at[p]` of column `column[p]`.
+            # Entry p of the result is id `at[p]` of column `column[p]`.
             column = np.repeat(onehot, size_of[onehot])
             at = np.concatenate([np.arange(n) for n in size_of[onehot]])
             parts.append((ids[:, column] == at).astype(jnp.float32))
@@ -85,7 +86,7 @@ class Embedding(nn.Module):
         return jnp.concatenate(parts, axis=-1)
 
     def _embedded(self, ids: Any, width: int, columns: list[int]) -> Any:
-        """Looks columns up in one table of all tables of a width.
+        """Looks columns up in the joined table of all tables of a width.
 
         Returns:
           Float32 [B, columns * width].

@@ -1,4 +1,4 @@
-"""The gates of a mixture of several tasks, as a config describes them."""
+"""The gates of multi-task mixtures, and their config."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,11 +11,11 @@ from moe.types import Router, traits_of
 
 
 class Gates(Registry):
-    """Routers that can be a gate over examples.
+    """The registry of routers that can be gates over examples.
 
-    Beside those registered here these are the library's routers, and those of
-    plugins, which read nothing but logits and noise and let no example wait
-    for another: a row of a table has no id, and no row after it.
+    Beside the entries registered here it has the routers of the library and of
+    plugins that have no state, read only logits and noise, and do not always
+    look ahead: a row of a table has no token id and no order.
     """
 
     def __getitem__(self, name: str) -> Callable:
@@ -41,10 +41,10 @@ class Gates(Registry):
 
 
 def serves(router: Router) -> bool:
-    """Whether a router needs no more than a gate over examples has.
+    """Whether a router can be a gate over examples.
 
     Args:
-      router: whose traits are read.
+      router: the router.
     """
     traits = traits_of(router)
     reads, state = traits.reads, traits.state
@@ -62,9 +62,10 @@ class GateConfig:
     """The gates of a mixture; see `moe.layers.multitask.MultiGate`.
 
     Attributes:
-      router: what each gate makes of its logits.
+      router: the router of each gate.
       temperature: what the logits are divided by.
-      dropout: probability in training that an expert is out of a gate's reach.
+      dropout: probability that an expert is removed from a gate's choice in
+        training.
     """
 
     router: Annotated[Router, OneOf(GATES)] = softmax
@@ -76,9 +77,5 @@ class GateConfig:
             raise ConfigError('dropout', self.dropout, 'less than 1')
 
     def options(self) -> dict[str, Any]:
-        """Returns the fields of `MultiGate` that these settings are."""
-        return {
-            'router': self.router,
-            'temperature': self.temperature,
-            'dropout': self.dropout,
-        }
+        """Returns the settings, by the names of `MultiGate`'s fields."""
+        return dict(vars(self))

@@ -1,4 +1,4 @@
-"""The mixtures of several tasks that a config can name.
+"""The registry of multi-task mixtures.
 
 An entry is called with the description of its networks and the number of
 tasks, and returns a linen module [B, D] -> ([B, T, H], Aux), called with
@@ -56,7 +56,7 @@ def omoe(
     Args:
       expert: description of the experts.
       num_tasks: T.
-      num_experts: E, how many experts there are.
+      num_experts: E, number of experts.
       gate: the gate.
     """
     return multitask.omoe(
@@ -77,7 +77,7 @@ def mmoe(
     Args:
       expert: description of the experts.
       num_tasks: T.
-      num_experts: E, how many experts there are.
+      num_experts: E, number of experts.
       gate: the gates.
     """
     return multitask.mmoe(
@@ -94,7 +94,7 @@ def cgc(
     shared_experts: NaturalInt = 2,
     gate: GateConfig = GATE,
 ):
-    """Experts of each task, and shared ones. Source: PLE, RecSys 2020.
+    """Experts of each task, and shared experts. Source: PLE, RecSys 2020.
 
     Args:
       expert: description of the experts.
@@ -122,12 +122,12 @@ def ple(
     shared_experts: PositiveInt = 2,
     gate: GateConfig = GATE,
 ):
-    """Levels of experts of each task and shared ones. Source: RecSys 2020.
+    """Levels of task experts and shared experts. Source: PLE, RecSys 2020.
 
     Args:
-      expert: description of the experts, on all levels the same.
+      expert: description of the experts, the same on all levels.
       num_tasks: T.
-      levels: how many levels there are.
+      levels: number of levels.
       task_experts: experts of each task, on each level.
       shared_experts: experts of all tasks, on each level.
       gate: the gates of all levels.
@@ -153,11 +153,11 @@ def cross_stitch(
     """A network for each task, mixed after every level (arXiv 1604.03539).
 
     Args:
-      expert: description of the networks, on all levels the same.
+      expert: description of the networks, the same on all levels.
       num_tasks: T.
-      levels: how many levels there are.
-      near: what a task at first takes of its own network's outputs; the rest
-        is of the others'.
+      levels: number of levels.
+      near: initial weight of a task's own network; the other networks share the
+        rest.
     """
     return CrossStitch(
         (expert.widths,) * levels,
@@ -171,12 +171,12 @@ def cross_stitch(
 @MIXTURES.register('snr_aver')
 @dataclasses.dataclass(frozen=True)
 class Averages:
-    """Rows of networks, and learned routes that add up what they bring.
+    """Rows of networks, and gated routes that sum their outputs.
 
     Source: Ma et al., AAAI 2019, SNR-Aver. See `moe.layers.multitask.SNR`.
 
     Attributes:
-      networks: how many networks each row has, from the inputs to the tasks.
+      networks: number of networks of each row, from the inputs to the tasks.
       beta: temperature of the routes' gates.
       gamma: lower end of the gates' stretched interval, below 0.
       zeta: upper end of the interval, above 1.
@@ -222,7 +222,7 @@ class Averages:
         return SNRLevels(rows, routes, **_options(expert))
 
     def _matrices(self, expert: NetworkConfig) -> dict[str, Any]:
-        """The options of `SNR` that are about its matrices."""
+        """Returns the options of `SNR` for its matrices."""
         del expert
         return {'kind': 'aver'}
 
@@ -230,7 +230,7 @@ class Averages:
 @MIXTURES.register('snr_trans')
 @dataclasses.dataclass(frozen=True)
 class Transformations(Averages):
-    """Rows of networks, and learned routes with a matrix on each.
+    """Rows of networks, and gated routes with a matrix each.
 
     Source: Ma et al., AAAI 2019, SNR-Trans. See `moe.layers.multitask.SNR`.
 
@@ -257,13 +257,13 @@ class Transformations(Averages):
 def _options(
     expert: NetworkConfig, gate: GateConfig | None = None
 ) -> dict[str, Any]:
-    """Fields of a mixture's module: its gates, and its networks' penalties."""
+    """Returns the fields of a mixture for its gates and penalties."""
     gates = {} if gate is None else gate.options()
     return {**gates, **expert.penalties(), 'parent': None}
 
 
 def _level_of(expert: NetworkConfig) -> Callable[..., nn.Module]:
-    """Makes the same networks on every level, their activations included."""
+    """Returns a function that makes a level's networks, the same on each."""
 
     def make(widths, *, activation, num, parent=None):
         del widths, activation

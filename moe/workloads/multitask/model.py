@@ -1,4 +1,4 @@
-"""Models of several tasks: features, a mixture, a tower for each task.
+"""Multi-task models: features, a mixture, and a tower for each task.
 
 B examples, T tasks, D features, H width between mixture and towers, O outputs.
 """
@@ -19,19 +19,19 @@ from moe.workloads.multitask.features import FEATURES, Embedding
 from moe.workloads.multitask.mixtures import MIXTURES, mmoe
 from moe.workloads.multitask.networks import NetworkConfig, TowersConfig
 
-# What the features of a batch know of its tables, and no config says.
+# Fields that the workload fills in from the data, and no config has.
 _TABLES = frozenset({'sizes', 'table_of'})
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiTaskConfig:
-    """A model of several tasks.
+    """The config of a multi-task model.
 
     Attributes:
       features: how numbers and categories become the input.
-      mixture: what lies between the features and the towers.
+      mixture: the mixture between features and towers.
       expert: the networks of the mixture.
-      towers: the tasks' own networks.
+      towers: the networks of each task.
     """
 
     features: Annotated[Any, OneOf(FEATURES, _TABLES)] = Embedding
@@ -59,10 +59,10 @@ class MultiTaskConfig:
 
         Args:
           num_tasks: T.
-          num_outputs: O, of the task with most of them.
-          tables: ids in each table of categories.
-          table_of: table of each categorical column.
-          learned: see `MultiTask`.
+          num_outputs: O, the largest number of outputs of a task.
+          tables: number of ids of each table of categories, by name.
+          table_of: name of the table of each categorical column.
+          learned: names of learned weights, see `MultiTask`.
         """
         names = list(tables or {})
         features = self.features(
@@ -76,14 +76,14 @@ class MultiTaskConfig:
 
 
 class MultiTask(nn.Module):
-    """Features, a mixture, and towers.
+    """A multi-task model: features, a mixture, and towers.
 
     Attributes:
-      features: a batch -> [B, D].
-      mixture: [B, D] -> [B, T, H] and an Aux.
-      towers: [B, T, H] -> [B, T, O], each task its own.
-      learned: names of parameters [T], 0 at first, which the balancing of the
-        tasks reads; see `moe.workloads.multitask.balancing`.
+      features: a module from a batch to [B, D].
+      mixture: a module from [B, D] to [B, T, H] and an Aux.
+      towers: a module from [B, T, H] to [B, T, O], a network for each task.
+      learned: names of parameters [T], initially 0, that task balancing reads;
+        see `moe.workloads.multitask.balancing`.
     """
 
     features: nn.Module
@@ -98,9 +98,10 @@ class MultiTask(nn.Module):
         """Predicts for a batch.
 
         Args:
-          batch: what the features read, and 'valid', bool [B], where rows may
-            be padding.
-          train: training. Randomness comes from the 'router' rng stream.
+          batch: inputs of the features, and 'valid', bool [B], if rows may be
+            padding.
+          train: whether this is training. Randomness comes from the 'router'
+            rng stream.
 
         Returns:
           Logits or predictions, float32, and the mixture's Aux.
@@ -119,8 +120,8 @@ def gate_metrics(stats: Mapping[str, Any], tasks: list[str]) -> dict[str, Any]:
     """Names a mixture's statistics by gate.
 
     Args:
-      stats: NumPy, scalars or of N gates [N, ...], by STATISTIC or
-        LEVEL/STATISTIC.
+      stats: scalars, or arrays [N, ...] of N gates, by STATISTIC or
+        LEVEL/STATISTIC, NumPy.
       tasks: names of the T tasks.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The networks of a model of several tasks, as a config describes them."""
+"""The configs of the networks of multi-task models."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from moe.experts.network import ActivationName, InitializerName, WeightNorm
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
-    """A penalty of weights in the auxiliary loss `regularization`.
+    """A penalty on weights, part of the auxiliary loss `regularization`.
 
     Attributes:
       l1: coefficient of the sum of the absolute weights.
@@ -32,7 +32,7 @@ class Penalty:
 
     def coefficients(self) -> dict[str, float]:
         """Returns the penalty as `moe.experts.regularization` takes it."""
-        return {'l1': self.l1, 'l2': self.l2}
+        return dict(vars(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Renormalization:
     dmax: NaturalFloat | None = None
 
     def build(self) -> Renorm:
-        """Returns it as the library's `Renorm`."""
+        """Returns the `moe.experts.Renorm` of this config."""
         clips = {'rmax': self.rmax, 'rmin': self.rmin, 'dmax': self.dmax}
         given = {name: v for name, v in clips.items() if v is not None}
         return Renorm(self.momentum, **given)
@@ -73,7 +73,7 @@ class Normalization:
     renorm: Renormalization | None = None
 
     def maker(self) -> Any:
-        """Returns what makes a `BatchNorm`, for `moe.experts.Network`."""
+        """Returns a factory of `BatchNorm`, for `moe.experts.Network`."""
         return functools.partial(
             BatchNorm,
             momentum=self.momentum,
@@ -84,7 +84,7 @@ class Normalization:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkChanges:
-    """What one network has otherwise than those beside it; None is no change.
+    """Fields of one network that differ from the others; None is no change.
 
     Attributes:
       widths: widths of its layers.
@@ -115,8 +115,8 @@ class NetworkConfig:
         for none.
       kernel_penalty: penalty of the kernels.
       bias_penalty: penalty of the biases.
-      each: for networks that are not alike, the changes of each of them; as
-        many as the mixture has side by side, all of one last width.
+      each: for networks that differ, the changes of each of them, all of one
+        last width.
     """
 
     widths: tuple[PositiveInt, ...] = (16,)
@@ -155,7 +155,7 @@ class NetworkConfig:
           ConfigError: if `each` is of another number of networks.
         """
         if not self.each:
-            return self._network(self.widths, num, parent)
+            return self._network(num, parent)
         if len(self.each) != num:
             raise ConfigError(
                 'config.model.expert.each',
@@ -163,14 +163,14 @@ class NetworkConfig:
                 f'() or one section for each of the {num or 1} networks that '
                 f'are side by side (there are {len(self.each)})',
             )
-        networks = tuple(self.changed(one)._alone() for one in self.each)
+        networks = tuple(self.changed(one)._network() for one in self.each)
         return Networks(networks, parent=parent)
 
     def changed(self, changes: NetworkChanges) -> 'NetworkConfig':
         """Returns the description of one network with its changes.
 
         Args:
-          changes: what it has otherwise.
+          changes: fields that differ.
         """
         given = {
             field.name: getattr(changes, field.name)
@@ -186,14 +186,11 @@ class NetworkConfig:
             'bias_penalty': self.bias_penalty.coefficients(),
         }
 
-    def _alone(self) -> Network:
-        return self._network(self.widths, None, None)
-
-    def _network(self, widths, num, parent) -> Network:
-        hidden = (self.activation,) * (len(widths) - 1)
+    def _network(self, num=None, parent=None) -> Network:
+        hidden = (self.activation,) * (len(self.widths) - 1)
         norm = None if self.batch_norm is None else self.batch_norm.maker()
         return Network(
-            widths,
+            self.widths,
             num,
             activation=(*hidden, self.output_activation),
             kernel_init=self.kernel_init,
@@ -206,7 +203,7 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TowerChanges:
-    """What one task's tower has otherwise; None is no change.
+    """Fields of one task's tower that differ; None is no change.
 
     Attributes:
       widths: its hidden widths.
@@ -224,7 +221,7 @@ class TowersConfig:
     Attributes:
       widths: hidden widths of each task's network, before its linear head.
       activation: activation of the hidden layers.
-      each: for towers that are not alike, the changes of each task's.
+      each: for towers that differ, the changes of each task's.
     """
 
     widths: tuple[PositiveInt, ...] = (8,)

@@ -1,8 +1,7 @@
-"""How good the predictions of a task are over a whole validation set.
+"""Evaluation metrics of a task over a whole validation set.
 
-Plain NumPy in double precision over N examples, O(N log N). A mask leaves
-examples out. What cannot be told, such as the order of one class alone, is
-nan: absent, and for the caller to say so.
+NumPy in double precision over N examples, O(N log N). A mask excludes
+examples. A metric that is not defined, such as the AUC of one class, is nan.
 """
 
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 
 
 def auc(score, label, mask=None) -> float:
-    """Probability that a positive scores above a negative; ties are a half.
+    """Returns the probability that a positive scores above a negative (AUC).
 
         AUC = (R - P (P + 1) / 2) / (P (N - P)),
 
-    R the sum of the ranks of the P positives, equal scores of mean rank; a
-    constant score has 0.5.
+    R is the sum of the ranks of the P positives; equal scores have their mean
+    rank, so that a constant score has 0.5.
 
     Source: Hanley and McNeil, Radiology 1982.
 
@@ -28,15 +27,15 @@ def auc(score, label, mask=None) -> float:
     Returns:
       In [0, 1]; nan without a positive or without a negative.
     """
-    score, label = _live(mask, score, label)
+    score, label = _valid(mask, score, label)
     every, _ = _user_aucs(score, label > 0.5, np.zeros(len(score), int))
     return float(every[0]) if len(every) else float('nan')
 
 
 def gauc(score, label, user, mask=None, *, weighted: bool = False) -> float:
-    """Mean over users of their own AUC.
+    """Returns the mean over users of their own AUC.
 
-    A user with one class alone has no AUC and is left out.
+    A user with labels of one class has no AUC and is excluded.
 
     Source: Zhu et al., Optimized Cost per Click in Taobao Display
     Advertising, KDD 2017, equation 11.
@@ -46,13 +45,13 @@ def gauc(score, label, user, mask=None, *, weighted: bool = False) -> float:
       label: [N], positive above 0.5.
       user: [N] integers.
       mask: [N] bool, the examples that count; None for all.
-      weighted: by the examples of each user instead of all users alike.
+      weighted: whether users are weighted by their number of examples.
 
     Returns:
       In [0, 1]; nan if no user has both classes.
     """
-    score, label = _live(mask, score, label)
-    (user,) = _live(mask, user, dtype=np.int64)
+    score, label = _valid(mask, score, label)
+    (user,) = _valid(mask, user, dtype=np.int64)
     every, count = _user_aucs(score, label > 0.5, user)
     kept = np.isfinite(every)
     weight = (count if weighted else np.ones_like(every))[kept]
@@ -60,7 +59,7 @@ def gauc(score, label, user, mask=None, *, weighted: bool = False) -> float:
 
 
 def log_loss(logit, label, mask=None) -> float:
-    """Mean cross entropy, nats.
+    """Returns the mean cross-entropy in nats.
 
         softplus(z) - y z,   or of classes   log sum_k exp(z_k) - z_y
 
@@ -72,7 +71,7 @@ def log_loss(logit, label, mask=None) -> float:
     Returns:
       The mean, nan over no examples.
     """
-    logit, label = _live(mask, logit, label)
+    logit, label = _valid(mask, logit, label)
     if logit.ndim == 1:
         loss = np.logaddexp(0.0, logit) - label * logit
     else:
@@ -83,7 +82,7 @@ def log_loss(logit, label, mask=None) -> float:
 
 
 def mse(prediction, label, mask=None) -> float:
-    """Mean squared error, `(f - y)²`.
+    """Returns the mean squared error, `(f - y)²`.
 
     Args:
       prediction: [N].
@@ -93,12 +92,12 @@ def mse(prediction, label, mask=None) -> float:
     Returns:
       The mean, nan over no examples.
     """
-    prediction, label = _live(mask, prediction, label)
+    prediction, label = _valid(mask, prediction, label)
     return _mean((prediction - label) ** 2)
 
 
 def accuracy(logit, label, mask=None) -> float:
-    """Share of the examples whose class is the likeliest one.
+    """Returns the share of the examples whose likeliest class is right.
 
     Args:
       logit: [N], of the positive class, or [N, K] of K classes.
@@ -108,13 +107,13 @@ def accuracy(logit, label, mask=None) -> float:
     Returns:
       In [0, 1]; nan over no examples.
     """
-    logit, label = _live(mask, logit, label)
+    logit, label = _valid(mask, logit, label)
     guess = logit > 0 if logit.ndim == 1 else np.argmax(logit, axis=1)
     return _mean(guess == label)
 
 
 def calibration(probability, label, mask=None) -> float:
-    """Mean prediction over mean label; 1 where what is predicted comes true.
+    """Returns the mean prediction over the mean label; 1 if calibrated.
 
     Source: He et al., Practical Lessons from Predicting Clicks on Ads at
     Facebook, ADKDD 2014, section 3.
@@ -127,14 +126,14 @@ def calibration(probability, label, mask=None) -> float:
     Returns:
       The ratio; nan without a positive.
     """
-    probability, label = _live(mask, probability, label)
+    probability, label = _valid(mask, probability, label)
     return _ratio(np.sum(probability), np.sum(label))
 
 
 def calibration_error(
     probability, label, mask=None, *, num_bins: int = 10
 ) -> float:
-    """How far predictions are from what comes true, over bins of them.
+    """Returns the expected calibration error over bins of predictions.
 
         ECE = sum_b |sum_{i in b} p_i - y_i| / N
 
@@ -150,7 +149,7 @@ def calibration_error(
     Returns:
       In [0, 1]; nan over no examples.
     """
-    probability, label = _live(mask, probability, label)
+    probability, label = _valid(mask, probability, label)
     place = np.minimum((probability * num_bins).astype(int), num_bins - 1)
     gap = np.bincount(place, probability - label, num_bins)
     return _ratio(np.sum(np.abs(gap)), len(label))
@@ -184,8 +183,8 @@ def _starts(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones(min(len(values), 1), bool), differs])
 
 
-def _live(mask, *arrays, dtype: Any = np.float64) -> list[np.ndarray]:
-    """Returns the rows of arrays that a mask holds."""
+def _valid(mask, *arrays, dtype: Any = np.float64) -> list[np.ndarray]:
+    """Returns the rows of arrays where the mask is True."""
     made = [np.asarray(array, dtype) for array in arrays]
     return made if mask is None else [a[np.asarray(mask, bool)] for a in made]
 

@@ -1,4 +1,4 @@
-"""What the page of multi-task learning adds: results and gates by task."""
+"""Report sections of multi-task learning: results and gates by task."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ _Rows = dict[str, dict[str, str]]
 
 
 def details(run: Run) -> list[str]:
-    """Results by task, and which experts the gate of each task uses."""
+    """Returns results by task and the mean gates of the experts, HTML."""
     return [*_results(run), *_test(run), *_gates(run)]
 
 
 def summary(run: Run) -> list[str]:
-    """One line a task with its newest results, and those on the test rows."""
+    """Returns lines of each task's newest results, and of test results."""
     tested = _lines(_by_task(_test_results(run)))
     return [
         *_lines(_by_task(_newest(run))),
@@ -34,13 +34,13 @@ def _lines(rows: _Rows) -> list[str]:
 
 
 def _test_results(run: Run) -> dict[str, float]:
-    """Results on the test rows by TASK/METRIC, empty without any."""
+    """Reads the results on the test rows by TASK/METRIC, {} without any."""
     path = run.workdir / 'results.json'
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _newest(run: Run) -> dict[str, float]:
-    """The last value of every result, by TASK/METRIC."""
+    """Returns the newest value of every metric, by TASK/METRIC."""
     found = run.matches('eval/(.+/.+)')
     return {
         name: float(run.metrics[metric].last)
@@ -49,7 +49,7 @@ def _newest(run: Run) -> dict[str, float]:
 
 
 def _by_task(results: Mapping[str, float]) -> _Rows:
-    """Cells of results, by task and metric."""
+    """Formats results, by task and metric."""
     rows: _Rows = {}
     for name, value in results.items():
         task, _, metric = name.rpartition('/')
@@ -81,7 +81,7 @@ def _results(run: Run) -> list[str]:
         parts.append(figure(image, f'Validation {metric} by task.'))
     for kind, caption in (
         ('loss', 'Training loss by task, unweighted.'),
-        ('weight', 'Weight of each task, where training moves it.'),
+        ('weight', 'Weight of each task, if training changes it.'),
     ):
         found = run.matches(f'train/{kind}/(.+)')
         lines = {name: task for name, (task,) in found.items()}
@@ -96,7 +96,7 @@ def _gates(run: Run) -> list[str]:
         return []
     last = {gate: run.metrics[metric].last for gate, metric in gates.items()}
     parts = ['<h3>Mean gate of every expert</h3>']
-    # Levels of different sizes have tables of their own.
+    # A table for each number of experts, which may differ between levels.
     for size in dict.fromkeys(len(values) for values in last.values()):
         rows = {g: v.tolist() for g, v in last.items() if len(v) == size}
         parts.append(shade_table(rows, [str(e) for e in range(size)]))

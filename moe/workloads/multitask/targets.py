@@ -1,4 +1,4 @@
-"""What a task predicts: its loss, its metrics and its predictions.
+"""The registry of targets: a task's loss, metrics and predictions.
 
 B examples, N examples of a whole set, O outputs.
 """
@@ -20,7 +20,7 @@ TARGETS = Registry('target')
 
 @dataclasses.dataclass(frozen=True)
 class Target(abc.ABC):
-    """What one task predicts: its loss, its metrics and its predictions.
+    """The target of one task: its loss, metrics and predictions.
 
     Subclasses are frozen dataclasses, registered in `TARGETS`; their own
     fields are options of the section `target` of a label.
@@ -29,11 +29,11 @@ class Target(abc.ABC):
       name: name of the task.
       classes: names of its classes, () for targets without any.
       reads: how a column's text becomes labels: 1 for the `positive` values
-        and 0 for others, the number of a class, or a number as it is.
-      loss_name: the metric that is the loss.
-      primary_metric: the metric that is printed while training.
-      squared: whether the loss is a squared error, which uncertainty
-        weighting scales otherwise.
+        and 0 for others, the number of a class, or the number itself.
+      loss_name: name of the metric that is the loss.
+      primary_metric: name of the metric that is printed during training.
+      squared: whether the loss is a squared error, which uncertainty weighting
+        scales by a half.
     """
 
     name: str = ''
@@ -48,13 +48,13 @@ class Target(abc.ABC):
 
         Args:
           name: name of the task.
-          classes: names of its classes, which the training rows tell.
+          classes: names of its classes, from the training rows.
         """
         return dataclasses.replace(self, name=name, classes=classes)
 
     @property
     def num_outputs(self) -> int:
-        """O, how many outputs of the model the target takes."""
+        """Returns O, the number of the model's outputs for the target."""
         return max(1, len(self.classes))
 
     @abc.abstractmethod
@@ -65,7 +65,7 @@ class Target(abc.ABC):
 
         Args:
           outputs: outputs of the model, float32.
-          label: float32; a class is its number.
+          label: labels, float32; numbers of classes.
 
         Returns:
           Float32.
@@ -75,7 +75,7 @@ class Target(abc.ABC):
     def predictions(
         self, outputs: Float[np.ndarray, 'N O']
     ) -> dict[str, list[Any]]:
-        """Returns what is predicted, as columns by name.
+        """Returns columns of predictions by name.
 
         Args:
           outputs: outputs of the model, float32.
@@ -100,12 +100,12 @@ class Target(abc.ABC):
         Args:
           outputs: outputs of the model, float32.
           label: the labels, float32.
-          mask: True for the labels there are.
-          user: int32 [N], what tells users apart; None without users.
+          mask: True for existing labels.
+          user: users of the examples, int32 [N]; None without users.
 
         Returns:
-          Metrics by name; those that these labels do not allow are absent.
-          If an output is NaN or infinite, the loss is kept though it is too.
+          Metrics by name, without undefined ones. If an output is NaN or
+          infinite, the loss is there though it is so too.
         """
         with np.errstate(invalid='ignore'):
             found = self._metrics(outputs, label, mask, user)
@@ -117,7 +117,7 @@ class Target(abc.ABC):
 @TARGETS.register('binary')
 @dataclasses.dataclass(frozen=True)
 class Binary(Target):
-    """Yes or no: one logit, predicted as a probability.
+    """A binary label: one logit, predicted as a probability.
 
     Attributes:
       positive: the values of the column that are 1; all others are 0.
@@ -132,7 +132,7 @@ class Binary(Target):
         return optax.sigmoid_binary_cross_entropy(outputs[:, 0], label)
 
     def predictions(self, outputs):
-        """Returns the probability of yes."""
+        """Returns the probability of 1."""
         return {self.name: _sigmoid(np.float64(outputs[:, 0])).tolist()}
 
     def _metrics(self, outputs, label, mask, user):
@@ -150,7 +150,7 @@ class Binary(Target):
 @TARGETS.register('classes')
 @dataclasses.dataclass(frozen=True)
 class Classes(Target):
-    """One of some classes, with a logit of each.
+    """One of several classes, with a logit for each.
 
     Labels are the numbers of the classes, in the order of their names.
     """

@@ -1,4 +1,4 @@
-"""A trained model of several tasks, opened.
+"""A trained multi-task model, opened by `moe.load`.
 
 B examples, T tasks, O outputs a task, E experts.
 """
@@ -26,7 +26,7 @@ Batch = Mapping[str, Shaped[np.ndarray, 'B ...']]
 
 
 class TrainedMultiTaskRun(TrainedRun):
-    """A trained model of several tasks; see `TrainedRun`."""
+    """A trained multi-task model; see `TrainedRun`."""
 
     config: MultiTaskRun
     model: MultiTask
@@ -49,8 +49,8 @@ class TrainedMultiTaskRun(TrainedRun):
         """Predicts for a batch of examples.
 
         Args:
-          inputs: 'numeric' float32 [B, F], and for a table with categories
-            'categorical' int32 [B, C]; as `read_table` makes them.
+          inputs: rows as `read_table` returns them: 'numeric' float32 [B, F],
+            and for a table with categories 'categorical' int32 [B, C].
 
         Returns:
           Logits and predicted numbers, float32.
@@ -58,13 +58,13 @@ class TrainedMultiTaskRun(TrainedRun):
         return np.asarray(self._apply(self.variables, _inputs(inputs))[0])
 
     def routing(self, inputs: Batch) -> list[LayerRouting]:
-        """Finds how much each gate uses each expert, example by example.
+        """Finds how much each gate uses each expert for each example.
 
         Args:
-          inputs: as of `logits`.
+          inputs: rows, see `logits`.
 
         Returns:
-          One entry a gate, its arrays [B, E]; gates have their names in the
+          One entry a gate, its arrays [B, E], by the name of the gate in the
           metrics, such as the task's.
         """
         # The mean gate of a batch of one is the example's own.
@@ -110,7 +110,7 @@ class TrainedMultiTaskRun(TrainedRun):
         """Returns columns of predictions, made batch by batch.
 
         Args:
-          table: of `read_table`.
+          table: rows of `read_table`.
         """
         variables, size = self.variables, self.config.data.batch_size
 
@@ -122,7 +122,7 @@ class TrainedMultiTaskRun(TrainedRun):
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:
-    """What the model reads of a batch."""
+    """Returns the inputs of the model in a batch."""
     names = ('numeric', 'categorical', 'valid')
     return {name: batch[name] for name in names if name in batch}
 

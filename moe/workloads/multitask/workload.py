@@ -1,4 +1,4 @@
-"""Training of several tasks at once.
+"""The workload of multi-task learning.
 
 B examples a batch, T tasks, O outputs a task at most, N examples.
 """
@@ -49,11 +49,11 @@ from moe.workloads.multitask.targets import Target
 
 @dataclasses.dataclass(frozen=True)
 class RowsConfig:
-    """Rows of features and labels, and how many a step takes.
+    """The config of rows of features and labels.
 
     Attributes:
-      source: where the rows come from.
-      batch_size: rows a step, over all hosts.
+      source: source of the rows.
+      batch_size: number of rows of a step, over all hosts.
     """
 
     source: Annotated[Source, OneOf(SOURCES)] = field(
@@ -64,7 +64,7 @@ class RowsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTaskRun(Config):
-    """A run of several tasks.
+    """The config of a run of multi-task learning.
 
     Attributes:
       balance: how the tasks' losses become one objective.
@@ -92,7 +92,7 @@ class MultiTaskRun(Config):
 
     @property
     def known_losses(self):
-        """The auxiliary losses that there are."""
+        """Returns the names of all auxiliary losses."""
         return (*super().known_losses, 'l0', 'regularization')
 
     def make_workload(self) -> 'MultiTask':
@@ -108,9 +108,9 @@ class MultiTask(Workload):
     the labels there are, and 'valid' bool [B], False for padding.
 
     Attributes:
-      targets: the targets of the tasks, in order. They are known, and the
-        model is made, from the start on where the source tells them without
-        its rows, and else from `load_data` or `load_assets` on.
+      targets: the targets of the tasks, in order. If the source does not know
+        them without its rows, they and the model are made by `load_data` or
+        `load_assets`.
     """
 
     unit = 'examples'
@@ -129,7 +129,7 @@ class MultiTask(Workload):
         """Makes the model.
 
         Args:
-          inputs: what it is made for.
+          inputs: the tasks and features of the data.
 
         Raises:
           ConfigError: for a mixture that does not fit the tasks.
@@ -157,21 +157,21 @@ class MultiTask(Workload):
 
     @property
     def model(self) -> MultiTaskModel:
-        """The linen module, from `build` on."""
+        """Returns the linen module that `build` made."""
         return self._model
 
     def load_data(self):
-        """Reads the rows, and makes the model that fits them."""
+        """Reads the rows, and makes the model for them."""
         data = self._config.data.source.load(self._config.data.batch_size)
         self.build(data.inputs)
         return data
 
     def save_assets(self, data: Data, workdir: pathlib.Path):
-        """Writes what was learned of the training rows."""
+        """Writes what preprocessing learned from the training rows."""
         data.save(workdir)
 
     def load_assets(self, workdir: pathlib.Path):
-        """Makes the model that fits what a run learned of its rows."""
+        """Makes the model for the rows of a run."""
         self.build(self._config.data.source.restore(workdir))
 
     def describe_data(self, data: Data):
@@ -179,7 +179,7 @@ class MultiTask(Workload):
         return data.sizes()
 
     def init(self, key):
-        """Returns the model's variables, and weights of the tasks that move."""
+        """Returns the model's variables, and the state of task balancing."""
         batch = {'numeric': jnp.zeros((1, self._inputs.num_numeric))}
         columns = len(self._inputs.table_of)
         batch['categorical'] = jnp.zeros((1, columns), jnp.int32)
@@ -187,7 +187,7 @@ class MultiTask(Workload):
         return variables | self._config.balance.state(len(self.targets))
 
     def forward(self, variables, batch, **options):
-        """Applies the model; each task has a loss, over its labels."""
+        """Applies the model; each task has a mean loss over its labels."""
         state = state_of(variables)
         (logits, aux), moved = self._model.apply(
             variables,
@@ -210,7 +210,7 @@ class MultiTask(Workload):
     def losses(
         self, logits: Float[Array, 'B T O'], label: Float[Array, 'B T']
     ) -> Float[Array, 'B T']:
-        """Cross-entropies in nats and squared errors, float32."""
+        """Returns cross-entropies in nats and squared errors, float32."""
         found = [
             target.loss(logits[:, i, : target.num_outputs], label[:, i])
             for i, target in enumerate(self.targets)
@@ -226,11 +226,11 @@ class MultiTask(Workload):
         return dict(zip(names, terms, strict=True))
 
     def value_and_grad(self, objective):
-        """Adds the tasks' gradients up, weighted or projected."""
+        """Sums the tasks' gradients, weighted or projected."""
         balance = self._config.balance
         if not balance.by_task:
             return super().value_and_grad(objective)
-        # The parameters of single tasks conflict with nobody.
+        # Only gradients of shared parameters can conflict.
         own = jax.tree.map(lambda p: 'task' in p.axes, self.parameters)
 
         def by_task(params, model_state, batch, key):
@@ -262,7 +262,7 @@ class MultiTask(Workload):
         return by_task
 
     def step_metrics(self, params, state):
-        """Returns what moves each task's loss, where that moves itself."""
+        """Returns each task's weight, if training changes it."""
         values = self._config.balance.moving_weights(params, state)
         if values is None:
             return {}
@@ -277,7 +277,7 @@ class MultiTask(Workload):
         return gate_metrics(stats, names)
 
     def eval_rows(self, outputs, batch):
-        """Returns what each task predicted, and the rows' users."""
+        """Returns each task's predictions, and the rows' users."""
         users = {'user': batch['user']} if 'user' in batch else {}
         return {'predictions': outputs.predictions, **users}
 
@@ -296,14 +296,18 @@ class MultiTask(Workload):
     def predictions(
         self, logits: Float[np.ndarray, 'N T O']
     ) -> dict[str, list[Any]]:
-        """Returns columns of what is predicted, by name."""
+        """Returns columns of predictions by name.
+
+        Args:
+          logits: outputs of the model, float32.
+        """
         columns: dict[str, list[Any]] = {}
         for i, target in enumerate(self.targets):
             columns |= target.predictions(logits[:, i, : target.num_outputs])
         return columns
 
     def train_batches(self, data: Data, host, num_hosts):
-        """Returns the endless iterator of the source's rows."""
+        """Returns the endless batches of the source's rows."""
         size = self._config.data.batch_size
         return data.train_batches(size, self._config.seed, host, num_hosts)
 
@@ -313,7 +317,7 @@ class MultiTask(Workload):
         return rows.val_batches(data.val, size, host, num_hosts)
 
     def test_batches(self, data: Data, host, num_hosts):
-        """Yields the rows of the final test once; none without any."""
+        """Yields the test rows once; nothing without test rows."""
         size = self._config.data.batch_size
         if not data.test:
             return iter(())

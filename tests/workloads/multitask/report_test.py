@@ -89,7 +89,7 @@ def test_pictures(tmp_path):
         'Validation auc by task.',
         'Validation calibration by task.',
         'Training loss by task, unweighted.',
-        'Weight of each task, where training moves it.',
+        'Weight of each task, if training changes it.',
     ]
 
 

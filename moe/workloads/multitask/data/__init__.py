@@ -1,4 +1,4 @@
-"""Tables and synthetic rows for multi-task learning."""
+"""Data sources of multi-task learning: tables and synthetic rows."""
 
 from moe.workloads.multitask.data.source import SOURCES, Data, Inputs, Source
 from moe.workloads.multitask.data.synthetic import SyntheticSource

@@ -1,4 +1,4 @@
-"""Delimited text files as chunks of named columns, in bounded memory."""
+"""Reads delimited text files in chunks of named columns."""
 
 import csv
 import dataclasses
@@ -19,11 +19,11 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 class Problems:
-    """What to do with a row that cannot be used.
+    """Handles rows that cannot be used: raises, or skips and counts them.
 
     Attributes:
-      skip: whether to leave it out and count it, or to raise.
-      count: rows left out.
+      skip: whether such rows are skipped.
+      count: number of skipped rows.
       places: FILE:LINE of the first hundred of them.
     """
 
@@ -32,11 +32,11 @@ class Problems:
         self.places: list[str] = []
 
     def leave_out(self, file: str, line: int) -> None:
-        """Counts a row that is left out, and notes its place.
+        """Counts a skipped row, and notes its place.
 
         Args:
-          file: its file.
-          line: its line, from 1.
+          file: path of the row's file.
+          line: line of the row, from 1.
         """
         self.count += 1
         if self.count <= 100:
@@ -46,8 +46,8 @@ class Problems:
         """Raises unless such rows are skipped.
 
         Args:
-          place: file, line and column.
-          value: found there.
+          place: file, line and column of the value.
+          value: the value.
           allowed: what would have been accepted.
 
         Raises:
@@ -59,14 +59,14 @@ class Problems:
 
 @dataclasses.dataclass
 class Chunk:
-    """Some rows of one file.
+    """Consecutive rows of one file.
 
     Attributes:
-      file: its path.
+      file: path of the file.
       lines: line number of each row in the file, from 1.
-      number: int64, place of each row among the rows of all files, from 0.
-      columns: name to values.
-      bad: bool, rows that cannot be used.
+      number: int64, index of each row among the rows of all files.
+      columns: values of each column, by name.
+      bad: bool, True for rows that cannot be used.
     """
 
     file: str
@@ -76,7 +76,7 @@ class Chunk:
     bad: np.ndarray
 
     def chosen(self, mask: np.ndarray) -> 'Chunk':
-        """Returns the rows of a bool mask as a chunk."""
+        """Returns the rows where a bool mask is True."""
         pick = lambda values: [*itertools.compress(values, mask.tolist())]
         return Chunk(
             self.file,
@@ -89,13 +89,13 @@ class Chunk:
     def refuse(
         self, bad: np.ndarray, column: str, problems: Problems, allowed: str
     ) -> None:
-        """Marks rows that a column makes unusable, and reports them.
+        """Marks rows whose value in a column cannot be used, and reports them.
 
         Args:
-          bad: bool, of each row.
+          bad: bool, whether each row's value cannot be used.
           column: name of the column.
-          problems: what to do.
-          allowed: what its values must be.
+          problems: handles the rows.
+          allowed: what the values must be.
         """
         for i in np.flatnonzero(bad)[:1]:
             place = f'{self.file}:{self.lines[i]}: {column}'
@@ -111,7 +111,7 @@ def matching(pattern: str, field: str) -> list[str]:
       field: the config field that holds the glob, for messages.
 
     Raises:
-      ConfigError: if there is none.
+      ConfigError: if there is no such file.
     """
     names = sorted(glob.glob(pattern, recursive=True))
     files = [name for name in names if pathlib.Path(name).is_file()]
@@ -131,17 +131,17 @@ def read_chunks(
     """Reads files one after another.
 
     Args:
-      files: their paths; those that end in .gz are decompressed.
-      schema: what the columns mean.
-      problems: what to do with rows of another number of columns.
+      files: paths of the files; those ending in .gz are decompressed.
+      schema: meaning of the columns.
+      problems: handles rows with a wrong number of columns.
       required: columns that the files must have.
-      names: names of the columns, in place of the schema's.
+      names: names of the columns, instead of the schema's.
 
     Yields:
-      Chunks with those columns that the schema uses and the files have.
+      Chunks of the columns that the schema uses and the files have.
 
     Raises:
-      ConfigError: for a file that has no rows, is no text, or lacks a column.
+      ConfigError: for a file without rows or a required column, or not of text.
     """
     number = 0
     for file in files:
@@ -187,7 +187,7 @@ def _chunks(file, schema, problems, required, names, number) -> Iterator[Chunk]:
 
 
 def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of each row of the right width."""
+    """Yields the line number and values of each row of the right width."""
     while True:
         try:
             for row in reader:
@@ -211,7 +211,7 @@ def _header(reader, schema) -> list[str]:
 
 
 def _used(file, schema, required, names) -> list[tuple[str, int]]:
-    """The columns to read, and their places; none of a file without any."""
+    """Returns the columns to read and their indices; [] for an empty file."""
     wanted = dict.fromkeys((*schema.features, *schema.others))
     for name in wanted if names else ():
         times = names.count(name)

@@ -1,6 +1,6 @@
-"""Reproducible chance without memory: hashes of integers, and permutations.
+"""Stateless pseudorandom numbers and permutations by hashing integers.
 
-All of it is a function of integers alone, the same on every machine.
+They are functions of integers alone, the same on every machine.
 """
 
 import numpy as np
@@ -9,14 +9,14 @@ _ROUNDS = 6
 
 
 def mix(number: np.ndarray, seed: int) -> np.ndarray:
-    """Hashes integers to 64 bits that look drawn at random.
+    """Hashes integers to 64 pseudorandom bits.
 
     Source: splitmix64 of Steele et al., Fast Splittable Pseudorandom Number
     Generators, OOPSLA 2014.
 
     Args:
       number: integers of any shape, from 0.
-      seed: from 0; other ones give other hashes.
+      seed: seed of the hash, from 0.
 
     Returns:
       uint64 of the same shape.
@@ -35,26 +35,31 @@ def mix(number: np.ndarray, seed: int) -> np.ndarray:
 
 
 def uniform(number: np.ndarray, seed: int) -> np.ndarray:
-    """Hashes integers to float64 in [0, 1), of 53 bits."""
+    """Hashes integers to float64 in [0, 1), of 53 bits.
+
+    Args:
+      number: integers of any shape, from 0.
+      seed: seed of the hash, from 0.
+    """
     return (mix(number, seed) >> np.uint64(11)) * 2.0**-53
 
 
 def permuted(index: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Where a random permutation sends some of its places.
+    """Applies a random permutation to some indices.
 
-    A Feistel network permutes the least square of a power of two that holds
-    `count`; what it sends beyond `count` is sent on until it is inside.
+    A Feistel network permutes the smallest square of a power of two that is at
+    least `count`; it is applied again while an index is beyond `count`.
 
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA
     2002.
 
     Args:
-      index: [B] places in [0, count).
-      count: number of places, at least 1.
+      index: [B] indices in [0, count).
+      count: size of the permutation, at least 1.
       seed: seed of the permutation.
 
     Returns:
-      int64 [B] in [0, count), distinct where the places are.
+      The permuted indices, int64 [B].
     """
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)

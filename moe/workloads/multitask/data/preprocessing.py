@@ -1,4 +1,4 @@
-"""What is learned of a table's training rows, and applied to any rows.
+"""Preprocessing of tables, fitted to the training rows.
 
 n rows, F numeric inputs, C categorical columns, T tasks.
 """
@@ -25,14 +25,14 @@ _USERS = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Numbers and names of training rows; JSON, saved with a model.
+    """Statistics and names of the training rows, saved as JSON with a model.
 
     Attributes:
-      schema: what the columns of the table mean.
+      schema: meaning of the table's columns.
       mean: mean of each numeric column.
       deviation: standard deviation of each numeric column, 1 where all
         numbers are the same.
-      indicated: numeric columns with an indicator beside them.
+      indicated: numeric columns with an indicator of missing values.
       categories: the names of ids 1, 2, ... of each table of categories that
         is not hashed.
       classes: the names of classes 0, 1, ... of each task whose label is one.
@@ -46,26 +46,26 @@ class Preprocessing:
     classes: Mapping[str, tuple[str, ...]]
 
     def to_json(self) -> str:
-        """Returns all of it as text."""
+        """Returns the preprocessing as text."""
         return json.dumps(to_plain(Preprocessing, self))
 
     @staticmethod
     def from_json(text: str) -> 'Preprocessing':
-        """Returns what `to_json` wrote.
+        """Returns the preprocessing of a text of `to_json`.
 
         Args:
-          text: text of the file.
+          text: the text.
         """
         return parse(Preprocessing, json.loads(text), 'preprocessing')
 
     @property
     def num_numeric(self) -> int:
-        """F."""
+        """Returns F, the number of numeric inputs."""
         return len(self.schema.numeric) + len(self.indicated)
 
     @property
     def table_sizes(self) -> dict[str, int]:
-        """Ids in each table of categories, 0 among them."""
+        """Returns the number of ids of each table of categories, with id 0."""
         hashed = self.schema.hashed_tables
         sizes = {}
         for table in self.schema.table_of:
@@ -77,12 +77,12 @@ class Preprocessing:
 
     @property
     def table_of(self) -> tuple[int, ...]:
-        """Place in `table_sizes` of the table of each categorical column."""
+        """Returns the index of each categorical column in `table_sizes`."""
         names = list(self.table_sizes)
         return tuple(names.index(table) for table in self.schema.table_of)
 
     def inputs(self) -> Inputs:
-        """Returns what a model of these rows is made for."""
+        """Returns the tasks and features of these rows."""
         return Inputs(
             targets=tuple(
                 label.target.of_task(
@@ -96,11 +96,11 @@ class Preprocessing:
         )
 
     def encode(self, chunk: Chunk, problems: Problems) -> dict[str, np.ndarray]:
-        """Turns rows into arrays.
+        """Encodes rows as arrays.
 
         Args:
           chunk: n rows; columns of labels and users may be absent.
-          problems: what to do with rows that cannot be used.
+          problems: handles rows that cannot be used.
 
         Returns:
           Of the usable rows 'numeric', float32 [n, F], 'categorical', int32
@@ -172,7 +172,7 @@ class Preprocessing:
         return made
 
     def _label(self, chunk, label, problems) -> tuple[np.ndarray, np.ndarray]:
-        """The label of each row, and whether it has one."""
+        """Returns the label of each row, and whether it has one."""
         mask = _labelled(chunk, label, self.schema)
         if label.column not in chunk.columns:
             return np.zeros(len(mask)), mask
@@ -197,7 +197,7 @@ class Preprocessing:
 
 
 class _Ids(dict):
-    """Category to id, 0 for others."""
+    """Ids by category, 0 for unknown ones."""
 
     def __missing__(self, key) -> int:
         return 0
@@ -206,17 +206,17 @@ class _Ids(dict):
 def fit(
     chunks: Iterable[Chunk], schema: Schema, problems: Problems
 ) -> Preprocessing:
-    """Learns means, deviations, categories and classes of training rows.
+    """Fits means, deviations, categories and classes to training rows.
 
-    Memory grows with the number of categories alone.
+    Its memory depends only on the number of categories.
 
     Args:
       chunks: the training rows.
-      schema: what the columns of the table mean.
-      problems: what to do with rows that cannot be used.
+      schema: meaning of the table's columns.
+      problems: handles rows that cannot be used.
 
     Returns:
-      All that was learned.
+      The fitted preprocessing.
 
     Raises:
       ConfigError: for a value that its column cannot have, or a label that all
@@ -232,18 +232,18 @@ def fit(
         for label, mask in zip(schema.labels, masks, strict=True):
             if label.target.reads == 'number':
                 _numbers(chunk, label.column, schema, problems, mask)
-        kept = ~chunk.bad
+        usable = ~chunk.bad
         for name, x in numbers.items():
-            moments[name].add(x[kept])
+            moments[name].add(x[usable])
         for name, table in zip(
             schema.categorical, schema.table_of, strict=True
         ):
             if table in tables:
                 tables[table].update(
-                    itertools.compress(chunk.columns[name], kept.tolist())
+                    itertools.compress(chunk.columns[name], usable.tolist())
                 )
         for i, label in enumerate(schema.labels):
-            valid = (kept & masks[i]).tolist()
+            valid = (usable & masks[i]).tolist()
             values = itertools.compress(chunk.columns[label.column], valid)
             if label.target.reads == 'positive':
                 seen[i].update(value in label.positive for value in values)
@@ -274,7 +274,7 @@ def fit(
 
 
 class _Moments:
-    """Running mean and deviation of chunks of numbers, nan if missing.
+    """Running mean and deviation of chunks of numbers, nan for missing ones.
 
     Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm
     for Computing Sample Variances, 1979.
@@ -284,7 +284,11 @@ class _Moments:
         self.count, self.mean, self.squares, self.missing = 0, 0.0, 0.0, 0
 
     def add(self, x: np.ndarray) -> None:
-        """Takes more numbers in."""
+        """Adds numbers.
+
+        Args:
+          x: numbers, float64; nan for missing ones.
+        """
         valid = x[~np.isnan(x)]
         self.missing += len(x) - len(valid)
         if not len(valid):
@@ -299,16 +303,16 @@ class _Moments:
 
     @property
     def deviation(self) -> float:
-        """1 where all numbers are the same."""
+        """Returns the standard deviation; 1 if all numbers are equal."""
         deviation = math.sqrt(self.squares / max(self.count, 1))
-        # Rounding alone is no deviation.
+        # Smaller deviations are rounding errors.
         return deviation if deviation > 1e-12 * abs(self.mean) else 1.0
 
 
 def _numbers(
     chunk: Chunk, name: str, schema: Schema, problems: Problems, within=True
 ) -> np.ndarray:
-    """A column as float64, nan where missing or outside of `within`."""
+    """Returns a column as float64, nan where missing or outside of `within`."""
     values = chunk.columns[name]
     missing = set(schema.missing)
     try:
@@ -334,7 +338,7 @@ def _or_inf(value: str) -> float:
 
 
 def _labelled(chunk: Chunk, label: Label, schema: Schema) -> np.ndarray:
-    """Rows that have the label and are in the task's sample space."""
+    """Returns the rows with the label and in the task's sample space."""
     needed = [label.column] + ([label.where.column] if label.where else [])
     if any(column not in chunk.columns for column in needed):
         return np.zeros(len(chunk.lines), bool)
@@ -350,13 +354,13 @@ def _is_in(values: Sequence[str], some: Iterable[str]) -> np.ndarray:
 
 
 def _frequent(counts: Counter[str], schema: Schema) -> tuple[str, ...]:
-    """The frequent ones first, equally frequent ones by name."""
-    kept = [
+    """Returns the categories by falling frequency, then by name."""
+    frequent = [
         (-count, name)
         for name, count in counts.items()
         if count >= schema.min_count and name not in schema.missing
     ]
-    return tuple(name for _, name in sorted(kept))
+    return tuple(name for _, name in sorted(frequent))
 
 
 def _poor(label: Label, values: Counter) -> str:

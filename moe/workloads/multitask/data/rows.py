@@ -1,4 +1,4 @@
-"""Rows of arrays as batches: what tables and synthetic data share.
+"""Batches of rows of arrays, for tables and synthetic data.
 
 N rows, B rows a batch over all hosts.
 """
@@ -17,14 +17,14 @@ Batch = dict[str, np.ndarray]
 def train_batches(
     rows: Rows, batch_size: int, seed: int, host: int = 0, num_hosts: int = 1
 ) -> grain.DatasetIterator:
-    """Endless shuffled batches of this host's share of every global batch.
+    """Returns endless shuffled batches, this host's rows of each global one.
 
     Batch t is the same set of rows on any number of hosts, and the iterator's
     state, `{"next_index": t}`, is the same on all of them. Every epoch has an
     order of its own.
 
     Args:
-      rows: name to array [N, ...], in memory or mapped from a file.
+      rows: arrays [N, ...] by name, in memory or mapped from a file.
       batch_size: B.
       seed: seed of the order.
       host: index of this host.
@@ -50,10 +50,10 @@ def train_batches(
 
 
 def endless(batch_at: Callable[[int, None], Batch]) -> grain.DatasetIterator:
-    """An iterator over the batches of steps 0, 1, 2, ...
+    """Returns an iterator over the batches of steps 0, 1, 2, ...
 
     Args:
-      batch_at: makes the batch of a step, its first argument.
+      batch_at: a function of the step that makes its batch.
     """
     steps = grain.MapDataset.range(1).repeat(None).map_with_index(batch_at)
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -63,10 +63,10 @@ def endless(batch_at: Callable[[int, None], Batch]) -> grain.DatasetIterator:
 def val_batches(
     rows: Rows, batch_size: int, host: int = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
-    """All rows once, in their order, the last batch padded with zeros.
+    """Yields all rows once, in order, the last batch padded with zeros.
 
     Args:
-      rows: name to array [N, ...].
+      rows: arrays [N, ...] by name.
       batch_size: B.
       host: index of this host.
       num_hosts: number of hosts.
@@ -87,5 +87,5 @@ def val_batches(
 
 
 def num_rows(rows: Rows) -> int:
-    """N."""
+    """Returns N, the number of rows."""
     return len(next(iter(rows.values())))

@@ -1,4 +1,4 @@
-"""What the columns of a delimited table mean."""
+"""The schema of a delimited table: the meaning of its columns."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import Annotated
 from moe.config import ConfigError, NaturalInt, OneOf, PositiveInt
 from moe.workloads.multitask.targets import TARGETS, Target
 
-# What a task knows of its target, and the target's section does not say.
+# Fields of a target that its task fills in, and no config has.
 _BY_TASK = frozenset({'name', 'classes'})
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """Rows whose column has one of some values.
+    """A condition on rows: a column has one of some values.
 
     Attributes:
       column: name of the column.
@@ -26,13 +26,13 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One task of a table.
+    """The label of one task of a table.
 
     Attributes:
       name: name of the task.
-      column: the column that holds the label; more than one task may read it.
-      target: what is predicted, and by which loss.
-      where: the task's sample space: rows outside have no label; None for all
+      column: the column with the label, which several tasks may read.
+      target: kind of the label, with its loss.
+      where: the task's sample space: other rows have no label; None for all
         rows.
     """
 
@@ -51,40 +51,39 @@ class Label:
 
     @property
     def positive(self) -> tuple[str, ...]:
-        """The values that are 1, where the target reads its labels so."""
+        """Returns the values whose label is 1; () for other kinds of target."""
         return getattr(self.target, 'positive', ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What the columns of a delimited table mean.
+    """The meaning of a delimited table's columns.
 
     A column in none of the lists is ignored. Categories are numbered from 1 by
-    how often training rows have them; 0 is a missing, a rare or an unknown one.
+    frequency in the training rows; 0 is a missing, rare or unknown category.
 
     Attributes:
       labels: the tasks, in order.
-      columns: names in the order of the files; () where each file begins with
-        a line of them.
+      columns: names of the columns in order; () if each file has a header.
       delimiter: one character.
-      quote: one character, or '' where nothing is quoted.
-      strip: whether blanks around values are dropped.
-      missing: what stands for no value, e.g. ('', '?').
+      quote: one character, or '' if nothing is quoted.
+      strip: whether blanks around values are removed.
+      missing: values that are missing, such as ('', '?').
       numeric: columns of numbers, standardised by the training rows; a missing
         number becomes their mean.
       log1p: those of `numeric` of which log(1 + x) is taken first.
-      indicators: whether a numeric column that lacks values in training rows
-        has another beside it, 1 where the value is missing.
+      indicators: whether numeric columns with missing values in the training
+        rows get an additional column, 1 where the value is missing.
       categorical: columns of categories.
-      shared: groups of categorical columns that are of one table of
-        categories, named after the first.
+      shared: groups of categorical columns that share a table of categories,
+        named after the first.
       min_count: categories less frequent in the training rows are rare.
-      hashed: categorical columns whose categories are not listed but hashed;
-        with one column of a group all of it.
-      buckets: into so many; 0 without hashed columns.
+      hashed: categorical columns whose categories are hashed instead of listed;
+        one column of a group hashes all of it.
+      buckets: number of hash buckets; 0 without hashed columns.
       strict: whether a category that no training row has is an error.
-      user: column of what tells users apart, None without; see
-        `moe.workloads.multitask.ranking.gauc`.
+      user: column of users, for `moe.workloads.multitask.ranking.gauc`; None
+        without one.
     """
 
     labels: tuple[Label, ...]
@@ -159,12 +158,12 @@ class Schema:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Columns that a prediction needs."""
+        """Returns the columns that a prediction needs."""
         return self.numeric + self.categorical
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Columns of labels, their sample spaces, and the user."""
+        """Returns the columns of labels, their sample spaces, and the user."""
         return tuple(dict.fromkeys(self._others()))
 
     def _others(self) -> Iterator[str]:
@@ -177,12 +176,12 @@ class Schema:
 
     @property
     def table_of(self) -> tuple[str, ...]:
-        """Name of the table of categories of each categorical column."""
+        """Returns the name of the table of each categorical column."""
         first = {c: group[0] for group in self.shared for c in group}
         return tuple(first.get(c, c) for c in self.categorical)
 
     @property
     def hashed_tables(self) -> frozenset[str]:
-        """Names of the tables whose categories are hashed."""
+        """Returns the names of the tables whose categories are hashed."""
         pairs = zip(self.categorical, self.table_of, strict=True)
         return frozenset(table for c, table in pairs if c in self.hashed)

@@ -1,4 +1,4 @@
-"""Where the rows of several tasks come from, and what is asked of them.
+"""The registry of data sources of multi-task learning.
 
 N rows, F numeric inputs, C categorical columns, T tasks, B rows a batch over
 all hosts.
@@ -20,13 +20,13 @@ SOURCES = Registry('source of rows')
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a model is made for: the tasks, and what a row is of.
+    """The tasks and features of rows, from which a model is made.
 
     Attributes:
-      targets: the tasks, in order.
-      num_numeric: F.
-      tables: ids of each table of categories, 0 among them, by name.
-      table_of: table of each of the C categorical columns.
+      targets: targets of the tasks, in order.
+      num_numeric: F, number of numeric inputs.
+      tables: number of ids of each table of categories, with id 0, by name.
+      table_of: name of the table of each of the C categorical columns.
     """
 
     targets: tuple[Target, ...]
@@ -37,17 +37,17 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Rows to train on, to validate on and to test on, none shared.
+    """Disjoint training, validation and test rows.
 
     Attributes:
-      inputs: what a model of these rows is made for.
+      inputs: the tasks and features of the rows.
       train: 'numeric', float32 [N, F], 'categorical', int32 [N, C] where
-        there are any, 'label', float32 [N, T], 'mask', bool [N, T], the labels
-        there are, and 'user', int32 [N], where users are told apart; None for
-        an endless stream of rows.
-      val: rows to validate on, as `train` holds them.
-      test: rows to test on, as `train` holds them; {} where none are kept.
-      fingerprint: a hash of the rows, by which runs on other rows are known.
+        there are any, 'label', float32 [N, T], 'mask', bool [N, T], True for
+        existing labels, and 'user', int32 [N], if there are users; None for an
+        endless stream of rows.
+      val: validation rows, as in `train`.
+      test: test rows, as in `train`; {} without any.
+      fingerprint: a hash of the rows, which identifies them.
     """
 
     inputs: Inputs
@@ -59,7 +59,7 @@ class Data:
     def train_batches(
         self, batch_size: int, seed: int, host: int = 0, num_hosts: int = 1
     ) -> Any:
-        """Makes an endless iterator over shuffled batches.
+        """Returns an endless iterator over shuffled batches.
 
         Batch t is the same set of rows on any number of hosts, and the
         iterator's state, `{"next_index": t}`, is the same on all of them.
@@ -71,14 +71,14 @@ class Data:
           num_hosts: number of hosts.
 
         Returns:
-          An iterator over dictionaries of B / num_hosts rows each, with
-          'valid', bool, beside what `train` holds.
+          An iterator over dictionaries of B / num_hosts rows, those of `train`
+          and 'valid', bool.
         """
         assert self.train is not None, 'a stream has batches of its own'
         return rows.train_batches(self.train, batch_size, seed, host, num_hosts)
 
     def sizes(self) -> dict[str, Any]:
-        """Returns what tells two sets of rows apart, as JSON."""
+        """Returns sizes and the fingerprint of the rows, JSON."""
         count = lambda part: rows.num_rows(part) if part else 0
         return {
             'train_rows': count(self.train),
@@ -88,7 +88,7 @@ class Data:
         }
 
     def save(self, workdir: pathlib.Path) -> None:
-        """Writes into a run's folder what `Source.restore` reads there.
+        """Writes what `Source.restore` reads into a run's folder.
 
         Args:
           workdir: the run's folder.
@@ -97,7 +97,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Source(abc.ABC):
-    """Where rows come from.
+    """A source of rows.
 
     Subclasses are frozen dataclasses, registered in `SOURCES`; their fields
     are the options of the section `data.source`.
@@ -106,28 +106,28 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def num_tasks(self) -> int:
-        """T."""
+        """Returns T, the number of tasks."""
 
     @abc.abstractmethod
     def load(self, batch_size: int) -> Data:
         """Reads or draws the rows.
 
         Args:
-          batch_size: B, which the training rows must be enough for.
+          batch_size: B, the least number of training rows.
 
         Raises:
-          ConfigError: for whatever cannot be used, in one line.
+          ConfigError: for data that cannot be used.
         """
 
     def inputs(self) -> Inputs | None:
-        """Returns what a model is made for, None where only rows tell it."""
+        """Returns the tasks and features; None if only the rows tell them."""
         return None
 
     def restore(self, workdir: pathlib.Path) -> Inputs:
-        """Returns what a finished run's model was made for.
+        """Returns the tasks and features of a run's rows.
 
         Args:
-          workdir: the run's folder, with what `Data.save` wrote there.
+          workdir: the run's folder, with the files of `Data.save`.
 
         Raises:
           ConfigError: if the run has not begun.

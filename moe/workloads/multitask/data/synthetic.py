@@ -1,4 +1,4 @@
-"""Regression tasks that are as alike as one wishes.
+"""Synthetic regression tasks of a given correlation.
 
 T tasks, D features, M sines, N rows, B rows a batch over all hosts.
 """
@@ -25,20 +25,19 @@ from moe.workloads.multitask.targets import Regression
 @SOURCES.register('synthetic')
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource(Source):
-    """Regressions that are as alike as one wishes; see `load_synthetic`.
+    """Regression tasks of a given correlation; see `load_synthetic`.
 
     Attributes:
-      num_tasks: T, how many tasks there are.
+      num_tasks: T, number of tasks.
       correlation: p, the cosine between the weights of any two tasks, from
-        -1 / (T - 1), which is as unlike as T tasks can be to one another, to 1.
+        -1 / (T - 1), the least that T tasks can have, to 1.
       scale: c, the length of a task's weights.
-      num_sines: M, how many sines a label has beside its linear part.
-      num_features: D, how many numbers a row has, at least T.
+      num_sines: M, number of sines of a label, beside its linear part.
+      num_features: D, number of features, at least T.
       noise: standard deviation of the noise on a label.
-      num_rows: N, training rows, every epoch the same; 0 for a stream in which
-        no row comes twice.
-      num_val_rows: how many rows are validated on.
-      seed: seed of the function and the rows, whatever the run's seed is.
+      num_rows: N, number of training rows; 0 for an endless stream of new rows.
+      num_val_rows: number of validation rows.
+      seed: seed of the function and the rows, independent of the run's.
     """
 
     num_tasks: PositiveInt = 2  # type: ignore[assignment]
@@ -61,7 +60,7 @@ class SyntheticSource(Source):
             raise ConfigError('num_features', self.num_features, allowed)
 
     def inputs(self):
-        """Returns the tasks, which the config alone tells."""
+        """Returns the tasks and features, which the config tells."""
         names = [f'task_{i}' for i in range(self.num_tasks)]
         targets = tuple(Regression(name) for name in names)
         return Inputs(targets, self.num_features)
@@ -80,7 +79,7 @@ class Synthetic(Data):
     """A function, and rows of it.
 
     Attributes:
-      source: description of all of it.
+      source: the source that describes them.
       weights: float64 [T, D], w.
       slopes: float64 [M], alpha.
       phases: float64 [M], beta.
@@ -92,7 +91,7 @@ class Synthetic(Data):
     phases: np.ndarray
 
     def train_batches(self, batch_size, seed, host=0, num_hosts=1):
-        """Makes the iterator, of a stream too; see `Data.train_batches`."""
+        """Returns the iterator, also of a stream; see `Data.train_batches`."""
         if self.train is not None:
             return super().train_batches(batch_size, seed, host, num_hosts)
 
@@ -135,7 +134,7 @@ def load_synthetic(source: SyntheticSource) -> Synthetic:
     )
     train = _draw(made, source.num_rows, 1) if source.num_rows else None
     val = _draw(made, source.num_val_rows, 2)
-    # Of what is drawn: products are not the same on every machine.
+    # Of drawn numbers: matrix products differ between machines.
     digest = hashlib.sha256(repr(source).encode())
     for array in (slopes, phases, val['numeric']):
         digest.update(array.tobytes())
@@ -146,7 +145,7 @@ def load_synthetic(source: SyntheticSource) -> Synthetic:
 
 
 def _mixing(source: SyntheticSource) -> np.ndarray:
-    """L [T, T], lower triangular, of rows of length 1 at cosine p."""
+    """Returns L [T, T], lower triangular, with rows of length 1 at cosine p."""
     mixing = np.zeros((source.num_tasks, source.num_tasks))
     taken = 0.0  # squared length of a row left of its diagonal
     for j in range(source.num_tasks):
@@ -158,7 +157,7 @@ def _mixing(source: SyntheticSource) -> np.ndarray:
 
 
 def _draw(data: Synthetic, count: int, *place: int) -> dict[str, np.ndarray]:
-    """Rows that depend on the seed and their place alone."""
+    """Draws rows, a function of the seed and their place."""
     source = data.source
     draw = np.random.default_rng((source.seed, *place))
     x = draw.normal(size=(count, source.num_features))

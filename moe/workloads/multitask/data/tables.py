@@ -1,4 +1,4 @@
-"""Delimited tables of features and labels, as arrays mapped from files.
+"""The data source of delimited tables, as arrays mapped from files.
 
 N rows, F numeric inputs, C categorical columns, T tasks, B rows a batch over
 all hosts.
@@ -33,7 +33,7 @@ from moe.workloads.multitask.data.rows import Rows, num_rows
 from moe.workloads.multitask.data.schema import Schema
 from moe.workloads.multitask.data.source import SOURCES, Data, Source
 
-# The part of each row of a chunk, from 0.
+# From a chunk to the index of the part of each row.
 Split = Callable[[Chunk], np.ndarray]
 _LEARNED = 'preprocessing.json'
 
@@ -41,20 +41,20 @@ _LEARNED = 'preprocessing.json'
 @SOURCES.register('table')
 @dataclasses.dataclass(frozen=True)
 class TableSource(Source):
-    """Delimited tables.
+    """A source of rows from delimited tables.
 
     Attributes:
-      files: a path, or a glob of some, read in the order of their names; .gz is
-        decompressed.
-      val_files: files of rows to validate on; '' keeps a share of `files`.
-      test_files: files of rows to test on; '' keeps a share of `files`.
-      val_fraction: share of the rows of `files` kept for validation.
-      test_fraction: share of the rows of `files` kept for a test.
-      split_seed: seed of which rows those are, whatever the run's seed is.
-      on_error: whether a row that cannot be used stops the run, or is left out
+      files: path or glob of the tables, read in the order of their names; .gz
+        is decompressed.
+      val_files: path or glob of validation rows; '' takes a share of `files`.
+      test_files: path or glob of test rows; '' takes a share of `files`.
+      val_fraction: share of the rows of `files` that are for validation.
+      test_fraction: share of the rows of `files` that are for the test.
+      split_seed: seed of the split, independent of the run's seed.
+      on_error: whether a row that cannot be used stops the run, or is skipped
         and counted.
-      scratch: folder with room for all rows as numbers, '' for the system's.
-      schema: what the columns mean.
+      scratch: folder for the encoded rows of all tables; '' is the system's.
+      schema: meaning of the columns.
     """
 
     files: str
@@ -82,7 +82,7 @@ class TableSource(Source):
 
     @property
     def num_tasks(self):
-        """T."""
+        """Returns T, the number of labels."""
         return len(self.schema.labels)
 
     def load(self, batch_size):
@@ -90,33 +90,33 @@ class TableSource(Source):
         return load_table(self, batch_size)
 
     def restore(self, workdir):
-        """Returns what the model of a run on a table was made for."""
+        """Returns the tasks and features of the table of a run."""
         return read_preprocessing(workdir).inputs()
 
 
 @dataclasses.dataclass(frozen=True)
 class Table(Data):
-    """Rows of tables; those of each user have the same 31 bits in 'user'.
+    """Encoded rows of tables; 'user' is a hash of 31 bits.
 
     Attributes:
-      preprocessing: what was learned of the training rows.
-      skipped: how many rows were left out.
+      preprocessing: preprocessing fitted to the training rows.
+      skipped: number of skipped rows.
     """
 
     preprocessing: Preprocessing
     skipped: int
 
     def sizes(self):
-        """Returns what tells two tables apart, as JSON."""
+        """Returns sizes and the fingerprint of the rows, JSON."""
         return {**super().sizes(), 'skipped_rows': self.skipped}
 
     def save(self, workdir):
-        """Writes what was learned of the training rows."""
+        """Writes the fitted preprocessing."""
         (workdir / _LEARNED).write_text(self.preprocessing.to_json())
 
 
 def read_preprocessing(workdir: pathlib.Path) -> Preprocessing:
-    """Reads what a run on a table learned of its training rows.
+    """Reads the fitted preprocessing of a run on a table.
 
     Args:
       workdir: the run's folder.
@@ -132,21 +132,20 @@ def read_preprocessing(workdir: pathlib.Path) -> Preprocessing:
 
 
 def load_table(source: TableSource, batch_size: int) -> Table:
-    """Reads tables twice: to learn of the training rows, and to encode all.
+    """Reads tables twice: to fit the preprocessing, and to encode all rows.
 
-    The numbers go to files without a name, mapped into memory, so that a table
-    may be larger than it. Which rows are kept for validation is a hash of their
-    place.
+    The encoded rows are mapped from unlinked files, so that tables may be
+    larger than memory. A hash of each row's index decides its part of the split.
 
     Args:
       source: description of the tables.
-      batch_size: B, which the training rows must be enough for.
+      batch_size: B, the least number of training rows.
 
     Returns:
       The rows.
 
     Raises:
-      ConfigError: one line for whatever cannot be used, with file and line.
+      ConfigError: for what cannot be used, with its file and line.
     """
     schema = source.schema
     where = 'config.data.source.files'
@@ -158,12 +157,12 @@ def load_table(source: TableSource, batch_size: int) -> Table:
     skip = source.on_error == 'skip'
 
     def split(chunk: Chunk) -> np.ndarray:
-        chance = uniform(chunk.number, source.split_seed)
+        draw = uniform(chunk.number, source.split_seed)
         bounds = [
             source.val_fraction,
             source.val_fraction + source.test_fraction,
         ]
-        return np.searchsorted(bounds, chance, side='right')
+        return np.searchsorted(bounds, draw, side='right')
 
     problems = Problems(skip)
     chunks = read_chunks(files['train'], schema, problems, needed)
@@ -213,22 +212,22 @@ def apply_table(
     on_error: Literal['raise', 'skip'] = 'raise',
     scratch: str = '',
 ) -> tuple[Rows, Problems]:
-    """Encodes a new table as that of the training.
+    """Encodes new tables with a fitted preprocessing.
 
     Args:
-      preprocessing: what was learned then.
-      files: a path, or a glob. With a header columns may have another order;
-        those of labels and users may be absent: masks are then False.
-      columns: names in the order of these files if they have no header and
-        other columns than those of the training.
-      on_error: whether a row that cannot be used raises, or is left out.
-      scratch: folder with room for the rows; '' is the system's.
+      preprocessing: the fitted preprocessing.
+      files: path or glob of the tables. With a header columns may have another
+        order; those of labels and users may be absent, with masks False.
+      columns: names of the columns of files without a header, if they differ
+        from those of the training.
+      on_error: whether a row that cannot be used raises, or is skipped.
+      scratch: folder for the encoded rows; '' is the system's.
 
     Returns:
-      The rows as in `Table`, and what was left out.
+      The rows as in `Table`, and the skipped ones.
 
     Raises:
-      ConfigError: in one line, for whatever cannot be used.
+      ConfigError: for what cannot be used, with its file and line.
     """
     schema = preprocessing.schema
     problems = Problems(on_error == 'skip')
@@ -250,7 +249,7 @@ def _encode(
     names: Sequence[str],
     split: Split,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Rows of each part of a table, encoded and mapped from files."""
+    """Encodes the rows of each part of a table, mapped from files."""
     counts = dict.fromkeys(names, 0)
     kinds = {}
     with contextlib.ExitStack() as stack:
@@ -274,12 +273,12 @@ def _encode(
 
 
 def _whole(chunk: Chunk) -> np.ndarray:
-    """The split into one part."""
+    """Assigns all rows to the first part."""
     return np.zeros(len(chunk.lines), int)
 
 
 def _mapped(path: pathlib.Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The file as an array, which stays though the file loses its name."""
+    """Maps a file as an array, which outlives the file's name."""
     if not math.prod(shape):
         return np.zeros(shape, dtype)
     return np.asarray(np.memmap(path, dtype, 'r', shape=shape))
@@ -287,7 +286,7 @@ def _mapped(path: pathlib.Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 @contextlib.contextmanager
 def _scratch(folder: str) -> Iterator[str]:
-    """A folder for encoded rows, gone afterwards."""
+    """Makes a temporary folder for encoded rows."""
     try:
         with tempfile.TemporaryDirectory(dir=folder or None) as made:
             yield made
@@ -299,7 +298,7 @@ def _scratch(folder: str) -> Iterator[str]:
 
 
 def _fingerprint(source: TableSource, files: Mapping[str, list[str]]) -> str:
-    """Of what is read, not of numbers: sums differ between machines."""
+    """Hashes the files, not numbers: sums differ between machines."""
     digest = hashlib.sha256(repr(source.schema).encode())
     share = (source.val_fraction, source.test_fraction, source.split_seed)
     digest.update(repr(share).encode())
