@@ -135,7 +135,7 @@ def load_table(source: TableSource, batch_size: int) -> Table:
     """Reads tables twice: to fit the preprocessing, and to encode all rows.
 
     The encoded rows are mapped from unlinked files, so that tables may be
-    larger than memory. A hash of each row's index decides its part of the split.
+    larger than memory. The split is a hash of each row's index.
 
     Args:
       source: description of the tables.
