@@ -1,1 +1,1 @@
-"""Measurements, as ratios to the dense limit."""
+"""Benchmarks, most as ratios to a dense network of the same useful FLOPs."""

@@ -14,8 +14,8 @@ for _name, _value, _help in (
     ('rows', 8192, '(token, choice) pairs.'),
     ('width', 512, 'D.'),
     ('hidden', 2048, 'F of an expert.'),
-    ('rounds', 7, 'Times each is measured.'),
-    ('steps', 300, 'Of each run.'),
+    ('rounds', 7, 'Number of measurements of each.'),
+    ('steps', 300, 'Steps of each run.'),
     ('seeds', 3, 'Runs of each variant.'),
 ):
     flags.DEFINE_integer(_name, _value, _help, 1, flag_values=_FLAGS)

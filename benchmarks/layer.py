@@ -118,11 +118,11 @@ def _layers(tokens, width, hidden, num_experts):
         return functools.partial(step, variables, x)
 
     calls = {'layer: dense': gradient(MLP(hidden=2 * hidden), lambda y: y)}
-    for name, (executor, factor) in _LAYERS.items():
+    for name, (dispatcher, factor) in _LAYERS.items():
         layer = MoE(
             experts=MLP(hidden=hidden, num_experts=num_experts),
             router=functools.partial(top_k, k=2),
-            dispatcher=executor,
+            dispatcher=dispatcher,
             eval_capacity_factor=factor,
         )
         calls[f'layer: {name}'] = gradient(layer, lambda out: out[0])

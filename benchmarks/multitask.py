@@ -35,10 +35,10 @@ def train(
     """Trains the same model from every seed at once.
 
     Args:
-      config: of the runs.
-      workload: of the runs.
-      datas: with fields `train` and `val` (or `test` if it has rows), of each
-        seed, or one for all.
+      config: config of the runs.
+      workload: workload of the runs.
+      datas: data of each seed, or one for all, with `train` and `val` rows, and
+        `test` rows, which are evaluated instead of `val` if there are any.
       seeds: S.
 
     Returns:
@@ -104,7 +104,7 @@ def synthetic(steps: int, seeds: int) -> list[str]:
     """MMoE's figure 4: models of one size on ever more alike tasks.
 
     Args:
-      steps: of each run, batches of 128 of 200,000 rows.
+      steps: number of steps of each run, with batches of 128 of 200,000 rows.
       seeds: each of a function, rows and parameters of its own.
 
     Returns:
@@ -150,7 +150,7 @@ def census(files: str, seeds: int) -> list[str]:
 
     Args:
       files: the user's copy of the table.
-      seeds: of parameters and the order of the rows; the split is one.
+      seeds: number of seeds, of parameters and row order; the split is fixed.
 
     Returns:
       Lines of a table: AUC on the test rows, and its spread.
@@ -185,7 +185,7 @@ def snr(steps: int, seeds: int) -> list[str]:
     """Sub-network routing: what the L0 weight and the tasks' likeness do.
 
     Args:
-      steps: of each run.
+      steps: number of steps of each run.
       seeds: each of a function, rows and parameters of its own.
 
     Returns:
@@ -284,7 +284,7 @@ def speed(rounds: int) -> list[str]:
     """Times a training step of mixtures against dense networks.
 
     Args:
-      rounds: times each is measured, all taking turns.
+      rounds: number of measurements of each, interleaved.
 
     Returns:
       Lines of a table: a step of 1,024 rows with two tasks over that of a

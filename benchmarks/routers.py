@@ -87,11 +87,11 @@ WEIGHTS = {
 
 
 def compare(steps: int, seeds: int) -> list[str]:
-    """Trains every variant; the table of what came of it.
+    """Trains every variant, and returns the table of results.
 
     Args:
-      steps: of each run.
-      seeds: runs of each.
+      steps: number of steps of each run.
+      seeds: number of runs of each variant.
 
     Returns:
       Lines of a table: validation bits per byte, its standard deviation over
@@ -119,7 +119,7 @@ def compare(steps: int, seeds: int) -> list[str]:
 
 
 def speed(rounds: int) -> list[str]:
-    """Times a training step of every variant, all taking turns.
+    """Times a training step of every variant, interleaved.
 
     Args:
       rounds: how many times each is timed.
@@ -148,8 +148,8 @@ def weights(steps: int, seeds: int) -> list[str]:
     """Trains noisy top-k with and without its two losses.
 
     Args:
-      steps: of each run.
-      seeds: runs of each.
+      steps: number of steps of each run.
+      seeds: number of runs of each variant.
 
     Returns:
       Lines of a table as in arXiv 1701.06538: variation of importance and of
@@ -175,8 +175,8 @@ def images(steps: int, seeds: int) -> list[str]:
     """Trains the variants of `configs/vision.py`.
 
     Args:
-      steps: of each run.
-      seeds: runs of each.
+      steps: number of steps of each run.
+      seeds: number of runs of each variant.
 
     Returns:
       Lines of a table: validation accuracy, its standard deviation over the
@@ -213,7 +213,7 @@ def _runs(config, seeds) -> list[dict[str, float]]:
 
 
 class _Programs:
-    """What the runs of all seeds share: the data and the compiled steps."""
+    """The data and compiled steps that the runs of all seeds share."""
 
     def __init__(self, config):
         self.data = config.make_workload().load_data()
@@ -223,18 +223,18 @@ class _Programs:
 
 
 class _Trainer:
-    """What the training loop drives: a run that is timed, and not saved.
+    """A trainer, driven by the training loop, that times a run without saving.
 
     Args:
-      programs: of its config.
-      workload: of its seed.
-      seed: of the parameters.
-      steps: of the run.
+      programs: data and compiled steps of the config.
+      workload: workload of the run's seed.
+      seed: seed of the parameters.
+      steps: number of steps of the run.
 
     Attributes:
-      seconds: that all steps but the first took.
+      seconds: seconds of all steps but the first.
       tail: metrics of the last steps.
-      evaluation: of the last step.
+      evaluation: results of the evaluation after the last step.
     """
 
     start = 0

@@ -11,7 +11,7 @@ import numpy as np
 def medians(
     calls: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, float]:
-    """Median seconds of each call, all calls taking turns in every round.
+    """Returns the median seconds of each call, interleaved in every round.
 
     Args:
       calls: name to a function that returns device arrays.

@@ -1,1 +1,1 @@
-"""Sweeps of runs, and what a run would need of machines that are not here."""
+"""Sweeps of runs, and plans of runs on machines you do not have."""

@@ -1,6 +1,7 @@
-"""Ways to put values of fields together, as `get_hyper(hyper)` is given them.
+"""Functions that define the trials of a sweep, for `get_hyper(hyper)`.
 
-Each returns a list of dictionaries, one a trial, from dotted field to value.
+Each returns a list of dictionaries, one for each trial, from dotted field to
+value.
 The names are those of the hyper-parameter files of Scenic and V-MoE.
 """
 
@@ -14,11 +15,11 @@ Changes = Mapping[str, Any]
 
 
 def sweep(name: str, values: Iterable[Any]) -> list[Changes]:
-    """One trial a value.
+    """Returns one trial for each value of a field.
 
     Args:
       name: dotted name of the field.
-      values: what it takes.
+      values: values of the field.
 
     >>> sweep('seed', range(2))
     [{'seed': 0}, {'seed': 1}]
@@ -27,12 +28,12 @@ def sweep(name: str, values: Iterable[Any]) -> list[Changes]:
 
 
 def fixed(name: str, value: Any, length: int = 1) -> list[Changes]:
-    """The same value, `length` times.
+    """Returns trials with the same value of a field.
 
     Args:
       name: dotted name of the field.
-      value: what it takes.
-      length: how many trials, for `zipit`.
+      value: value of the field.
+      length: number of trials, for `zipit`.
 
     >>> fixed('steps', 9)
     [{'steps': 9}]
@@ -41,13 +42,13 @@ def fixed(name: str, value: Any, length: int = 1) -> list[Changes]:
 
 
 def product(parts: Sequence[Iterable[Changes]]) -> list[Changes]:
-    """Every combination of the parts' trials, the last part's fastest.
+    """Returns all combinations of the parts' trials, the last part fastest.
 
     Args:
       parts: lists of trials with no field in common.
 
     Raises:
-      ConfigError: for a field that two parts give.
+      ConfigError: for a field in two parts.
 
     >>> product([sweep('a', (1, 2)), fixed('b', 3)])
     [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
@@ -56,13 +57,13 @@ def product(parts: Sequence[Iterable[Changes]]) -> list[Changes]:
 
 
 def zipit(parts: Sequence[Iterable[Changes]]) -> list[Changes]:
-    """The parts' trials side by side.
+    """Combines the first trials of all parts, the second ones, and so on.
 
     Args:
-      parts: lists of as many trials each, with no field in common.
+      parts: lists of equally many trials, with no field in common.
 
     Raises:
-      ConfigError: for parts of different lengths, or a field that two give.
+      ConfigError: for parts of different lengths, or a field in two parts.
 
     >>> zipit([sweep('a', (1, 2)), sweep('b', (3, 4))])
     [{'a': 1, 'b': 3}, {'a': 2, 'b': 4}]
@@ -75,7 +76,7 @@ def zipit(parts: Sequence[Iterable[Changes]]) -> list[Changes]:
 
 
 def chainit(parts: Iterable[Iterable[Changes]]) -> list[Changes]:
-    """The parts' trials one after another.
+    """Concatenates the parts' trials.
 
     Args:
       parts: lists of trials.

@@ -15,11 +15,11 @@ def write(workdir: pathlib.Path, sweep: Sweep) -> None:
     """Writes the config file, the fields, and every trial's command.
 
     Args:
-      workdir: of the sweep, made if absent.
-      sweep: that is about to run.
+      workdir: folder of the sweep, made if absent.
+      sweep: the sweep that is about to run.
 
     Raises:
-      ConfigError: if there can be no such folder.
+      ConfigError: if the folder cannot be made.
     """
     text = json.dumps(_described(sweep) | {'commit': _commit()}, indent=1)
     try:
@@ -31,16 +31,16 @@ def write(workdir: pathlib.Path, sweep: Sweep) -> None:
 
 
 def read(workdir: pathlib.Path) -> Sweep:
-    """Reads the sweep that a folder holds.
+    """Reads the sweep of a folder.
 
     Args:
-      workdir: of the sweep; it may have been moved.
+      workdir: folder of the sweep; it may have been moved.
 
     Returns:
       The sweep.
 
     Raises:
-      ConfigError: if it holds none.
+      ConfigError: for a folder without a sweep.
     """
     try:
         found = json.loads((workdir / _NAME).read_text())
@@ -66,22 +66,23 @@ def check_same(workdir: pathlib.Path, sweep: Sweep) -> None:
     """Refuses the folder of a sweep of other trials, or of another config.
 
     Args:
-      workdir: of the sweep; it need not exist.
-      sweep: that is about to run.
+      workdir: folder of the sweep; it need not exist.
+      sweep: the sweep that is about to run.
 
     Raises:
-      ConfigError: with what differs.
+      ConfigError: if the trials or the config differ; it names the first
+        difference.
     """
     if not (workdir / _NAME).exists():
         return
-    there, now = (
+    earlier, now = (
         {
             'config': found['base'],
             **{name: t['changes'] for name, t in found['trials'].items()},
         }
         for found in (_described(read(workdir)), _described(sweep))
     )
-    lines = list(differences(there, now, 'sweep'))
+    lines = list(differences(earlier, now, 'sweep'))
     if lines:
         more = f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''
         allowed = f'a new folder, or one of the same sweep: {lines[0]}{more}'
@@ -105,7 +106,7 @@ def _described(sweep: Sweep) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Returns the commit of the code, with a + if it has changed since."""
+    """Returns the commit of the code, with a + for uncommitted changes."""
     git = ['git', '-C', str(pathlib.Path(__file__).parent)]
     found = []
     for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '-uno']):

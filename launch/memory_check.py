@@ -11,15 +11,15 @@ from launch.planning.chips import GIB, parse_topology
 from launch.trials import Trial
 from moe.config import ConfigError
 
-# They change neither the memory nor the program's size.
-_ALIKE = ('seed',)
+# Fields that do not change the memory of a program.
+_IRRELEVANT = ('seed',)
 
 
 class Unfit(ValueError):
-    """Trials that cannot run on a pod.
+    """Trials that do not fit the memory of a pod.
 
     Args:
-      lines: one a trial, saying why.
+      lines: a line with the reason for each trial.
     """
 
     def __init__(self, lines: Sequence[str]):
@@ -34,11 +34,11 @@ def check(trials: Sequence[Trial], topology: str) -> None:
     back; trials that differ only in the seed share a plan.
 
     Args:
-      trials: of a sweep.
+      trials: trials of a sweep.
       topology: CHIP:SIZES, such as v5p:4x4x8.
 
     Raises:
-      ConfigError: for a topology that there is not.
+      ConfigError: for an unknown topology.
       Unfit: if a trial does not fit, or cannot be planned.
     """
     try:
@@ -48,7 +48,7 @@ def check(trials: Sequence[Trial], topology: str) -> None:
     known: dict[str, str] = {}
     lines = []
     for trial in trials:
-        same = {k: v for k, v in trial.plain.items() if k not in _ALIKE}
+        same = {k: v for k, v in trial.plain.items() if k not in _IRRELEVANT}
         key = json.dumps(same, sort_keys=True)
         if key not in known:
             print(f'planning {trial.name} for {topology}', file=sys.stderr)

@@ -1,11 +1,14 @@
-"""`python -m launch.plan --config=FILE[:VARIANT] --topology=v5p:4x4x8`."""
+"""`python -m launch.plan --config=FILE[:VARIANT] --topology=v5p:4x4x8`.
+
+Plans a run for TPUs you do not have: memory, time, and what takes it.
+"""
 
 import json
 import os
 import pathlib
 import sys
 
-os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: the pod is not here
+os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: no TPU is needed
 
 from absl import flags
 
@@ -27,7 +30,10 @@ flags.DEFINE_string(
     'topology', None, 'CHIP:SIZES, such as v5p:4x4x8.', flag_values=_FLAGS
 )
 flags.DEFINE_string(
-    'json', None, 'File for the plan, or the plans.', flag_values=_FLAGS
+    'json',
+    None,
+    'File that the plan, or plans, are written to.',
+    flag_values=_FLAGS,
 )
 flags.DEFINE_bool(
     'compare',
@@ -36,7 +42,7 @@ flags.DEFINE_bool(
     flag_values=_FLAGS,
 )
 flags.DEFINE_integer(
-    'limit', 12, 'Plans that --compare compiles at most.', 1, flag_values=_FLAGS
+    'limit', 12, 'Largest number of plans of --compare.', 1, flag_values=_FLAGS
 )
 
 

@@ -14,13 +14,13 @@ class Row(NamedTuple):
     """The progress of one trial.
 
     Attributes:
-      name: of the trial.
+      name: name of the trial.
       state: waiting, running, done, interrupted or failed.
-      step: the last logged.
-      steps: of the whole run.
+      step: number of the last logged step.
+      steps: number of steps of the whole run.
       loss: the newest training loss, None before the first.
-      left: seconds to the end, None while unknown.
-      attempts: how often it was started.
+      left: remaining seconds, None while unknown.
+      attempts: number of times it was started.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The texts of the columns of the table."""
+        """Returns the cells of the trial's row in the table."""
         left = None if self.left is None else round(self.left)
         return (
             self.name,
@@ -50,7 +50,7 @@ Show = Callable[[Sequence[Row]], None]
 
 @contextlib.contextmanager
 def display() -> Iterator[Show]:
-    """Yields a function that shows rows: a live table, or else lines."""
+    """Yields a function that shows rows: as a live table, or as lines."""
     if not sys.stdout.isatty() or find_spec('rich') is None:
         yield _Lines().show
         return
@@ -70,7 +70,7 @@ def _table(rows: Sequence[Row]):
 
 
 class _Lines:
-    """Prints a line a change, and every 30 seconds one a running trial."""
+    """Prints a line for each change, and every 30 s for each running trial."""
 
     def __init__(self):
         self._shown: dict[str, tuple[tuple[str, int], float]] = {}

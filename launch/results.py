@@ -1,9 +1,8 @@
 """`python -m launch.results DIR [--metric=eval/loss]`: results of a sweep.
 
-Prints a table and writes `DIR/results.json` and the page `DIR/results.html`,
-of however much is there. Several metrics, with commas between, are shown
-beside each other, and the first decides; a pattern, as `moe/*/dropped`, is the
-mean of those that match.
+Prints a table and writes `DIR/results.json` and the page `DIR/results.html`;
+the sweep need not be complete. Of several metrics, with commas between, the
+first decides; a pattern such as `moe/*/dropped` is the mean of its matches.
 """
 
 import fnmatch
@@ -29,7 +28,7 @@ from moe.workloads import registry
 
 Results = dict[str, Any]
 
-DEFAULT = ('eval/loss',)  # every task has it
+DEFAULT = ('eval/loss',)  # every workload has it
 
 
 def read(
@@ -37,11 +36,11 @@ def read(
 ) -> tuple[Results, dict[str, list[dict[str, Any]]]]:
     """Reads what the trials of a sweep have logged so far.
 
-    A trial's value is the newest; only those of trials that are done are
-    compared, averaged, or called best.
+    A trial's value is its newest; only finished trials are compared and
+    averaged.
 
     Args:
-      workdir: of the sweep.
+      workdir: folder of the sweep.
       metrics: names or patterns; the first decides which is best.
 
     Returns:
@@ -66,7 +65,7 @@ def read(
         for line in lines:
             line |= _means(line, metrics)
     _check_known(metrics, logged)
-    # Of a trial, not of the base: the changes may be what makes it valid.
+    # Of a trial: the base may be valid only with a trial's changes.
     workload = registry.read_config(sweep.trials[0].plain).make_workload()
     short = labels(sweep.fields)
     values = {
@@ -79,7 +78,7 @@ def read(
     trials = {
         trial.name: {
             'values': {
-                short[field]: _said(value, taken[field])
+                short[field]: _shown(value, taken[field])
                 for field, value in values[trial.name].items()
             },
             'step': trial.step(),
@@ -119,8 +118,8 @@ def read(
     return found, logged
 
 
-def _said(value: Any, others: Sequence[Any]) -> Any:
-    """Returns a value as tables show it: a number, or words."""
+def _shown(value: Any, others: Sequence[Any]) -> Any:
+    """Returns a value as tables show it: a number, or text."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if number else text_of(value, others)
 
@@ -145,7 +144,7 @@ def _check_known(metrics: Sequence[str], logged: Mapping[str, Any]) -> None:
         if not isinstance(value, list) and name != 'step'
     }
     for metric in metrics:
-        # Before the first evaluation there is nothing to hold it against.
+        # Before the first evaluation its names are not known.
         if known and metric not in known and metric not in DEFAULT:
             allowed = 'one of ' + ', '.join(sorted(known))
             raise ConfigError('--metric', metric, allowed)
@@ -170,7 +169,9 @@ def _groups(
             'values': json.loads(key),
             'trials': names,
             'metrics': {
-                metric: spread([trials[n]['metrics'][metric] for n in names])
+                metric: mean_and_std(
+                    [trials[n]['metrics'][metric] for n in names]
+                )
                 for metric in metrics
             },
         }
@@ -178,20 +179,20 @@ def _groups(
     ]
 
 
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
+def mean_and_std(values: Sequence[float | None]) -> dict[str, Any]:
     """Returns the number of values, their mean and standard deviation.
 
     Args:
-      values: None where there is none.
+      values: values, or None for absent ones.
 
-    >>> spread([1.0, None, 4.0])
+    >>> mean_and_std([1.0, None, 4.0])
     {'n': 2, 'mean': 2.5, 'std': 2.1213203435596424}
     """
-    there = [value for value in values if value is not None]
+    given = [value for value in values if value is not None]
     return {
-        'n': len(there),
-        'mean': statistics.fmean(there) if there else None,
-        'std': statistics.stdev(there) if len(there) > 1 else None,
+        'n': len(given),
+        'mean': statistics.fmean(given) if given else None,
+        'std': statistics.stdev(given) if len(given) > 1 else None,
     }
 
 
@@ -199,7 +200,7 @@ def table(found: Results) -> str:
     """Formats the results: the trials, and their means over the seeds.
 
     Args:
-      found: of `read`.
+      found: the results of `read`.
 
     Returns:
       Lines of Markdown tables.
@@ -217,14 +218,14 @@ def table(found: Results) -> str:
         )
     lines = _aligned(rows)
     if found['seed'] and found['groups']:
-        kept = [field for field in fields if field != found['seed']]
+        others = [field for field in fields if field != found['seed']]
         heads = [h for m in metrics for h in (m, 'std')]
-        rows = [[*kept, 'n', *heads, '']]
+        rows = [[*others, 'n', *heads, '']]
         for i, group in enumerate(found['groups']):
             spreads = [group['metrics'][metric] for metric in metrics]
             rows.append(
                 [
-                    *(_cell(group['values'][field]) for field in kept),
+                    *(_cell(group['values'][field]) for field in others),
                     str(spreads[0]['n']),
                     *(_cell(s[k]) for s in spreads for k in ('mean', 'std')),
                     'best' if i == found['best_group'] else '',
@@ -258,9 +259,9 @@ def write(
     """Writes `results.json` and `results.html`.
 
     Args:
-      workdir: of the sweep.
-      found: of `read`.
-      logged: of `read`.
+      workdir: folder of the sweep.
+      found: the results of `read`.
+      logged: the metrics of each trial, of `read`.
 
     Returns:
       The page's path.
@@ -277,8 +278,8 @@ def show(workdir: pathlib.Path, metrics: Sequence[str] = DEFAULT) -> None:
     """Prints the table and writes the page.
 
     Args:
-      workdir: of the sweep.
-      metrics: of `read`.
+      workdir: folder of the sweep.
+      metrics: names or patterns, see `read`.
     """
     found, logged = read(workdir, metrics)
     print(table(found))
@@ -289,8 +290,8 @@ def import_plugins(workdir: pathlib.Path, named_again: Sequence[str]) -> None:
     """Imports the plugins of a sweep's trials, if they are trusted.
 
     Args:
-      workdir: of the sweep.
-      named_again: those that the user names on the command line.
+      workdir: folder of the sweep.
+      named_again: plugins that the user names on the command line.
 
     Raises:
       ConfigError: for a plugin that is not trusted, see

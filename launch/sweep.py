@@ -1,8 +1,8 @@
 """`python -m launch.sweep --config=FILE[:VARIANT] --workdir=DIR`.
 
-Starts the trials that FILE defines (see `launch.trials`), goes on with those
-that were interrupted, and leaves out those that are done. `--backend` says
-where they run; its options are `--BACKEND.NAME=VALUE`.
+Starts the trials that FILE defines (see `launch.trials`), resumes interrupted
+ones and skips finished ones. `--backend` says where they run; its options are
+`--BACKEND.NAME=VALUE`.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ BACKENDS = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code.
+    """Runs the sweep; returns the exit code.
 
-    That is 2 for what the user can mend, 1 if a trial is not done, 130 after
-    Ctrl-C or SIGTERM.
+    It is 2 for a user's mistake, 1 if a trial is not done, 130 after Ctrl-C or
+    SIGTERM.
     """
     jax.config.update('jax_platforms', 'cpu')  # accelerators are the trials'
     try:
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         line = shlex.join(['python', '-m', 'launch.sweep', *argv[1:]])
-        print(f'launch.sweep: stopped; to go on: {line}', file=sys.stderr)
+        print(f'launch.sweep: stopped; to resume: {line}', file=sys.stderr)
         return 130
 
 
@@ -94,14 +94,14 @@ def _main(argv: list[str]) -> int:
     if missing:
         print(
             f'launch.sweep: {len(missing)} trial(s) not done, the same command '
-            f'goes on: {", ".join(missing)}',
+            f'resumes them: {", ".join(missing)}',
             file=sys.stderr,
         )
     return 1 if missing else 0
 
 
 def _backend(argv: Sequence[str]) -> tuple[Any, str]:
-    """The module that `--backend` names; its flags depend on it."""
+    """Returns the backend's module and name; its flags depend on it."""
     prefix = '--backend='
     given = [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
     name = given[-1] if given else 'local'
@@ -115,7 +115,7 @@ def _backend(argv: Sequence[str]) -> tuple[Any, str]:
 
 
 def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
-    """The flags of the command, none read yet."""
+    """Defines the flags of the command."""
     values = flags.FlagValues()
     define_config(values)
     flags.DEFINE_string(
@@ -128,9 +128,9 @@ def _flags(argv: list[str], backend: str, options: type) -> flags.FlagValues:
         'Where trials run.',
         flag_values=values,
     )
-    flags.DEFINE_integer('parallel', 1, 'Trials at a time.', flag_values=values)
+    flags.DEFINE_integer('parallel', 1, 'Trials at once.', flag_values=values)
     flags.DEFINE_integer(
-        'retries', 1, 'Starts again after a failure.', flag_values=values
+        'retries', 1, 'Restarts of a trial that fails.', flag_values=values
     )
     flags.DEFINE_bool(
         'vmapped',

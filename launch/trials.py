@@ -1,12 +1,12 @@
-"""A sweep: one config file in, named and checked trials out.
+"""Reads a sweep from a config file: named trials with checked configs.
 
-The file has, beside `get_config`, either `sweep()`, which yields dictionaries
-from dotted field to value, or `get_hyper(hyper)`, which makes a list of them
-with `launch.hyper`. A field may be a whole section, and may begin with
+Beside `get_config` the file has either `sweep()`, which yields dictionaries
+from dotted field to value, or `get_hyper(hyper)`, which returns a list of them
+made with `launch.hyper`. A field may be a whole section, and may begin with
 `config.`.
 
-A trial is its command line: its config is read back from there as `train.py`
-would, so that the command copied by hand repeats the trial.
+A trial's config is read back from its command line as `train.py` reads it, so
+that the command repeats the trial.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from moe.config import ConfigError, Text, changed, differences
 from moe.metrics import newest_metrics
 from moe.workloads import registry
 
-_LONGEST = 120  # characters of a name, which is a folder's
+_LONGEST = 120  # characters of a trial's name, the name of its folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-      name: tells it apart; the last part of its folder.
-      changes: value by dotted name below config.
-      plain: the whole config, checked.
+      name: unique name, the last part of the folder.
+      changes: changed values by dotted name below config.
+      plain: the whole config, checked, plain data.
       folder: the run's workdir.
-      command: what follows the Python interpreter.
+      command: arguments of the Python interpreter.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Trial:
     command: tuple[str, ...]
 
     def newest(self) -> Mapping[str, Any]:
-        """The last metrics that it logged, empty before the first."""
+        """Returns the last logged metrics, {} before the first."""
         path = self.folder / 'metrics.jsonl'
         return newest_metrics(path) if path.exists() else {}
 
     def step(self) -> int:
-        """The last step that it logged, 0 before the first."""
+        """Returns the number of the last logged step, 0 before the first."""
         return self.newest().get('step', 0)
 
     def done(self) -> bool:
-        """Whether it has trained to its last step and left its results."""
+        """Whether it has trained to its last step and written its results."""
         if self.step() < self.plain['steps']:
             return False
         workload = registry.read_config(self.plain).make_workload()
@@ -70,9 +70,9 @@ class Sweep:
 
     Attributes:
       config: FILE[:VARIANT].
-      base: the config that the trials change, overrides of the command line
-        included.
-      fields: dotted names of those that differ between trials, sorted.
+      base: the config without the trials' changes, with the command line's
+        overrides.
+      fields: dotted names of fields that differ between trials, sorted.
       trials: in the order of the file.
     """
 
@@ -89,8 +89,8 @@ def read_sweep(
 
     Args:
       config: FILE[:VARIANT].
-      overrides: value by dotted name below config, for all trials.
-      workdir: of the sweep; a trial's folder is `workdir/NAME`.
+      overrides: values for all trials, by dotted name below config.
+      workdir: folder of the sweep; a trial's folder is `workdir/NAME`.
 
     Returns:
       The sweep.
@@ -149,7 +149,7 @@ def read_sweep(
 def _base(
     bare: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the config without the changes, read if it is valid alone."""
+    """Returns the config without changes, parsed if it is valid."""
     try:
         found = registry.read_config(bare, overrides.items())
         return registry.plain_of(found)
@@ -160,7 +160,7 @@ def _base(
 def _check_flags(
     bare: Mapping[str, Any], arguments: Sequence[str], plain: Mapping[str, Any]
 ) -> None:
-    """Reads a trial's config back from its command line."""
+    """Checks that a trial's command line gives its config."""
     texts = [a.removeprefix('--config.').partition('=') for a in arguments]
     overrides = [(name, Text(text)) for name, _, text in texts]
     found = registry.plain_of(registry.read_config(bare, overrides))
@@ -170,7 +170,7 @@ def _check_flags(
 
 
 def _defined(config: str) -> list[dict[str, Any]]:
-    """The changes of every trial that the file defines."""
+    """Returns the changes of every trial that the file defines."""
     path = config.partition(':')[0]
     module = load_module(path)
     known: dict[str, Callable[[Any], Iterable]] = {
@@ -204,7 +204,7 @@ def _field(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Plain data of what a file may yield."""
+    """Converts a value that a file yields to plain data."""
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -215,7 +215,7 @@ def _plain(value: Any) -> Any:
 
 
 def _within(inner: str, outer: str) -> bool:
-    """Whether a field is another, or one of a section."""
+    """Whether a field equals another, or is inside it."""
     return f'{inner}.'.startswith(f'{outer}.')
 
 
@@ -223,7 +223,13 @@ _ABSENT = object()
 
 
 def value_of(plain: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """The value of a field by its dotted name; `default` without it."""
+    """Returns the value of a field.
+
+    Args:
+      plain: the config, plain data.
+      name: dotted name of the field.
+      default: result for an absent field.
+    """
     value: Any = plain
     for part in name.split('.'):
         if not isinstance(value, Mapping) or part not in value:
@@ -260,7 +266,7 @@ def literal(value: Any, quoted: bool = False) -> str:
 def _varying(
     given: Sequence[Mapping], plains: Sequence[Mapping]
 ) -> tuple[str, ...]:
-    """Changed fields whose value is not the same in all trials, sorted."""
+    """Returns the changed fields whose values differ between trials, sorted."""
     names = sorted({name for changes in given for name in changes})
     return tuple(
         name
@@ -274,7 +280,7 @@ def _key(value: Any) -> str:
 
 
 def labels(fields: Sequence[str]) -> dict[str, str]:
-    """Short names of fields: the last parts that tell them apart.
+    """Returns short names of fields: the last parts that make them unique.
 
     >>> labels(['model.moe.router.name', 'seed', 'a.k', 'b.k'])
     {'model.moe.router.name': 'router', 'seed': 'seed', 'a.k': 'a.k', 'b.k': \
@@ -295,11 +301,11 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
 
 
 def text_of(value: Any, others: Sequence[Any] = ()) -> str:
-    """A value in few words; a section by its name and what it differs in.
+    """Returns a short text of a value; of a section its name and differences.
 
     Args:
-      value: of a field.
-      others: values that the field takes.
+      value: value of a field.
+      others: all values of the field.
 
     >>> two, one = {'name': 'top_k', 'k': 2}, {'name': 'top_k', 'k': 1}
     >>> text_of(two), text_of(two, [two, one]), text_of(1e-5)
@@ -323,7 +329,7 @@ def text_of(value: Any, others: Sequence[Any] = ()) -> str:
 def _names(
     fields: Sequence[str], plains: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """A name a trial, which does not depend on the order of the trials."""
+    """Returns the names of the trials, which do not depend on their order."""
     short = labels(fields)
     texts = []
     for plain in plains:

@@ -1,9 +1,9 @@
-"""`python -m launch.vmapped DIR NAME NAME...`: trials as one program.
+"""`python -m launch.vmapped DIR NAME NAME...`: vmapped trials.
 
-What differs between them is an axis of the arrays: the seed, with its own
-parameters and its own order of the data, and the scalars of `TRACED`. It runs
-on one device and starts from the first step; there are no checkpoints but the
-last.
+Several trials run as one program on one device, stacked along an axis of the
+arrays. They may differ in the seed, so in parameters and order of the data, and
+in the scalars of `TRACED`. They start from the first step and write only the
+last checkpoint.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from moe.training.step import init_state, make_eval_step, make_train_step
 from moe.training.trainer import Progress, logged
 from moe.workloads import registry
 
-# Fields of the optimizer and of its schedule, where it has them; coefficients
-# of losses too, but where only some are 0.
+# Fields of the optimizer and of its schedule that may differ between trials;
+# coefficients of losses may too, unless only some of them are 0.
 TRACED = ('learning_rate', 'weight_decay')
 TRACED_OF_SCHEDULE = ('final_fraction',)
 
@@ -42,8 +42,7 @@ class Group(Trial):
     """Trials that run as one vmapped program.
 
     Attributes:
-      members: the trials; the program's output is logged in the folder of the
-        first of them.
+      members: the trials; the program's log is in the folder of the first.
     """
 
     members: tuple[Trial, ...]
@@ -61,7 +60,7 @@ def group_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Groups the trials that can run as one program; others stay as they are.
 
     Args:
-      trials: trials of one sweep.
+      trials: trials of a sweep.
     """
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -73,7 +72,7 @@ def group_trials(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def summary(jobs: Sequence[Trial]) -> str:
-    """Returns one line on how many trials are vmapped, and what may differ.
+    """Returns a line on how many trials are vmapped, and what may differ.
 
     Args:
       jobs: groups and trials, as `group_trials` returns them.
@@ -107,7 +106,7 @@ def _key(trial: Trial) -> str:
     """Returns what must be the same in all trials of a group."""
     plain = trial.plain
     if math.prod(size for size in plain['mesh'].values() if size > 0) > 1:
-        return trial.name  # over devices: by itself
+        return trial.name  # it runs on several devices, by itself
     optimizer = {k: v for k, v in plain['optimizer'].items() if k not in TRACED}
     if isinstance(optimizer.get('schedule'), dict):
         schedule = optimizer['schedule'].items()
@@ -120,10 +119,10 @@ def _key(trial: Trial) -> str:
 
 
 def run(trials: Sequence[Trial]) -> None:
-    """Trains them all, and leaves the folder of each as `train.py` would.
+    """Trains the trials, and writes the folder of each as `train.py` does.
 
-    A trial whose loss is no longer finite is left there, and is not done; the
-    others go on.
+    A trial whose loss is no longer finite stops, and is not done; the others
+    continue.
 
     Args:
       trials: members of one group of `group_trials`.
@@ -137,14 +136,14 @@ def run(trials: Sequence[Trial]) -> None:
 
 
 class VmappedTrainer:
-    """What the training loop drives when it trains several trials as one.
+    """Trains several trials as one program, driven by the training loop.
 
     Args:
       trials: members of one group of `group_trials`.
 
     Attributes:
-      config: of the first; the others differ in numbers alone.
-      start: 0, for there is nothing to continue from.
+      config: config of the first trial; the others differ in scalars alone.
+      start: 0, as vmapped trials do not resume.
     """
 
     start = 0
@@ -178,7 +177,7 @@ class VmappedTrainer:
         self._progress = Progress(config.steps, workload, 0)
 
     def advance(self) -> Any:
-        """Takes a step of all; returns metrics stacked over them."""
+        """Takes a step of all trials; returns metrics stacked over them."""
         rows = _stacked([next(batches) for batches in self._batches])
         self._states, metrics = self._train_step(
             self._scalars, self._states, rows
@@ -186,12 +185,12 @@ class VmappedTrainer:
         return metrics
 
     def evaluate(self) -> list:
-        """Evaluates the validation set, which all have in common."""
+        """Evaluates the validation set, which all trials share."""
         batches = self._workload.eval_batches(self._data, 0, 1)
         return [self._eval_step(self._states, batch) for batch in batches]
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
-        """Writes the metrics of each that has not diverged."""
+        """Writes the metrics of each trial that has not diverged."""
         speed, losses = self._progress.speed(step), []
         for i, trial in list(self._alive.items()):
             own = _part((metrics, evaluation), i)
@@ -208,7 +207,7 @@ class VmappedTrainer:
         """Does nothing: the only checkpoint is that of `finalize`."""
 
     def finalize(self) -> None:
-        """Leaves in each folder its checkpoint, its results and its page."""
+        """Writes the checkpoint, results and report page of each trial."""
         from moe.workloads import reports  # not before: it needs matplotlib
 
         for i, trial in self._alive.items():
@@ -227,7 +226,7 @@ class VmappedTrainer:
 
 
 def _scalars(config) -> dict[str, Any]:
-    """Returns the numbers that may differ between the trials of a group."""
+    """Returns the scalars that may differ between the trials of a group."""
     schedule = options(config.optimizer.schedule)
     return {
         'optimizer': {n: getattr(config.optimizer, n) for n in TRACED},
@@ -239,7 +238,7 @@ def _scalars(config) -> dict[str, Any]:
 
 
 def _with(config, scalars):
-    """Returns the config with traced numbers in place of its own."""
+    """Returns the config with traced scalars instead of its own."""
     schedule = functools.partial(
         config.optimizer.schedule, **scalars['schedule']
     )
@@ -261,7 +260,7 @@ def _part(tree: Any, index: int) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Runs; returns the exit code: 2 for a mistake in the command."""
+    """Runs the trials; returns the exit code, 2 for a mistake of the user."""
     folder, *names = argv[1:]
     try:
         trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}

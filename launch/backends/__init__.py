@@ -1,1 +1,1 @@
-"""Where the trials of a sweep run."""
+"""Backends that run the trials of a sweep."""

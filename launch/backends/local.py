@@ -1,4 +1,4 @@
-"""Trials as processes of this machine."""
+"""The backend that runs trials as processes of this machine."""
 
 import contextlib
 import dataclasses
@@ -23,14 +23,14 @@ _PINS = hasattr(os, 'sched_setaffinity')  # on Linux
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a trial gets.
+    """The resources of a trial.
 
     Attributes:
-      cores: CPU cores, its own; XLA makes as many threads. 0 shares out those
-        there are.
-      devices: JAX devices, virtual ones of the CPU unless there are `gpus`.
-      gpus: those to use, as CUDA_VISIBLE_DEVICES names them, '0,1,2,3'; each
-        trial has `devices` of its own.
+      cores: number of CPU cores of a trial, and of threads of XLA; 0 divides
+        all cores.
+      devices: number of JAX devices, virtual ones of the CPU without `gpus`.
+      gpus: GPUs to use, as CUDA_VISIBLE_DEVICES names them, '0,1,2,3'; each
+        trial has `devices` of them.
     """
 
     cores: NaturalInt = 0
@@ -39,11 +39,11 @@ class Options:
 
 
 class Slot(NamedTuple):
-    """What one trial at a time may use.
+    """Resources for one trial at a time.
 
     Attributes:
-      cores: of the CPU; none where a process cannot be told them.
-      environment: variables beside those there are.
+      cores: CPU cores; () if processes cannot be pinned.
+      environment: additional environment variables.
     """
 
     cores: tuple[int, ...]
@@ -53,16 +53,16 @@ class Slot(NamedTuple):
 def run(
     trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
 ) -> None:
-    """Runs trials, several at a time, each in a process of its own.
+    """Runs trials, several at once, each in a process of its own.
 
     Output goes to `log.txt` in the trial's folder. On SIGTERM or Ctrl-C the
-    trials are asked to save a checkpoint and to stop; a second one kills them.
+    trials save a checkpoint and stop; a second signal kills them.
 
     Args:
-      trials: none of them done.
-      options: of each.
-      parallel: how many at a time.
-      retries: how often a trial that fails is started again.
+      trials: trials that are not done.
+      options: resources of each trial.
+      parallel: number of trials at once.
+      retries: number of restarts of a trial that fails.
 
     Raises:
       ConfigError: if there are not enough cores or GPUs, or a process of an
@@ -98,17 +98,17 @@ def run(
 def dry_run(
     trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
 ) -> Iterator[str]:
-    """Yields the commands of the trials, as a shell takes them.
+    """Yields the trials' commands for a shell.
 
     Args:
-      trials: as in `run`.
-      options: of each.
-      parallel: how many at a time.
+      trials: trials that are not done.
+      options: resources of each trial.
+      parallel: number of trials at once.
       retries: not shown.
     """
-    places = slots(options, parallel)
+    shares = slots(options, parallel)
     for i, trial in enumerate(trials):
-        cores, environment = places[i % parallel]
+        cores, environment = shares[i % parallel]
         names = ','.join(map(str, cores))
         pinned = ['taskset', '--cpu-list', names] if names else []
         given = [f'{name}={value}' for name, value in environment.items()]
@@ -117,22 +117,22 @@ def dry_run(
 
 
 def slots(options: Options, parallel: int) -> list[Slot]:
-    """Shares the machine out.
+    """Divides the machine among trials.
 
     Args:
-      options: what a trial gets.
-      parallel: how many trials at a time.
+      options: resources of each trial.
+      parallel: number of trials at once.
 
     Returns:
-      As many slots.
+      One slot for each of them.
 
     Raises:
-      ConfigError: if there is not enough for all.
+      ConfigError: if there are too few cores or GPUs.
     """
-    there = sorted(_affinity())
-    share = options.cores or max(1, len(there) // parallel)
-    if options.cores * parallel > len(there):
-        allowed = f'at most {len(there) // parallel}: {len(there)} cores for '
+    usable = sorted(_affinity())
+    share = options.cores or max(1, len(usable) // parallel)
+    if options.cores * parallel > len(usable):
+        allowed = f'at most {len(usable) // parallel}: {len(usable)} cores for '
         allowed += f'{parallel} trials at a time'
         raise ConfigError('local.cores', options.cores, allowed)
     gpus = [name for name in options.gpus.split(',') if name]
@@ -142,9 +142,9 @@ def slots(options: Options, parallel: int) -> list[Slot]:
         raise ConfigError('local.gpus', options.gpus, allowed)
     result = []
     for i in range(parallel):
-        # With fewer cores than trials, they take turns.
-        turns = range(i * share, (i + 1) * share)
-        cores = [there[turn % len(there)] for turn in turns if _PINS]
+        # Trials share cores if there are fewer cores than trials.
+        own = range(i * share, (i + 1) * share)
+        cores = [usable[n % len(usable)] for n in own if _PINS]
         mine = gpus[i * options.devices : (i + 1) * options.devices]
         environment = (
             {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
@@ -169,11 +169,11 @@ class _Job:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a process."""
+        """Whether its process runs."""
         return self._process is not None
 
     def start(self, slot: Slot) -> None:
-        """Starts the trial on a slot, which is its own until it ends."""
+        """Starts the trial on a slot, which it has until it ends."""
         with _open_log(self._trial) as log, _pinned(slot.cores):
             self._process = subprocess.Popen(
                 [sys.executable, *self._trial.command],
@@ -187,14 +187,14 @@ class _Job:
         self.state, self.attempts = 'running', self.attempts + 1
 
     def stop(self, kill: bool) -> None:
-        """Asks the process, once, to save and to stop; or kills it."""
+        """Signals the process, once, to save and stop; or kills it."""
         number = signal.SIGKILL if kill else signal.SIGTERM
         if self._process is not None and self._signalled != number:
             self._process.send_signal(number)
             self._signalled = number
 
     def poll(self, stopping: bool) -> Slot | None:
-        """Looks whether the process has ended; then returns its slot."""
+        """Returns the slot if the process has ended, else None."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return None
@@ -202,7 +202,7 @@ class _Job:
         self._newest = self._trial.newest()
         if self._trial.done():
             self.state = 'done'
-        elif stopping or code == 0:  # train.py stops so when it is asked to
+        elif stopping or code == 0:  # train.py's code after a signal
             self.state = 'interrupted'
         elif self._left:
             self.state, self._left = 'waiting', self._left - 1
@@ -218,7 +218,7 @@ class _Job:
         return slot
 
     def row(self) -> progress.Row:
-        """How it is getting on."""
+        """Returns its progress."""
         if self.busy:
             self._newest = self._trial.newest()
         newest = self._newest
@@ -240,7 +240,7 @@ class _Job:
 
 
 def _affinity() -> set[int]:
-    """The cores that this process may use."""
+    """Returns the cores that this process may use."""
     if _PINS:
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
@@ -248,7 +248,7 @@ def _affinity() -> set[int]:
 
 @contextlib.contextmanager
 def _pinned(cores: Sequence[int]) -> Iterator[None]:
-    """Processes started meanwhile have these cores alone; all if empty."""
+    """Pins processes started inside the block to cores, if there are any."""
     if not cores:
         yield
         return
@@ -261,7 +261,7 @@ def _pinned(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _open_log(trial: Trial) -> IO:
-    """The log of a trial, locked for as long as a process writes to it."""
+    """Opens the log of a trial, locked while a process writes to it."""
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
         log = (trial.folder / 'log.txt').open('a')

@@ -1,7 +1,7 @@
-"""The trials of a sweep as one SLURM job array, submitted by submitit.
+"""The backend that runs trials as one SLURM job array, by submitit.
 
-The queue alone knows what runs: the command can be stopped and started at any
-time, and finds the jobs again.
+The state is in SLURM's queue alone: the command can be stopped and started at
+any time, and finds the jobs again.
 """
 
 import contextlib
@@ -25,22 +25,23 @@ from moe.config import ConfigError, NaturalInt, PositiveInt
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a trial asks of the cluster; 0 and '' leave it to the cluster.
+    """The resources of a trial; 0 and '' are the cluster's defaults.
 
     Attributes:
-      nodes: of a trial.
-      gpus_per_node: none by default.
-      tasks_per_node: processes; by default one a GPU, or one.
-      cpus_per_task: processors of a process.
-      memory: of a node, as SLURM writes it: '64G'.
-      minutes: time limit; a trial that reaches it is queued again and goes on.
-      grace: seconds before the limit at which a trial is asked to stop.
-      partition: to submit to.
-      account: to charge.
+      nodes: number of nodes of a trial.
+      gpus_per_node: number of GPUs of a node.
+      tasks_per_node: number of processes of a node; 0 is one for each GPU, or
+        one.
+      cpus_per_task: number of CPUs of a process.
+      memory: memory of a node, as SLURM writes it: '64G'.
+      minutes: time limit; a trial that reaches it is requeued and resumes.
+      grace: seconds before the limit at which a trial is signalled to stop.
+      partition: partition to submit to.
+      account: account to charge.
       qos: quality of service.
-      sbatch: more arguments of sbatch, as '--constraint=a100 --exclusive'.
+      sbatch: more arguments of sbatch, such as '--constraint=a100 --exclusive'.
       srun: more arguments of srun.
-      poll: seconds between two looks at the queue.
+      poll: seconds between two queries of the queue.
     """
 
     nodes: PositiveInt = 1
@@ -73,7 +74,7 @@ class Options:
 
     @property
     def tasks(self) -> int:
-        """Processes of a trial."""
+        """Returns the number of processes of a trial."""
         return self.nodes * self._on_a_node
 
     @property
@@ -81,7 +82,7 @@ class Options:
         return self.tasks_per_node or self.gpus_per_node or 1
 
     def for_sbatch(self) -> dict[str, Any]:
-        """The parameters of sbatch that say what a trial gets."""
+        """Returns the parameters of sbatch for a trial's resources."""
         given = {
             'nodes': self.nodes,
             'ntasks_per_node': self._on_a_node,
@@ -96,14 +97,14 @@ class Options:
         return {name: value for name, value in given.items() if value}
 
     def more_for_sbatch(self) -> dict[str, Any]:
-        """The parameters of sbatch that are the user's own or ours."""
+        """Returns other parameters of sbatch, the user's included."""
         words = (w[2:].partition('=') for w in _words('sbatch', self.sbatch))
         return {'requeue': True} | {k: v or True for k, _, v in words}
 
     def for_srun(self) -> list[str]:
-        """The arguments of srun."""
-        # The death of one process is the end of all. What sbatch was told of
-        # processors does not reach srun since SLURM 22.05.
+        """Returns the arguments of srun."""
+        # A process that dies ends all. Since SLURM 22.05 srun does not inherit
+        # the number of CPUs from sbatch.
         arguments = ['--kill-on-bad-exit=1']
         if self.cpus_per_task:
             arguments.append(f'--cpus-per-task={self.cpus_per_task}')
@@ -113,16 +114,16 @@ class Options:
 def run(
     trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
 ) -> None:
-    """Submits the trials that no job is running, and follows all to their end.
+    """Submits the trials that have no running job, and follows all jobs.
 
     Args:
-      trials: the unfinished ones of a sweep, each a folder in the sweep's.
-      options: of the jobs.
-      parallel: how many run at once.
-      retries: how often a trial that failed is started again.
+      trials: trials that are not done, in folders below the sweep's.
+      options: resources of each trial.
+      parallel: number of trials at once.
+      retries: number of restarts of a trial that fails.
 
     Raises:
-      ConfigError: if SLURM or submitit is not here, or refuses the jobs.
+      ConfigError: without SLURM or submitit, or if sbatch refuses the jobs.
     """
     _check_installed()
     folder = _submissions(trials)
@@ -142,13 +143,13 @@ def dry_run(
 ) -> Iterator[str]:
     """Yields the lines of a shell command that runs the trials as `run` does.
 
-    All but starting again: a job that is asked to stop saves a checkpoint,
-    and goes on when it is submitted once more.
+    It does not restart them: a job that is signalled to stop saves a
+    checkpoint, and resumes when it is submitted again.
 
     Args:
-      trials: of a sweep, each a folder in the sweep's.
-      options: of the jobs.
-      parallel: how many run at once.
+      trials: trials in folders below the sweep's.
+      options: resources of each trial.
+      parallel: number of trials at once.
       retries: not shown.
     """
     del retries
@@ -188,7 +189,7 @@ def _words(name: str, value: str) -> list[str]:
 
 
 def _submissions(trials: Sequence[Trial]) -> pathlib.Path:
-    """The folder of a sweep's submissions, by the one path it goes by."""
+    """Returns the resolved folder of a sweep's submissions."""
     return trials[0].folder.parent.resolve() / '.slurm'
 
 
@@ -217,8 +218,10 @@ def _submit(
     import submitit  # an extra
 
     names = [trial.name for trial in trials]
-    executor = submitit.SlurmExecutor(slurm_queue.new_submission(folder, names))
-    executor.update_parameters(
+    submitter = submitit.SlurmExecutor(
+        slurm_queue.new_submission(folder, names)
+    )
+    submitter.update_parameters(
         job_name=folder.parent.name,
         array_parallelism=parallel,
         signal_delay_s=options.grace,
@@ -229,8 +232,8 @@ def _submit(
     )
     processes = [Process(_command(t, options), t.folder) for t in trials]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the same, once more
-            jobs = executor.submit_array(processes)
+        with contextlib.redirect_stderr(io.StringIO()):  # repeats the error
+            jobs = submitter.submit_array(processes)
     except submitit.core.utils.FailedJobError as error:
         allowed = f'accepted by sbatch: {error}'
         raise ConfigError('slurm', options.for_sbatch(), allowed) from None
@@ -239,7 +242,7 @@ def _submit(
 
 
 class _Followed:
-    """A trial and how its jobs get on."""
+    """A trial and the state of its jobs."""
 
     def __init__(self, trial: Trial, retries: int):
         self._trial, self._left = trial, retries
@@ -247,20 +250,20 @@ class _Followed:
 
     @property
     def ended(self) -> bool:
-        """Whether it is not started again."""
+        """Whether it will not be started again."""
         return self.state in ('done', 'failed', 'cancelled')
 
     def look(self, job: Job | None) -> None:
-        """Takes note of its newest job; starts an ended one again if need be.
+        """Updates the state by its newest job; requeues an ended one if needed.
 
         Args:
-          job: None if the queue does not know it any more.
+          job: the newest job; None if the queue has forgotten it.
         """
         if job and not job.ended:
             self.state = 'running' if job.state == 'RUNNING' else 'waiting'
         elif self._trial.done():
             self.state = 'done'
-        elif job and job.state == 'CANCELLED':  # somebody means it
+        elif job and job.state == 'CANCELLED':  # by a person
             self._end('cancelled', job.state)
         elif not job:
             self._end('failed', 'no longer in the queue')
@@ -268,7 +271,7 @@ class _Followed:
             self._again(job)
 
     def row(self) -> progress.Row:
-        """How it is getting on."""
+        """Returns its progress."""
         newest, steps = self._trial.newest(), self._trial.plain['steps']
         loss, step = newest.get('train/loss'), newest.get('step', 0)
         return progress.Row(
@@ -276,8 +279,8 @@ class _Followed:
         )
 
     def _again(self, job: Job) -> None:
-        # One that was asked to stop says that all is well: only a failure
-        # costs a retry.
+        # A trial that was signalled to stop exits without an error; only a
+        # failure counts as a retry.
         failed = job.state not in ('COMPLETED', 'PREEMPTED')
         if failed and not self._left:
             self._end('failed', job.state)
@@ -301,13 +304,13 @@ class _Followed:
 def _follow(
     trials: Sequence[Trial], retries: int, poll: int, folder: pathlib.Path
 ) -> None:
-    """Shows how the trials get on until all have ended."""
+    """Shows the progress of the trials until all have ended."""
     followed = {trial.name: _Followed(trial, retries) for trial in trials}
     jobs: dict[str, Job] = {}
     try:
         with progress.display() as show:
             while True:
-                # Its administrators restart SLURM now and then.
+                # SLURM may be restarted meanwhile.
                 with contextlib.suppress(NoAnswer):
                     jobs = slurm_queue.jobs(folder)
                     for name, trial in followed.items():
@@ -321,7 +324,7 @@ def _follow(
         ids = sorted({job.array for job in jobs.values() if not job.ended})
         numbers = ' '.join(map(str, ids))
         print(
-            'the jobs go on: squeue --me shows them, '
+            'the jobs keep running: squeue --me shows them, '
             f'scancel {numbers} ends them, the same command follows them',
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What runs on the nodes of a SLURM job, beside as little as can be."""
+"""The process that submitit runs on the nodes of a SLURM job."""
 
 import pathlib
 import shlex
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 
 class Process:
-    """One task of a job: a process of a trial, as its child.
+    """One task of a job, which runs a process of a trial as its child.
 
-    SLURM sends USR2 before it takes the nodes away. The child is asked to stop
-    then, which saves a checkpoint, and the job is queued again.
+    SLURM sends USR2 before it takes the nodes away. The child is then signalled
+    to stop, which saves a checkpoint, and the job is requeued.
 
     Args:
-      command: what follows the Python interpreter.
-      folder: of the trial; `log.txt` in it is what the first process says,
-        `log.1.txt` the second, and so on.
+      command: arguments of the Python interpreter.
+      folder: folder of the trial, where the first process logs to `log.txt`,
+        the second to `log.1.txt`, and so on.
     """
 
     def __init__(self, command: Sequence[str], folder: pathlib.Path):
@@ -27,7 +27,7 @@ class Process:
         """Runs the child to its end.
 
         Raises:
-          RuntimeError: if it fails, so that the task does.
+          RuntimeError: if the child fails, so that the task fails.
         """
         import submitit  # an extra, and here it is
 
@@ -51,7 +51,7 @@ class Process:
 
         signal.signal(signal.SIGUSR2, stop)
         code = child.wait()
-        # Of SIGTERM it dies where it does not listen yet.
+        # SIGTERM kills a child that does not handle it yet.
         if asked and code in (0, -signal.SIGTERM):
             if rank == 0:
                 # Not SLURM_JOB_ID: the last of an array has the number of all.
@@ -62,5 +62,5 @@ class Process:
 
 
 def _ignore() -> None:
-    """SLURM signals all that runs in a job; the child has no handler."""
+    """Ignores USR2 in the child, as SLURM signals all processes of a job."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

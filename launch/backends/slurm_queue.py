@@ -1,8 +1,8 @@
-"""What SLURM's queue knows of the submissions of a sweep.
+"""The jobs of a sweep's submissions in SLURM's queue.
 
-A submission is a folder with the script that sbatch was given and
-`trials.json`, the names of its trials in the order of the array. By the path
-of its script a job is found again, with nothing written down after it began.
+A submission is a folder with the script for sbatch and `trials.json`, the names
+of its trials in the order of the array. A job is found again by the path of its
+script, without other records.
 """
 
 import json
@@ -27,15 +27,15 @@ _ENDED = (
 
 
 class NoAnswer(RuntimeError):
-    """SLURM does not do what it was asked to; its own words."""
+    """A command of SLURM failed; the message is SLURM's."""
 
 
 class Job(NamedTuple):
     """A job of one trial.
 
     Attributes:
-      id: as SLURM's commands take it, '12_3', or '12' if it is no array's.
-      state: in SLURM's word.
+      id: id of the job in SLURM, '12_3', or '12' outside of an array.
+      state: state of the job in SLURM.
     """
 
     id: str
@@ -43,12 +43,12 @@ class Job(NamedTuple):
 
     @property
     def array(self) -> int:
-        """The number of its array; a later one is greater."""
+        """Returns the number of its array, which grows with time."""
         return int(self.id.partition('_')[0])
 
     @property
     def place(self) -> int:
-        """Which of the array it is."""
+        """Returns its index in the array."""
         return int(self.id.partition('_')[2] or 0)
 
     @property
@@ -61,12 +61,12 @@ def new_submission(folder: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
     """Makes the folder of a submission.
 
     Args:
-      folder: of all submissions of the sweep, absolute, made if absent.
-      names: of the trials, in the order of the array.
+      folder: folder of all submissions of the sweep, absolute, made if absent.
+      names: names of the trials in the order of the array.
 
     Returns:
-      The new folder. No other submission was ever in it: submitit would take
-      the results there for those of a new job with an old number.
+      The new, empty folder: submitit would take old results for those of a new
+      job with the same number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prefix = time.strftime('%Y%m%d-%H%M%S-')
@@ -76,16 +76,16 @@ def new_submission(folder: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
 
 
 def jobs(folder: pathlib.Path) -> dict[str, Job]:
-    """The newest job of every trial that the queue still knows of.
+    """Returns the newest job of every trial in the queue.
 
     Args:
-      folder: of all submissions of the sweep, absolute.
+      folder: folder of all submissions of the sweep, absolute.
 
     Returns:
-      Job by name of the trial.
+      Jobs by name of the trial.
 
     Raises:
-      NoAnswer: as it does when its administrators restart it.
+      NoAnswer: if squeue fails, as during a restart of SLURM.
     """
     listing = ['--array', '--states=all', '--noheader', '--format=%i|%T|%o']
     newest: dict[str, Job] = {}
@@ -103,19 +103,19 @@ def jobs(folder: pathlib.Path) -> dict[str, Job]:
 
 
 def requeue(job: Job) -> None:
-    """Starts an ended job again, in its place in its array.
+    """Requeues an ended job, at its index in its array.
 
     Args:
-      job: that has ended.
+      job: a job that has ended.
 
     Raises:
-      NoAnswer: if SLURM has forgotten it, say.
+      NoAnswer: if SLURM refuses, or has forgotten the job.
     """
     _slurm('scontrol', 'requeue', job.id)
 
 
 def _slurm(*command: str) -> str:
-    """What a command of SLURM prints."""
+    """Returns the output of a command of SLURM."""
     found = subprocess.run(command, capture_output=True, text=True)
     if found.returncode:
         raise NoAnswer(' '.join(found.stderr.split()))

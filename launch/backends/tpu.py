@@ -1,8 +1,8 @@
-"""Trials on TPU pods, by the engines that there are for them.
+"""The backend that runs trials on TPU pods, by one of several engines.
 
-Every step is a command line of gcloud, xpk or sky, printed before it is run,
-and `dry_run` prints the same. What a pod loses, the trial's own checkpoints
-give back: it is started again with the same command.
+Every step is a command line of gcloud, xpk or sky, printed before it is run;
+`dry_run` prints the same. A trial whose pod is lost resumes from its checkpoint
+when it is started again with the same command.
 """
 
 import concurrent.futures
@@ -34,9 +34,9 @@ _ENGINES: dict[str, type[Engine]] = {
 }
 _GONE = ('FAILED', 'SUSPENDING', 'SUSPENDED', 'DELETING')
 _UNTIL = '# again until it says ACTIVE'
-_POLL = 30.0  # seconds between two looks at a pod
-_UNANSWERED = 3  # looks in a row before a pod counts as not there
-_DELETIONS = 10  # tries: none succeeds while a pod is being made
+_POLL = 30.0  # seconds between two queries of a pod
+_UNANSWERED = 3  # failed queries in a row after which a pod counts as absent
+_DELETIONS = 10  # attempts: none succeeds while a pod is being created
 
 
 def run(
@@ -44,19 +44,19 @@ def run(
 ) -> None:
     """Runs trials on pods, and deletes the pods.
 
-    What a command prints about a trial goes to `log.txt` in the trial's folder.
-    On SIGTERM or Ctrl-C the commands end, and what was made is deleted.
+    The output of a trial's commands goes to `log.txt` in its folder. On SIGTERM
+    or Ctrl-C the commands end, and the pods are deleted.
 
     Args:
-      trials: none of them done.
-      options: of the pods.
-      parallel: pods at a time.
-      retries: how often a trial that fails is started again.
+      trials: trials that are not done.
+      options: options of the pods.
+      parallel: number of pods at once.
+      retries: number of restarts of a trial that fails.
 
     Raises:
       ConfigError: if the engine is not installed, or a trial's config is no
         file of the working folder; nothing is started then.
-      KeyboardInterrupt: after a signal, when all is deleted.
+      KeyboardInterrupt: after a signal, when all pods are deleted.
     """
     engine = _engine(trials, options)
     for tool in {engine.tool, 'gcloud'}:
@@ -85,12 +85,12 @@ def run(
 def dry_run(
     trials: Sequence[Trial], options: Options, *, parallel: int, retries: int
 ) -> Iterator[str]:
-    """Yields what `run` runs if nothing fails, as a shell takes it.
+    """Yields the commands of `run` for a shell, as if none failed.
 
     Args:
-      trials: as in `run`.
-      options: of the pods.
-      parallel: pods at a time; shown one after another.
+      trials: trials that are not done.
+      options: options of the pods.
+      parallel: number of pods at once, shown one after another.
       retries: not shown.
     """
     engine = _engine(trials, options)
@@ -125,7 +125,7 @@ def _check_sent(field: str, name: str) -> None:
     """Refuses a file that is not sent to the hosts with the working folder."""
     path = pathlib.PurePath(name)
     if path.is_absolute() or path.parts[0] in ('..', 'runs'):
-        allowed = 'a file that hosts get: of this folder, not of runs/'
+        allowed = 'a file that is sent to hosts: in this folder, not in runs/'
         raise ConfigError(field, name, allowed)
 
 
@@ -134,7 +134,7 @@ def _make_folder(trial: Trial) -> Command:
 
 
 class _Stopped(Exception):
-    """A signal came."""
+    """The sweep was stopped by a signal."""
 
 
 class _Shell:
@@ -145,7 +145,7 @@ class _Shell:
         self._running: set[subprocess.Popen] = set()
 
     def stop(self) -> None:
-        """Ends the commands that run; but for `last` ones, none starts."""
+        """Ends the running commands; only `last` ones start afterwards."""
         self.stopping.set()
         for process in list(self._running):
             self._end(process)
@@ -159,9 +159,9 @@ class _Shell:
         """Prints a command, runs it and returns its exit code.
 
         Args:
-          command: to run.
-          log: where its output goes, if not where ours does.
-          last: whether it runs after a stop as well, and to its end.
+          command: the command.
+          log: file for its output; None is the sweep's own output.
+          last: whether it also runs after a stop, and to its end.
 
         Raises:
           _Stopped: if there was a stop.
@@ -173,10 +173,10 @@ class _Shell:
             return self._finish(process, command, last)[0]
 
     def ask(self, command: Command) -> str | None:
-        """What a command prints, without the end of the line.
+        """Returns the output of a command, without the end of the line.
 
         Args:
-          command: to run.
+          command: the command.
 
         Returns:
           The text, None if the command fails.
@@ -189,7 +189,7 @@ class _Shell:
         return None if code else text.strip()
 
     def sleep(self) -> None:
-        """Waits before another look at a pod."""
+        """Waits before the next query of a pod."""
         self.stopping.wait(_POLL)
 
     def _start(self, command: Command, last: bool, **streams):
@@ -213,7 +213,7 @@ class _Shell:
     ) -> tuple[int, str]:
         if not last:
             self._running.add(process)
-            if self.stopping.is_set():  # since it was looked at
+            if self.stopping.is_set():  # since _start checked
                 self._end(process)
         text, _ = process.communicate(command.stdin)
         self._running.discard(process)
@@ -223,7 +223,7 @@ class _Shell:
 
 
 class _Pod:
-    """What runs the trials of a lot, one after another."""
+    """Runs the trials of a lot on a pod, one after another."""
 
     def __init__(self, engine: Engine, lot: Lot, shell: _Shell, retries: int):
         self._engine, self._shell, self._retries = engine, shell, retries
@@ -232,7 +232,7 @@ class _Pod:
         self._claimed = self._ready = False
 
     def run(self) -> None:
-        """Runs all trials; whatever happens, deletes what was made."""
+        """Runs all trials, and deletes the pod even after an error."""
         try:
             for trial in self._trials:
                 self._train(trial)
@@ -264,12 +264,12 @@ class _Pod:
             self._shell.run(command, log)
 
     def _make_ready(self) -> bool:
-        """Claims and equips; whether trials can run."""
+        """Claims and prepares the pod; returns whether trials can run."""
         if self._ready:
             return True
         for command in self._engine.claim(self._name):
             self._claimed = True
-            self._shell.run(command)  # fails where it is there already
+            self._shell.run(command)  # fails if the pod exists
         if not self._wait():
             return False
         equip = self._engine.equip(self._name)
@@ -277,7 +277,7 @@ class _Pod:
         return self._ready
 
     def _wait(self) -> bool:
-        """Waits until what was claimed is there; False if it is not to be."""
+        """Waits for the claimed pod; returns whether it is there."""
         command = self._engine.state(self._name)
         if command is None:
             return True
@@ -296,10 +296,10 @@ class _Pod:
             self._shell.sleep()
 
     def _lost(self) -> bool:
-        """Whether a pod was lost, not a trial at fault; makes place if so."""
+        """Whether the pod was lost, so that the trial did not fail itself."""
         self._ready = False
         command = self._engine.state(self._name)
-        if command is None:  # a job has ended, and its name is to be free
+        if command is None:  # a job has ended; its name must become free
             self._release()
             return False
         self._shell.sleep()  # a loss shows late
@@ -319,7 +319,7 @@ class _Pod:
                     break
                 time.sleep(_POLL)
             else:
-                self._say(f'may be there still, and cost: {command}')
+                self._say(f'may still exist, and cost: {command}')
         self._claimed = self._ready = False
 
     def _say(self, text: str) -> None:

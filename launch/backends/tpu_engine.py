@@ -1,4 +1,4 @@
-"""What the engines that run trials on TPU pods have in common."""
+"""The interface of the engines that run trials on TPU pods."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
 
-# Where hosts see the bucket.
+# Where hosts mount the bucket.
 SHARED = '/gcs'
 
 # Source: cloud.google.com/tpu/docs/runtimes, 'TPU software versions'.
@@ -25,7 +25,7 @@ _NAME = r'[a-z]([a-z0-9-]{0,18}[a-z0-9])?'
 _BUCKET = r'[a-z0-9][a-z0-9-]{1,61}[a-z0-9]'
 _FLAG = r'[A-Za-z0-9][\w.:/@-]*'  # never another flag
 _PATTERNS = {
-    'name': (_NAME, 'at most 20 of a-z, 0-9 and -, from a letter on'),
+    'name': (_NAME, 'at most 20 of a-z, 0-9 and -, beginning with a letter'),
     'project': (_FLAG, 'the project that pays'),
     'zone': (r'[a-z]+-[a-z]+\d+-[a-z]', 'a zone, such as us-east5-a'),
     'accelerator': (r'[a-z0-9]+-[a-z0-9-]+', 'a type, such as v5p-256'),
@@ -34,7 +34,7 @@ _PATTERNS = {
     'cluster': (_FLAG, 'the GKE cluster'),
     'image': (_FLAG, 'an image that the cluster can pull'),
 }
-# Engines that use a field; without a line, all do.
+# Engines that use a field; all use the other fields.
 _USERS = {
     'project': ('gcloud', 'xpk'),
     'slices': ('gcloud', 'xpk'),
@@ -49,27 +49,27 @@ _USERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where trials run and who starts them; '' where an engine has no use.
+    """Options of TPU pods; '' for those that the engine does not use.
 
     Attributes:
       engine: `gcloud` makes TPU VMs, `xpk` submits to a GKE cluster, `skypilot`
         makes managed jobs.
-      name: begins the names of all that is made, and is the sweep's folder in
+      name: prefix of the names of all pods and jobs, and the sweep's folder in
         the bucket.
-      project: that pays (gcloud, xpk).
-      zone: of the TPUs.
-      accelerator: of a slice, such as v5p-256.
-      slices: a trial spans (gcloud, xpk).
-      capacity: how it is paid (gcloud, skypilot); a cluster's nodes have
-        theirs. `reserved` is gcloud's alone.
-      bucket: Cloud Storage, the shared folder, same region.
-      runtime: software of the VMs (gcloud, skypilot); '' takes the usual one
-        of the accelerator.
-      cluster: made by `xpk cluster create` (xpk).
-      image: made of the `Dockerfile` (xpk).
-      preemptions: losses of a pod that are no failure of its trial (gcloud:
-        for each pod, xpk: for each trial; skypilot always goes on).
-      keep: leaves the TPU VMs, which goes on to cost (gcloud).
+      project: project that pays (gcloud, xpk).
+      zone: zone of the TPUs.
+      accelerator: accelerator type of a slice, such as v5p-256.
+      slices: number of slices of a trial (gcloud, xpk).
+      capacity: kind of capacity (gcloud, skypilot; with xpk the cluster's);
+        `reserved` only with gcloud.
+      bucket: Cloud Storage bucket in the same region, shared by all hosts.
+      runtime: runtime version of the VMs (gcloud, skypilot); '' is that of the
+        accelerator.
+      cluster: cluster made by `xpk cluster create` (xpk).
+      image: image built from the `Dockerfile` (xpk).
+      preemptions: number of losses of a pod that do not count as failures
+        (gcloud: for each pod, xpk: for each trial; skypilot always resumes).
+      keep: whether TPU VMs are kept, and cost, after the sweep (gcloud).
     """
 
     engine: Literal['gcloud', 'xpk', 'skypilot'] = 'gcloud'
@@ -105,7 +105,7 @@ class Options:
 
     @property
     def runtime_version(self) -> str:
-        """The software of the VMs that is meant."""
+        """Returns the runtime version, by default the accelerator's."""
         return self.runtime or RUNTIMES[self._generation]
 
     @property
@@ -115,11 +115,11 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line; as a string, what a shell takes.
+    """A command line; its string is for a shell.
 
     Attributes:
       argv: the program and its arguments.
-      stdin: what it reads, lines.
+      stdin: lines of its standard input.
     """
 
     argv: tuple[str, ...]
@@ -131,19 +131,19 @@ class Command:
 
 
 class Lot(NamedTuple):
-    """Trials that run one after another on what has one name."""
+    """Trials that run one after another on one pod, with its name."""
 
     name: str
     trials: Sequence[Trial]
 
 
 class Engine:
-    """Commands that run trials; here those of an engine that takes jobs.
+    """Commands that run trials; by default those of an engine of jobs.
 
-    Subclasses say at least `train` and `release`.
+    Subclasses define at least `train` and `release`.
 
     Args:
-      options: of the sweep.
+      options: options of the pods.
     """
 
     tool = ''  # the program that must be installed
@@ -152,35 +152,35 @@ class Engine:
         self.options = options
 
     def lots(self, trials: Sequence[Trial], parallel: int) -> list[Lot]:
-        """Shares trials out; a job each, whatever may run at a time."""
+        """Divides trials among pods; by default each is a job of its own."""
         return [Lot(self.job_name(trial), [trial]) for trial in trials]
 
     def prepare(self) -> list[Command]:
-        """Once, before anything else."""
+        """Returns commands to run once, before all others."""
         return []
 
     def claim(self, name: str) -> list[Command]:
-        """Asks for what trials of a lot run on."""
+        """Returns commands that request the pod of a lot."""
         return []
 
     def state(self, name: str) -> Command | None:
-        """Prints the state of what was claimed, ACTIVE when it is there."""
+        """Returns a command that prints the pod's state, ACTIVE when ready."""
         return None
 
     def equip(self, name: str) -> list[Command]:
-        """Makes it ready for trials."""
+        """Returns commands that prepare the pod for trials."""
         return []
 
     def train(self, name: str, trial: Trial) -> list[Command]:
-        """Runs one trial to its end; resumes it if it has begun."""
+        """Returns commands that run a trial to its end, or resume it."""
         raise NotImplementedError
 
     def release(self, name: str) -> list[Command]:
-        """Deletes what was claimed or submitted, whatever its state."""
+        """Returns commands that delete the pod or job, in any state."""
         raise NotImplementedError
 
     def fetch(self, trial: Trial) -> list[Command]:
-        """Brings a trial's results here, all but its checkpoints."""
+        """Returns commands that download a trial's folder but checkpoints."""
         return [
             Command(
                 (
@@ -194,18 +194,18 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """The sweep's folder in the bucket."""
+        """Returns the URL of the sweep's folder in the bucket."""
         return f'gs://{self.options.bucket}/{self.options.name}'
 
     def job_name(self, trial: Trial) -> str:
-        """A name of at most 40 characters that Kubernetes takes."""
+        """Returns a name of at most 40 characters, valid in Kubernetes."""
         words = re.sub(r'[^a-z0-9]+', '-', trial.name.lower()).strip('-')
         digest = hashlib.sha256(trial.name.encode()).hexdigest()[:6]
         parts = (self.options.name, words[:12].strip('-'), digest)
         return '-'.join(filter(None, parts))
 
     def arguments(self, trial: Trial) -> list[str]:
-        """What follows the Python interpreter on every host."""
+        """Returns the arguments of the Python interpreter on every host."""
         folder = f'{SHARED}/{self.options.name}/{trial.name}'
         return [
             *(a for a in trial.command if not a.startswith('--workdir=')),

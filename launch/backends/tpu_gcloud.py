@@ -25,19 +25,19 @@ INSTALL = (
 
 
 class Gcloud(Engine):
-    """TPU VMs."""
+    """The engine of TPU VMs."""
 
     tool = 'gcloud'
 
     def lots(self, trials: Sequence[Trial], parallel: int) -> list[Lot]:
-        """A pod for every trial at a time, and its share of the trials."""
+        """Divides the trials among as many pods as run at once."""
         return [
             Lot(f'{self.options.name}-{i}', trials[i::parallel])
             for i in range(min(parallel, len(trials)))
         ]
 
     def prepare(self) -> list[Command]:
-        """Sends the code: the working folder as it is, once for all hosts."""
+        """Returns the command that uploads the working folder, once."""
         return [
             Command(
                 (
@@ -49,7 +49,7 @@ class Gcloud(Engine):
         ]
 
     def claim(self, name: str) -> list[Command]:
-        """Queues; does no harm where the pod is there."""
+        """Returns the command that queues the pod; fails if the pod exists."""
         many = self.options.slices > 1
         nodes = (f'--node-count={self.options.slices}', f'--node-prefix={name}')
         return [
@@ -64,13 +64,13 @@ class Gcloud(Engine):
         ]
 
     def state(self, name: str) -> Command:
-        """ACTIVE when all slices are there."""
+        """Returns the command that prints ACTIVE when all slices are ready."""
         return self._command('describe', name, '--format=value(state.state)')
 
     def equip(self, name: str) -> list[Command]:
-        """Mounts the bucket, copies the code, installs what it needs."""
-        # Checkpoints are written by many hosts: none may remember what was or
-        # was not there. A file is in the bucket when it is closed or synced.
+        """Returns commands that mount the bucket and install the code."""
+        # Many hosts write checkpoints: no host may cache the listing. A file is
+        # in the bucket when it is closed or synced.
         mount = shlex.join(
             [
                 *('gcsfuse', '--implicit-dirs', '--metadata-cache-ttl-secs=0'),
@@ -93,9 +93,9 @@ class Gcloud(Engine):
         return [self._on_all_hosts(name, ' && '.join(steps))]
 
     def train(self, name: str, trial: Trial) -> list[Command]:
-        """The same command on all hosts."""
-        # What a lost connection left behind would hold the chips. The pattern
-        # does not match the shell that looks for it.
+        """Returns the commands that run a trial on all hosts."""
+        # A process left by a lost connection would hold the chips. The pattern
+        # does not match the shell that runs pkill.
         stop = "pkill --full '[t]rain.py'; true"
         run = shlex.join(self.arguments(trial))
         start = f'cd ~/moe && mountpoint -q {SHARED} && '
@@ -105,7 +105,7 @@ class Gcloud(Engine):
         ]
 
     def release(self, name: str) -> list[Command]:
-        """Deletes the pod, its VMs included."""
+        """Returns the command that deletes the pod and its VMs."""
         return [self._command('delete', name, '--force')]
 
     def _command(self, verb: str, name: str, *flags: str) -> Command:

@@ -1,4 +1,4 @@
-"""Trials as managed jobs of SkyPilot, which recovers them by itself."""
+"""Trials as managed jobs of SkyPilot, which restarts them itself."""
 
 import shlex
 
@@ -10,12 +10,12 @@ from launch.trials import Trial
 
 
 class SkyPilot(Engine):
-    """Managed jobs."""
+    """The engine of SkyPilot's managed jobs."""
 
     tool = 'sky'
 
     def train(self, name: str, trial: Trial) -> list[Command]:
-        """Writes the task, submits it and follows its log to the end."""
+        """Returns commands that write the task, submit and follow it."""
         path = str(trial.folder / 'skypilot.yaml')
         text = yaml.safe_dump(self.task(name, trial), sort_keys=False)
         return [
@@ -26,11 +26,11 @@ class SkyPilot(Engine):
         ]
 
     def release(self, name: str) -> list[Command]:
-        """Cancels the job, which deletes its machines."""
+        """Returns the command that cancels the job and deletes its machines."""
         return [Command(('sky', 'jobs', 'cancel', '--yes', f'--name={name}'))]
 
     def task(self, name: str, trial: Trial) -> dict:
-        """The task of a trial, as SkyPilot's YAML has it."""
+        """Returns the task of a trial, the data of SkyPilot's YAML."""
         run = shlex.join(self.arguments(trial))
         return {
             'name': name,

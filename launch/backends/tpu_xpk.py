@@ -7,13 +7,13 @@ from launch.trials import Trial
 
 
 class Xpk(Engine):
-    """Workloads; Kueue decides when each has its slices."""
+    """The engine of GKE workloads, which Kueue schedules."""
 
     tool = 'xpk'
 
     def train(self, name: str, trial: Trial) -> list[Command]:
-        """Submits and waits."""
-        # xpk sends SIGTERM to what it started: Python, not a shell around it.
+        """Returns commands that submit the workload and wait for its end."""
+        # exec: xpk sends SIGTERM to its child, which must be Python.
         run = 'exec ' + shlex.join(['python', *self.arguments(trial)])
         options = self.options
         return [
@@ -31,7 +31,7 @@ class Xpk(Engine):
         ]
 
     def release(self, name: str) -> list[Command]:
-        """Deletes the workload, run or not: its name must be free again."""
+        """Returns the command that deletes the workload, to free its name."""
         return [self._command('delete', f'--workload={name}', '--force')]
 
     def _command(self, verb: str, *flags: str) -> Command:

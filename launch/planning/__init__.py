@@ -1,1 +1,1 @@
-"""Plans: a train step compiled ahead of time, and what it would cost."""
+"""Plans: a train step compiled ahead of time, with its memory and time."""

@@ -1,4 +1,4 @@
-"""TPU chips: their published figures, and topologies made of them."""
+"""TPU chips with their published figures, and topologies of chips."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ class Chip:
     Attributes:
       flops: peak bfloat16 FLOP/s.
       memory: HBM, bytes.
-      bandwidth: of the HBM, bytes/s.
-      ici: bytes/s that a chip can receive over all of its links at once, and
-        send as well; vendors also publish the sum of both directions.
-      dims: dimensions of the torus, each with two links a chip.
-      wrap: a dimension closes to a ring if its size is a multiple of this.
-      devices: JAX devices a chip.
-      mode: the compiler's name for a chip whose cores are one device, where
-        it has another.
+      bandwidth: bandwidth of the HBM, bytes/s.
+      ici: bytes/s that a chip can receive over all links, and send at the same
+        time; vendors also publish the sum of both directions.
+      dims: number of dimensions of the torus, each with two links a chip.
+      wrap: a dimension whose size is a multiple of this is a ring.
+      devices: number of JAX devices of a chip.
+      mode: the compiler's name for the chip with its cores as one device; None
+        if it has no other.
     """
 
     flops: float
@@ -57,8 +57,8 @@ class Topology:
     """A box of chips, e.g. `v5p:4x4x8`.
 
     Attributes:
-      name: as given.
-      chip: of CHIPS.
+      name: name of the topology, CHIP:SIZES.
+      chip: the chip, one of CHIPS.
       shape: chips along each dimension of the torus.
     """
 
@@ -68,12 +68,12 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """The number of chips."""
+        """Returns the number of chips."""
         return math.prod(self.shape)
 
     @property
     def num_devices(self) -> int:
-        """The number of JAX devices."""
+        """Returns the number of JAX devices."""
         return self.num_chips * self.chip.devices
 
     def wraps(self, dim: int) -> bool:
@@ -85,14 +85,13 @@ def parse_topology(name: str | None) -> Topology:
     """Reads `CHIP:AxB` or `CHIP:AxBxC`.
 
     Args:
-      name: as a user gives it.
+      name: CHIP:SIZES, as the user gives it.
 
     Returns:
       The topology.
 
     Raises:
-      ConfigError: for an unknown chip, or not as many sizes as its torus has
-        dimensions.
+      ConfigError: for an unknown chip, or a wrong number of sizes.
 
     >>> parse_topology('v5p:4x4x8').num_chips
     128

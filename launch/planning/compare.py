@@ -1,4 +1,4 @@
-"""Which meshes and settings a comparison of plans tries."""
+"""The meshes and settings that a comparison of plans tries."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from moe.workloads.planning import Changes, Planning
 
 
 def meshes(planning: Planning, num_devices: int) -> Iterator[Changes]:
-    """Yields factorisations data x fsdp x expert x tensor that divide.
+    """Yields the meshes data x fsdp x expert x tensor that a run can have.
 
-    The rows of a microbatch divide over all axes but `tensor`; the others
-    divide what the workload says, such as the experts.
+    All axes but `tensor` divide the rows of a microbatch; `expert`, `tensor`
+    and `fsdp` divide the sizes of `Planning.divides`.
 
     Args:
-      planning: of a run.
-      num_devices: of the topology.
+      planning: planning of the run.
+      num_devices: number of devices of the topology.
     """
     config, sizes = planning.config, planning.divides
     rows = config.data.batch_size // config.optimizer.accumulation
@@ -33,14 +33,14 @@ def meshes(planning: Planning, num_devices: int) -> Iterator[Changes]:
 
 
 def candidates(planning: Planning, topology: Topology) -> list[Changes]:
-    """Returns what to compile, the likeliest to fit and be fast first.
+    """Returns the plans to compile, the most promising first.
 
-    State is split over all devices before it is copied, and little is split
-    over `tensor`, whose collectives are on the way of every product. What is
-    far down more than one list comes last.
+    State is sharded over all devices rather than replicated, and rarely over
+    `tensor`, whose collectives delay every product. Combinations of choices far
+    down their lists come last.
 
     Args:
-      planning: of a run.
+      planning: planning of the run.
       topology: the machines.
 
     Returns:
@@ -61,7 +61,7 @@ def candidates(planning: Planning, topology: Topology) -> list[Changes]:
     for place in sorted(places, key=sum):
         chosen = [choices[i] for choices, i in zip(lists, place, strict=True)]
         changes: Changes = {k: v for part in chosen for k, v in part.items()}
-        # On one device there is nothing to communicate.
+        # With all experts on each device there is no communication.
         if changes['mesh.expert'] > 1 or not _communicates(changes):
             found.append(changes)
     return found

@@ -29,16 +29,16 @@ from moe.workloads.planning import Planning
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled train step, and the figures of the compiler.
+    """A compiled train step, and the compiler's figures.
 
     Attributes:
-      text: optimised HLO; '' if the compiler refused it for want of memory.
-      flops_once: the compiler's count, each loop body once.
-      memory: bytes a device by kind.
-      seconds: it took to compile.
-      coords: of every device, [N, dimensions of the torus].
-      total: parameters.
-      active: parameters that multiply a token.
+      text: optimised HLO; '' if it needs too much memory to compile.
+      flops_once: the compiler's count of FLOPs, each loop body once.
+      memory: bytes of a device by kind.
+      seconds: seconds of the compilation.
+      coords: coordinates of every device, [N, dimensions of the torus].
+      total: number of parameters.
+      active: number of parameters active for a token.
     """
 
     text: str
@@ -58,7 +58,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
     """Compiles the train step of a run for a topology.
 
     Args:
-      planning: of the run.
+      planning: planning of the run.
       topology: the machines.
 
     Returns:
@@ -109,7 +109,7 @@ def devices_of(topology: Topology) -> Sequence[Any]:
     Raises:
       NoCompiler: without libtpu, or for a topology it does not have.
     """
-    # No machine to ask, and nothing to say but errors.
+    # Without a TPU: no query of its metadata, and no lock.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # uses no chip
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5p-8')
@@ -173,11 +173,11 @@ def wanted(error: Exception, memory: Mapping[str, float]) -> float:
     """Returns the bytes of temporaries for which a program was refused.
 
     Args:
-      error: that it raised; any that is not about memory is raised again.
-      memory: bytes a device of what else is there, by kind.
+      error: the compiler's error; one that is not about memory is raised again.
+      memory: bytes of a device of everything else, by kind.
 
     Returns:
-      Bytes.
+      The bytes of temporaries of a device.
     """
     message = str(error)
     if 'RESOURCE_EXHAUSTED' not in message:

@@ -1,7 +1,7 @@
-"""Counts the work of a compiled program, loops as often as they run.
+"""Counts the work of a compiled program from its text.
 
-The compiler's own analysis counts the body of a loop once, so everything is
-counted here, from the text: products, traffic with the HBM, collectives.
+Products, HBM traffic and collectives in loops count as often as they run; the
+compiler's own analysis counts a loop body once.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ COLLECTIVES = (
     'collective-permute',
     'collective-broadcast',
 )
-# They move nothing, or what they call does.
+# Instructions without HBM traffic of their own.
 _FREE = {
     'after-all',
     'bitcast',
@@ -51,10 +51,10 @@ class Collective:
 
     Attributes:
       kind: one of COLLECTIVES.
-      bytes: it is given on a device, each time.
-      attributes: with its groups.
-      times: it runs in a step.
-      part: of the model's step, see `part`.
+      bytes: bytes of its operands on a device, each time.
+      attributes: attributes of the instruction, which have its groups.
+      times: how often it runs in a step.
+      part: part of the model's step, see `part`.
     """
 
     kind: str
@@ -69,12 +69,12 @@ class Cost:
     """The work of one run of a program on one device.
 
     Attributes:
-      flops: of all products.
-      flops_once: the same as the compiler's own analysis counts: every loop
-        body once, kernels not at all unless they say.
-      bytes: read from and written to the HBM.
-      collectives: all of them.
-      parts: FLOPs and bytes of what `part` tells apart.
+      flops: FLOPs of all products.
+      flops_once: FLOPs as the compiler's own analysis counts them: every loop
+        body once, kernels only if they state them.
+      bytes: bytes read from and written to the HBM.
+      collectives: all collectives.
+      parts: FLOPs and bytes by part, see `part`.
     """
 
     flops: float
@@ -87,10 +87,10 @@ class Cost:
 
 
 def count(program: Program) -> Cost:
-    """Adds up a program from its entry.
+    """Returns the cost of a program.
 
     Args:
-      program: of one device.
+      program: the program of one device.
 
     Returns:
       Its cost.
@@ -137,7 +137,7 @@ def part(instruction: Instruction) -> str:
     """Returns the part of the model and the pass an instruction belongs to.
 
     Args:
-      instruction: with the name that the model's modules gave it.
+      instruction: the instruction, whose metadata names the model's module.
 
     Returns:
       Such as 'moe, backward': the module inside a block, or 'rest', and
@@ -198,7 +198,7 @@ def product_flops(here: Computation, instruction: Instruction) -> float:
     """Returns two FLOPs a multiplication of a dot, convolution or kernel.
 
     Args:
-      here: the computation it stands in.
+      here: the computation of the instruction.
       instruction: any; others have no products.
     """
     if instruction.opcode == 'dot':
@@ -250,7 +250,7 @@ def _convolution(left: Array, right: Array, instruction: Instruction) -> float:
 
 
 def _window(attributes: str) -> Callable[[str, int, int], int]:
-    """The fields of a window by dimension; of `pad` the lower one."""
+    """Returns a function for a window's fields by dimension; lower `pad`."""
     found = re.search(r'window=\{([^}]*)\}', attributes)
     fields = dict(
         field.split('=') for field in (found.group(1).split() if found else [])
@@ -265,7 +265,7 @@ def _window(attributes: str) -> Callable[[str, int, int], int]:
 
 
 def _valid(size, out, kernel, *, stride, pad, base, dilation) -> int:
-    """Pairs of an output and a kernel position that meet an element."""
+    """Counts pairs of output and kernel positions that meet an element."""
     span = (size - 1) * base + 1
     total = 0
     for k in range(kernel):
@@ -292,8 +292,8 @@ def traffic(
     inside fusions too; all else reads its operands and writes its results.
 
     Args:
-      program: for what a fusion calls.
-      here: the computation it stands in.
+      program: the program, which has the computations of fusions.
+      here: the computation of the instruction.
       instruction: any.
     """
     opcode = instruction.opcode

@@ -1,4 +1,4 @@
-"""Estimates times from counts: network, roofline, plausibility checks."""
+"""Estimates of network and step times, and plausibility checks."""
 
 import dataclasses
 import math
@@ -21,11 +21,11 @@ class Traffic:
     """The collectives of one kind along the same mesh axes, in one step.
 
     Attributes:
-      kind: as in HLO.
-      axes: mesh axes, '-' for a group that is none.
-      count: how many run.
-      bytes: that a device receives.
-      seconds: at the bandwidth of the links they can use.
+      kind: opcode in HLO.
+      axes: mesh axes; '-' for groups along no axis.
+      count: number of runs.
+      bytes: bytes that a device receives.
+      seconds: seconds at the bandwidth of the links they can use.
     """
 
     kind: str
@@ -39,9 +39,9 @@ def moved(kind: str, given: float, size: int) -> float:
     """Returns the bytes that each device of a group receives.
 
     Args:
-      kind: of the collective.
+      kind: kind of the collective.
       given: bytes that each device puts in.
-      size: n, devices of the group.
+      size: n, number of devices of the group.
 
     Returns:
       `given * (n-1)` if gathered, `given * (n-1)/n` if scattered or sent all
@@ -71,10 +71,10 @@ def seconds(
     same links, and latency, are left out.
 
     Args:
-      kind: of the collective.
-      received: bytes a device.
+      kind: kind of the collective.
+      received: bytes that a device receives.
       group: coordinates of its devices, [n, dims].
-      topology: with the published bandwidth of all links of a chip.
+      topology: the machines, with the published bandwidth of a chip's links.
 
     Returns:
       Seconds.
@@ -112,13 +112,13 @@ def network(
     """Adds up the collectives by kind and mesh axes.
 
     Args:
-      collectives: of a program.
-      mesh: sizes by axis.
-      coords: of the mesh's devices in order, [N, dims].
+      collectives: collectives of a program.
+      mesh: sizes of the mesh by axis.
+      coords: coordinates of the mesh's devices in order, [N, dims].
       topology: the machines.
 
     Returns:
-      What takes longest first.
+      The traffic, longest time first.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for one in collectives:
@@ -152,10 +152,10 @@ def roofline(
     kernels reach the peaks.
 
     Args:
-      useful: FLOPs of a step on all devices.
-      cost: of a device.
-      traffic: of a device.
-      units: tokens or examples of a step.
+      useful: FLOPs of a step that the model requires, on all devices.
+      cost: cost of a step on a device.
+      traffic: traffic of a step on a device.
+      units: number of tokens or examples of a step.
       topology: the machines.
 
     Returns:
@@ -194,11 +194,11 @@ def check(
     """Refuses figures that contradict each other.
 
     Args:
-      useful: FLOPs of a step on all devices.
-      cost: of a device.
+      useful: FLOPs of a step that the model requires, on all devices.
+      cost: cost of a step on a device.
       claimed: FLOPs of a device by the compiler, every loop body once.
-      step: of `roofline`.
-      n: devices.
+      step: times of `roofline`.
+      n: number of devices.
       agreement: largest relative difference of our count from the compiler's.
 
     Raises:

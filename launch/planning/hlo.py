@@ -12,7 +12,7 @@ _SHAPE = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 
-# Attributes of a kernel go on over lines that begin so.
+# Attributes of a kernel continue on lines that begin like this.
 _BROKEN = re.compile(r'\n(?="|\}\})')
 
 
@@ -36,7 +36,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Size without padding."""
+        """Returns the size in bytes, without padding."""
         bits = _BITS.get(self.dtype)
         if bits is None:  # f32, s8, u4, f8e4m3fn: the digits that come first
             found = re.match(r'[a-z]+(\d+)', self.dtype)
@@ -75,7 +75,7 @@ class Computation:
                 yield instruction
 
     def arrays(self, instruction: Instruction) -> list[Array]:
-        """All arrays that an instruction is given."""
+        """Returns all arrays of an instruction's operands."""
         return [
             array
             for operand in instruction.operands
@@ -91,7 +91,7 @@ class Program:
     entry: str
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a while loop runs.
+        """Returns how often the body of a while loop runs.
 
         A scan counts from 0 by 1, and its condition compares the counter with
         a constant.
@@ -135,7 +135,7 @@ def parse(text: str) -> Program:
     """Reads `compiled.as_text()`.
 
     Args:
-      text: of an HLO module.
+      text: text of an HLO module.
 
     Returns:
       The program.
@@ -207,15 +207,15 @@ def _arrays(shape: str) -> tuple[Array, ...]:
 
 
 def first_group(attributes: str, num_devices: int) -> list[int]:
-    """The group of the first device of a collective.
+    """Returns the group of a collective's first device.
 
     The groups may be listed, `{{0,1},{2,3}}`, be a reshaped and transposed
     range, `[2,2]<=[2,2]T(1,0)`, or be axes of a mesh of the program's own,
     `mesh['a'=2,'b'=2] {'b'}`.
 
     Args:
-      attributes: of the instruction.
-      num_devices: of the program.
+      attributes: attributes of the instruction.
+      num_devices: number of devices of the program.
 
     Returns:
       Positions of the group's devices, ascending.
@@ -242,7 +242,7 @@ def first_group(attributes: str, num_devices: int) -> list[int]:
 
 
 def _cycle(pairs: str) -> list[int]:
-    """Devices that the first one's data reaches if sent on and on."""
+    """Returns the devices that the first one's data reach by repetition."""
     step = dict(
         (int(a), int(b)) for a, b in re.findall(r'\{(\d+),(\d+)\}', pairs)
     )
@@ -300,7 +300,7 @@ def _mesh_group(text: str, num_devices: int) -> list[int]:
 
 
 def axes_of(group: list[int], mesh: dict[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the devices of a group differ.
+    """Returns the mesh axes along which the devices of a group differ.
 
     Args:
       group: positions in the flattened mesh.

@@ -14,18 +14,18 @@ _STREAMED = {'fwd': (3, 4), 'dq': (3, 4), 'dkv': (2, 6)}
 
 
 def attention(here: Computation, instruction: Instruction) -> tuple[float, ...]:
-    """FLOPs of a fused attention, and bytes beyond each operand once.
+    """Returns the FLOPs of fused attention, and bytes it reads repeatedly.
 
-    It is given how its blocks follow each other, [1, n, n], queries, keys and
-    values; of a causal mask, which it makes from the positions that it is given
-    at the end, it computes `n (n + 1) / 2` blocks of scores, else all.
+    Its operands are the order of its blocks [1, n, n], queries, keys and
+    values. With a causal mask, made from positions as the last operand, it computes
+    `n (n + 1) / 2` blocks of scores, else all.
 
     Args:
-      here: the computation it stands in.
-      instruction: any; others than jax's splash attention give 0.
+      here: the computation of the instruction.
+      instruction: any; the result is 0 unless it is jax's splash attention.
 
     Returns:
-      Both, of one run.
+      FLOPs, and bytes beyond reading each operand once, of one run.
     """
     found = re.search(r'/splash_mha_(fwd|dq|dkv)', instruction.attributes)
     if not found or 'tpu_custom_call' not in instruction.attributes:

@@ -1,4 +1,4 @@
-"""Makes a plan: a config and a topology in, plain data out."""
+"""Makes a plan, plain data, of a config and a topology."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     """Plans a run: its memory, FLOPs, traffic and time for a topology.
 
     Args:
-      config: of the run, of any workload.
+      config: config of the run.
       topology: the machines.
 
     Returns:
@@ -32,8 +32,8 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     Raises:
       ConfigError: if the config does not fit the topology.
       NoCompiler: without the TPU compiler.
-      HLOError: if the program cannot be read.
-      Implausible: if the result cannot be.
+      HLOError: if the program cannot be parsed.
+      Implausible: if the figures contradict each other.
     """
     mesh = mesh_shape(config.mesh, topology.num_devices)
     config.check_batch(mesh)

@@ -10,10 +10,10 @@ def table(plan: Mapping[str, Any]) -> str:
     """Formats one plan.
 
     Args:
-      plan: of `launch.planning.planner.plan`.
+      plan: plan of `launch.planning.planner.plan`.
 
     Returns:
-      Lines.
+      Lines of text.
     """
     memory, batch = plan['memory'], plan['batch']
     total, active = plan['parameters'].values()
@@ -100,10 +100,10 @@ def ranking(plans: Sequence[Mapping[str, Any]]) -> str:
     """Ranks plans: those that fit by the time of a step, then the others.
 
     Args:
-      plans: each with its `changes`.
+      plans: plans, each with its `changes`.
 
     Returns:
-      Lines.
+      Lines of text.
     """
 
     def order(plan):

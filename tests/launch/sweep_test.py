@@ -84,7 +84,8 @@ def test_a_failing_trial_is_tried_again(swept):
     assert failed.startswith(f'trial {BROKEN}: failed 2 time(s), exit code 2: ')
     assert 'config.mesh' in failed
     assert missing == (
-        'launch.sweep: 1 trial(s) not done, the same command goes on: ' + BROKEN
+        'launch.sweep: 1 trial(s) not done, the same command resumes them: '
+        + BROKEN
     )
 
 
@@ -193,7 +194,7 @@ def test_killed_stopped_and_going_on(tmp_path, programs):
     out, err = process.communicate()
     assert process.returncode == 130, (out, err)
     again = shlex.join(['python', '-m', 'launch.sweep', *arguments])
-    assert err.strip() == f'launch.sweep: stopped; to go on: {again}'
+    assert err.strip() == f'launch.sweep: stopped; to resume: {again}'
     log = (folder / 'trial' / 'log.txt').read_text()
     assert 'resuming from step ' in log
     stopped = last()

@@ -229,10 +229,10 @@ class SNR(nn.Module):
             return None
         shape = (width, self.features)
 
-        def init(key, whole, dtype):
+        def init(key, whole, _):
             keys = jax.random.split(key, math.prod(routes))
             make = initializer(self.initializer)
-            one = lambda key: make(key, shape, dtype)
+            one = lambda key: make(key, shape)
             return jax.vmap(one)(keys).reshape(whole)
 
         return parameter(self, 'weight', init, (*routes, *shape), decay=True)

@@ -178,7 +178,7 @@ def test_a_deletion_that_fails_is_tried_again(play):
 def test_what_is_not_deleted_is_said_to_be_there(play, capfd):
     play('gcloud', delete=['fail'] * 100)
     last = capfd.readouterr().out.splitlines()[-1]
-    there = 'may be there still, and cost: gcloud compute tpus queued-resources'
+    there = 'may still exist, and cost: gcloud compute tpus queued-resources'
     assert there in last
 
 
