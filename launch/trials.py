@@ -185,7 +185,10 @@ def _defined(config: str) -> list[dict[str, Any]]:
     try:
         given = [dict(changes) for changes in known[found[0]](define)]
         result = [
-            {_field(name): _plain(value) for name, value in changes.items()}
+            {
+                name.removeprefix('config.'): _plain(value)
+                for name, value in changes.items()
+            }
             for changes in given
         ]
     except ConfigError:
@@ -197,10 +200,6 @@ def _defined(config: str) -> list[dict[str, Any]]:
     if not result:
         raise ConfigError(f'{path}: {found[0]}', result, 'a trial or more')
     return result
-
-
-def _field(name: str) -> str:
-    return name.removeprefix('config.')
 
 
 def _plain(value: Any) -> Any:

@@ -17,8 +17,8 @@ def attention(here: Computation, instruction: Instruction) -> tuple[float, ...]:
     """Returns the FLOPs of fused attention, and bytes it reads repeatedly.
 
     Its operands are the order of its blocks [1, n, n], queries, keys and
-    values. With a causal mask, made from positions as the last operand, it computes
-    `n (n + 1) / 2` blocks of scores, else all.
+    values. With a causal mask, made from positions as the last operand, it
+    computes `n (n + 1) / 2` blocks of scores, else all.
 
     Args:
       here: the computation of the instruction.

@@ -108,6 +108,7 @@ class MultiTask(Workload):
     the labels there are, and 'valid' bool [B], False for padding.
 
     Attributes:
+      model: the linen module.
       targets: the targets of the tasks, in order. If the source does not know
         them without its rows, they and the model are made by `load_data` or
         `load_assets`.
@@ -117,6 +118,7 @@ class MultiTask(Workload):
     final_file = 'results.json'
     higher_is_better = frozenset({'accuracy', 'auc', 'gauc'})
     targets: tuple[Target, ...]
+    model: MultiTaskModel
 
     def __init__(self, config: MultiTaskRun):
         self._config = config
@@ -140,7 +142,7 @@ class MultiTask(Workload):
         outputs = max(target.num_outputs for target in self.targets)
         model = self._config.model
         try:
-            self._model = model.build(
+            self.model = model.build(
                 len(self.targets),
                 outputs,
                 tables=inputs.tables,
@@ -154,11 +156,6 @@ class MultiTask(Workload):
             name = MIXTURES.name_of(model.mixture)
             allowed = f'able to serve these tasks: {error}'
             raise ConfigError('config.model.mixture', name, allowed) from None
-
-    @property
-    def model(self) -> MultiTaskModel:
-        """Returns the linen module that `build` made."""
-        return self._model
 
     def load_data(self):
         """Reads the rows, and makes the model for them."""
@@ -183,13 +180,13 @@ class MultiTask(Workload):
         batch = {'numeric': jnp.zeros((1, self._inputs.num_numeric))}
         columns = len(self._inputs.table_of)
         batch['categorical'] = jnp.zeros((1, columns), jnp.int32)
-        variables = dict(self._model.init(key, batch))
+        variables = dict(self.model.init(key, batch))
         return variables | self._config.balance.state(len(self.targets))
 
     def forward(self, variables, batch, **options):
         """Applies the model; each task has a mean loss over its labels."""
         state = state_of(variables)
-        (logits, aux), moved = self._model.apply(
+        (logits, aux), moved = self.model.apply(
             variables,
             batch,
             mutable=['batch_stats'] if options.get('train') else [],
