@@ -52,8 +52,14 @@ def test_dry_run(engine):
 
 def documented(tool):
     """Command lines of a tool in the page about pods."""
-    text = (ROOT / 'docs' / 'pods.md').read_text().replace('\\\n', '')
-    blocks = re.findall(r'^```\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    text = (
+        (ROOT / 'docs' / 'how-to' / 'tpu-pods.md')
+        .read_text()
+        .replace('\\\n', '')
+    )
+    blocks = re.findall(
+        r'^```[\w ]*\n(.*?)^```', text, re.MULTILINE | re.DOTALL
+    )
     lines = '\n'.join(blocks).splitlines()
     return [shlex.split(x) for x in lines if x.startswith(f'{tool} ')]
 

@@ -220,8 +220,8 @@ def test_output_goes_to_the_log_of_the_trial(play, tmp_path):
         (
             'gcloud',
             {'name': ''},
-            "tpu.name = '': must be at most 20 of a-z, 0-9 and -, from a "
-            'letter on',
+            "tpu.name = '': must be at most 20 of a-z, 0-9 and -, "
+            'beginning with a letter',
         ),
         (
             'gcloud',
@@ -326,7 +326,7 @@ def test_a_plugin_that_the_hosts_would_not_have_is_refused():
     trial.plain['plugins'] = ('plugins/mine.py', 'my_package.mine')
     assert 'rsync' in show()
     trial.plain['plugins'] = ('../mine.py',)
-    with pytest.raises(ConfigError, match=r'^config.plugins = .*hosts get'):
+    with pytest.raises(ConfigError, match=r'^config.plugins = .*sent to hosts'):
         show()
 
 
