@@ -12,6 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
+# Two processes, each with tests that are neighbours: they share programs.
+TWO := -n 2 --dist worksteal
 
 .PHONY: train test check test-long lint slurm clean
 .DELETE_ON_ERROR:
@@ -21,13 +23,13 @@ train: $(VENV)/train.done
 		--workdir=$(WORKDIR)
 
 test: $(VENV)/test.done $(VENV)/xpk.done lint slurm
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TWO) $(PYTEST_ARGS)
 
 check: lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TWO) -m 'not slow and not long' $(PYTEST_ARGS)
 
 test-long: $(VENV)/test.done
-	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TWO) -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

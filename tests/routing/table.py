@@ -175,7 +175,6 @@ def is_causal(name, train, **options):
     layer, given = build(name, **options), inputs(name)
     variables = variables_of(layer, given)
 
-    @jax.jit
     def first(x, token_ids):
         changed = {**given, 'x': x, 'token_ids': token_ids}
         return apply(layer, variables, changed, train)[0][:, :FIRST]
