@@ -4,6 +4,10 @@ import pathlib
 import re
 import tomllib
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 DOCKERFILE = (ROOT / 'Dockerfile').read_text()
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())

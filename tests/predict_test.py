@@ -19,6 +19,8 @@ from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.data.tables import apply_table, read_preprocessing
 from tests import commands, table_run, tiny
 
+pytestmark = pytest.mark.slow
+
 # Another order of columns, without labels or users, and a city that nobody
 # lived in.
 FEATURES = ('city', 'device', 'pay', 'age')

@@ -7,6 +7,8 @@ from moe.training.checkpoint import Checkpoints
 from moe.training.folder import write_plain_config
 from tests import commands, tiny
 
+pytestmark = pytest.mark.slow
+
 # Arguments beside the workdir, and what the one line must hold.
 WRONG = {
     'no prompt': (['--prompt='], ['--prompt', 'at least one byte']),

@@ -6,6 +6,8 @@ import pytest
 
 from tests import commands, tiny
 
+pytestmark = pytest.mark.slow
+
 CONFIG = '--config=configs/lm.py'
 TASKS = ('-' + CONFIG, '--config=configs/multitask.py:mmoe,synthetic')
 

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 # A process of its own: the hook must come before the first import.
 PROGRAM = """
 import jaxtyping

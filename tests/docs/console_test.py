@@ -7,6 +7,8 @@ import pytest
 from tests import commands, tiny
 from tests.docs import blocks
 
+pytestmark = pytest.mark.slow
+
 # Programs that are not ours, and shell; their lines are not run.
 OTHERS = {
     'docker',

@@ -4,6 +4,8 @@ import pytest
 
 from tests.docs.blocks import PAGES, ROOT, blocks, write_files
 
+pytestmark = pytest.mark.slow
+
 # Their Python reads what their commands have trained: see `runs_test`.
 AFTER_RUNS = (
     'tutorial/first-experiment.md',

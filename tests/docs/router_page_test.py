@@ -18,6 +18,8 @@ from tests import tiny
 from tests.docs.blocks import ROOT, blocks, write_files
 from tests.routing import all_routers_test, table
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / 'docs' / 'how-to' / 'add-a-router.md'
 NAME = 'near_best'
 

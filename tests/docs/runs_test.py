@@ -12,6 +12,8 @@ import pytest
 from tests import commands, tiny
 from tests.docs import blocks, python_test
 
+pytestmark = pytest.mark.slow
+
 DOCS = blocks.ROOT / 'docs'
 TUTORIAL = DOCS / 'tutorial' / 'first-experiment.md'
 HOW_TO = DOCS / 'how-to'

@@ -7,6 +7,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from examples import (
     convex,
@@ -19,6 +20,8 @@ from examples import (
 )
 from tests import commands, tiny
 from tests.workloads.load_test import saved
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -19,6 +19,8 @@ from moe.workloads import registry
 from moe.workloads.planned import planning_of
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None,

@@ -16,6 +16,8 @@ from moe.metrics import read_metrics
 from tests import commands, tiny
 from tests.launch import sweeps
 
+pytestmark = pytest.mark.slow
+
 # The mesh of the first wants more devices than there are.
 TRIALS = [
     {'mesh.fsdp': fsdp, 'seed': seed} for fsdp, seed in ((3, 0), (1, 0), (1, 1))

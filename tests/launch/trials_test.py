@@ -13,6 +13,8 @@ from moe.workloads import registry
 from tests import tiny
 from tests.launch import sweeps
 
+pytestmark = pytest.mark.slow
+
 READY = sorted(
     path
     for path in (pathlib.Path(__file__).parents[2] / 'configs/sweeps').iterdir()

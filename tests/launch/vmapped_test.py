@@ -14,6 +14,8 @@ from moe.workloads import registry
 from tests import commands, tiny
 from tests.launch import sweeps
 
+pytestmark = pytest.mark.slow
+
 GIVEN = [
     {'seed': 0, 'optimizer.learning_rate': 3e-3},
     {'seed': 1, 'optimizer.learning_rate': 1e-2, 'losses.load_balance': 0.5},

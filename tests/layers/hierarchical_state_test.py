@@ -18,6 +18,8 @@ from moe.routing import (
 from tests.layers.hierarchical_test import MASK, M, X, build, variables_of
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 BIAS = [
     functools.partial(sigmoid, k=1, balance=SignRule(rate))
     for rate in (0.5, 0.01)

@@ -24,6 +24,8 @@ from tests.reference import layer as reference_layer
 from tests.reference import routing as reference_routing
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 FILE = pathlib.Path(__file__).parents[1] / 'goldens' / 'top2_moe.json'
 # Groups of experts, experts in each, tokens [G, S], width, hidden width.
 M, E, G, S, D, F = 3, 4, 2, 6, 4, 3

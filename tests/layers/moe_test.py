@@ -21,6 +21,8 @@ from tests.reference import routing as reference_routing
 from tests.reference import scenarios
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 DISPATCHERS = ['onehot', 'indexed', 'grouped']
 COEFFICIENTS = {'load_balance': 0.7, 'router_z': 0.3}
 

@@ -16,6 +16,8 @@ from tests import tiny
 from tests.reference import model as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)

@@ -21,6 +21,8 @@ from moe.parameters import declared
 from moe.routing import top_k
 from tests.parallel.collectives import Collective, collectives
 
+pytestmark = pytest.mark.slow
+
 LINES = [
     (
         '%all-to-all.1 = (f32[1,2,16]{2,1,0}, /*index=1*/f32[1,2,16]{2,1,0}) '

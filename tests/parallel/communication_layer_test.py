@@ -24,6 +24,8 @@ from moe.routing import ROUTERS
 from tests.reference.compare import assert_close
 from tests.routing.common import ASSIGNING
 
+pytestmark = pytest.mark.slow
+
 G, S, D, E, VOCABULARY = 8, 4, 4, 8, 16
 KEY = jax.random.key(5)
 OPTIONS = {

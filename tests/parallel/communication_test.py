@@ -14,6 +14,8 @@ from moe.routing import expert_choice, top_k
 from moe.types import Context
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 N, G, S, D, E = 4, 8, 3, 2, 8
 CASES = [
     ('none', 'indexed'),

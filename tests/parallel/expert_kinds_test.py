@@ -28,6 +28,8 @@ from tests.parallel.communication_layer_test import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 FOUR = (1, 1, 1, 4, 1)
 
 

@@ -24,6 +24,8 @@ from moe.parameters import Parameter
 from moe.training.step import init_state, make_train_step
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ONE = MeshConfig(replica=1, data=1, fsdp=1, expert=1, tensor=1)
 
 

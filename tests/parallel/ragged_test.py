@@ -16,6 +16,8 @@ from moe.parallel.ragged import (
 )
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 SIZES = np.array([[2, 0, 1], [0, 3, 1], [4, 1, 0]], np.int32)
 A, R, D = 5, 7, 2
 

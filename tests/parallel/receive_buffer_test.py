@@ -19,6 +19,8 @@ from moe.routing import top_k
 from tests.parallel.communication_layer_test import Scale
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 E, D = 4, 4
 # The expert of every token, one row a group of 3; experts 0 and 1 are on the
 # first of two devices, and groups are over them in this order.

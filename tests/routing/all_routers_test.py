@@ -26,6 +26,8 @@ from tests.reference import scenarios
 from tests.reference.compare import assert_close
 from tests.routing.common import ASSIGNING
 
+pytestmark = pytest.mark.slow
+
 E, VOCABULARY = 4, 16
 GRID = (scenarios.GROUPS, scenarios.SIZE)
 KEY = jax.random.key(5)

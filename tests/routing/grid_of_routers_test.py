@@ -13,6 +13,8 @@ from tests.routing.all_routers_test import (
 )
 from tests.routing.common import ASSIGNING
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize('name', ASSIGNING)
 def test_the_grid_does_not_change_the_choice_or_the_noise(name):

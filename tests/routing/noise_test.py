@@ -6,10 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from moe.layers import MoE
 from moe.routing import ROUTERS, token_uniform
+
+pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(3)
 

@@ -14,6 +14,8 @@ from moe.routing import ROUTERS, sigmoid, top_k
 from moe.types import traits_of
 from tests.routing import common, table
 
+pytestmark = pytest.mark.slow
+
 LOOKS_AHEAD = {'yes': 'never', 'in evaluation': 'in training', 'no': 'always'}
 
 

@@ -16,6 +16,8 @@ from moe.training.checkpoint import Checkpoints, restore_run
 from moe.training.step import init_state
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SPREAD = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.expert': 2, 'mesh.tensor': 2}
 DATA = {'next_index': 7}
 

@@ -14,6 +14,8 @@ from moe.parallel import (
 from moe.training.step import make_train_step
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 BATCHES = np.random.default_rng(0).integers(0, 9, (STEPS, 8, 17), np.uint8)
 # Some assignments drop: C = ceil(16 * 2 * 1 / 4) = 8 slots.

@@ -27,6 +27,8 @@ from moe.workloads.lm.model import LM
 from moe.workloads.registry import plain_of
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 STATISTICS = ('load', 'load_max', 'load_min', 'load_cv', 'max_violation')
 STATISTICS += ('entropy', 'confidence', 'dropped', 'dead_experts')

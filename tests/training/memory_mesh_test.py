@@ -16,6 +16,8 @@ from moe.parallel import (
 from moe.training.step import init_state, jit_train_step
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 V, D, F, E = 256, 32, 512, 32
 CHANGES = {
     'model.num_layers': 1,

@@ -27,6 +27,8 @@ from tests import table_run, tiny
 from tests.commands import ROOT, Result
 from tests.workloads.vision import workload_test as vision_test
 
+pytestmark = pytest.mark.slow
+
 STEPS = 16
 CHANGES = {
     'steps': STEPS,

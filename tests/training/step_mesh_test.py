@@ -17,6 +17,8 @@ from moe.parallel.mesh import AXES
 from moe.training.step import make_train_step
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 BATCHES = np.random.default_rng(0).integers(0, 9, (5, 8, 17), np.uint8)
 
 

@@ -13,6 +13,8 @@ from moe.workloads.lm.model import LM
 from tests import tiny
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 TOKENS = np.random.default_rng(0).integers(0, 256, (8, 17), np.uint8)
 COEFFICIENTS = {'load_balance': 0.5, 'router_z': 0.25}
 

@@ -14,6 +14,8 @@ from moe.training.checkpoint import Checkpoints
 from moe.training.folder import write_plain_config
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def test_import_is_quick():
     # Nothing of JAX is loaded before a run is.

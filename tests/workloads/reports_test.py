@@ -9,6 +9,8 @@ from moe.report.__main__ import main
 from moe.workloads import reports
 from tests.report import runs
 
+pytestmark = pytest.mark.slow
+
 
 def written(folder, workload):
     """A run of a workload, with the files that its report shows."""

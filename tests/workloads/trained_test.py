@@ -1,9 +1,12 @@
 """Routing of a stack of mixtures as one entry a layer, by hand."""
 
 import numpy as np
+import pytest
 
 from moe.types import TokenChoice
 from moe.workloads.trained import as_gates, by_layer
+
+pytestmark = pytest.mark.slow
 
 # Two layers of two tokens and three experts; a token's second choice in the
 # second layer does not exist.

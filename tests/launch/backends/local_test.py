@@ -17,6 +17,8 @@ from launch.backends import local
 from launch.trials import Trial
 from moe.config import ConfigError, parse
 
+pytestmark = pytest.mark.slow
+
 # Writes what it has to its folder, then does what it was told to.
 _SCRIPT = """
 import json, os, pathlib, signal, sys, time

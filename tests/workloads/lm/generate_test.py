@@ -7,11 +7,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from moe.capacity import CapacityFactor, Dropless
 from moe.workloads.lm.generate import generate
 from moe.workloads.lm.model import LM
 from tests import tiny
+
+pytestmark = pytest.mark.slow
 
 PROMPT = np.random.default_rng(1).integers(0, 256, (3, 4), np.int32)
 LENGTH = 6

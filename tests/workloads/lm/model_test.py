@@ -14,6 +14,8 @@ from tests import tiny
 from tests.reference import model as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 TOKENS = np.random.default_rng(0).integers(0, 256, (6, 5), np.int32)
 
 

@@ -10,6 +10,8 @@ from moe.workloads.lm.model import LM
 from tests import tiny
 from tests.workloads.load_test import saved
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):

@@ -10,6 +10,8 @@ from moe.config import ConfigError
 from moe.workloads.multitask.model import gate_metrics
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     'tables': {'city': 4, 'shop': 5},
     'table_of': ('city', 'shop', 'city'),

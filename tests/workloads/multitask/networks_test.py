@@ -17,6 +17,8 @@ from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, D = 4, 3
 X = tiny.numbers((B, D), 0)
 UNLIKE = (

@@ -16,6 +16,8 @@ from moe.workloads.multitask.mixtures import MIXTURES
 from tests import tiny
 from tests.workloads.multitask.workload_test import plain
 
+pytestmark = pytest.mark.slow
+
 GATED = {'cgc', 'mmoe', 'omoe', 'ple'}
 
 

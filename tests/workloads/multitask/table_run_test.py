@@ -17,6 +17,8 @@ from moe.workloads.multitask.data.tables import read_preprocessing
 from tests import table_run, tiny
 from tests.reference import ranking as reference
 
+pytestmark = pytest.mark.slow
+
 COUNT = 240
 
 

@@ -11,6 +11,8 @@ from tests import tiny
 from tests.workloads.load_test import saved
 from tests.workloads.multitask.workload_test import plain
 
+pytestmark = pytest.mark.slow
+
 
 def opened(folder, model):
     """A run of random parameters."""

@@ -14,6 +14,8 @@ from moe.training.step import init_state, make_objective, make_train_step
 from moe.training.workload import Mean, Predictions
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     'seed': 0,
     'steps': 4,

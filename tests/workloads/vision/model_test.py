@@ -18,6 +18,8 @@ from tests import tiny
 from tests.reference import vision as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 # Four images of nine patches of 2 x 2 x 3 numbers.
 IMAGES = np.random.default_rng(0).standard_normal((4, 6, 6, 3), np.float32)
 LIVE = np.array([True, True, False, True])

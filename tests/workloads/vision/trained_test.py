@@ -11,6 +11,8 @@ from tests import tiny
 from tests.workloads.load_test import saved
 from tests.workloads.vision.workload_test import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 def opened(folder, variant):
     """A run of untrained parameters, and a head that is not zero."""

@@ -13,6 +13,8 @@ from launch import progress
 from launch.backends import slurm, slurm_queue
 from moe.config import ConfigError
 
+pytestmark = pytest.mark.slow
+
 # What a trial does, on its first start and on others: a line of Python.
 DONE = "open(folder + '/done', 'w')"
 FAIL = 'raise SystemExit(3)'

@@ -8,9 +8,12 @@ import time
 
 import numpy as np
 import psutil
+import pytest
 
 from launch.backends import slurm_queue
 from tests import commands, tiny
+
+pytestmark = pytest.mark.slow
 
 STEPS = 80
 SAVED = 10  # every so many steps
