@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.config import ConfigError
+from moe.config import ConfigError, options
 from moe.models.transformer import RMSNorm, Stack, empty_cache
 from tests import tiny
 from tests.reference import model as reference
@@ -174,7 +174,8 @@ def test_remat_keeps_less():
     # what attention returns, for each position of each layer.
     hidden, full = (kept(remat, moe_every=0) for remat in ('hidden', 'full'))
     c, positions = tiny.model(), math.prod(inputs().shape[:2])
-    assert hidden - full == c.num_layers * positions * (2 * c.d_ff + c.d_model)
+    width = 2 * options(c.dense)['hidden'] + c.d_model
+    assert hidden - full == c.num_layers * positions * width
 
 
 def test_positions_are_seen_through_the_rotation_alone():
