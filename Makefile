@@ -63,4 +63,4 @@ $(VENV)/xpk.done: requirements-xpk.txt $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(WORKDIR) .jax_cache
+	rm -rf $(VENV) $(WORKDIR)

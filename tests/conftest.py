@@ -1,20 +1,12 @@
 """Eight CPU devices for every test, and reproducible property tests."""
 
 import os
-import pathlib
 
 # Before jax is imported: it reads them once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 # Little effort in compiling, which what runs for moments repays.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
-# A program is compiled once, for all tests, their processes and the next run.
-os.environ.setdefault(
-    'JAX_COMPILATION_CACHE_DIR',
-    str(pathlib.Path(__file__).parents[1] / '.jax_cache'),
-)
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import hypothesis
 

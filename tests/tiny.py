@@ -186,6 +186,10 @@ def numbers(shape, seed, scale=1.0):
 def kept_programs(folder):
     """Compiles a program once for all the runs of it, by any process.
 
+    Not for programs whose collectives may run at once: XLA for CPUs (jax
+    0.10.2) gives them one identity when it reads a program back, and two that
+    meet end the process.
+
     Yields the environment with which another process takes part.
     """
     settings = {
