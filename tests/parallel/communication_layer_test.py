@@ -134,13 +134,11 @@ def call(layer, variables, given, dy, **options):
     return total, (y, aux.losses, aux.stats)
 
 
-def variables_of(layer, given, scenario, **options):
-    made = jax.eval_shape(
-        functools.partial(layer.init, train=False, **options), KEY, **given
-    )
+def variables_of(shapes, scenario):
+    """Random variables of the shapes that a layer has."""
     draw = np.random.default_rng(1)
     variables = jax.tree.map(
-        lambda v: 0.5 * draw.standard_normal(v.shape, np.float32), made
+        lambda v: 0.5 * draw.standard_normal(v.shape, np.float32), shapes
     )
     if scenario == 'empty' and 'router' in variables['params']:
         variables['params']['router'][0, :2] -= 20
@@ -173,19 +171,24 @@ def run(layers, sizes, scenarios=('even', 'empty')):
         for layer in layers.values()
     }
     with jax.set_mesh(mesh):
+        shapes, places = {}, {}
+        for name, layer in layers.items():
+            given, _ = problem('even')
+            more = {'recorded': recording()} if 'replay' in name else {}
+            init = functools.partial(layer.init, **given, **more)
+            shapes[name] = jax.eval_shape(
+                functools.partial(init, train=False), KEY
+            )
+            places[name] = parameter_shardings(
+                mesh, shapes[name], declared(init, KEY), axes
+            )
         for scenario in scenarios:
             given, dy = problem(scenario)
-            variables = {}
-            for name, layer in layers.items():
-                more = {'recorded': recording()} if 'replay' in name else {}
-                made = variables_of(layer, given, scenario, **more)
-                init = functools.partial(layer.init, **given, **more)
-                variables[name] = jax.device_put(
-                    made,
-                    parameter_shardings(mesh, made, declared(init, KEY), axes),
-                )
+            variables = {
+                n: variables_of(v, scenario) for n, v in shapes.items()
+            }
             out = program(
-                variables,
+                jax.device_put(variables, places),
                 jax.device_put(given, batch_sharding(mesh)),
                 jax.device_put(dy, batch_sharding(mesh)),
                 recording(),
