@@ -3,7 +3,7 @@
 # make check   linters, types and the fast part of the tests, for the inner loop
 # make test-long   what takes longer than `make test` should, run by hand
 # make lint    linters and types alone, the Dockerfile's too
-# make clean   remove the environment, compiled programs, the quickstart run
+# make clean   remove the environment and the quickstart run
 
 # The first Python of 3.11 or later that runs; override with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
