@@ -98,10 +98,12 @@ class Own(nn.Module):
         return nn.tanh(nn.Dense(D)(rows))
 
 
-def run(layer, **variables):
+def run(layer):
     """Parameters and outputs, dropless."""
-    params = layer.init(jax.random.key(0), X)
-    return params, layer.apply(params, X, **variables)[0]
+    params = jax.jit(layer.init)(jax.random.key(0), X)
+    apply = jax.jit(functools.partial(layer.apply, record=True))
+    y, aux = apply(params, X)
+    return params, y, aux.routing
 
 
 def dropless(make, *counts, **options):
@@ -109,10 +111,8 @@ def dropless(make, *counts, **options):
     return make(D, *counts, **factors | options)
 
 
-def by_gates(layer, params, outputs):
+def by_gates(routing, outputs):
     """`sum_e gate_e * output_e(x)`, from the recorded choices."""
-    _, aux = layer.apply(params, X, record=True)
-    routing = aux.routing
     hit = routing.expert[..., None] == np.arange(E)
     gates = np.sum(np.where(hit, routing.weight[..., None], 0), axis=1)
     return np.einsum('gse,egsf->gsf', gates, np.stack(outputs))
@@ -120,37 +120,37 @@ def by_gates(layer, params, outputs):
 
 def test_activation_is_any_function():
     layer = dropless(top2_moe, E, 5, activation=lambda x: x**3)
-    params, y = run(layer)
+    params, y, routing = run(layer)
     up, down = (params['params']['experts'][n] for n in ('up', 'down'))
     outputs = [(X @ up[e]) ** 3 @ down[e] for e in range(E)]
-    assert_close(y, by_gates(layer, params, outputs), 1e-5)
+    assert_close(y, by_gates(routing, outputs), 1e-5)
 
 
 def test_copies_of_a_callers_expert():
     layer = dropless(top2_moe, E, experts=Own())
-    params, y = run(layer)
+    params, y, routing = run(layer)
     dense = params['params']['experts']['expert']['Dense_0']
     outputs = [
         np.tanh(X @ dense['kernel'][e] + dense['bias'][e]) for e in range(E)
     ]
-    assert_close(y, by_gates(layer, params, outputs), 1e-5)
+    assert_close(y, by_gates(routing, outputs), 1e-5)
 
 
 def test_experts_that_differ():
     experts = [nn.Dense(D), Own(), nn.Dense(D, use_bias=False)]
     layer = dropless(top2_moe, E, experts=experts)
-    params, y = run(layer)
+    params, y, routing = run(layer)
     own = [params['params']['experts'][f'experts_{e}'] for e in range(E)]
     outputs = [
         module.apply({'params': of}, X)
         for module, of in zip(experts, own, strict=True)
     ]
-    assert_close(y, by_gates(layer, params, outputs), 1e-5)
+    assert_close(y, by_gates(routing, outputs), 1e-5)
 
 
 def test_two_levels_of_a_callers_expert():
     layer = dropless(hierarchical_top2_moe, (2, E), experts=Own())
-    params, y = run(layer)
+    params, y, _ = run(layer)
     inner = params['params']['inner']['experts']['expert']['Dense_0']
     assert inner['kernel'].shape == (2, E, D, D)
     assert y.shape == X.shape
@@ -165,7 +165,8 @@ def test_inside_a_callers_model():
             layer = hierarchical_top2_moe(D, (2, 2), experts=Own(parent=None))
             return layer(x)[0]
 
-    params = Model().init(jax.random.key(0), X)['params']
+    init = Model().init
+    params = jax.eval_shape(init, jax.random.key(0), X)['params']
     assert sorted(params) == ['HierarchicalMoE_0', 'flat']
     assert params['flat']['experts']['up'].shape == (E, D, 4 * D)
 
