@@ -16,6 +16,8 @@ from moe.types import Context
 from tests.reference import layer as reference
 from tests.reference import losses as reference_losses
 
+pytestmark = pytest.mark.slow
+
 # Section 3's gates of four tokens: first choices 0, 2, 2, 0.
 GATES = [[[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]]]
 FIRST_CHOICES = [[2.0, 0.0, 2.0]]

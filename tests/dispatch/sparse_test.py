@@ -13,6 +13,8 @@ from moe.config import ConfigError
 from moe.dispatch import SparseDispatcher
 from moe.experts import MLP
 
+pytestmark = pytest.mark.slow
+
 # The example of ALGORITHMS: the last gate of the last example is 0.
 GATES = np.float32(
     [[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0]]

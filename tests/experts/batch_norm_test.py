@@ -13,6 +13,8 @@ from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, D = 5, 3
 X, DY = 2 * tiny.numbers((B, D), 0) + 1, tiny.numbers((B, D), 1)
 PARAMS = {'gamma': tiny.numbers(D, 2), 'beta': tiny.numbers(D, 3)}

@@ -25,6 +25,8 @@ from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, N, D, F, H = 4, 3, 3, 4, 2
 # Training outputs and gradients of every option, one network and parallel.
 OPTIONS = {

@@ -16,6 +16,8 @@ from tests.reference import experts as reference_experts
 from tests.reference import routing as reference_routing
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 G, S, D, F = 2, 6, 4, 3
 MASK = np.array([[1, 0, 1, 1, 1, 0], [0, 1, 1, 0, 1, 1]], bool)
 

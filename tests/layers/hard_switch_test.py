@@ -16,6 +16,8 @@ from tests.experts.heterogeneous_test import Add, D, Probe, Times
 from tests.reference import switch as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 
 class Same(nn.Module):
     """Without parameters."""

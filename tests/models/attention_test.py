@@ -12,6 +12,8 @@ from tests import tiny
 from tests.reference import attention as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 16
 
 

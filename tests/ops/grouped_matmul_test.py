@@ -14,6 +14,8 @@ import pytest
 from moe.ops import grouped_matmul
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 D, F = 3, 5
 
 

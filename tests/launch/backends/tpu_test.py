@@ -14,6 +14,8 @@ from launch.backends import tpu
 from moe.config import ConfigError, parse
 from tests.launch.backends.tpu_tools import Tools, calls, options, plain, trials
 
+pytestmark = pytest.mark.slow
+
 # What a pod costs of calls: the code, then one claimed, seen and equipped.
 SENT = ['rsync']
 UP = ['create', 'describe', 'equip']

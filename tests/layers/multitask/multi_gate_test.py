@@ -21,6 +21,8 @@ from tests.reference import losses as reference_losses
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, D, E, N, F, H = 5, 3, 4, 2, 4, 2
 KEY = jax.random.key(3)
 MASK = np.array([1, 0, 1, 1, 0], bool)

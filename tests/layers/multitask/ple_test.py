@@ -14,6 +14,8 @@ from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, D, T, M, S = 3, 3, 2, 2, 1
 E = T * M + S
 X = tiny.numbers((B, D), 0)

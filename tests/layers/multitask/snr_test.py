@@ -21,6 +21,8 @@ from tests import tiny
 from tests.reference import snr as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 FILE = pathlib.Path(__file__).parents[2] / 'goldens' / 'multitask.json'
 B, N, M, D, F = 5, 3, 2, 4, 6
 # Clipped at 0, in the middle and clipped at 1, in training and evaluation:
