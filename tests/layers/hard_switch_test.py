@@ -71,7 +71,7 @@ def test_the_outputs_of_each_expert_apart():
     # the loss of the first expert counts twice.
     x, mask = tiny.numbers((6, D), 3), np.array([1, 1, 0, 1, 1, 1], bool)
     layer = HardSwitch((Add(), Times()), gate=Column(1))
-    params = layer.init(jax.random.key(0), x)['params']
+    params = jax.jit(layer.init)(jax.random.key(0), x)['params']
     params = jax.tree.map(lambda w: np.float32(w + 2), params)
 
     @jax.jit

@@ -118,7 +118,7 @@ def test_beside_a_mixture_equals_the_loop(gate):
 def test_dtype_is_that_of_the_tokens(gate):
     layer = Shared(Times(3.0), Times(5.0, False), gate)
     x = jnp.ones((1, 2, 4), jnp.bfloat16)
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     assert {p.dtype for p in jax.tree.leaves(variables)} <= {
         jnp.dtype('float32')
     }

@@ -191,7 +191,7 @@ def test_a_communication_from_outside():
     for name in ('gather', 'doubled_for_a_test'):
         layer = build('top_k', 'indexed', name, None)
         with jax.set_mesh(mesh_of((1, 1, 1, 2, 1))):
-            variables = layer.init(KEY, **given)
+            variables = jax.jit(layer.init)(KEY, **given)
             found[name], _ = jax.jit(layer.apply)(variables, **given)
     np.testing.assert_allclose(
         found['doubled_for_a_test'], 2 * found['gather'], rtol=1e-6

@@ -132,7 +132,8 @@ def test_known_numbers():
     # of 100 * 3 * 128 numbers; L0 = 12 routes of .76833752.
     layer = SNR(3, 128, 'aver')
     x = [jnp.ones((100, 128))] * 4
-    (y, aux), params = layer.init_with_output(jax.random.key(0), x)
+    init = jax.jit(layer.init_with_output)
+    (y, aux), params = init(jax.random.key(0), x)
     assert jnp.sum(y) == 76800.0
     np.testing.assert_array_equal(aux.stats['gate'], np.full((3, 4), 0.5))
     np.testing.assert_allclose(aux.losses['l0'], 9.2200503, rtol=1e-7)
