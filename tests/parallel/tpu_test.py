@@ -20,10 +20,13 @@ UNWANTED = (
     'TPU_LIBRARY_PATH',
 )
 BYTES = 2  # of a bfloat16
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None,
-    reason='needs the TPU compiler: pip install moe[plan]',
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec('libtpu') is None,
+        reason='needs the TPU compiler: pip install moe[plan]',
+    ),
+]
 
 
 @pytest.fixture(scope='module')

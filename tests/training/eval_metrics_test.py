@@ -57,6 +57,7 @@ def within(predictions, *, distance: int = 8):
 """
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_metric_of_a_plugin(tmp_path):
     (tmp_path / 'plugin.py').write_text(PLUGIN)
     plugin = str(tmp_path / 'plugin.py')
