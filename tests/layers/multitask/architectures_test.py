@@ -19,6 +19,8 @@ from tests import tiny
 from tests.reference import multitask as reference
 from tests.reference.compare import assert_close
 
+pytestmark = pytest.mark.slow
+
 B, D, F, H, T = 4, 3, 4, 2, 3
 X = tiny.numbers((B, D), 0)
 network = functools.partial(Network, (F, H))

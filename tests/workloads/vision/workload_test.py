@@ -15,6 +15,8 @@ from moe.training.evaluation import evaluate
 from moe.workloads import reports
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     'steps': 3,
     'seed': 0,
