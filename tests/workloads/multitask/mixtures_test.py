@@ -10,6 +10,8 @@ from moe.layers.multitask import SNR, omoe
 from moe.workloads.multitask.mixtures import MIXTURES
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 X = {'numeric': tiny.numbers((4, 3), 0)}
 
 
