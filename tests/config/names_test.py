@@ -14,6 +14,9 @@ from moe.config.names import nearest
         ('n_experts', ['num_experts', 'experts'], 'num_experts'),
         ('top_k', ['router', 'hop_k'], 'router.k'),
         ('executor', ['experts', 'dispatcher'], 'dispatcher'),
+        # Where a field stood before it became an option of another section.
+        ('warmup_steps', ['b1', 'schedule'], 'schedule.warmup_steps'),
+        ('penalty_rate', ['k', 'penalty'], 'penalty.rate'),
         ('widht', ['width', 'height'], 'width'),
         ('x', [], '-'),
     ],
