@@ -1,11 +1,12 @@
 """Errors for unknown names of fields, with the name probably meant."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe.config.errors import ConfigError
-from moe.config.registry import Registry, option_table
+from moe.config.hints import choice_of, dataclass_of
+from moe.config.registry import REQUIRED, Option, Registry, option_table
 
 # Names of fields in other codebases, and in earlier versions of this one, with
 # the names here that they may mean, as paths from the section or its parents.
@@ -22,7 +23,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'capacity_rule': ('capacity.rule',),
     'constant_experts': ('zero_computation.constant',),
     'copy_experts': ('zero_computation.copy',),
-    'correlation': ('source.correlation',),
     'd_ff': ('hidden', 'experts.hidden', 'dense.hidden'),
     'embed_dim': ('d_model',),
     'epochs': ('steps',),
@@ -33,8 +33,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'executor': ('dispatcher',),
     'expert_parallel': ('communication', 'mesh.expert'),
     'ffn_dim': ('hidden', 'experts.hidden'),
-    'files': ('source.files',),
-    'final_fraction': ('schedule.final_fraction',),
     'fixed_norm': ('weight_norm',),
     'gate': ('router', 'mixture.gate'),
     'gating': ('router',),
@@ -68,38 +66,45 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'positive': ('target.positive',),
     'renorm': ('batch_norm.renorm',),
     'renorm_momentum': ('batch_norm.renorm.momentum', 'renorm.momentum'),
-    'schema': ('source.schema',),
     'sequence_length': ('seq_len',),
     'shared_d_ff': ('shared.network.hidden',),
     'shared_experts': ('shared.network',),
     'shared_gate': ('shared.gate',),
     'sparsity': ('penalty.sparsity',),
     'task': ('workload',),
-    'test_files': ('source.test_files',),
-    'test_fraction': ('source.test_fraction',),
     'top_k': ('router.k',),
     'tower_widths': ('towers.widths',),
     'use_bias': ('experts.use_bias', 'dense.use_bias'),
-    'val_files': ('source.val_files',),
-    'val_fraction': ('source.val_fraction',),
     'warmup': ('warmup_steps',),
-    'warmup_steps': ('schedule.warmup_steps',),
     'wd': ('weight_decay',),
     'zero_experts': ('zero_computation.zero',),
 }
 
 
-def unknown(field: str, value: Any, known: Iterable[str]) -> ConfigError:
+def unknown(field: str, value: Any, known: Mapping[str, Option]) -> ConfigError:
     """Returns the error of a field that does not exist.
 
     Args:
       field: dotted name of the field.
       value: the value that it was given.
-      known: names of the fields of its section.
+      known: fields of its section; one of the same name in a section below
+        is found too.
     """
-    names = list(known)
-    near = nearest(field.rpartition('.')[2], names)
+    name = field.rpartition('.')[2]
+    near = _deeper(name, known) or nearest(name, list(known))
     return ConfigError(field, value, f'absent: no such field (nearest: {near})')
+
+
+def _deeper(name: str, table: Mapping[str, Option]) -> str | None:
+    """Returns the path of a field in a section below, None if it is in none."""
+    for section, option in table.items():
+        choice, schema = choice_of(option.hint), dataclass_of(option.hint)
+        entries = [] if choice is None else list(choice.registry.values())
+        if schema is not None:
+            entries.append(schema)
+        if any(name in option_table(entry) for entry in entries):
+            return f'{section}.{name}'
+    return None
 
 
 def unknown_option(
@@ -116,7 +121,8 @@ def unknown_option(
     option = field.rpartition('.')[2]
     owners = [n for n in registry if option in option_table(registry[n])]
     if not owners:
-        known = ['name', *option_table(registry[name])]
+        named = {'name': Option(str, REQUIRED)}
+        known = named | option_table(registry[name])
         return unknown(field, value, known)
     allowed = (
         f'absent: {name!r} has no such option (it is one of '

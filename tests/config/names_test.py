@@ -2,7 +2,9 @@
 
 import pytest
 
+from moe.config import ConfigError, override
 from moe.config.names import nearest
+from moe.workloads.lm.workload import LanguageConfig
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,6 @@ from moe.config.names import nearest
         ('top_k', ['router', 'hop_k'], 'router.k'),
         ('executor', ['experts', 'dispatcher'], 'dispatcher'),
         # Where a field stood before it became an option of another section.
-        ('warmup_steps', ['b1', 'schedule'], 'schedule.warmup_steps'),
         ('penalty_rate', ['k', 'penalty'], 'penalty.rate'),
         ('widht', ['width', 'height'], 'width'),
         ('x', [], '-'),
@@ -23,3 +24,18 @@ from moe.config.names import nearest
 )
 def test_nearest(name, known, meant):
     assert nearest(name, known) == meant
+
+
+@pytest.mark.parametrize(
+    ('field', 'meant'),
+    [
+        ('optimizer.warmup_steps', 'schedule.warmup_steps'),
+        ('data.files', 'source.files'),
+        ('data.val_fraction', 'source.val_fraction'),
+        ('seq_len', 'data.seq_len'),
+    ],
+)
+def test_a_field_that_stands_one_section_deeper(field, meant):
+    with pytest.raises(ConfigError) as error:
+        override(LanguageConfig, {}, [(field, 1)])
+    assert error.value.allowed.endswith(f'(nearest: {meant})')
