@@ -123,7 +123,12 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
 
 def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
     # The second of two fails while the first waits; both are started again.
-    second_fails = f'if rank == "1": {FAIL}\n    {WAIT}'
+    second_fails = f"""
+    while rank == '1':
+        if os.path.exists(folder + '/starts.0'):
+            {FAIL}
+        time.sleep(.1)
+    {WAIT}"""
     trial = Trial(tmp_path / 'sweep' / 'a', second_fails)
     options = dataclasses.replace(OPTIONS, nodes=2)
     slurm.run([trial], options, parallel=1, retries=1)
