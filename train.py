@@ -10,7 +10,7 @@ import jax
 from absl import flags
 
 from moe import training
-from moe.command_line import define_config, read_config
+from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
 from moe.training import processes
 from moe.training.host import keep_freed_memory
@@ -39,6 +39,7 @@ flags.DEFINE_integer(
 )
 
 
+@command('train.py')
 def main(argv: list[str]) -> int:
     """Trains; returns the exit code: 2 for a user's mistake, 1 for NaN."""
     try:
@@ -58,9 +59,6 @@ def main(argv: list[str]) -> int:
             config = registry.read_config(given.plain, given.overrides)
         complete = training.run(config, workdir)
         processes.finish()
-    except ConfigError as error:
-        print(f'train.py: {error}', file=sys.stderr)
-        return 2
     except training.Diverged as error:
         print(f'train.py: {error}', file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from launch.trials import Sweep, Trial
 from moe.config import ConfigError, differences
+from moe.paths import check_local, read_json, reading
 
 _NAME = 'sweep.json'
 
@@ -42,24 +43,25 @@ def read(workdir: pathlib.Path) -> Sweep:
     Raises:
       ConfigError: for a folder without a sweep.
     """
-    try:
-        found = json.loads((workdir / _NAME).read_text())
-    except (OSError, ValueError):
+    check_local(workdir)
+    path = workdir / _NAME
+    if not path.exists():
         allowed = f"a sweep's folder, with {_NAME}"
-        raise ConfigError('workdir', str(workdir), allowed) from None
-    trials = [
-        Trial(
-            name,
-            trial['changes'],
-            trial['config'],
-            workdir / name,
-            tuple(trial['command']),
-        )
-        for name, trial in found['trials'].items()
-    ]
-    return Sweep(
-        found['config'], found['base'], tuple(found['fields']), tuple(trials)
-    )
+        raise ConfigError('workdir', str(workdir), allowed)
+    found = read_json(path)
+    with reading(path):
+        trials = [
+            Trial(
+                name,
+                dict(trial['changes']),
+                dict(trial['config']),
+                workdir / name,
+                tuple(trial['command']),
+            )
+            for name, trial in found['trials'].items()
+        ]
+        config, base = str(found['config']), dict(found['base'])
+        return Sweep(config, base, tuple(found['fields']), tuple(trials))
 
 
 def check_same(workdir: pathlib.Path, sweep: Sweep) -> None:

@@ -19,7 +19,7 @@ from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
-from moe.command_line import define_config, read_config
+from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
 from moe.workloads import registry
 from moe.workloads.planned import planning_of
@@ -46,6 +46,7 @@ flags.DEFINE_integer(
 )
 
 
+@command('launch.plan')
 def main(argv: list[str]) -> int:
     """Makes a plan; returns the exit code, 2 for a mistake of the user."""
     try:
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
         else:
             result = plan(config, topology)
             text = table(result)
-    except (ConfigError, NoCompiler) as error:
+    except NoCompiler as error:
         print(f'launch.plan: {error}', file=sys.stderr)
         return 2
     except (HLOError, Implausible) as error:

@@ -19,7 +19,7 @@ from absl import flags
 
 from launch import manifest
 from launch.trials import labels, text_of, value_of
-from moe.command_line import define_plugins, read_flags
+from moe.command_line import command, define_plugins, read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
 from moe.metrics import read_metrics
@@ -270,7 +270,8 @@ def write(
 
     (workdir / 'results.json').write_text(json.dumps(found, indent=1) + '\n')
     path = workdir / 'results.html'
-    path.write_text(sweep.page(found, logged))
+    page = sweep.page(found, logged)
+    path.write_text(page, encoding='utf-8', errors='backslashreplace')
     return path
 
 
@@ -313,21 +314,18 @@ flags.DEFINE_list(
 )
 
 
+@command('launch.results')
 def main(argv: list[str]) -> int:
     """Shows results; returns the exit code, 2 for a mistake of the user."""
     jax.config.update('jax_platforms', 'cpu')  # accelerators are the trials'
     folders = [a for a in argv[1:] if not a.startswith('-')]
     rest = [a for a in argv if a not in folders]
-    try:
-        read_flags(_FLAGS, rest)
-        if len(folders) != 1:
-            raise ConfigError('DIR', ' '.join(folders), "one sweep's folder")
-        workdir = pathlib.Path(folders[0])
-        import_plugins(workdir, _FLAGS.plugins)
-        show(workdir, _FLAGS.metric)
-    except ConfigError as error:
-        print(f'launch.results: {error}', file=sys.stderr)
-        return 2
+    read_flags(_FLAGS, rest)
+    if len(folders) != 1:
+        raise ConfigError('DIR', ' '.join(folders), "one sweep's folder")
+    workdir = pathlib.Path(folders[0])
+    import_plugins(workdir, _FLAGS.plugins)
+    show(workdir, _FLAGS.metric)
     return 0
 
 

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from launch import manifest, memory_check, results, vmapped
 from launch.trials import Trial, read_sweep
-from moe.command_line import define_config, read_config
+from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError, parse
 
 # Each a module with `Options`, `run` and `dry_run`, as those of `local`.
@@ -32,6 +32,7 @@ BACKENDS = {
 }
 
 
+@command('launch.sweep')
 def main(argv: list[str]) -> int:
     """Runs the sweep; returns the exit code.
 
@@ -41,9 +42,6 @@ def main(argv: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # accelerators are the trials'
     try:
         return _main(argv)
-    except ConfigError as error:
-        print(f'launch.sweep: {error}', file=sys.stderr)
-        return 2
     except memory_check.Unfit as error:
         for line in error.lines:
             print(f'launch.sweep: {line}', file=sys.stderr)

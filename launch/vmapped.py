@@ -22,7 +22,8 @@ import numpy as np
 
 from launch import manifest
 from launch.trials import Trial
-from moe.config import ConfigError, options
+from moe.command_line import command
+from moe.config import options
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
 from moe.training.folder import write_description
@@ -259,15 +260,12 @@ def _part(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
+@command('launch.vmapped')
 def main(argv: list[str]) -> int:
     """Runs the trials; returns the exit code, 2 for a mistake of the user."""
     folder, *names = argv[1:]
-    try:
-        trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}
-        run([trials[name] for name in names])
-    except ConfigError as error:
-        print(f'launch.vmapped: {error}', file=sys.stderr)
-        return 2
+    trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}
+    run([trials[name] for name in names])
     return 0
 
 

@@ -1,11 +1,15 @@
 """From command lines to plain configs and overrides; errors in one line."""
 
 import difflib
+import errno
+import functools
 import importlib.util
-import pathlib
+import io
+import os
 import re
+import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -18,6 +22,22 @@ _KINDS = {
     'Non-boolean argument': 'true or false',
     'as a ConfigDict': 'a section, as {name: value}',
 }
+
+
+# Errors of a file system, and of a path that a user gives.
+_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_REFUSALS = (
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+Main = Callable[[list[str]], int]
 
 
 class Given(NamedTuple):
@@ -33,6 +53,51 @@ class Given(NamedTuple):
     source: str
     plain: dict[str, Any]
     overrides: list[tuple[str, Text]]
+
+
+def command(name: str) -> Callable[[Main], Main]:
+    """Returns a decorator of a command's `main`, which tells mistakes.
+
+    A mistake of the user becomes one line and exit code 2, a path that cannot
+    be opened included; a full disk or a failing one becomes one line and exit
+    code 1. Characters that the standard streams cannot encode are written as
+    escapes.
+
+    Args:
+      name: name of the command, which begins the lines.
+    """
+
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def told(argv: list[str]) -> int:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors='backslashreplace')
+            try:
+                return main(argv)
+            except ConfigError as error:
+                line, code = str(error), 2
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                if error.errno in _FAILURES:
+                    line, code = _failure(error), 1
+                elif error.errno in _REFUSALS and error.filename:
+                    line, code = _failure(error), 2
+                else:
+                    raise
+            print(f'{name}: {line}', file=sys.stderr)
+            return code
+
+        return told
+
+    return decorate
+
+
+def _failure(error: OSError) -> str:
+    """Returns an error of the operating system as one line."""
+    path = '' if error.filename is None else f'{error.filename!r}: '
+    return f'{path}{error.strerror}'
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -149,8 +214,7 @@ def _flag_error(message: str) -> ConfigError:
     for words, kind in _KINDS.items():
         if words in reason:
             return ConfigError(field, value, kind)
-    last = reason.strip().splitlines()[-1]
-    return ConfigError(field, value, last)
+    return ConfigError(field, value, reason)
 
 
 def load_config(source: str) -> dict[str, Any]:
@@ -189,7 +253,7 @@ def load_module(path: str) -> Any:
     Raises:
       ConfigError: if the file does not exist, or raises an error.
     """
-    if not pathlib.Path(path).is_file():
+    if not os.path.isfile(path):
         allowed = 'a config file (No such file)'
         raise ConfigError('--config', path, allowed)
     spec = importlib.util.spec_from_file_location('config_file', path)
@@ -204,15 +268,15 @@ def _run(call: Any, source: str) -> Any:
     """Calls the user's code; turns its exception into one line with place."""
     try:
         return call()
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         what = f'{type(error).__name__}: {error}'
         if type(error) is ValueError:
             raise ConfigError('--config', source, str(error)) from None
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, SyntaxError):
-            place = f'{error.filename}:{error.lineno}'
+            place = f'{error.filename or source}:{error.lineno or 1}'
         else:
             place = f'{frames[-1].filename}:{frames[-1].lineno}'
         allowed = f'a config file that runs ({place}: {what})'

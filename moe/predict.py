@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from absl import flags
 
-from moe.command_line import define_run, read_flags
+from moe.command_line import command, define_run, read_flags
 from moe.config import ConfigError
 from moe.workloads.load import load
 
@@ -38,6 +38,7 @@ flags.DEFINE_enum(
 )
 
 
+@command('moe.predict')
 def main(argv: list[str]) -> int:
     """Writes one line a row: the probability, class or number of each task."""
     try:

@@ -4,8 +4,9 @@ import sys
 
 from absl import flags
 
-from moe.command_line import define_run, read_flags
+from moe.command_line import command, define_run, read_flags
 from moe.config import ConfigError
+from moe.config.constraints import check_unicode
 from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
@@ -28,26 +29,26 @@ flags.DEFINE_integer(
     0,
     flag_values=_FLAGS,
 )
-flags.DEFINE_integer('seed', 0, 'Seed of the draws.', flag_values=_FLAGS)
+flags.DEFINE_integer(
+    'seed', 0, 'Seed of the draws.', 0, 2**32 - 1, flag_values=_FLAGS
+)
 
 
+@command('moe.sample')
 def main(argv: list[str]) -> int:
     """Prints the prompt and its continuation; returns the exit code."""
-    try:
-        read_flags(_FLAGS, argv)
-        if not _FLAGS.prompt:
-            raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
-        run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
-        text = run.sample(
-            _FLAGS.prompt,
-            _FLAGS.length,
-            seed=_FLAGS.seed,
-            temperature=_FLAGS.temperature,
-            top=_FLAGS.top,
-        )
-    except ConfigError as error:
-        print(f'moe.sample: {error}', file=sys.stderr)
-        return 2
+    read_flags(_FLAGS, argv)
+    if not _FLAGS.prompt:
+        raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
+    check_unicode('--prompt', _FLAGS.prompt)
+    run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
+    text = run.sample(
+        _FLAGS.prompt,
+        _FLAGS.length,
+        seed=_FLAGS.seed,
+        temperature=_FLAGS.temperature,
+        top=_FLAGS.top,
+    )
     print(_FLAGS.prompt + text)
     return 0
 

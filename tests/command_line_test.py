@@ -1,5 +1,9 @@
 """Every mistake on a command line becomes one line with a field in it."""
 
+import errno
+import io
+import sys
+
 import pytest
 from absl import flags
 
@@ -108,6 +112,11 @@ def test_no_config(read):
         ('def get_config(): return None', 'returns a ConfigDict (not None)'),
         ('def get_config(): return [1]', 'returns a ConfigDict (not [1])'),
         ('def get_config(a, b): return {}', 'TypeError'),
+        ('raise ValueError("one\\ntwo\\r\\nthree")', 'one two three'),
+        ('raise KeyError("\\x1b[2J")', r'x1b[2J'),
+        ('raise GeneratorExit', 'broken.py:1: GeneratorExit'),
+        ('x = 1\0', 'broken.py:1: SyntaxError'),
+        ('def get_config(): return get_config()', 'RecursionError'),
     ],
 )
 def test_config_files_that_give_no_config(read, tmp_path, text, reason):
@@ -118,4 +127,63 @@ def test_config_files_that_give_no_config(read, tmp_path, text, reason):
         read(config=str(path))
     assert str(error.value).startswith('--config = ')
     assert reason in str(error.value)
-    assert '\n' not in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize('path', ['a\0b', 'x' * 300, '.', 'gs://b/c.py', ''])
+def test_paths_of_no_config_file(read, path):
+    with pytest.raises(ConfigError, match=r'^--config = .*\(No such file\)$'):
+        read(config=path)
+
+
+@command_line.command('name')
+def failing(argv):
+    """Raises what it is given, or prints it."""
+    if isinstance(argv[0], Exception):
+        raise argv[0]
+    print(argv[0])
+    return 0
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'line'),
+    [
+        (ConfigError('a', 1, '2'), 2, 'name: a = 1: must be 2'),
+        (
+            OSError(errno.ENOSPC, 'No space left on device', 'f'),
+            1,
+            "name: 'f': No space left on device",
+        ),
+        (
+            OSError(errno.EFBIG, 'File too large'),
+            1,
+            'name: File too large',
+        ),
+        (
+            OSError(errno.EACCES, 'Permission denied', 'f'),
+            2,
+            "name: 'f': Permission denied",
+        ),
+    ],
+)
+def test_mistakes_and_full_disks_are_one_line(capsys, error, code, line):
+    assert failing([error]) == code
+    assert capsys.readouterr() == ('', f'{line}\n')
+
+
+@pytest.mark.parametrize(
+    'error', [BrokenPipeError(errno.EPIPE, 'x'), OSError('x'), KeyError('x')]
+)
+def test_faults_of_the_program_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        failing([error])
+
+
+def test_names_that_a_stream_cannot_encode(monkeypatch):
+    # A Latin-1 name, as Python reads it in UTF-8, and one in UTF-8.
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', stream)
+    assert failing(['caf\udce9 \xfc']) == 0
+    stream.flush()
+    assert raw.getvalue() == b'caf\\udce9 \\xfc\n'

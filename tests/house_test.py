@@ -22,6 +22,7 @@ LAYERS = {
     'moe.metrics': 0,
     'moe.ops': 0,
     'moe.parameters': 0,
+    'moe.paths': 0,
     'moe.stats': 0,
     'moe.traits': 0,
     'moe.types': 0,

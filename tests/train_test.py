@@ -95,7 +95,7 @@ WRONG = {
             '--workdir=README.md',
             '--config.data.source.files=moe/*.py',
         ],
-        ['workdir', 'README.md', 'a folder', 'File exists'],
+        ['workdir', 'README.md', 'a folder'],
     ),
     'no such table': (
         ['-' + CONFIG, '--config=configs/multitask.py:mmoe,census'],

@@ -10,6 +10,7 @@ from moe.config.constraints import (
     OneOf,
     PositiveFloat,
     PositiveInt,
+    Seed,
     Within,
 )
 from moe.config.errors import ConfigError
@@ -30,6 +31,7 @@ __all__ = [
     'PositiveFloat',
     'PositiveInt',
     'Registry',
+    'Seed',
     'Text',
     'Within',
     'changed',

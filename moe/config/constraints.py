@@ -4,12 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from moe.config.errors import ConfigError
 from moe.config.registry import Registry
+
+LARGEST_INT = 2**31 - 1  # of arrays of JAX
 
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """Allows numbers `>= low`."""
+    """Allows numbers `>= low`, integers up to those that JAX's arrays hold."""
 
     low: int | float
 
@@ -18,6 +21,8 @@ class AtLeast:
 
     def check(self, value: Any) -> str | None:
         """Returns what is allowed if the value is not, else None."""
+        if isinstance(value, int) and value > LARGEST_INT:
+            return f'at most {LARGEST_INT}'
         return None if value >= self.low else f'at least {self.low}'
 
 
@@ -51,6 +56,22 @@ class Within:
         return None if inside else f'between {self.low} and {self.high}'
 
 
+def check_unicode(field: str, text: str) -> None:
+    """Refuses a text with bytes of a command line that are no UTF-8.
+
+    Args:
+      field: the field or flag that gives it.
+      text: the text.
+
+    Raises:
+      ConfigError: if it cannot be encoded.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(field, text, 'a text in UTF-8') from None
+
+
 @dataclasses.dataclass(frozen=True)
 class OneOf:
     """A section `{name: ..., **options}` that chooses an entry of a registry.
@@ -72,6 +93,8 @@ class OneOf:
 
 PositiveInt = Annotated[int, AtLeast(1)]
 NaturalInt = Annotated[int, AtLeast(0)]
+# JAX's keys of seeds that differ by 2**32 are the same.
+Seed = Annotated[int, Within(0, 2**32 - 1)]
 PositiveFloat = Annotated[float, Above(0.0)]
 NaturalFloat = Annotated[float, AtLeast(0.0)]
 Fraction = Annotated[float, Within(0.0, 1.0)]

@@ -17,10 +17,15 @@ class ConfigError(ValueError):
         super().__init__(field, value, allowed)
 
     def __str__(self) -> str:
-        value = repr(self.value)
+        try:
+            value = repr(self.value)
+        except Exception:  # of an object of the user's, or a huge integer
+            value = f'a {type(self.value).__name__}'
         value = value if len(value) <= 80 else value[:77] + '...'
         line = f'{self.field} = {value}: must be {self.allowed}'
-        return ' '.join(line.split())
+        line = ' '.join(line.split())
+        # Nothing that moves a terminal's cursor, or that no encoding has.
+        return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
     def inside(self, path: str) -> 'ConfigError':
         """Returns the same error with its field below a section.

@@ -21,6 +21,15 @@ Schema = TypeVar('Schema')
 
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
 _INTEGER = re.compile(r'[+-]?\d+', re.ASCII)
+# What Python's reader of literals raises for text that is none.
+_UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+)
+_DIGITS = 100  # of an integer; Python reads no more than 4,300
 
 
 class Text(str):
@@ -172,7 +181,7 @@ def _items(hint: Any, text: str, path: str) -> Any:
     """Reads a tuple as Python writes it, or names with commas between."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except _UNREADABLE:
         if hint is not str and choice_of(hint) is None:
             raise ConfigError(path, str(text), 'a tuple') from None
         return [Text(part.strip()) for part in text.split(',')]
@@ -181,7 +190,7 @@ def _items(hint: Any, text: str, path: str) -> Any:
 def _literal(value: str, path: str, allowed: str) -> Any:
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except _UNREADABLE:
         raise ConfigError(path, str(value), allowed) from None
 
 
@@ -202,6 +211,8 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
     if type(value) is not kind:
         article = 'an' if kind is int else 'a'
         raise ConfigError(path, value, f'{article} {kind.__name__}')
+    if kind is int and abs(value) >= 2**63:
+        raise ConfigError(path, value, 'an int of 64 bits')
     return value
 
 
@@ -210,7 +221,7 @@ def _read(kind: Any, text: str) -> Any:
     if kind is bool and text.lower() in ('true', 'false'):
         return text.lower() == 'true'
     if kind is int and _INTEGER.fullmatch(text):
-        return int(text)
+        return int(text[:_DIGITS])
     if kind is float and _NUMBER.fullmatch(text):
         return float(text)
     return text

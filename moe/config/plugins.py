@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -29,11 +29,8 @@ def import_plugins(names: Any, field: str = 'config.plugins') -> None:
     Raises:
       ConfigError: for a plugin that does not exist, or raises on import.
     """
-    if not isinstance(names, (tuple, list)):
-        raise ConfigError(field, names, 'a tuple of modules and files')
+    _check(names, field)
     for name in names:
-        if not isinstance(name, str):
-            raise ConfigError(field, name, 'the name of a module or a file')
         try:
             _import(name)
         except ConfigError:
@@ -44,8 +41,16 @@ def import_plugins(names: Any, field: str = 'config.plugins') -> None:
             raise ConfigError(field, name, allowed) from None
 
 
+def _check(names: Any, field: str) -> None:
+    if not isinstance(names, (tuple, list)):
+        raise ConfigError(field, names, 'a tuple of modules and files')
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(field, name, 'the name of a module or a file')
+
+
 def import_plugins_of_run(
-    names: Sequence[str],
+    names: Any,
     named_again: Collection[str],
     workdir: pathlib.Path,
 ) -> None:
@@ -63,6 +68,7 @@ def import_plugins_of_run(
     Raises:
       ConfigError: for a plugin that is not trusted, or cannot be imported.
     """
+    _check(names, 'config.plugins')
     declared = {
         entry.value.partition(':')[0]
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)

@@ -1,12 +1,16 @@
 """The report page of one run, or of several for comparison."""
 
 import functools
+import hashlib
 import html
 import json
+import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from moe.paths import reading
 from moe.report import plots, statistics
 from moe.report.markup import figure, page, table
 from moe.report.run import Run
@@ -52,17 +56,18 @@ def summary(
       ConfigError: if the folder holds no run.
     """
     run = Run(workdir)
-    results = [
-        f'{_number(run, name)} {label}'
-        for name, label in _evaluations(run).items()
-    ]
-    loss = f'loss {_number(run, "eval/loss")}'
-    return '\n'.join(
-        [
-            f'validation: {", ".join([*results, loss])}',
-            *sections_of(run).summary(run),
+    with reading(workdir):
+        results = [
+            f'{_number(run, name)} {label}'
+            for name, label in _evaluations(run).items()
         ]
-    )
+        loss = f'loss {_number(run, "eval/loss")}'
+        return '\n'.join(
+            [
+                f'validation: {", ".join([*results, loss])}',
+                *sections_of(run).summary(run),
+            ]
+        )
 
 
 def write(
@@ -70,7 +75,9 @@ def write(
     others: Sequence[pathlib.Path] = (),
     sections_of: SectionsOf = no_sections,
 ) -> pathlib.Path:
-    """Writes `report/index.html` of a run, compared with others if given.
+    """Writes the page of a run, or of its comparison with others.
+
+    It is `report/index.html`, or `report/with-OTHERS.html`.
 
     It plots all logged evaluation metrics, auxiliary losses, statistics of
     mixture layers and router states, those of plugins included.
@@ -89,18 +96,32 @@ def write(
     runs = {path: Run(path) for path in (workdir, *others)}
     names = _short_names(list(runs))
     labelled = {names[p]: run for p, run in runs.items()}
-    parts = [_table(labelled), *_comparison(labelled)]
+    with reading(workdir):
+        parts = [_table(labelled), *_comparison(labelled)]
     for label, run in labelled.items():
         if others:
             parts.append(f'<h2>{html.escape(label)}</h2>')
-        parts += statistics.figures(run)
-        parts += sections_of(run).details(run)
-        parts.append(_config(run))
-    folder = workdir / 'report'
-    folder.mkdir(exist_ok=True)
+        with reading(run.workdir):
+            parts += statistics.figures(run)
+            parts += sections_of(run).details(run)
+            parts.append(_config(run))
+    path = workdir / 'report' / _file_name(list(labelled)[1:])
+    path.parent.mkdir(exist_ok=True)
     text = page(' | '.join(labelled), parts)
-    (folder / 'index.html').write_text(text)
-    return folder / 'index.html'
+    path.write_text(text, encoding='utf-8', errors='backslashreplace')
+    return path
+
+
+def _file_name(others: Sequence[str]) -> str:
+    """Returns the name of the page that compares a run with others."""
+    if not others:
+        return 'index.html'
+    name = '+'.join(others)
+    plain = re.sub(r'[^\w.+=,-]', '-', name, flags=re.ASCII)
+    if plain != name or len(plain) > 100:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        plain = f'{plain[:100]}-{digest}'
+    return f'with-{plain}.html'
 
 
 def _short_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:

@@ -184,6 +184,8 @@ def against(
 
 
 def _png(figure) -> bytes:
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)  # names of metrics are no formulas
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
     plt.close(figure)

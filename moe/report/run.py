@@ -1,11 +1,11 @@
 """Reads the files of a run's folder, without its model."""
 
-import json
 import pathlib
 import re
 
 from moe.config import ConfigError
 from moe.metrics import Column, columns, read_metrics
+from moe.paths import check_local, read_json, reading
 
 
 class Run:
@@ -25,18 +25,20 @@ class Run:
     """
 
     def __init__(self, workdir: pathlib.Path):
+        check_local(workdir)
         for name in ('config.json', 'metrics.jsonl'):
             if not (workdir / name).exists():
                 allowed = f'the folder of a run (it has no {name})'
                 raise ConfigError('workdir', str(workdir), allowed)
         self.workdir = workdir
-        self.config = json.loads((workdir / 'config.json').read_text())
-        lines = read_metrics(workdir / 'metrics.jsonl')
-        if not lines:
-            allowed = 'the folder of a run that has logged a step'
-            raise ConfigError('workdir', str(workdir), allowed)
-        self.metrics: dict[str, Column] = columns(lines)
-        self.steps: int = lines[-1]['step']
+        self.config = read_json(workdir / 'config.json')
+        with reading(workdir / 'metrics.jsonl'):
+            lines = read_metrics(workdir / 'metrics.jsonl')
+            if not lines:
+                allowed = 'the folder of a run that has logged a step'
+                raise ConfigError('workdir', str(workdir), allowed)
+            self.metrics: dict[str, Column] = columns(lines)
+            self.steps = int(lines[-1]['step'])
 
     def last(self, name: str) -> float | None:
         """Returns the newest value of a scalar metric; None if it has none."""

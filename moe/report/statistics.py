@@ -5,6 +5,7 @@ a layer or a gate; scalars are drawn as curves, values of every expert as heat
 maps, whatever their names.
 """
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,9 @@ def figures(run: Run) -> list[str]:
             else:
                 still.append(f'{name} {value:.4g}')
     if still:
-        parts.append(f'<p>The same at every step: {", ".join(still)}.</p>')
+        parts.append(
+            f'<p>The same at every step: {html.escape(", ".join(still))}.</p>'
+        )
     return parts
 
 

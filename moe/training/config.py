@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from moe.config import (
     ConfigError,
     NaturalFloat,
-    NaturalInt,
     OneOf,
     PositiveInt,
+    Seed,
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
@@ -47,7 +47,7 @@ class Config(abc.ABC):
     model: Any
     data: Any
     plugins: tuple[str, ...] = ()
-    seed: NaturalInt = 0
+    seed: Seed = 0
     steps: PositiveInt = 600
     losses: Mapping[str, NaturalFloat] = dataclasses.field(default_factory=dict)
     metrics: tuple[Annotated[Any, OneOf(METRICS)], ...] = ()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe.config import ConfigError, differences, parse, to_plain
+from moe.paths import check_local, read_json
 
 # Of config.json and of checkpoints. It goes up when a file of an earlier
 # format can no longer be read as it is; a new field with a default is no new
@@ -68,12 +69,10 @@ def read_plain_config(workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: for a folder without a config that can be read, one of
         before there were formats, or one of a newer format.
     """
-    try:
-        plain = json.loads((workdir / CONFIG).read_text())
-    except (OSError, ValueError):
-        plain = None
-    if not isinstance(plain, dict):
+    check_local(workdir)
+    if not (workdir / CONFIG).exists():
         raise ConfigError('workdir', str(workdir), "a run's folder")
+    plain = read_json(workdir / CONFIG)
     check_format(plain.pop('format', None), workdir)
     return plain
 
@@ -140,7 +139,7 @@ def check_same_data(workdir: pathlib.Path, now: Mapping[str, Any]) -> None:
     """
     path = workdir / DATA
     if path.exists():
-        _refuse(workdir, json.loads(path.read_text()), now, 'data')
+        _refuse(workdir, read_json(path), now, 'data')
 
 
 def _refuse(

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from moe.config import ConfigError, to_plain
 from moe.parallel import MeshConfig, host_of, make_mesh
+from moe.paths import check_run_folder
 from moe.training import folder
 from moe.training.config import Config
 from moe.training.processes import agreeing, check_same, ending, stop_signals
@@ -66,6 +67,7 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
     # Impossible runs are refused before anything is written.
     plain = to_plain(type(config), config)
     with agreeing():
+        check_run_folder(workdir)
         folder.check_same_config(workdir, config)
         workload = config.make_workload()
         data = workload.load_data()

@@ -113,7 +113,7 @@ def schema_of(
       ConfigError: for an unknown workload.
     """
     name = (overrides or {}).get('workload', plain.get('workload'))
-    if name not in WORKLOADS:
+    if not isinstance(name, str) or name not in WORKLOADS:
         known = ', '.join(repr(workload) for workload in WORKLOADS)
         if name is None and 'task' in plain:
             allowed = f'absent: the field is now workload, one of {known}'

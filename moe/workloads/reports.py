@@ -42,7 +42,7 @@ def write(
     """Writes the report page of a run, compared with others if given.
 
     Args:
-      workdir: the run's folder; the page is `report/index.html` in it.
+      workdir: the run's folder; the page is in `report` below it.
       others: folders of runs to compare with.
 
     Returns:

@@ -114,7 +114,8 @@ def test_tutorial_and_notebook(folder, tmp_path_factory):
     assert '| top_k ' in table
     assert 'moe/*/max_violation' in table
     assert ' std ' in table
-    assert 'sigmoid' in (folder / 'runs/top_k/report/index.html').read_text()
+    page = folder / 'runs/top_k/report/with-sigmoid.html'
+    assert 'sigmoid' in page.read_text()
     assert results[5].out.startswith('class Parser:')
     python_test.run(TUTORIAL, folder)
     names = python_test.run(HOW_TO / 'notebook.md', folder)

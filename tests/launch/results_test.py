@@ -44,6 +44,31 @@ def folder(tmp_path):
     return tmp_path / 'runs'
 
 
+def test_a_sweep_from_before_a_field_existed(folder):
+    # Its default is taken, as for a run.
+    path = folder / 'sweep.json'
+    described = json.loads(path.read_text())
+    before = results.read(folder)
+    for plain in [
+        described['base'],
+        *(trial['config'] for trial in described['trials'].values()),
+    ]:
+        del plain['optimizer']['accumulation'], plain['keep_checkpoints']
+        del plain['model']['moe']['shared']
+    path.write_text(json.dumps(described))
+    assert results.read(folder) == before
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', '{}', '{"trials": 3}', '{"trials": {"a": {}}}', '\0']
+)
+def test_a_damaged_description(folder, text):
+    (folder / 'sweep.json').write_text(text)
+    with pytest.raises(ConfigError, match=r'sweep\.json') as error:
+        results.read(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_trials(folder):
     found, logged = results.read(folder)
     assert list(found['trials']) == list(NAMES.values())

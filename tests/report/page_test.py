@@ -1,6 +1,7 @@
 """The page of a run: complete, self-contained, honest about what is absent."""
 
 import base64
+import contextlib
 import html.parser
 import io
 import re
@@ -47,7 +48,8 @@ class Parsed(html.parser.HTMLParser):
 
 def page(folder, *others):
     path = report.write(folder, others)
-    assert path == folder / 'report' / 'index.html'
+    assert path.parent == folder / 'report'
+    assert (path.name == 'index.html') == (not others)
     text = path.read_text()
     return text, Parsed(text)
 
@@ -190,6 +192,66 @@ def test_written_again(tmp_path):
     first, _ = page(folder)
     second, _ = page(folder)
     assert first == second
+
+
+def test_a_comparison_leaves_the_page_of_the_run(tmp_path):
+    one, two, three = (runs.write(tmp_path / n) for n in ('one', 'b', 'c d'))
+    alone, _ = page(one)
+    assert report.write(one, [two]).name == 'with-b.html'
+    # The blank is no character of a name; a hash keeps names apart.
+    (name,) = {report.write(one, [two, three]).name}
+    assert re.fullmatch(r'with-b\+c-d-[0-9a-f]{8}\.html', name)
+    found = sorted(p.name for p in (one / 'report').iterdir())
+    assert found == sorted(['index.html', 'with-b.html', name])
+    assert (one / 'report' / 'index.html').read_text() == alone
+    long = [runs.write(tmp_path / (x * 200)) for x in 'xy']
+    assert len(report.write(one, long).name) < 255
+
+
+HOSTILE = '$</title><script>alert(1)</script><svg onload="x()">\'"&\u2028${x}`'
+
+
+def test_hostile_texts_are_only_text(tmp_path):
+    # Everywhere that a stranger's run can have a text, names of folders too.
+    name = HOSTILE.replace('/', '\\')
+    metrics = [
+        {
+            **m,
+            f'train/{HOSTILE}': 2.0 + m['step'],
+            f'eval/{HOSTILE}': 1.0,
+            f'moe/{HOSTILE}/load': [1.0, 2.0],
+            f'moe/layer_1/{HOSTILE}': 1.0,
+        }
+        for m in runs.lines()
+    ]
+    folder = runs.write(
+        tmp_path / name, metrics, losses={HOSTILE: 1.0}, note=HOSTILE
+    )
+    other = runs.write(tmp_path / 'b')
+    for text, _ in (page(folder), page(folder, other)):  # all tags are closed
+        for opening in ('<script', '<svg', '<title></title>', 'onload="x'):
+            assert opening not in text
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('config.json', '[1]'),
+        ('config.json', '{"losses": [3]}'),
+        ('config.json', '\0'),
+        ('metrics.jsonl', '[1]\n'),
+        ('metrics.jsonl', '{"train/loss": 1}\n'),
+        ('metrics.jsonl', '{"step": "x", "train/loss": 1}\n'),
+        ('metrics.jsonl', '{"step": 1, "train/loss": {"a": 1}}\n'),
+        ('metrics.jsonl', '{"step": 1, "moe/layer_1/load": 3}\n'),
+    ],
+)
+def test_damaged_files_are_told_in_one_line(tmp_path, name, content):
+    folder = runs.write(tmp_path / 'run')
+    (folder / name).write_text(content)
+    for show in (report.summary, report.write):
+        with contextlib.suppress(ConfigError):
+            show(folder)
 
 
 def test_run_without_an_evaluation_yet(tmp_path):

@@ -4,6 +4,7 @@ import html
 
 import numpy as np
 
+from moe.paths import reading
 from moe.report.page import Sections
 from moe.report.run import Run
 
@@ -24,7 +25,10 @@ def summary(run: Run) -> list[str]:
 
 def _sample(run: Run) -> str:
     path = run.workdir / 'sample.txt'
-    return path.read_text() if path.exists() else ''
+    if not path.exists():
+        return ''
+    with reading(path):
+        return path.read_text(encoding='utf-8')
 
 
 def _tokens_by_expert(run: Run) -> str:
@@ -32,7 +36,7 @@ def _tokens_by_expert(run: Run) -> str:
     path = run.workdir / 'routing.npz'
     if not path.exists():
         return ''
-    with np.load(path) as saved:
+    with reading(path), np.load(path) as saved:
         texts, first = saved['texts'], saved['first']
     loads = run.statistics().get('load', {})
     counts = [run.metrics[m].values.shape[-1] for m in loads.values()]
@@ -52,7 +56,9 @@ def _tokens_by_expert(run: Run) -> str:
             for c, e in zip(texts, chosen, strict=True)
         )
         label = place.replace('layer_', 'Layer ')
-        blocks.append(f'<p>{label}</p><pre class="map">{text}</pre>')
+        blocks.append(
+            f'<p>{html.escape(label)}</p><pre class="map">{text}</pre>'
+        )
     return ''.join(blocks)
 
 

@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError, NaturalFloat, NaturalInt
+from moe.config.constraints import check_unicode
 from moe.parallel import replicated
 from moe.training.workload import (
     Outputs,
@@ -54,6 +55,7 @@ class LanguageConfig(TransformerRun):
 
     def __post_init__(self):
         super().__post_init__()
+        check_unicode('sample_prompt', self.sample_prompt)
         least = self.data.source.vocab_size
         if self.model.vocab_size < least:
             raise ConfigError(
@@ -152,7 +154,9 @@ class Language(TransformerWorkload):
                 texts = config.data.source.pieces(tokens.reshape(-1))
                 _write_routing(workdir / 'routing.npz', texts, routing)
         if jax.process_index() == 0:
-            (workdir / self.final_file).write_text(text)
+            (workdir / self.final_file).write_text(
+                text, encoding='utf-8', errors='backslashreplace'
+            )
         return {'sample': text}
 
     def _piece(self, data: Corpus) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Report sections of multi-task learning: results and gates by task."""
 
-import json
 from collections.abc import Mapping
 
+from moe.paths import read_json
 from moe.report import plots
 from moe.report.markup import figure, shade_table, table
 from moe.report.page import Sections
@@ -36,7 +36,7 @@ def _lines(rows: _Rows) -> list[str]:
 def _test_results(run: Run) -> dict[str, float]:
     """Reads the results on the test rows by TASK/METRIC, {} without any."""
     path = run.workdir / 'results.json'
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _newest(run: Run) -> dict[str, float]:

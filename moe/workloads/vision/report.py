@@ -1,7 +1,6 @@
 """The report section of a vision transformer: the confusion matrix."""
 
-import json
-
+from moe.paths import read_json
 from moe.report.markup import shade_table
 from moe.report.page import Sections
 from moe.report.run import Run
@@ -12,7 +11,7 @@ def details(run: Run) -> list[str]:
     path = run.workdir / 'confusion.json'
     if not path.exists():
         return []
-    counts = json.loads(path.read_text())
+    counts = read_json(path, list)
     classes = [str(c) for c in range(len(counts))]
     table = shade_table(
         dict(zip(classes, counts, strict=True)),
