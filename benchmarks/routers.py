@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from benchmarks.timing import medians
 from configs import lm, vision
 from moe import training
+from moe.training.clock import Clock
 from moe.training.evaluation import metrics_of
 from moe.training.loop import train
 from moe.training.step import init_state, make_eval_step, make_train_step
@@ -232,7 +232,7 @@ class _Trainer:
       steps: number of steps of the run.
 
     Attributes:
-      seconds: seconds of all steps but the first.
+      clock: the clock of the time in training.
       tail: metrics of the last steps.
       evaluation: results of the evaluation after the last step.
     """
@@ -243,8 +243,8 @@ class _Trainer:
         self._programs, self._workload = programs, workload
         self._state = programs.init(jax.random.key(seed))
         self._batches = workload.train_batches(programs.data, 0, 1)
-        self._steps, self._step, self._begun = steps, 0, 0.0
-        self.seconds = 0.0
+        self._steps, self._step = steps, 0
+        self.clock = Clock(steps, workload)
         self.tail: list[Any] = []
         self.evaluation: list[Any] = []
 
@@ -253,18 +253,13 @@ class _Trainer:
             self._state, next(self._batches)
         )
         self._step += 1
-        if self._step == 1:  # compiled
-            jax.block_until_ready(self._state)
-            self._begun = time.perf_counter()
         if self._step > self._steps - _TAIL:
             self.tail.append(metrics)
         return metrics
 
     def evaluate(self):
-        jax.block_until_ready(self._state)
-        self.seconds = time.perf_counter() - self._begun
-        batches = self._workload.eval_batches(self._programs.data, 0, 1)
-        return [self._programs.eval_step(self._state, b) for b in batches]
+        for batch in self._workload.eval_batches(self._programs.data, 0, 1):
+            yield self._programs.eval_step(self._state, batch)
 
     def log(self, step, metrics, evaluation):
         self.evaluation = evaluation
@@ -282,11 +277,13 @@ def _run(programs: _Programs, config, seed: int) -> dict[str, float]:
     workload = config.make_workload()
     trainer = _Trainer(programs, workload, seed, steps)
     train(trainer, config)
-    rate = (steps - 1) / trainer.seconds
+    (rate,) = trainer.clock.speed().values()
     result = {
         **metrics_of(workload, trainer.evaluation),
-        'tokens_per_second': rate * workload.units_per_step,
-        'examples_per_second': rate * config.data.batch_size,
+        'tokens_per_second': rate,
+        'examples_per_second': rate
+        * config.data.batch_size
+        / workload.units_per_step,
     }
     tail = jax.device_get(trainer.tail)
     if 'moe' in tail[0]:

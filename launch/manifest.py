@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 from launch.trials import Sweep, Trial
+from moe import files
 from moe.config import ConfigError, differences
 from moe.paths import check_local, read_json, reading
 
@@ -25,7 +26,7 @@ def write(workdir: pathlib.Path, sweep: Sweep) -> None:
     text = json.dumps(_described(sweep) | {'commit': _commit()}, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / _NAME).write_text(text + '\n')
+        files.write_text(workdir / _NAME, text + '\n')
     except OSError as error:
         allowed = f'a folder, or the name of a new one ({error.strerror})'
         raise ConfigError('--workdir', str(workdir), allowed) from None

@@ -19,6 +19,7 @@ from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
+from moe import files
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
 from moe.workloads import registry
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     if _FLAGS.json:
         path = pathlib.Path(_FLAGS.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + '\n')
+        files.write_text(path, json.dumps(result, indent=1) + '\n')
     return 0
 
 

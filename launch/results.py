@@ -19,6 +19,7 @@ from absl import flags
 
 from launch import manifest
 from launch.trials import labels, text_of, value_of
+from moe import files
 from moe.command_line import command, define_plugins, read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
@@ -268,10 +269,10 @@ def write(
     """
     from moe.report import sweep  # not before: it needs matplotlib
 
-    (workdir / 'results.json').write_text(json.dumps(found, indent=1) + '\n')
+    text = json.dumps(found, indent=1) + '\n'
+    files.write_text(workdir / 'results.json', text)
     path = workdir / 'results.html'
-    page = sweep.page(found, logged)
-    path.write_text(page, encoding='utf-8', errors='backslashreplace')
+    files.write_text(path, sweep.page(found, logged))
     return path
 
 

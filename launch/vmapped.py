@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,10 +26,12 @@ from moe.command_line import command
 from moe.config import options
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
+from moe.training.clock import Clock
 from moe.training.folder import write_description
+from moe.training.lock import locked
 from moe.training.loop import train
 from moe.training.step import init_state, make_eval_step, make_train_step
-from moe.training.trainer import Progress, logged
+from moe.training.trainer import logged
 from moe.workloads import registry
 
 # Fields of the optimizer and of its schedule that may differ between trials;
@@ -131,7 +133,11 @@ def run(trials: Sequence[Trial]) -> None:
     Raises:
       ConfigError: for data or a folder that cannot be used.
     """
-    with contextlib.closing(VmappedTrainer(trials)) as trainer:
+    with contextlib.ExitStack() as stack:
+        for trial in trials:
+            stack.enter_context(locked(trial.folder))
+        trainer = VmappedTrainer(trials)
+        stack.callback(trainer.close)
         train(trainer, trainer.config)
         trainer.finalize()
 
@@ -144,6 +150,7 @@ class VmappedTrainer:
 
     Attributes:
       config: config of the first trial; the others differ in scalars alone.
+      clock: the clock of the time in training.
       start: 0, as vmapped trials do not resume.
     """
 
@@ -175,7 +182,7 @@ class VmappedTrainer:
         self._eval_step = jax.jit(jax.vmap(eval_step, (0, None)))
         self._alive = dict(enumerate(trials))
         self._writers = [Writer(trial.folder, 0) for trial in trials]
-        self._progress = Progress(config.steps, workload, 0)
+        self.clock = Clock(config.steps, workload)
 
     def advance(self) -> Any:
         """Takes a step of all trials; returns metrics stacked over them."""
@@ -185,14 +192,14 @@ class VmappedTrainer:
         )
         return metrics
 
-    def evaluate(self) -> list:
-        """Evaluates the validation set, which all trials share."""
-        batches = self._workload.eval_batches(self._data, 0, 1)
-        return [self._eval_step(self._states, batch) for batch in batches]
+    def evaluate(self) -> Iterator[Any]:
+        """Yields the result of each validation batch, which trials share."""
+        for batch in self._workload.eval_batches(self._data, 0, 1):
+            yield self._eval_step(self._states, batch)
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
         """Writes the metrics of each trial that has not diverged."""
-        speed, losses = self._progress.speed(step), []
+        speed, losses = self.clock.speed(), []
         for i, trial in list(self._alive.items()):
             own = _part((metrics, evaluation), i)
             values, _ = logged(self._workload, *own)

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,8 @@ def command(name: str) -> Callable[[Main], Main]:
 
     A mistake of the user becomes one line and exit code 2, a path that cannot
     be opened included; a full disk or a failing one becomes one line and exit
-    code 1. Characters that the standard streams cannot encode are written as
+    code 1. A reader of the output that ends, as `head` does, ends the command
+    without a word. Characters that the standard streams cannot encode are written as
     escapes.
 
     Args:
@@ -74,11 +76,17 @@ def command(name: str) -> Callable[[Main], Main]:
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors='backslashreplace')
             try:
-                return main(argv)
+                code = main(argv)
+                sys.stdout.flush()
+                return code
             except ConfigError as error:
                 line, code = str(error), 2
+            except KeyboardInterrupt:
+                line, code = 'interrupted', 128 + signal.SIGINT
             except BrokenPipeError:
-                raise
+                # Who reads the output, as `head` does, has enough of it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return 128 + signal.SIGPIPE
             except OSError as error:
                 if error.errno in _FAILURES:
                     line, code = _failure(error), 1

@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines, TensorBoard, and the console."""
+"""Where metrics go: JSON lines and TensorBoard."""
 
 import contextlib
 import json
@@ -6,11 +6,21 @@ import math
 import os
 import pathlib
 import secrets
+import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from moe import files
+
+NAME = 'metrics.jsonl'
+# Edges of histograms, as TensorFlow has them: of any sizes, both signs.
+_POWERS = 1e-12 * 1.1 ** np.arange(774)
+_BINS = [*-_POWERS[::-1], 0.0, *_POWERS]
 
 
 class Writer:
@@ -24,25 +34,25 @@ class Writer:
       start: step of the checkpoint that the run continues from; lines of later
         steps, logged before an interruption, are dropped.
       active: whether this process writes.
+
+    Attributes:
+      evaluated: whether the line of `start` has the metrics of an evaluation;
+        False if this process does not write.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int, active: bool = True):
-        self._active = active
+        self._active, self.evaluated = active, False
         if not active:
             return
-        path = workdir / 'metrics.jsonl'
-        if path.exists():
-            lines = [m for m in read_metrics(path) if m['step'] <= start]
-            # Atomically: a process that is killed here leaves a whole file.
-            rewritten = path.with_suffix('.new')
-            rewritten.write_text(''.join(json.dumps(m) + '\n' for m in lines))
-            rewritten.replace(path)
-        self._lines = path.open('a', buffering=1)
-        # Event files are named by the second: two would overwrite each other.
-        suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / 'tensorboard'), filename_suffix=suffix
-        )
+        self._path = workdir / NAME
+        if self._path.exists():
+            lines = [m for m in read_metrics(self._path) if m['step'] <= start]
+            self._rewrite(lines)
+            last = lines[-1] if lines else {'step': None}
+            self.evaluated = last['step'] == start and any(
+                name.startswith('eval/') for name in last
+            )
+        self._events = _Events(workdir / 'tensorboard', start)
 
     def write_scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one step's metrics.
@@ -50,18 +60,31 @@ class Writer:
         Args:
           step: number of steps taken.
           metrics: name to float, or to a list of floats (one an expert).
+
+        Raises:
+          OSError: if they cannot be written.
         """
-        if not self._active:
-            return
-        self._lines.write(json.dumps({'step': step, **metrics}) + '\n')
-        # A mounted bucket has what was synced; the rest dies with the machine.
-        os.fsync(self._lines.fileno())
-        for name, value in metrics.items():
-            if isinstance(value, list) and np.all(np.isfinite(value)):
-                self._events.add_histogram(name, np.asarray(value), step)
-            # TensorBoard shows no others.
-            elif not isinstance(value, list) and math.isfinite(value):
-                self._events.add_scalar(name, value, step)
+        if self._active:
+            files.append_line(self._path, json.dumps({'step': step, **metrics}))
+            self._events.add_scalars(step, metrics)
+
+    def complete(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds metrics to the last line, that of a step logged before.
+
+        Args:
+          step: number of steps taken.
+          metrics: as those of `write_scalars`.
+
+        Raises:
+          OSError: if they cannot be written.
+        """
+        if self._active:
+            lines = read_metrics(self._path) if self._path.exists() else []
+            if not lines or lines[-1]['step'] != step:
+                lines.append({'step': step})
+            lines[-1] |= metrics
+            self._rewrite(lines)
+            self._events.add_scalars(step, metrics)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes texts to TensorBoard, verbatim.
@@ -71,20 +94,65 @@ class Writer:
           texts: the texts by name.
         """
         if self._active:
-            for name, text in texts.items():
-                self._events.add_text(name, f'```\n{text}\n```', step)
-
-    def flush(self) -> None:
-        """Flushes the files, so that other processes see what was written."""
-        if self._active:
-            self._lines.flush()
-            self._events.flush()
+            self._events.add(
+                step,
+                [summary.text(n, f'```\n{t}\n```') for n, t in texts.items()],
+            )
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files."""
         if self._active:
-            self._lines.close()
             self._events.close()
+
+    def _rewrite(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        text = ''.join(json.dumps(line) + '\n' for line in lines)
+        files.write_text(self._path, text)
+
+
+class _Events:
+    """A file of TensorBoard's events, written as they come, by no thread.
+
+    Args:
+      folder: the folder of all event files of the run, made if absent.
+      start: step that the run continues from; TensorBoard then hides later
+        ones of earlier files.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        folder.mkdir(exist_ok=True)
+        # Event files are named by the second: two would overwrite each other.
+        suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'
+        self._file = event_file_writer.EventsWriter(
+            str(folder / 'events'), suffix
+        )
+        if start:
+            begun = SessionLog(status=SessionLog.START)
+            self._write(start + 1, session_log=begun)
+
+    def add_scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes the finite ones; TensorBoard shows no others."""
+        found = []
+        for name, value in metrics.items():
+            if isinstance(value, list) and np.all(np.isfinite(value)):
+                values = np.asarray(value, float)
+                found.append(summary.histogram(name, values, _BINS))
+            elif not isinstance(value, list) and math.isfinite(value):
+                found.append(summary.scalar(name, value))
+        self.add(step, found)
+
+    def add(self, step: int, summaries: Iterable[Any]) -> None:
+        """Writes summaries of a step."""
+        for each in summaries:
+            self._write(step, summary=each)
+        self._file.flush()
+
+    def _write(self, step: int, **what: Any) -> None:
+        self._file.write_event(Event(step=step, wall_time=time.time(), **what))
+
+    def close(self) -> None:
+        """Closes the file, even on a disk that is full."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def newest_metrics(path: pathlib.Path) -> dict[str, Any]:
@@ -102,28 +170,47 @@ def newest_metrics(path: pathlib.Path) -> dict[str, Any]:
         while True:
             start = max(0, size - block)
             file.seek(start)
-            lines = file.read(size - start).splitlines()
+            lines = file.read(size - start).split(b'\n')
             for line in reversed(lines[1:] if start else lines):
-                with contextlib.suppress(ValueError):
-                    return json.loads(line)
+                if (found := _parsed(line)) is not None:
+                    return found
             if not start:
                 return {}
             block *= 4
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads all lines of `metrics.jsonl` but a last one that is not whole.
+    """Reads the lines of `metrics.jsonl`; says which are broken, if any are.
 
     Args:
       path: path of the file.
+
+    Returns:
+      The whole lines. A last one without its end is being written.
     """
-    metrics = []
-    for line in path.read_text().splitlines():
-        try:
-            metrics.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return metrics
+    *lines, rest = path.read_bytes().split(b'\n')
+    found = [_parsed(line) for line in lines]
+    broken = [str(i) for i, m in enumerate(found, start=1) if m is None]
+    if broken:
+        shown = ', '.join(broken[:5]) + (', ...' if broken[5:] else '')
+        told = f'{path}: {len(broken)} broken line(s) left out: {shown}'
+        print(told, file=sys.stderr, flush=True)
+    found.append(_parsed(rest))
+    return [metrics for metrics in found if metrics is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Returns the metrics of a line; None if it is broken."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or type(found.get('step')) is not int:
+        return None
+    numbers = [
+        n for v in found.values() for n in (v if isinstance(v, list) else [v])
+    ]
+    return found if all(type(n) in (int, float) for n in numbers) else None
 
 
 class Column(NamedTuple):

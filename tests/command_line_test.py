@@ -2,6 +2,7 @@
 
 import errno
 import io
+import subprocess
 import sys
 
 import pytest
@@ -187,3 +188,39 @@ def test_names_that_a_stream_cannot_encode(monkeypatch):
     assert failing(['caf\udce9 \xfc']) == 0
     stream.flush()
     assert raw.getvalue() == b'caf\\udce9 \\xfc\n'
+
+
+WRITES = """
+import sys
+from moe import command_line
+@command_line.command('words')
+def main(argv):
+    for _ in range(int(argv[1])):
+        print('a word')
+    if len(argv) > 2:
+        raise KeyboardInterrupt
+    return 0
+sys.exit(main(sys.argv))
+"""
+
+
+@pytest.mark.parametrize('lines', [1, 100_000])
+def test_a_reader_that_ends(lines):
+    # As with `| head -1`, whether all of it was in the buffer or not.
+    with subprocess.Popen(
+        [sys.executable, '-c', WRITES, str(lines)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b''
+    assert process.returncode == 128 + 13
+
+
+def test_an_interrupt_is_one_line():
+    done = subprocess.run(
+        [sys.executable, '-c', WRITES, '1', 'interrupted'],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (130, b'a word\n')
+    assert done.stderr == b'words: interrupted\n'

@@ -18,6 +18,7 @@ LAYERS = {
     'moe.capacity': 0,
     'moe.command_line': 0,
     'moe.config': 0,
+    'moe.files': 0,
     'moe.losses': 0,
     'moe.metrics': 0,
     'moe.ops': 0,

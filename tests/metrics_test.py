@@ -97,11 +97,16 @@ def test_only_one_process_writes(tmp_path):
         # Cut off in writing, in the middle of a character.
         ('{"step": 1}\n{"step": 2, "na', {'step': 1}),
         ('{"step', {}),
+        # What is JSON, and no line of metrics.
+        ('{"step": 1}\n{"loss": 2}\n[3]\n{"step": 4, "a": "b"}\n', {'step': 1}),
         # Longer than what is read at first, before and as the last line.
-        (f'{{"a": "{70_000 * "x"}"}}\n{{"step": 2}}\n', {'step': 2}),
-        (f'{{"step": 1}}\n{{"a": "{300_000 * "x"}"}}\n', {'a': 300_000 * 'x'}),
+        (f'{{"step": 1, "{70_000 * "x"}": 0}}\n{{"step": 2}}\n', {'step': 2}),
+        (
+            f'{{"step": 1}}\n{{"step": 2, "{300_000 * "x"}": 0}}\n',
+            {'step': 2, 300_000 * 'x': 0},
+        ),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_newest(tmp_path, text, newest):
     path = tmp_path / 'metrics.jsonl'
@@ -127,3 +132,39 @@ def test_columns():
     assert found['b'].last.tolist() == [3, 4]
     assert found['c'].last == 5
     assert columns([]) == {}
+
+
+@pytest.mark.parametrize(
+    'garbage',
+    [b'{"step": 3, "train/lo', b'\x00\x00\x00', b'\xff\xfe', b'null', b''],
+    ids=range(5),
+)
+def test_only_the_broken_line_is_lost(tmp_path, capsys, garbage):
+    path = tmp_path / 'metrics.jsonl'
+    write(tmp_path, [1, 2, 3, 4, 5])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = garbage + b'\n'
+    path.write_bytes(b''.join(lines))
+    assert steps(tmp_path) == [1, 2, 4, 5]
+    told = f'{path}: 1 broken line(s) left out: 3\n'
+    assert capsys.readouterr().err == told
+    # A run that goes on from step 4 keeps the good ones, and says so.
+    write(tmp_path, [5, 6], start=4)
+    assert capsys.readouterr().err == told
+    assert steps(tmp_path) == [1, 2, 4, 5, 6]
+    assert capsys.readouterr().err == ''
+
+
+def test_an_evaluation_that_comes_later_joins_its_line(tmp_path):
+    write(tmp_path, [1, 2])
+    writer = Writer(tmp_path, 2)
+    assert not writer.evaluated
+    writer.complete(2, {'eval/loss': 3.0})
+    writer.close()
+    writer = Writer(tmp_path, 2)
+    assert writer.evaluated
+    writer.close()
+    assert read_metrics(tmp_path / 'metrics.jsonl') == [
+        {'step': 1, 'train/loss': 0.25},
+        {'step': 2, 'train/loss': 0.5, 'eval/loss': 3.0},
+    ]

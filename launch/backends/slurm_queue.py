@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from moe import files
+
 _ENDED = (
     'BOOT_FAIL',
     'CANCELLED',
@@ -71,7 +73,7 @@ def new_submission(folder: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     prefix = time.strftime('%Y%m%d-%H%M%S-')
     made = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=prefix))
-    (made / 'trials.json').write_text(json.dumps(names))
+    files.write_text(made / 'trials.json', json.dumps(names))
     return made
 
 

@@ -16,7 +16,7 @@ from moe.config.constraints import (
 from moe.config.errors import ConfigError
 from moe.config.overrides import override
 from moe.config.parsing import Text, parse
-from moe.config.plain import changed, differences, to_plain
+from moe.config.plain import changed, differences, different, to_plain
 from moe.config.registry import Registry, name_of, options
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     'Within',
     'changed',
     'differences',
+    'different',
     'name_of',
     'options',
     'override',

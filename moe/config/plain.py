@@ -125,12 +125,20 @@ def differences(
     old: Mapping, new: Mapping, path: str = 'config'
 ) -> Iterator[str]:
     """Yields one line for every field in which two plain configs differ."""
+    for name, a, b in different(old, new):
+        yield f'{path}.{name}: {a!r} there, {b!r} now'
+
+
+def different(
+    old: Mapping, new: Mapping, path: str = ''
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields every field in which two plain configs differ, and its values."""
     for name in sorted(set(old) | set(new)):
         a, b = old.get(name, '(absent)'), new.get(name, '(absent)')
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f'{path}.{name}')
+            yield from different(a, b, f'{path}{name}.')
         elif _lists(a) != _lists(b):
-            yield f'{path}.{name}: {a!r} there, {b!r} now'
+            yield f'{path}{name}', a, b
 
 
 def _lists(value: Any) -> Any:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from moe import files
 from moe.paths import reading
 from moe.report import plots, statistics
 from moe.report.markup import figure, page, table
@@ -108,7 +109,7 @@ def write(
     path = workdir / 'report' / _file_name(list(labelled)[1:])
     path.parent.mkdir(exist_ok=True)
     text = page(' | '.join(labelled), parts)
-    path.write_text(text, encoding='utf-8', errors='backslashreplace')
+    files.write_text(path, text)
     return path
 
 

@@ -6,11 +6,13 @@ the data. Neither has code: a run's folder is data.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe.config import ConfigError, differences, parse, to_plain
+from moe import files
+from moe.config import ConfigError, differences, different, parse, to_plain
 from moe.paths import check_local, read_json
+from moe.training import history
 
 # Of config.json and of checkpoints. It goes up when a file of an earlier
 # format can no longer be read as it is; a new field with a default is no new
@@ -53,7 +55,7 @@ def write_plain_config(workdir: pathlib.Path, plain: Mapping[str, Any]) -> None:
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + '\n')
+    files.write_text(path, json.dumps(value, indent=2) + '\n')
 
 
 def read_plain_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -99,21 +101,24 @@ def check_format(found: Any, workdir: pathlib.Path) -> None:
     raise ConfigError('workdir', str(workdir), allowed)
 
 
-def check_same_config(workdir: pathlib.Path, config: Any) -> None:
+def check_same_config(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     """Refuses a folder whose run has another config.
 
-    A field newer than the earlier run has its default there. The meshes may
-    differ.
+    A field newer than the earlier run has its default there. Some fields may
+    change, see `moe.training.history`.
 
     Args:
       workdir: the run's folder, which need not exist.
       config: config of the run that is to continue there.
 
+    Returns:
+      Old and new value of every field that changes, by its dotted name.
+
     Raises:
-      ConfigError: if any field differs; it names all of them.
+      ConfigError: if any other field differs; it names all of them.
     """
     if not (workdir / CONFIG).exists():
-        return
+        return {}
     earlier, schema = read_plain_config(workdir), type(config)
     now = to_plain(schema, config)
     # Another workload has other fields, and need not be parsed.
@@ -123,8 +128,15 @@ def check_same_config(workdir: pathlib.Path, config: Any) -> None:
         except ConfigError as error:
             allowed = f'a new folder, or one of the same run: {error}'
             raise ConfigError('workdir', str(workdir), allowed) from None
-    old, new = ({**plain, 'mesh': None} for plain in (earlier, now))
-    _refuse(workdir, old, new, 'config')
+    found, events = list(different(earlier, now)), history.read(workdir)
+    lines = []
+    for name, old, new in found:
+        instead = history.refusal(name, old, new, events)
+        if instead is not None:
+            line = f'config.{name}: {old!r} there, {new!r} now'
+            lines.append(line + (f' (it may be {instead})' if instead else ''))
+    _refuse(workdir, lines)
+    return {name: [old, new] for name, old, new in found}
 
 
 def check_same_data(workdir: pathlib.Path, now: Mapping[str, Any]) -> None:
@@ -139,13 +151,11 @@ def check_same_data(workdir: pathlib.Path, now: Mapping[str, Any]) -> None:
     """
     path = workdir / DATA
     if path.exists():
-        _refuse(workdir, read_json(path), now, 'data')
+        earlier = read_json(path)
+        _refuse(workdir, list(differences(earlier, now, 'data')))
 
 
-def _refuse(
-    workdir: pathlib.Path, earlier: Mapping, now: Mapping, what: str
-) -> None:
-    lines = list(differences(earlier, now, what))
+def _refuse(workdir: pathlib.Path, lines: Sequence[str]) -> None:
     if lines:
         told = '; '.join(lines)
         allowed = f'a new folder, or one of the same run: {told}'

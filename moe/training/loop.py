@@ -1,8 +1,9 @@
 """The training loop, and a run from its config to its folder."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -11,9 +12,12 @@ from jax.sharding import Mesh
 from moe.config import ConfigError, to_plain
 from moe.parallel import MeshConfig, host_of, make_mesh
 from moe.paths import check_run_folder
-from moe.training import folder
+from moe.training import folder, history
+from moe.training.clock import Clock
 from moe.training.config import Config
-from moe.training.processes import agreeing, check_same, ending, stop_signals
+from moe.training.lock import locked
+from moe.training.processes import agreeing, check_same, ending
+from moe.training.stopping import Stop, Stopped, stop_signals
 from moe.training.trainer import Diverged, MeshTrainer
 
 
@@ -28,8 +32,12 @@ class Trainer(Protocol):
     def advance(self) -> Any:
         """Takes a step; returns its metrics, on the device."""
 
-    def evaluate(self) -> Any:
-        """Evaluates the validation set; returns results on the device."""
+    @property
+    def clock(self) -> Clock:
+        """The clock of the time in training."""
+
+    def evaluate(self) -> Iterator[Any]:
+        """Yields the result of each validation batch, on the device."""
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
         """Writes metrics that are on the host.
@@ -47,10 +55,10 @@ class Trainer(Protocol):
 def run(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the last step, resuming from the last checkpoint in `workdir`.
 
-    Writes `config.json`, `data.json`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/` and at the end the workload's results. On SIGTERM or SIGINT
-    it saves a checkpoint and stops. All processes of a run call it; the first
-    one writes everything but the checkpoints.
+    Writes `config.json`, `data.json`, `history.jsonl`, `metrics.jsonl`,
+    `tensorboard/`, `checkpoints/` and at the end the workload's results. On
+    SIGTERM or SIGINT it saves a checkpoint and stops. All processes of a run
+    call it; the first one writes everything but the checkpoints.
 
     Args:
       config: config of the run, checked.
@@ -61,14 +69,36 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
 
     Raises:
       ConfigError: for data or devices that do not fit the config, or a folder
-        with a different run; nothing is written then.
+        with a different run, or with one that goes on; nothing is written
+        then.
       Diverged: if the loss is not finite.
     """
-    # Impossible runs are refused before anything is written.
+    with stop_signals() as stop, contextlib.ExitStack() as held:
+        try:
+            return _run(config, workdir, stop, held)
+        except Stopped:
+            if (workdir / history.NAME).exists():
+                history.record(workdir, history.STOPPED)
+            print('stopped; the same command resumes it', flush=True)
+            return False
+
+
+def _run(
+    config: Config,
+    workdir: pathlib.Path,
+    stop: Stop,
+    held: contextlib.ExitStack,
+) -> bool:
+    """Trains, and holds the folder's lock until `held` ends."""
     plain = to_plain(type(config), config)
+    main = jax.process_index() == 0
+    # Impossible runs are refused before anything is written.
     with agreeing():
         check_run_folder(workdir)
-        folder.check_same_config(workdir, config)
+        there = workdir.is_dir()
+        if main and there:
+            held.enter_context(locked(workdir))
+        changes = folder.check_same_config(workdir, config)
         workload = config.make_workload()
         data = workload.load_data()
         described = workload.describe_data(data)
@@ -79,33 +109,58 @@ def run(config: Config, workdir: pathlib.Path) -> bool:
     check_same('config', plain)
     check_same('data', described)
     with agreeing():
-        if jax.process_index() == 0:
+        if main:
+            if not there:
+                held.enter_context(locked(workdir))
+            if changes:
+                history.record(workdir, history.CHANGED, changes=changes)
             folder.write_description(workdir, plain, described)
             workload.save_assets(data, workdir)
     with agreeing():
         if not (workdir / folder.CONFIG).exists():
             allowed = 'one folder that all processes see'
             raise ConfigError('workdir', str(workdir), allowed)
-    with jax.set_mesh(mesh), stop_signals() as stopping:
+    with jax.set_mesh(mesh):
         trainer = MeshTrainer(config, workdir, workload, data, mesh)
-        trainer.announce(described, notes)
-        try:
-            step = train(trainer, config, stopping)
-        finally:
-            trainer.wait()
-        if step == config.steps:
-            trainer.finalize()
-        else:
-            trainer.say(f'stopped at step {step}; the same command resumes it')
-        trainer.close()
-    return step == config.steps
+        with contextlib.closing(trainer):
+            trainer.announce(described, notes)
+            return _trained(trainer, config, stop)
+
+
+def _trained(trainer: MeshTrainer, config: Config, stop: Stop) -> bool:
+    """Trains to the end or a signal; returns whether the run is complete."""
+    try:
+        with stop.asked_for():
+            try:
+                _make_up(trainer, stop)
+                step = train(trainer, config, stop)
+            finally:
+                trainer.wait()
+    except Diverged as error:
+        trainer.record(history.DIVERGED, reason=str(error))
+        raise
+    if step == config.steps and not stop.decided:
+        trainer.finalize()
+        return True
+    trainer.say(f'stopped at step {step}; the same command resumes it')
+    trainer.record(history.STOPPED, step=step)
+    return False
+
+
+@ending()
+def _make_up(trainer: MeshTrainer, stop: Stop) -> None:
+    """Evaluates where it resumes, if a signal interrupted that."""
+    if trainer.owes_evaluation:
+        evaluation = evaluated(trainer, stop)
+        if evaluation is not None:
+            trainer.complete(jax.device_get(evaluation))
 
 
 @ending(Diverged)
 def train(
     trainer: Trainer,
     config: Config,
-    stopping: Callable[[int], bool] = lambda step: False,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> int:
     """Takes steps until the end or a signal: the one training loop.
 
@@ -113,36 +168,73 @@ def train(
       trainer: the trainer of one run, or of vmapped ones.
       config: config of the run, with the intervals of logging, evaluation and
         checkpoints.
-      stopping: whether to stop, called before every step with its number.
+      stopping: whether to stop, called before every step and after every batch
+        of an evaluation.
 
     Returns:
       The number of steps taken.
     """
-    step = trainer.start
+    step, clock = trainer.start, trainer.clock
     pending: list[tuple[int, Any, Any]] = []
 
-    def write_pending():
+    def write_pending(newest):
         for number, metrics, evaluation in pending:
-            trainer.log(number, *jax.device_get((metrics, evaluation)))
+            found = jax.device_get((metrics, evaluation))
+            # Without asynchronous devices the step after it is over, too.
+            clock.reached(step if _ready(newest) else number)
+            trainer.log(number, *found)
         pending.clear()
 
-    while step < config.steps and not stopping(step):
+    while step < config.steps and not stopping():
         metrics = trainer.advance()
         step += 1
         # Only now: the device is busy with the step just started.
-        write_pending()
+        write_pending(metrics)
         last = step == config.steps
-        evaluation = None
-        if last or step % config.eval_every == 0:
-            evaluation = trainer.evaluate()
-        if evaluation or step == 1 or step % config.log_every == 0:
-            pending.append((step, metrics, evaluation))
-        if last or step % config.checkpoint_every == 0:
+        due = last or step % config.eval_every == 0
+        saves = last or step % config.checkpoint_every == 0
+        if due or saves or step == trainer.start + 1:
+            jax.block_until_ready(metrics)
+            clock.reached(step)
+        with clock.stopped():
+            evaluation = evaluated(trainer, stopping) if due else None
+            if due or step == 1 or step % config.log_every == 0:
+                pending.append((step, metrics, evaluation))
+            if saves:
+                # First, so that no checkpoint is ahead of its metrics.
+                write_pending(metrics)
+                trainer.save(step)
+    with clock.stopped():
+        write_pending(())
+        if step < config.steps:
             trainer.save(step)
-    write_pending()
-    if step < config.steps:
-        trainer.save(step)
     return step
+
+
+def evaluated(
+    trainer: Trainer, stopping: Callable[[], bool]
+) -> list[Any] | None:
+    """Evaluates the validation set.
+
+    Args:
+      trainer: the trainer.
+      stopping: whether to stop, called after every batch.
+
+    Returns:
+      Results on the devices; None if it was stopped.
+    """
+    results: list[Any] = []
+    for result in trainer.evaluate():
+        # The one before: a signal is not kept waiting by a queue of batches.
+        jax.block_until_ready(results[-1:])
+        results.append(result)
+        if stopping():
+            return None
+    return jax.block_until_ready(results)
+
+
+def _ready(arrays: Any) -> bool:
+    return all(array.is_ready() for array in jax.tree.leaves(arrays))
 
 
 def on_mesh(config: Config, mesh: Mesh) -> Config:

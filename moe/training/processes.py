@@ -8,10 +8,9 @@ misses its heartbeat. With one process none of these functions does anything.
 import contextlib
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from moe.config import ConfigError, differences
-from moe.training.host import on_signals
 
 _TIMEOUT = 10  # seconds of silence after which a process counts as dead
 _FLAGS = ('--coordinator', '--processes', '--process')
@@ -139,28 +137,6 @@ def check_same(what: str, value: dict[str, Any]) -> None:
                 f'{process} (now): ' + '; '.join(lines)
             )
             raise ConfigError(what, value, allowed)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Turns SIGTERM and SIGINT to any process into a stop of all processes.
-
-    Yields:
-      A function of the number of steps taken that says whether to stop. All
-      processes call it before every step, and all get the same answer.
-    """
-    seen: list[int] = []
-    stopping: Callable[[int], bool] = lambda step: bool(seen)
-    handle: Callable[[int], object] = seen.append
-    signals = [signal.SIGTERM, signal.SIGINT]
-    if jax.distributed.is_initialized():
-        # JAX handles SIGTERM and tells all processes the step to stop at;
-        # asking it sends no message.
-        stopping = multihost_utils.reached_preemption_sync_point
-        handle = lambda number: os.kill(os.getpid(), signal.SIGTERM)
-        signals = [signal.SIGINT]
-    with on_signals(signals, handle):
-        yield stopping
 
 
 @contextlib.contextmanager

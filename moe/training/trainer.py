@@ -2,8 +2,7 @@
 
 import math
 import pathlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +16,12 @@ from moe.parallel import (
     parameter_shardings,
     with_shardings,
 )
+from moe.training import history
 from moe.training.checkpoint import Checkpoints
+from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.evaluation import metrics_of
-from moe.training.processes import check_same, ending
+from moe.training.processes import check_same, ending, gather
 from moe.training.step import init_state, jit_train_step, make_eval_step
 from moe.training.workload import Workload
 
@@ -42,6 +43,8 @@ class MeshTrainer:
     Attributes:
       start: step of the checkpoint that it resumes; 0 without one.
       state: the train state.
+      clock: the clock of the time in training.
+      owes_evaluation: whether the evaluation at `start` was interrupted.
     """
 
     def __init__(
@@ -83,7 +86,10 @@ class MeshTrainer:
             jax.jit(make_eval_step(config, workload), out_shardings=replicated)
         )
         self._writer = Writer(workdir, self.start, self._main)
-        self._progress = Progress(config.steps, workload, self.start)
+        self.clock = Clock(config.steps, workload)
+        due = self.start % config.eval_every == 0 or self.start == config.steps
+        owes = due and not self._finished and not self._writer.evaluated
+        self.owes_evaluation = bool(self.start and gather(owes)[0])
 
     def announce(self, described: dict[str, Any], notes: Sequence[str]) -> None:
         """Prints the sizes of model and data, and the step it resumes from.
@@ -98,15 +104,20 @@ class MeshTrainer:
             for name, value in described.items()
             if isinstance(value, int)
         ]
-        self.say(
+        facts = [
             f'{total:,} parameters, {active:,} active a '
-            f'{self._workload.unit[:-1]}; {", ".join(sizes)}; '
-            f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
-        )
+            f'{self._workload.unit[:-1]}',
+            ', '.join(sizes),
+            f'{jax.device_count()} {jax.devices()[0].platform} device(s)',
+        ]
+        self.say('; '.join(filter(None, facts)))
         for note in notes:
             self.say(f'note: {note}')
         if self.start:
             self.say(f'resuming from step {self.start}')
+        if not self._finished:
+            event = history.RESUMED if self.start else history.STARTED
+            self.record(event, step=self.start)
 
     def advance(self) -> Any:
         """Takes a step; returns its metrics, on the device."""
@@ -114,12 +125,21 @@ class MeshTrainer:
         self.state, metrics = self._train_step(self.state, batch)
         return metrics
 
-    def evaluate(self) -> list:
-        """Evaluates the validation set; returns results on the devices."""
-        return [
-            self._eval_step(self.state, self._global(batch))
-            for batch in self._workload.eval_batches(self._data, *self._hosts)
-        ]
+    def evaluate(self) -> Iterator[Any]:
+        """Yields the result of each validation batch, on the devices."""
+        for batch in self._workload.eval_batches(self._data, *self._hosts):
+            yield self._eval_step(self.state, self._global(batch))
+
+    def complete(self, evaluation: Any) -> None:
+        """Adds the evaluation at `start` to the metrics logged before.
+
+        Args:
+          evaluation: its results, on the host.
+        """
+        results = metrics_of(self._workload, evaluation)
+        logged = {f'eval/{name}': value for name, value in results.items()}
+        self._writer.complete(self.start, logged)
+        self.say(f'step {self.start}{self._validation(results)}')
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
         """Writes and prints metrics that are on the host.
@@ -133,20 +153,21 @@ class MeshTrainer:
           Diverged: if the loss is not finite.
         """
         values, results = logged(self._workload, metrics, evaluation)
-        values |= self._progress.speed(step)
-        line = self._progress.line(step, values)
-        told = [n for n in self._workload.primary_metrics if n in results]
-        if told:
-            each = (f'{_words(name)} {results[name]:.4f}' for name in told)
-            line += f'  validation {", ".join(each)}'
-        self.say(line)
+        values |= self.clock.speed()
+        line = self.clock.line(step, values)
+        self.say(line + self._validation(results))
         self._writer.write_scalars(step, values)
         if not math.isfinite(values['train/loss']):
-            self._writer.close()
             raise Diverged(
                 f'train/loss is {values["train/loss"]} at step {step}: '
                 'try a lower config.optimizer.learning_rate'
             )
+
+    def _validation(self, results: dict[str, float]) -> str:
+        """Returns the end of a line that has results of an evaluation."""
+        told = [n for n in self._workload.primary_metrics if n in results]
+        each = (f'{_words(name)} {results[name]:.4f}' for name in told)
+        return f'  validation {", ".join(each)}' if told else ''
 
     def save(self, step: int) -> None:
         """Saves a checkpoint in the background."""
@@ -167,10 +188,16 @@ class MeshTrainer:
         )
         if self._main and texts:
             self._writer.write_texts(self._config.steps, texts)
+        self.record(history.FINISHED, step=self._config.steps)
 
     def close(self) -> None:
         """Closes the files of metrics."""
         self._writer.close()
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Records an event of the run's history, in the first process."""
+        if self._main:
+            history.record(self._workdir, event, **facts)
 
     def say(self, line: str) -> None:
         """Prints a line, in the first process alone."""
@@ -218,47 +245,6 @@ def one_at_a_time(step: Callable) -> Callable:
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step
     return lambda *args: jax.block_until_ready(step(*args))
-
-
-class Progress:
-    """Measures speed and remaining time.
-
-    Args:
-      steps: number of steps of the whole run.
-      workload: workload of the run, with the unit of speed.
-      start: number of steps taken before.
-    """
-
-    def __init__(self, steps: int, workload: Workload, start: int):
-        self._steps, self._workload = steps, workload
-        self._last = (start, time.perf_counter())
-        self._rate = 0.0
-
-    def speed(self, step: int) -> dict[str, float]:
-        """Returns the speed since the last call, 0 at first, as a metric."""
-        now = time.perf_counter()
-        last, then = self._last
-        self._last = (step, now)
-        if last and step > last:
-            self._rate = (step - last) / (now - then)
-        unit = self._workload.unit
-        speed = self._rate * self._workload.units_per_step
-        return {f'train/{unit}_per_second': speed}
-
-    def line(self, step: int, values: dict[str, Any]) -> str:
-        """Returns the line to print for metrics, which include the speed."""
-        unit = self._workload.unit
-        left = round((self._steps - step) / self._rate) if self._rate else 0
-        parts = [
-            f'step {step:>{len(str(self._steps))}}/{self._steps}',
-            f'loss {values["train/loss"]:.4f}',
-            f'{values[f"train/{unit}_per_second"]:,.0f} {unit}/s',
-            f'{left // 60}m{left % 60:02}s left',
-        ]
-        loads = [v for k, v in values.items() if k.endswith('/load_max')]
-        if loads:
-            parts.append(f'max load {max(loads):.2f}')
-        return '  '.join(parts)
 
 
 def _words(name: str) -> str:

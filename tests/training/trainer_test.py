@@ -1,8 +1,5 @@
 """What drives the devices, and the lines it prints."""
 
-import itertools
-import time
-
 import jax
 import numpy as np
 
@@ -30,31 +27,6 @@ def test_one_program_at_a_time(monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
     monkeypatch.setattr(jax, 'device_count', lambda: 1)
     assert trainer.one_at_a_time(step) is step
-
-
-def test_speed_and_time_left(monkeypatch):
-    # 50 steps of 3 tokens; the clock is at 0 s, 4 s, 10 s and 20 s.
-    clock = itertools.chain([0.0, 4.0, 10.0, 20.0])
-    monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))
-    workload = Sums()
-    workload.units_per_step = 3
-    progress = trainer.Progress(50, workload, 0)
-    values = {'train/loss': 2.0}
-    # The first steps are with compilation: they tell no speed.
-    values |= progress.speed(1)
-    assert values['train/tokens_per_second'] == 0
-    assert progress.line(1, values) == (
-        'step  1/50  loss 2.0000  0 tokens/s  0m00s left'
-    )
-    # 6 steps in 6 seconds; 43 are left.
-    values |= progress.speed(7) | {'moe/layer_0/load_max': 1.5}
-    assert values['train/tokens_per_second'] == 3
-    assert progress.line(7, values) == (
-        'step  7/50  loss 2.0000  3 tokens/s  0m43s left  max load 1.50'
-    )
-    # 5 steps in 10 seconds; 38 are left.
-    values |= progress.speed(12)
-    assert '  2 tokens/s  1m16s left  ' in progress.line(12, values)
 
 
 def test_line_of_metrics():

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from moe import files
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.config.constraints import check_unicode
 from moe.parallel import replicated
@@ -154,9 +155,7 @@ class Language(TransformerWorkload):
                 texts = config.data.source.pieces(tokens.reshape(-1))
                 _write_routing(workdir / 'routing.npz', texts, routing)
         if jax.process_index() == 0:
-            (workdir / self.final_file).write_text(
-                text, encoding='utf-8', errors='backslashreplace'
-            )
+            files.write_text(workdir / self.final_file, text)
         return {'sample': text}
 
     def _piece(self, data: Corpus) -> np.ndarray:
@@ -235,4 +234,5 @@ def _write_routing(path, texts, routing) -> None:
         return
     expert = np.asarray(routing.expert)  # [L, G, K, S]
     first = expert[:, :, 0].reshape(expert.shape[0], -1)
-    np.savez(path, texts=np.array(texts), first=first)
+    with files.replacing(path, 'wb') as file:
+        np.savez(file, texts=np.array(texts), first=first)

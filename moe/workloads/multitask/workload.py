@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe import files
 from moe.config import ConfigError, NaturalFloat, OneOf, PositiveInt
 from moe.parallel import replicated
 from moe.training.config import Config
@@ -333,5 +334,5 @@ class MultiTask(Workload):
         results = metrics_of(self, batches) if batches else {}
         if jax.process_index() == 0:
             text = json.dumps(results, indent=2) + '\n'
-            (workdir / self.final_file).write_text(text)
+            files.write_text(workdir / self.final_file, text)
         return {}

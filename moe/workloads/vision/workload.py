@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from moe import files
 from moe.config import ConfigError, NaturalFloat
 from moe.parallel import replicated
 from moe.training.workload import (
@@ -138,7 +139,6 @@ class Vision(TransformerWorkload):
             valid = batch['mask']
             np.add.at(table, (batch['label'][valid], guess[valid]), 1)
         if jax.process_index() == 0:
-            (workdir / self.final_file).write_text(
-                json.dumps(table.tolist()) + '\n'
-            )
+            text = json.dumps(table.tolist()) + '\n'
+            files.write_text(workdir / self.final_file, text)
         return {}

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from moe import files
 from moe.config import (
     ConfigError,
     NaturalInt,
@@ -112,7 +113,7 @@ class Table(Data):
 
     def save(self, workdir):
         """Writes the fitted preprocessing."""
-        (workdir / _LEARNED).write_text(self.preprocessing.to_json())
+        files.write_text(workdir / _LEARNED, self.preprocessing.to_json())
 
 
 def read_preprocessing(workdir: pathlib.Path) -> Preprocessing:
