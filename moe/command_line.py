@@ -62,8 +62,8 @@ def command(name: str) -> Callable[[Main], Main]:
     A mistake of the user becomes one line and exit code 2, a path that cannot
     be opened included; a full disk or a failing one becomes one line and exit
     code 1. A reader of the output that ends, as `head` does, ends the command
-    without a word. Characters that the standard streams cannot encode are written as
-    escapes.
+    without a word. Characters that the standard streams cannot encode are
+    written as escapes.
 
     Args:
       name: name of the command, which begins the lines.
