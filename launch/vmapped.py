@@ -204,7 +204,7 @@ class VmappedTrainer:
             own = _part((metrics, evaluation), i)
             values, _ = logged(self._workload, *own)
             self._writers[i].write_scalars(step, values | speed)
-            losses.append(loss := values['train/loss'])
+            losses.append(loss := values.get('train/loss', 0.0))
             if not math.isfinite(loss):
                 print(f'{trial.name}: loss {loss}', flush=True)
                 del self._alive[i]

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from moe.config import Registry
+from moe.totals import Derived, Total, mean_over
 
 AxisName = str | tuple[str, ...] | None
 Scope = Literal['padded', 'group', 'global']
@@ -54,28 +55,47 @@ def load_balance(
     >>> float(load_balance(half, even, mask))
     1.0
     """
+    total = balance_total(probs, counts, mask, scope=scope)
+    return sum_over(total, axis_name).term
+
+
+def balance_total(
+    probs: Float[Array, 'G S E'],
+    counts: Float[Array, 'G E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    scope: Scope = 'global',
+) -> Total:
+    """Returns `load_balance` as a function of sums: of groups, or of tokens.
+
+    Args:
+      probs: see `load_balance`.
+      counts: see `load_balance`.
+      mask: see `load_balance`.
+      scope: see `load_balance`.
+    """
     valid = mask[..., None].astype(jnp.float32)
-    prob_sum = jnp.sum(probs.astype(jnp.float32) * valid, axis=1)
-    num_tokens = jnp.sum(valid, axis=1)
-    counts = lax.stop_gradient(counts.astype(jnp.float32))
+    sums = {
+        'probs': jnp.sum(probs.astype(jnp.float32) * valid, axis=1),
+        'tokens': jnp.sum(valid, axis=1),
+        'counts': lax.stop_gradient(counts.astype(jnp.float32)),
+    }
     if scope == 'global':
-        prob_sum = jnp.sum(prob_sum, axis=0, keepdims=True)
-        num_tokens = jnp.sum(num_tokens, axis=0, keepdims=True)
-        counts = jnp.sum(counts, axis=0, keepdims=True)
-        prob_sum, num_tokens, counts = sum_over(
-            (prob_sum, num_tokens, counts), axis_name
-        )
-    assigned = jnp.sum(counts, axis=-1, keepdims=True)
+        sums = {name: jnp.sum(x, axis=0) for name, x in sums.items()}
+        return Derived(sums, sums['tokens'][0], _balance)
     if scope == 'padded':
-        assigned = num_tokens = jnp.full_like(num_tokens, mask.shape[1])
+        sums['tokens'] = jnp.full_like(sums['tokens'], mask.shape[1])
+        sums['assigned'] = sums['tokens']
+    filled = sums['tokens'][:, 0] > 0
+    return mean_over(filled, _balance(sums))
+
+
+def _balance(sums) -> Float[Array, '*L']:
+    counts, tokens = sums['counts'], sums['tokens']
+    assigned = sums.get('assigned', jnp.sum(counts, axis=-1, keepdims=True))
     f = counts / jnp.maximum(assigned, 1.0)
-    p = prob_sum / jnp.maximum(num_tokens, 1.0)
-    per_group = probs.shape[-1] * jnp.sum(f * p, axis=-1)
-    filled = (num_tokens[:, 0] > 0).astype(jnp.float32)
-    total, groups = jnp.sum(per_group * filled), jnp.sum(filled)
-    if scope != 'global':
-        total, groups = sum_over((total, groups), axis_name)
-    return total / jnp.maximum(groups, 1.0)
+    p = sums['probs'] / jnp.maximum(tokens, 1.0)
+    return f.shape[-1] * jnp.sum(f * p, axis=-1)
 
 
 def router_z(
@@ -101,24 +121,24 @@ def router_z(
 
 
 def cv_squared(
-    amount: Float[Array, 'E'], *, unbiased: bool = True
-) -> Float[Array, '']:
+    amount: Float[Array, '*L E'], *, unbiased: bool = True
+) -> Float[Array, '*L']:
     """Squared coefficient of variation: `var / (mean^2 + 1e-10)`.
 
     Source: arXiv 1701.06538, eq. 7.
 
     Args:
-      amount: what each expert has, such as its load, float.
+      amount: what each expert has, such as its load, float; layers in front.
       unbiased: whether the variance divides by E - 1, or by E.
 
     Returns:
       The ratio, float32; 0 for one expert.
     """
-    if amount.shape[0] == 1:
-        return jnp.zeros((), jnp.float32)
+    if amount.shape[-1] == 1:
+        return jnp.zeros(amount.shape[:-1], jnp.float32)
     amount = amount.astype(jnp.float32)
-    variance = jnp.var(amount, ddof=int(unbiased))
-    return variance / (jnp.square(jnp.mean(amount)) + 1e-10)
+    variance = jnp.var(amount, axis=-1, ddof=int(unbiased))
+    return variance / (jnp.square(jnp.mean(amount, axis=-1)) + 1e-10)
 
 
 def importance(
@@ -196,10 +216,7 @@ def masked_mean(
       mask: True for valid tokens.
       axis_name: mesh axes of the tokens.
     """
-    total = jnp.sum(jnp.where(mask, values, 0.0))
-    count = jnp.sum(mask.astype(jnp.float32))
-    total, count = sum_over((total, count), axis_name)
-    return total / jnp.maximum(count, 1.0)
+    return sum_over(mean_over(mask, values), axis_name).term
 
 
 def sum_over(tree, axis_name: AxisName):

@@ -6,7 +6,8 @@ G groups, S tokens a group, E experts, K choices a token.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moe.losses import AxisName, masked_mean, sum_over
+from moe.losses import AxisName, sum_over
+from moe.totals import Derived, mean_over
 
 
 def routing_stats(
@@ -36,40 +37,65 @@ def routing_stats(
       the assignments beyond capacity; `dead_experts`, the number of experts
       with no assignment; `experts_per_token`, assignments of a valid token.
     """
-    num_executed = jnp.sum(within_capacity.astype(jnp.float32))
-    num_tokens = jnp.sum(mask.astype(jnp.float32))
-    counts, num_executed, num_tokens = sum_over(
-        (jnp.sum(counts, axis=0), num_executed, num_tokens), axis_name
-    )
-    assigned = jnp.sum(counts)
+    total = routing_total(probs, counts, within_capacity, mask)
+    return sum_over(total, axis_name).term
+
+
+def routing_total(
+    probs: Float[Array, 'G S E'],
+    counts: Float[Array, 'G E'],
+    within_capacity: Bool[Array, '...'] | Float[Array, ''],
+    mask: Bool[Array, 'G S'],
+) -> Derived:
+    """Returns what `routing_stats` computes as a function of sums over tokens.
+
+    Args:
+      probs: see `routing_stats`.
+      counts: see `routing_stats`.
+      within_capacity: see `routing_stats`.
+      mask: see `routing_stats`.
+    """
     log_probs = jnp.log(jnp.maximum(probs, jnp.finfo(jnp.float32).tiny))
-    entropy = -jnp.sum(probs * log_probs, axis=-1)
-    confidence = jnp.max(probs, axis=-1)
+    entropy = mean_over(mask, -jnp.sum(probs * log_probs, axis=-1))
+    sums = {
+        'counts': jnp.sum(counts, axis=0),
+        'executed': jnp.sum(within_capacity.astype(jnp.float32)),
+        'entropy': entropy,
+        'confidence': mean_over(mask, jnp.max(probs, axis=-1)),
+    }
+    return Derived(sums, entropy.count, _routing_stats)
+
+
+def _routing_stats(sums) -> dict[str, Array]:
+    counts, entropy = sums['counts'], sums['entropy']
+    assigned = jnp.sum(counts, axis=-1)
+    lost = assigned - sums['executed']
     return load_stats(counts) | {
-        'entropy': masked_mean(entropy, mask, axis_name=axis_name),
-        'confidence': masked_mean(confidence, mask, axis_name=axis_name),
-        'dropped': (assigned - num_executed) / jnp.maximum(assigned, 1.0),
-        'experts_per_token': assigned / jnp.maximum(num_tokens, 1.0),
+        'entropy': entropy.term,
+        'confidence': sums['confidence'].term,
+        'dropped': lost / jnp.maximum(assigned, 1.0),
+        'experts_per_token': assigned / jnp.maximum(entropy.count, 1.0),
     }
 
 
-def load_stats(counts: Float[Array, 'E']) -> dict[str, Array]:
+def load_stats(counts: Float[Array, '*L E']) -> dict[str, Array]:
     """Returns those statistics of `routing_stats` that need the load alone.
 
     Args:
-      counts: assignments of each expert, in any unit.
+      counts: assignments of each expert, in any unit; layers in front.
 
     Returns:
       `load`, `load_max`, `load_min`, `load_cv`, `max_violation` and
       `dead_experts`.
     """
-    assigned = jnp.sum(counts)
-    load = counts * counts.shape[0] / jnp.maximum(assigned, 1e-9)
+    assigned = jnp.sum(counts, axis=-1, keepdims=True)
+    load = counts * counts.shape[-1] / jnp.maximum(assigned, 1e-9)
+    mean = jnp.mean(load, axis=-1)
     return {
         'load': load,
-        'load_max': jnp.max(load),
-        'load_min': jnp.min(load),
-        'load_cv': jnp.std(load) / jnp.maximum(jnp.mean(load), 1e-9),
-        'max_violation': jnp.max(load) - 1.0,
-        'dead_experts': jnp.sum((counts == 0).astype(jnp.float32)),
+        'load_max': jnp.max(load, axis=-1),
+        'load_min': jnp.min(load, axis=-1),
+        'load_cv': jnp.std(load, axis=-1) / jnp.maximum(mean, 1e-9),
+        'max_violation': jnp.max(load, axis=-1) - 1.0,
+        'dead_experts': jnp.sum(counts == 0, axis=-1, dtype=jnp.float32),
     }

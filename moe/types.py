@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from moe.totals import Total
 from moe.traits import (
     State,
     StateStatistic,
@@ -33,6 +34,7 @@ __all__ = [
     'State',
     'StateStatistic',
     'TokenChoice',
+    'Totals',
     'Traits',
     'states_of',
     'traits',
@@ -292,7 +294,8 @@ class RoutingSummary(NamedTuple):
     routing: Routing | None = None
 
 
-AuxiliaryLoss = Callable[[RoutingSummary], Float[Array, '']]
+# A number, or a total whose term it is, which adds up over microbatches.
+AuxiliaryLoss = Callable[[RoutingSummary], Float[Array, ''] | Total]
 
 
 class Aux(NamedTuple):
@@ -305,9 +308,24 @@ class Aux(NamedTuple):
       routing: the Routing itself if it was asked for, else None.
       state_statistics: in training, what moves the states of the routers, by
         the path of the state among the variables `router_state`.
+      totals: of what sums the losses and statistics are functions, so that
+        they add up over microbatches; None if they are to be averaged.
     """
 
     losses: dict[str, Any]
     stats: dict[str, Any]
     routing: Any = None
     state_statistics: dict[str, StateStatistic] = {}
+    totals: 'Totals | None' = None
+
+
+class Totals(NamedTuple):
+    """What the losses and the statistics of an `Aux` are functions of.
+
+    Attributes:
+      losses: by name, totals whose term is the loss.
+      stats: a total whose term are all the statistics by name.
+    """
+
+    losses: dict[str, Total]
+    stats: Total

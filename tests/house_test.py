@@ -25,6 +25,7 @@ LAYERS = {
     'moe.parameters': 0,
     'moe.paths': 0,
     'moe.stats': 0,
+    'moe.totals': 0,
     'moe.traits': 0,
     'moe.types': 0,
     'moe.dispatch': 1,

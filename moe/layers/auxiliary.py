@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from moe import losses, stats
-from moe.losses import AUXILIARY_LOSSES
+from moe.losses import AUXILIARY_LOSSES, cv_squared
 from moe.parallel import by_device
+from moe.totals import Derived, Mean, Total, constant, mean_over
 from moe.types import (
     Aux,
     AuxiliaryLoss,
@@ -24,6 +25,7 @@ from moe.types import (
     Routing,
     RoutingSummary,
     StateStatistic,
+    Totals,
     states_of,
     traits_of,
 )
@@ -34,7 +36,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 @AUXILIARY_LOSSES.register('load_balance')
 def load_balance(
     summary: RoutingSummary, *, scope: losses.Scope = 'global'
-) -> Float[Array, '']:
+) -> Total:
     """Returns the load-balance loss, see `moe.losses.load_balance`.
 
     Args:
@@ -42,11 +44,13 @@ def load_balance(
       scope: the tokens over which its means are taken.
     """
     counts = jnp.sum(summary.balance_assignments, axis=1)
-    return losses.load_balance(summary.probs, counts, summary.mask, scope=scope)
+    return losses.balance_total(
+        summary.probs, counts, summary.mask, scope=scope
+    )
 
 
 @AUXILIARY_LOSSES.register('sequence_balance')
-def sequence_balance(summary: RoutingSummary) -> Float[Array, '']:
+def sequence_balance(summary: RoutingSummary) -> Total:
     """Returns the mean over sequences of their own load-balance losses.
 
     Source: DeepSeek-V3, arXiv 2412.19437, eq. 17-20.
@@ -55,7 +59,7 @@ def sequence_balance(summary: RoutingSummary) -> Float[Array, '']:
       summary: summary of the layer's routing.
     """
     by_sequence = lambda x: x.reshape(summary.num_sequences, -1, *x.shape[2:])
-    return losses.load_balance(
+    return losses.balance_total(
         by_sequence(summary.probs),
         jnp.sum(by_sequence(summary.balance_assignments), axis=1),
         by_sequence(summary.mask),
@@ -64,25 +68,30 @@ def sequence_balance(summary: RoutingSummary) -> Float[Array, '']:
 
 
 @AUXILIARY_LOSSES.register('router_z')
-def router_z(summary: RoutingSummary) -> Float[Array, '']:
+def router_z(summary: RoutingSummary) -> Total:
     """Returns the router z-loss, see `moe.losses.router_z`."""
-    return losses.router_z(summary.logits, summary.mask)
+    z = jax.nn.logsumexp(summary.logits.astype(jnp.float32), axis=-1)
+    return mean_over(summary.mask, jnp.square(z))
 
 
 @AUXILIARY_LOSSES.register('importance')
-def importance(summary: RoutingSummary) -> Float[Array, '']:
+def importance(summary: RoutingSummary) -> Total:
     """Returns CV^2 of the experts' summed gates; `moe.losses.importance`."""
-    return losses.importance(summary.gates)
+    amount = jnp.sum(summary.gates, axis=(0, 1))
+    return Derived(amount, num_tokens(summary), cv_squared)
 
 
 @AUXILIARY_LOSSES.register('load')
-def load(summary: RoutingSummary) -> Float[Array, '']:
+def load(summary: RoutingSummary) -> Total:
     """Returns CV^2 of the experts' expected loads; see `moe.losses.load`."""
-    return losses.load(summary.selection_probability, summary.mask)
+    mask = summary.mask[..., None]
+    expected = jnp.where(mask, summary.selection_probability, 0.0)
+    amount = jnp.sum(expected, axis=(0, 1))
+    return Derived(amount, num_tokens(summary), cv_squared)
 
 
 @AUXILIARY_LOSSES.register('l1')
-def l1(summary: RoutingSummary) -> Float[Array, '']:
+def l1(summary: RoutingSummary) -> Total:
     """Returns the mean sum of a token's gates, times the router's own factor.
 
     The factor is the state 'penalty' of a router that has one, such as `relu`;
@@ -91,8 +100,17 @@ def l1(summary: RoutingSummary) -> Float[Array, '']:
     Args:
       summary: summary of the layer's routing.
     """
-    value = losses.l1(summary.gates, summary.mask)
-    return value * summary.state.get('penalty', 1.0)
+    mean = mean_over(summary.mask, jnp.sum(summary.gates, axis=-1))
+    return Mean(mean.sum * summary.state.get('penalty', 1.0), mean.count)
+
+
+def num_tokens(summary: RoutingSummary) -> Float[Array, '']:
+    """Returns the number of valid tokens of a layer.
+
+    Args:
+      summary: summary of the layer's routing.
+    """
+    return jnp.sum(summary.mask.astype(jnp.float32))
 
 
 # The losses in the Aux of every mixture layer.
@@ -146,6 +164,7 @@ def auxiliary(
     within_capacity: Bool[Array, '...'] | Float[Array, ''],
     *,
     extra_losses: Mapping[str, AuxiliaryLoss] = NOTHING,
+    extra_stats: Mapping[str, Total] = NOTHING,
     state_statistics: Mapping[str, StateStatistic] = NOTHING,
     record: bool = False,
 ) -> Aux:
@@ -157,6 +176,7 @@ def auxiliary(
         many were.
       extra_losses: losses beside those of `LOSSES`, or replacing one of the
         same name, such as a partial with other options.
+      extra_stats: statistics beside those of `stats.routing_stats`.
       state_statistics: statistics of the router's states, see `Aux`.
       record: whether to keep the Routing.
 
@@ -165,22 +185,47 @@ def auxiliary(
       the router's states as the statistics `state/NAME`.
     """
     functions = {**LOSSES, **extra_losses}
-    found = stats.routing_stats(
+    counted = stats.routing_total(
         summary.probs,
         jnp.sum(summary.assignments, axis=1),
         within_capacity,
         summary.mask,
     )
+    others = dict(extra_stats)
     leaves = jax.tree_util.tree_leaves_with_path(dict(summary.state))
     for path, value in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
-        found[f'state/{name}'] = value
+        others[f'state/{name}'] = constant(value)
+    totals = Totals(
+        {name: loss_total(f, summary) for name, f in functions.items()},
+        Derived((counted, others), counted.count, _joined),
+    )
     return Aux(
-        losses={name: loss(summary) for name, loss in functions.items()},
-        stats=found,
+        losses={name: total.term for name, total in totals.losses.items()},
+        stats=totals.stats.term,
         routing=summary.routing if record else None,
         state_statistics=dict(state_statistics),
+        totals=totals,
     )
+
+
+def loss_total(loss: AuxiliaryLoss, summary: RoutingSummary) -> Total:
+    """Returns a loss as a total; a number is taken as a mean over tokens.
+
+    Args:
+      loss: the loss.
+      summary: summary of a layer's routing.
+    """
+    value = loss(summary)
+    if isinstance(value, Total):
+        return value
+    count = num_tokens(summary)
+    return Mean(value * count, count)
+
+
+def _joined(sums) -> dict[str, Any]:
+    counted, others = sums
+    return counted.term | {name: x.term for name, x in others.items()}
 
 
 def losses_with_effect(
@@ -223,7 +268,8 @@ def losses_with_effect(
     def values(logits):
         routing = router(logits, context)
         summary = summarize(routing, state=context.state)
-        return {name: loss(summary) for name, loss in losses.items()}
+        total = lambda loss: loss_total(loss, summary)
+        return {name: total(loss).term for name, loss in losses.items()}
 
     if 'recorded' in traits_of(router).reads or not isinstance(
         jax.eval_shape(lambda x: router(x, context), normal()), Routing
@@ -240,15 +286,15 @@ _TRIED_GROUPS, _TRIED_TOKENS, _ROUNDING = 2, 16, 1e-6
 
 def buffer_stats(
     excess: Float[Array, 'G E'],
-    assigned: Int[Array, ''],
-    dropped: Float[Array, ''],
-) -> dict[str, Array]:
+    assigned: Float[Array, ''],
+    executed: Float[Array, ''],
+) -> dict[str, Mean]:
     """Returns statistics of assignments that receive buffers had no row for.
 
     Args:
       excess: number of such assignments of each group to each expert.
       assigned: number of all valid assignments.
-      dropped: share of all valid assignments that was dropped for any reason.
+      executed: number of those that were executed.
 
     Returns:
       `dropped_buffer`, the share that was dropped because the receive buffers
@@ -256,12 +302,13 @@ def buffer_stats(
       and `dropped_buffer_by_receiver` [n], its parts by place on the mesh axis
       of the experts, and `dropped_capacity`, the share beyond capacity.
     """
-    excess = excess / jnp.maximum(assigned, 1)
     by_sender, by_receiver = by_device(excess)
     total = jnp.sum(excess)
-    return {
-        'dropped_capacity': dropped - total,
+    sums = {
+        'dropped_capacity': assigned - executed - total,
         'dropped_buffer': total,
         'dropped_buffer_by_sender': by_sender,
         'dropped_buffer_by_receiver': by_receiver,
     }
+    share = lambda x: Mean(x, jnp.full(x.shape, assigned))
+    return {name: share(x) for name, x in sums.items()}

@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import HeterogeneousExperts
-from moe.layers.auxiliary import auxiliary, summarize
+from moe.layers.auxiliary import auxiliary, num_tokens, summarize
 from moe.parameters import declare_all
 from moe.routing import top_k
+from moe.totals import Derived
 from moe.types import Aux, Context, Routing
 
 GateGradient = Literal['none', 'straight_through', 'probability']
@@ -106,9 +107,19 @@ class HardSwitch(nn.Module):
         declare_all(gate, decay=False)
         for expert in self.experts:
             declare_all(expert, first_axis='expert')
-        aux = auxiliary(summarize(routing), within, record=record)
-        aux.stats['nan_gates'] = jnp.sum((lost & valid).astype(jnp.float32))
+        summary = summarize(routing)
+        bad = jnp.sum(lost & valid, dtype=jnp.float32)
+        aux = auxiliary(
+            summary,
+            within,
+            extra_stats={'nan_gates': Derived(bad, num_tokens(summary), _sum)},
+            record=record,
+        )
         return y[0], aux
+
+
+def _sum(x):
+    return x
 
 
 def _weight(p, gradient: GateGradient):

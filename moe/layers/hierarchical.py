@@ -4,6 +4,7 @@ B leading rows, S tokens a row, G groups of tokens, M groups of experts, E
 experts in each, C capacity of a group of experts, D width.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -18,11 +19,13 @@ from moe.layers.gate import Gate, in_groups
 from moe.layers.moe import MoE
 from moe.ops import combine_rows, dispatch_rows
 from moe.stats import load_stats
+from moe.totals import Derived
 from moe.types import (
     Aux,
     Context,
     Router,
     Routing,
+    Totals,
 )
 
 
@@ -163,48 +166,74 @@ def _importance(routing: Routing, plan: Plan) -> Float[Array, 'R']:
 
 
 def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
-    """Combines the Aux of the outer level and the stacked inner ones.
-
-    A statistic without a common value is reported as `outer_NAME`, and as
-    `inner_NAME` for each inner mixture.
-    """
+    """Combines the Aux of the outer level and the stacked inner ones."""
+    assert outer.totals is not None  # it is of `auxiliary`
+    assert inner.totals is not None
     filled = sizes.astype(jnp.float32)
-    # A mixture without tokens has no balance loss.
-    counts = jnp.ones_like(filled) if padded else filled > 0
-    share = counts / jnp.maximum(jnp.sum(counts), 1)
-    losses = {
-        name: value + jnp.sum(share * inner.losses[name])
-        for name, value in outer.losses.items()
-    }
+    join = lambda one, two, how: Derived((one, two, filled), one.count, how)
+    totals = Totals(
+        {
+            name: join(one, inner.totals.losses[name], _LevelsLoss(padded))
+            for name, one in outer.totals.losses.items()
+        },
+        join(outer.totals.stats, inner.totals.stats, _levels_stats),
+    )
+    return Aux(
+        {name: total.term for name, total in totals.losses.items()},
+        totals.stats.term,
+        (outer.routing, inner.routing) if outer.routing is not None else None,
+        outer.state_statistics | inner.state_statistics,
+        totals,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _LevelsLoss:
+    """The outer loss plus the mean of those of the inner mixtures."""
+
+    padded: bool
+
+    def __call__(self, sums) -> Float[Array, '*L']:
+        outer, inner, filled = sums
+        # A mixture without tokens has no balance loss.
+        counts = jnp.ones_like(filled) if self.padded else filled > 0
+        number = jnp.sum(counts, axis=-1, keepdims=True)
+        share = counts / jnp.maximum(number, 1)
+        return outer.term + jnp.sum(share * inner.term, axis=-1)
+
+
+def _levels_stats(sums) -> dict[str, Array]:
+    """Combines the statistics of the levels.
+
+    One without a common value is reported as `outer_NAME`, and as `inner_NAME`
+    for each inner mixture.
+    """
+    outer, inner, filled = (sums[0].term, sums[1].term, sums[2])
     # Assignments to each inner expert; `load` is relative within a mixture.
-    per_token = inner.stats['experts_per_token']
-    assigned = per_token * filled
-    load = inner.stats['load'] / inner.stats['load'].shape[-1]
-    load = (load * assigned[:, None]).reshape(-1)
-    total = jnp.maximum(jnp.sum(assigned), 1e-9)
-    weight = filled / jnp.maximum(jnp.sum(filled), 1e-9)
-    mean = lambda name, w: jnp.sum(w * inner.stats[name])
-    lost = mean('dropped', assigned / total)
-    executed = (1 - outer.stats['dropped']) * (1 - lost)
-    tokens = outer.stats['experts_per_token']
+    assigned = inner['experts_per_token'] * filled
+    load = inner['load'] / inner['load'].shape[-1] * assigned[..., None]
+    load = load.reshape(*load.shape[:-2], -1)
+
+    def mean(name, weight):
+        whole = jnp.sum(weight, axis=-1)
+        total = jnp.sum(weight * inner[name], axis=-1)
+        return total / jnp.maximum(whole, 1e-9)
+
+    executed = (1 - outer['dropped']) * (1 - mean('dropped', assigned))
+    tokens = outer['experts_per_token']
     combined = load_stats(load) | {
-        'entropy': outer.stats['entropy'] + mean('entropy', weight),
-        'confidence': outer.stats['confidence'] * mean('confidence', weight),
+        'entropy': outer['entropy'] + mean('entropy', filled),
+        'confidence': outer['confidence'] * mean('confidence', filled),
         'dropped': 1 - executed,
-        'experts_per_token': tokens * mean('experts_per_token', weight),
+        'experts_per_token': tokens * mean('experts_per_token', filled),
     }
     apart = {
         f'{level}_{name}': value
-        for level, aux in (('outer', outer), ('inner', inner))
-        for name, value in aux.stats.items()
+        for level, stats in (('outer', outer), ('inner', inner))
+        for name, value in stats.items()
         if name not in combined or name in _APART[level]
     }
-    return Aux(
-        losses,
-        combined | apart,
-        (outer.routing, inner.routing) if outer.routing is not None else None,
-        outer.state_statistics | inner.state_statistics,
-    )
+    return combined | apart
 
 
 # Combined statistics that are reported by level too.

@@ -156,18 +156,18 @@ class MoE(nn.Module):
             num_sequences=valid.size // x.shape[-2],
             state=state.values,
         )
+        lost: Mapping[str, Any] = {}
+        if excess is not None:
+            number = lambda x: jnp.sum(x, dtype=jnp.float32)
+            lost = buffer_stats(excess, number(routing.valid), number(within))
         aux = auxiliary(
             summary,
             within,
             extra_losses=self.losses,
+            extra_stats=lost,
             state_statistics=state.statistics,
             record=record,
         )
-        if excess is not None:
-            lost = buffer_stats(
-                excess, jnp.sum(routing.valid), aux.stats['dropped']
-            )
-            aux.stats.update(lost)
         return y.astype(x.dtype).reshape(*x.shape[:-1], -1), aux
 
     @property

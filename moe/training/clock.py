@@ -1,6 +1,7 @@
 """How fast a run trains, and how long it still will."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +75,7 @@ class Clock:
         unit = self._workload.unit
         parts = [
             f'step {step:>{len(str(self._steps))}}/{self._steps}',
-            f'loss {values["train/loss"]:.4f}',
+            f'loss {values.get("train/loss", math.nan):.4f}',
         ]
         if self._rate is not None:
             left = round((self._steps - step) / self._rate)

@@ -34,7 +34,9 @@ class Optimizer(abc.ABC):
       weight_decay: decoupled weight decay, times the learning rate, of the
         parameters that declare it: matrices, not norms, biases and gates.
       clip_norm: largest global norm of the gradient; None clips nothing.
-      accumulation: number of microbatches whose mean gradient makes a step.
+      accumulation: number of microbatches whose sums make a step.
+      exact_accumulation: whether the balance loss too is that of all
+        microbatches, for another forward pass; else it is taken for each.
     """
 
     learning_rate: PositiveFloat = 3e-3
@@ -42,6 +44,7 @@ class Optimizer(abc.ABC):
     weight_decay: NaturalFloat = 0.1
     clip_norm: PositiveFloat | None = 1.0
     accumulation: PositiveInt = 1
+    exact_accumulation: bool = False
 
     @abc.abstractmethod
     def transform(

@@ -157,9 +157,10 @@ class MeshTrainer:
         line = self.clock.line(step, values)
         self.say(line + self._validation(results))
         self._writer.write_scalars(step, values)
-        if not math.isfinite(values['train/loss']):
+        loss = values.get('train/loss', 0.0)
+        if not math.isfinite(loss):
             raise Diverged(
-                f'train/loss is {values["train/loss"]} at step {step}: '
+                f'train/loss is {loss} at step {step}: '
                 'try a lower config.optimizer.learning_rate'
             )
 
@@ -222,11 +223,16 @@ def logged(
         one.
 
     Returns:
-      All metrics by name; and the evaluation's alone, which the first has as
-      `eval/NAME`.
+      All metrics by name, without those that have no data; and the
+      evaluation's alone, which the first has as `eval/NAME`.
     """
-    stats = metrics.get('moe', {})
-    values = {n: float(x) for n, x in metrics.items() if n != 'moe'}
+    has_data = lambda name: metrics.get(f'count/{name}', 1) > 0
+    stats = metrics.get('moe', {}) if has_data('moe') else {}
+    values = {
+        name: float(value)
+        for name, value in metrics.items()
+        if name != 'moe' and not name.startswith('count/') and has_data(name)
+    }
     values |= workload.layer_metrics(stats)
     results = metrics_of(workload, evaluation) if evaluation else {}
     return values | {f'eval/{n}': v for n, v in results.items()}, results

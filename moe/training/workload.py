@@ -16,37 +16,17 @@ B examples a batch, L mixture layers, E experts.
 """
 
 import abc
-import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from moe.parameters import declared
+from moe.totals import Mean, mean_over
 from moe.types import Aux
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """A mean kept as its sum and count, which add up over batches.
-
-    Attributes:
-      sum: float32, of the values that count.
-      count: float32, how many they are.
-    """
-
-    sum: Any
-    count: Any
-
-    @property
-    def value(self) -> Any:
-        """Returns the mean; 0 if nothing counts."""
-        return self.sum / jnp.maximum(self.count, 1.0)
 
 
 class Predictions(NamedTuple):
@@ -79,24 +59,6 @@ class Outputs(NamedTuple):
     aux: Aux | None
     model_state: dict[str, Any]
     predictions: dict[str, Predictions]
-
-
-class Objective(NamedTuple):
-    """The parts of the objective of a batch, beside its value.
-
-    Attributes:
-      terms: weighted losses of `Workload.weigh_losses`, by name.
-      auxiliary: weighted sum of the auxiliary losses, a scalar.
-      metrics: metrics by name, device arrays.
-      state_statistics: statistics of the router states, see `Aux`.
-      model_state: the variables without gradient, see `Outputs`.
-    """
-
-    terms: dict[str, Any]
-    auxiliary: Any
-    metrics: dict[str, Any]
-    state_statistics: dict[str, Any]
-    model_state: dict[str, Any]
 
 
 class Workload(abc.ABC):
@@ -198,25 +160,42 @@ class Workload(abc.ABC):
     ) -> dict[str, Float[Array, '']]:
         """Weighs the losses; auxiliary losses are not among them.
 
+        The term of a loss without data is left out as a whole. Under gradient
+        accumulation the slope of a term that is not linear in its loss is
+        taken at each microbatch's mean, or, with `exact_accumulation`, at the
+        step's.
+
         Args:
-          losses: the losses of a batch by name.
+          losses: mean losses of a batch by name; 1 for one without data.
           params: the parameters, which may include learned weights.
         """
         return losses
 
-    def value_and_grad(
-        self, objective: Callable[..., tuple[Any, Objective]]
-    ) -> Callable[..., tuple[tuple[Any, Objective], Any]]:
-        """Returns the objective's value and gradient; may balance tasks.
+    @property
+    def balances_gradients(self) -> bool:
+        """Returns whether `balance_gradients` makes the gradient."""
+        return False
+
+    def balance_gradients(
+        self,
+        terms: dict[str, Float[Array, '']],
+        gradients: Any,
+        model_state: dict[str, Any],
+        key: Key[Array, ''],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Makes one gradient of the gradients of N losses.
 
         Args:
-          objective: function of (params, model_state, batch, key).
+          terms: the weighted losses by name, of the whole batch of the step.
+          gradients: a tree of arrays [N + 1, ...]: gradients of the terms in
+            their order, and of the weighted sum of the auxiliary losses.
+          model_state: the variables without gradient, after this batch.
+          key: PRNG key of the step.
 
         Returns:
-          A function of the same, which gives what
-          `jax.value_and_grad(objective, has_aux=True)` does.
+          The gradient, and the next `model_state`.
         """
-        return jax.value_and_grad(objective, has_aux=True)
+        raise NotImplementedError
 
     def step_metrics(self, params: Any, state: dict[str, Any]) -> dict:
         """Returns metrics to log, such as learned weights.
@@ -271,11 +250,7 @@ def masked_means(
       mask: True for valid examples; None if all are.
       **values: a value of each example, by name.
     """
-    if mask is None:
-        mask = jnp.ones(next(iter(values.values())).shape, bool)
-    total = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
-    count = total(1.0)
-    return {name: Mean(total(value), count) for name, value in values.items()}
+    return {name: mean_over(mask, value) for name, value in values.items()}
 
 
 def state_of(variables: Mapping[str, Any]) -> dict[str, Any]:

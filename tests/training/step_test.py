@@ -182,6 +182,7 @@ def test_metrics_of_a_dense_model():
     shapes = jax.eval_shape(lambda: init_state(dense))
     _, metrics = jax.eval_shape(make_train_step(dense), shapes, TOKENS)
     assert sorted(metrics) == [
+        'count/train/loss',
         'train/grad_norm',
         'train/learning_rate',
         'train/loss',

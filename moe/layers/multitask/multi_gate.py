@@ -4,6 +4,7 @@ B examples, E experts, N gates, T tasks, D input width, Dg width of the gates'
 input, H output width.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,12 +21,13 @@ from moe.experts.network import (
     regularization,
     side_by_side,
 )
-from moe.layers.auxiliary import auxiliary, summarize
+from moe.layers.auxiliary import auxiliary, num_tokens, summarize
 from moe.layers.checks import experts_per_token
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
 from moe.parameters import declare_all
-from moe.types import Aux, Context, Router, StateStatistic
+from moe.totals import Derived, Mean, average, constant
+from moe.types import Aux, Context, Router, StateStatistic, Totals
 
 
 class MultiGate(nn.Module):
@@ -108,19 +110,31 @@ class MultiGate(nn.Module):
         out = self._outputs(without_padding(expert_input, valid), train, mask)
         for module in self._modules:
             declare_all(module, first_axis='expert')
-        gates, stats, per_gate, state_statistics = self._gates(
+        seen = self._seen(out.shape[1])
+        gates, groups, state_statistics = self._gates(
             without_padding(gate_input, valid).astype(jnp.float32),
-            self._seen(out.shape[1]),
+            seen,
             valid,
             train,
         )
-        total = jnp.sum(gates, axis=1)
-        stats['gate'] = total / jnp.maximum(jnp.sum(valid), 1)
         y = jnp.einsum('nbe,beh->bnh', gates, out).astype(out.dtype)
         y = jnp.broadcast_to(y, (y.shape[0], tasks, y.shape[2]))
-        mean = {name: jnp.mean(loss) for name, loss in per_gate.items()}
-        mean['regularization'] = self._regularization()
-        return y, Aux(mean, stats, state_statistics=state_statistics)
+        losses = {
+            name: average([g.losses[name] for g in groups], last_axis=True)
+            for name in groups[0].losses
+        }
+        losses['regularization'] = constant(self._regularization())
+        count = jnp.sum(valid, dtype=jnp.float32)
+        mean_gate = Mean(jnp.sum(gates, axis=1), jnp.full(seen.shape, count))
+        finish = _GateStats(tuple(map(tuple, seen.tolist())))
+        stats = [group.stats for group in groups]
+        totals = Totals(losses, Derived((stats, mean_gate), count, finish))
+        return y, Aux(
+            {name: total.term for name, total in losses.items()},
+            totals.stats.term,
+            state_statistics=state_statistics,
+            totals=totals,
+        )
 
     def _outputs(self, x, train, mask) -> Float[Array, 'B E H']:
         if not isinstance(self.experts, Sequence):
@@ -141,9 +155,10 @@ class MultiGate(nn.Module):
         return seen
 
     def _gates(self, x, seen, valid, train):
-        """Returns dense gates [N, B, E], statistics [N, ...] and losses [N].
+        """Returns dense gates [N, B, E], and the totals of the gates.
 
-        And the statistics of the routers' states by path, see `Aux`.
+        Totals of the gates that see equally many experts are stacked. Third
+        are the statistics of the routers' states by path, see `Aux`.
         """
         key = self.make_rng('router') if self.has_rng('router') else None
         context = functools.partial(
@@ -152,7 +167,7 @@ class MultiGate(nn.Module):
         decide = functools.partial(_decide, context=context)
         position = jnp.arange(len(seen) * len(valid), dtype=jnp.int32)
         position = position.reshape(len(seen), -1)  # noise of its own
-        order, parts = [], []
+        gates, groups = [], []
         state_statistics: dict[str, StateStatistic] = {}
         for rows in _of_equal_size(seen):
             size = int(np.sum(seen[rows[0]]))
@@ -172,20 +187,16 @@ class MultiGate(nn.Module):
                 name=_name(rows, seen),
             )
             own = x if x.ndim == 2 else jnp.swapaxes(x, 0, 1)[rows]
-            *part, of_states = nn.vmap(
+            own_gates, totals, of_states = nn.vmap(
                 decide,
                 variable_axes={'params': 0, 'router_state': 0},
                 split_rngs={'params': True},
                 in_axes=(None if x.ndim == 2 else 0, 0),
             )(gate, own, position[rows])
-            order += rows.tolist()
             state_statistics |= of_states
-            parts.append(_in_columns(tuple(part), seen[rows]))
-        whole = jax.tree.map(lambda *v: jnp.concatenate(v), *parts)
-        if order != sorted(order):
-            back = np.argsort(order)
-            whole = jax.tree.map(lambda v: v[back], whole)
-        return *whole, state_statistics
+            groups.append(totals)
+            gates.append(_in_columns(own_gates, seen[rows]))
+        return _in_rows(gates, seen), groups, state_statistics
 
     @property
     def _modules(self) -> Sequence[nn.Module]:
@@ -202,31 +213,65 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
     """Returns one gate's dense gates [B, V], and what its `Aux` holds."""
     routing, state = gate(x[None], context(position=position[None]))
     summary = summarize(routing, state=state.values)
-    aux = auxiliary(summary, routing.valid)
-    gates = summary.gates
-    importance = losses.cv_squared(jnp.sum(gates, axis=(0, 1)), unbiased=False)
-    stats = aux.stats | {'importance_cv2': importance}
-    found = aux.losses | {'importance': importance}
-    return gates[0], stats, found, state.statistics
+    amount = jnp.sum(summary.gates, axis=(0, 1))
+    importance = Derived(amount, num_tokens(summary), _population_cv_squared)
+    totals = auxiliary(
+        summary,
+        routing.valid,
+        extra_losses={'importance': lambda _: importance},
+        extra_stats={'importance_cv2': importance},
+    ).totals
+    return summary.gates[0], totals, state.statistics
 
 
-def _in_columns(part, seen):
+def _population_cv_squared(amount):
+    return losses.cv_squared(amount, unbiased=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _GateStats:
+    """The statistics of all gates, of those of equally many experts.
+
+    Attributes:
+      seen: whether each gate sees each expert, [N][E].
+    """
+
+    seen: tuple[tuple[bool, ...], ...]
+
+    def __call__(self, sums) -> dict[str, Array]:
+        stats, mean_gate = sums
+        seen = np.array(self.seen)
+        found: dict[str, Any] = {}
+        for rows, part in zip(_of_equal_size(seen), stats, strict=True):
+            size = int(np.sum(seen[rows[0]]))
+            for name, value in part.term.items():
+                if value.ndim == 2 and value.shape[1] == size:
+                    value = _in_columns(value, seen[rows])
+                found.setdefault(name, []).append(value)
+        together = {name: _in_rows(v, seen) for name, v in found.items()}
+        return together | {'gate': mean_gate.term}
+
+
+def _in_columns(
+    values: Float[Array, 'N *B V'], seen: Bool[np.ndarray, 'N E']
+) -> Float[Array, 'N *B E']:
     """Scatters values of visible experts to all experts, 0 for the others."""
-    gates, stats, per_gate = part
     if np.all(seen):
-        return part
-    where = np.zeros((*gates.shape[::2], seen.shape[1]), np.float32)
+        return values
+    where = np.zeros((len(seen), values.shape[-1], seen.shape[1]), np.float32)
     for n, row in enumerate(seen):
-        where[n, np.arange(gates.shape[2]), np.flatnonzero(row)] = 1
-    scatter = functools.partial(
-        jnp.einsum, 'n...v,nve->n...e', precision=jax.lax.Precision.HIGHEST
-    )
-    of_experts = {
-        name: scatter(value, where)
-        for name, value in stats.items()
-        if value.ndim == 2 and value.shape[1] == where.shape[1]
-    }
-    return scatter(gates, where), stats | of_experts, per_gate
+        where[n, np.arange(values.shape[-1]), np.flatnonzero(row)] = 1
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum('n...v,nve->n...e', values, where, precision=highest)
+
+
+def _in_rows(parts: Sequence[Array], seen) -> Array:
+    """Joins the gates that see equally many experts, in the gates' order."""
+    joined = jnp.concatenate(parts)
+    order = np.concatenate(_of_equal_size(seen))
+    if np.all(order == np.arange(len(order))):
+        return joined
+    return joined[np.argsort(order)]
 
 
 def _of_equal_size(seen) -> list[np.ndarray]:

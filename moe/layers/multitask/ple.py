@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -18,7 +17,8 @@ from moe.experts.network import Penalty, Pointwise
 from moe.layers.multitask.architectures import MakeNetwork, cgc
 from moe.layers.multitask.gates import softmax
 from moe.layers.multitask.multi_gate import MultiGate
-from moe.types import Aux, Router, StateStatistic
+from moe.totals import Derived, average, constant
+from moe.types import Aux, Router, StateStatistic, Totals
 
 
 class PLE(nn.Module):
@@ -137,16 +137,29 @@ def level_activation(
 
 def over_levels(parts: Sequence[Aux]) -> Aux:
     """Returns the Aux of all levels: mean losses, and the sum of penalties."""
-    losses = jax.tree.map(
-        lambda *each: sum(each) / len(each), *[part.losses for part in parts]
-    )
-    losses['regularization'] *= len(parts)
-    stats = {
-        f'level_{i}/{name}': value
-        for i, part in enumerate(parts)
-        for name, value in part.stats.items()
+    each = [part.totals for part in parts if part.totals]
+    losses = {
+        name: average([totals.losses[name] for totals in each])
+        for name in each[0].losses
     }
+    penalty = losses['regularization'].term * len(each)
+    losses['regularization'] = constant(penalty)
+    levels = [totals.stats for totals in each]
+    stats = Derived(levels, levels[0].count, _by_level)
     state_statistics: dict[str, StateStatistic] = {}
     for part in parts:
         state_statistics |= part.state_statistics
-    return Aux(losses, stats, state_statistics=state_statistics)
+    return Aux(
+        {name: total.term for name, total in losses.items()},
+        stats.term,
+        state_statistics=state_statistics,
+        totals=Totals(losses, stats),
+    )
+
+
+def _by_level(levels) -> dict[str, Array]:
+    return {
+        f'level_{i}/{name}': value
+        for i, level in enumerate(levels)
+        for name, value in level.term.items()
+    }

@@ -65,6 +65,9 @@ def gradnorm(
     r_i^alpha|`, with a constant target, and scales the weights to sum to N.
     Source: Chen et al., arXiv 1711.02257, eq. 1-2 and algorithm 1.
 
+    A task whose gradient is 0, such as one without a label in the batch, takes
+    no part: its weight stays, and the others keep their sum.
+
     Args:
       state: the state before the step.
       losses: mean loss of each task, unweighted, float32, positive.
@@ -75,14 +78,20 @@ def gradnorm(
     Returns:
       The next state.
     """
-    initial = jnp.where(state.initial > 0, state.initial, losses)
+    here = norms > 0
+    mean = lambda x: (
+        jnp.sum(jnp.where(here, x, 0.0)) / jnp.maximum(jnp.sum(here), 1)
+    )
+    new = here & (state.initial <= 0)
+    initial = jnp.where(new, losses, state.initial)
     ratio = losses / jnp.maximum(initial, 1e-9)
-    pace = ratio / jnp.maximum(jnp.mean(ratio), 1e-9)
+    pace = ratio / jnp.maximum(mean(ratio), 1e-9)
     size = state.weights * norms
-    target = jnp.mean(size) * pace**alpha
+    target = mean(size) * pace**alpha
     weights = state.weights - rate * jnp.sign(size - target) * norms
     weights = jnp.maximum(weights, 1e-3)
-    return GradNormState(weights * (len(losses) / jnp.sum(weights)), initial)
+    weights *= mean(state.weights) / jnp.maximum(mean(weights), 1e-9)
+    return GradNormState(jnp.where(here, weights, state.weights), initial)
 
 
 def pcgrad(gram: Float[Array, 'N N'], key: Key[Array, '']) -> Float[Array, 'N']:

@@ -223,41 +223,29 @@ class MultiTask(Workload):
         terms = self._config.balance.terms(by_task, params, squared)
         return dict(zip(names, terms, strict=True))
 
-    def value_and_grad(self, objective):
+    @property
+    def balances_gradients(self):
+        """Returns whether the gradient of each task is needed separately."""
+        return self._config.balance.by_task
+
+    def balance_gradients(self, terms, gradients, model_state, key):
         """Sums the tasks' gradients, weighted or projected."""
         balance = self._config.balance
-        if not balance.by_task:
-            return super().value_and_grad(objective)
         # Only gradients of shared parameters can conflict.
         own = jax.tree.map(lambda p: 'task' in p.axes, self.parameters)
-
-        def by_task(params, model_state, batch, key):
-            def parts(params):
-                value, out = objective(params, model_state, batch, key)
-                terms = [out.terms[f'loss/{t.name}'] for t in self.targets]
-                return (jnp.stack(terms), out.auxiliary), (value, out)
-
-            (terms, auxiliary), pull, (value, out) = jax.vjp(
-                parts, params, has_aux=True
-            )
-            of_task = lambda c: pull((c, jnp.zeros_like(auxiliary)))[0]
-            stacked = jax.vmap(of_task)(jnp.eye(len(terms)))
-            rest = pull((jnp.zeros_like(terms), jnp.ones_like(auxiliary)))[0]
-            leaves = map(jax.tree.leaves, (own, stacked))
-            pairs = zip(*leaves, strict=True)
-            products = gram([g for is_own, g in pairs if not is_own])
-            weights, state = balance.step(out.model_state, terms, products)
-            mixed = weights
-            if balance.pcgrad:
-                products = weights[:, None] * products * weights
-                mixed = weights * pcgrad(products, key)
-            add = lambda is_own, g, r: (
-                r + jnp.tensordot(weights if is_own else mixed, g, 1)
-            )
-            grads = jax.tree.map(add, own, stacked, rest)
-            return (value, out._replace(model_state=state)), grads
-
-        return by_task
+        leaves = map(jax.tree.leaves, (own, gradients))
+        pairs = zip(*leaves, strict=True)
+        products = gram([g[:-1] for is_own, g in pairs if not is_own])
+        by_task = jnp.stack([terms[f'loss/{t.name}'] for t in self.targets])
+        weights, state = balance.step(model_state, by_task, products)
+        mixed = weights
+        if balance.pcgrad:
+            products = weights[:, None] * products * weights
+            mixed = weights * pcgrad(products, key)
+        add = lambda is_own, g: (
+            g[-1] + jnp.tensordot(weights if is_own else mixed, g[:-1], 1)
+        )
+        return jax.tree.map(add, own, gradients), state
 
     def step_metrics(self, params, state):
         """Returns each task's weight, if training changes it."""
