@@ -23,6 +23,7 @@ from launch import manifest, memory_check, results, vmapped
 from launch.trials import Trial, read_sweep
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError, parse
+from moe.paths import check_local
 
 # Each a module with `Options`, `run` and `dry_run`, as those of `local`.
 BACKENDS = {
@@ -65,6 +66,9 @@ def _main(argv: list[str]) -> int:
     section: Any = values[name].value
     options = parse(backend.Options, section.to_dict(), name)
     workdir = pathlib.Path(values.workdir)
+    check_local(workdir, '--workdir')
+    if values.workdir.startswith('-'):  # programs would take it for a flag
+        raise ConfigError('--workdir', values.workdir, 'a path without a dash')
     sweep = read_sweep(given.source, dict(given.overrides), workdir)
     manifest.check_same(workdir, sweep)
     left = [trial for trial in sweep.trials if not trial.done()]

@@ -161,6 +161,10 @@ def _check_flags(
     bare: Mapping[str, Any], arguments: Sequence[str], plain: Mapping[str, Any]
 ) -> None:
     """Checks that a trial's command line gives its config."""
+    for text in arguments:
+        if '\0' in text:
+            field, _, value = text.partition('=')
+            raise ConfigError(field, value, 'without NUL, as every argument is')
     texts = [a.removeprefix('--config.').partition('=') for a in arguments]
     overrides = [(name, Text(text)) for name, _, text in texts]
     found = registry.plain_of(registry.read_config(bare, overrides))

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
-from launch import progress
+from launch import progress, shell
 from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
 from moe.training.host import on_signals
@@ -113,7 +112,7 @@ def dry_run(
         pinned = ['taskset', '--cpu-list', names] if names else []
         given = [f'{name}={value}' for name, value in environment.items()]
         command = [*pinned, sys.executable, *trial.command]
-        yield shlex.join(['env', *given, *command])
+        yield shell.join(['env', *given, *command])
 
 
 def slots(options: Options, parallel: int) -> list[Slot]:

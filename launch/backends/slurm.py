@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from launch import progress
+from launch import progress, shell
 from launch.backends import slurm_queue
 from launch.backends.slurm_process import Process
 from launch.backends.slurm_queue import Job, NoAnswer
@@ -66,6 +66,8 @@ class Options:
         if self.grace >= 60 * self.minutes:
             allowed = f'less than the {60 * self.minutes} s of the time limit'
             raise ConfigError('grace', self.grace, allowed)
+        for name, value in dataclasses.asdict(self).items():
+            _check_directive(name, str(value))
         for name in ('sbatch', 'srun'):
             for argument in _words(name, getattr(self, name)):
                 if not argument.startswith('--'):
@@ -163,20 +165,26 @@ def dry_run(
         **options.for_sbatch(),
         **options.more_for_sbatch(),
     }
-    yield f'mkdir -p {shlex.quote(str(_submissions(trials)))}'
-    yield "sbatch <<'END'"
-    yield '#!/bin/bash'
+    _check_directive('--workdir', parameters['output'])
+    script = ['#!/bin/bash']
     for name, value in parameters.items():
         flag = '--' + name.replace('_', '-')
         text = '' if value is True else f'={shlex.quote(str(value))}'
-        yield f'#SBATCH {flag}{text}'
-    yield 'case $SLURM_ARRAY_TASK_ID in'
+        script.append(f'#SBATCH {flag}{text}')
+    script.append('case $SLURM_ARRAY_TASK_ID in')
     for i, trial in enumerate(trials):
         command = [sys.executable, *_command(trial, options)]
-        yield f'{i}) ' + shlex.join(['srun', *options.for_srun(), *command])
-        yield ';;'
-    yield 'esac'
-    yield 'END'
+        line = shell.join(['srun', *options.for_srun(), *command])
+        script += [f'{i}) {line}', ';;']
+    script.append('esac')
+    yield shell.join(['mkdir', '-p', str(_submissions(trials))])
+    yield from shell.here_document('sbatch', '\n'.join(script))
+
+
+def _check_directive(field: str, value: str) -> None:
+    """Refuses a value that would end the line of a directive of sbatch."""
+    if not value.isprintable():
+        raise ConfigError(field, value, 'printable, for SLURM')
 
 
 def _words(name: str, value: str) -> list[str]:

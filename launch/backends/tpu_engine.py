@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from launch import shell
 from launch.trials import Trial
 from moe.config import ConfigError, NaturalInt, PositiveInt
 
@@ -126,8 +126,10 @@ class Command:
     stdin: str = ''
 
     def __str__(self) -> str:
-        line = shlex.join(self.argv)
-        return f"{line} <<'END'\n{self.stdin}END" if self.stdin else line
+        line = shell.join(self.argv)
+        if not self.stdin:
+            return line
+        return '\n'.join(shell.here_document(line, self.stdin))
 
 
 class Lot(NamedTuple):

@@ -4,20 +4,35 @@ A pod is a queued resource, of one slice or more. It is claimed once, runs its
 share of the trials and is deleted.
 """
 
-import shlex
 from collections.abc import Sequence
 
+from launch import shell
 from launch.backends.tpu_engine import SHARED, Command, Engine, Lot
 from launch.trials import Trial
 
+# Google's repository of packages, and the fingerprint of the one key whose
+# signature is accepted. Source: packages.cloud.google.com/apt/doc/apt-key.gpg,
+# 'Artifact Registry Repository Signer'.
 _GCSFUSE = '3.8.0'
-_RELEASES = 'https://github.com/GoogleCloudPlatform/gcsfuse/releases/download'
+_PACKAGES = 'https://packages.cloud.google.com/apt'
+_SIGNER = '35BAA0B33E9EB396F59CA838C0BA5CE6DC6315A3'
+_KEYRING = '/usr/share/keyrings/gcsfuse.gpg'
+_INSTALL_GCSFUSE = (
+    f'curl -fsSL {_PACKAGES}/doc/apt-key.gpg | gpg --batch --import',
+    f'gpg --batch --export {_SIGNER} | sudo tee {_KEYRING} > /dev/null',
+    f'echo "deb [signed-by={_KEYRING}] {_PACKAGES} gcsfuse-$(lsb_release -cs) '
+    'main" | sudo tee /etc/apt/sources.list.d/gcsfuse.list',
+    'sudo apt-get update',
+    f'sudo apt-get install --yes gcsfuse={_GCSFUSE}',
+)
 _UNSENT = r'(.*/)?(\.[^/]+|__pycache__|checkpoints)(/.*)?$|runs/.*'
 _CAPACITY = {'on_demand': (), 'spot': ('--spot',), 'reserved': ('--reserved',)}
 
-# The VMs' own Python may be older than ours.
+# The VMs' own Python may be older than ours. uv knows the checksums of those
+# that it downloads.
 INSTALL = (
-    'python3 -m pip install --quiet --user uv',
+    'python3 -m pip install --quiet --user --require-hashes '
+    '--requirement=requirements-uv.txt',
     '~/.local/bin/uv venv --quiet --allow-existing --python=3.12 ~/venv',
     '~/.local/bin/uv pip install --quiet --python='
     "$HOME/venv/bin/python --requirement=requirements.txt 'jax[tpu]'",
@@ -71,7 +86,7 @@ class Gcloud(Engine):
         """Returns commands that mount the bucket and install the code."""
         # Many hosts write checkpoints: no host may cache the listing. A file is
         # in the bucket when it is closed or synced.
-        mount = shlex.join(
+        mount = shell.join(
             [
                 *('gcsfuse', '--implicit-dirs', '--metadata-cache-ttl-secs=0'),
                 '--metadata-cache-negative-ttl-secs=0',
@@ -79,10 +94,8 @@ class Gcloud(Engine):
                 *(self.options.bucket, SHARED),
             ]
         )
-        package = f'{_RELEASES}/v{_GCSFUSE}/gcsfuse_{_GCSFUSE}_amd64.deb'
         steps = (
-            f'(command -v gcsfuse || (curl -fsSLo ~/gcsfuse.deb {package} && '
-            'sudo apt-get install --yes ~/gcsfuse.deb))',
+            f'(command -v gcsfuse || ({" && ".join(_INSTALL_GCSFUSE)}))',
             f'(mountpoint -q {SHARED} || (sudo mkdir -p {SHARED} && '
             f'sudo chown "$USER" {SHARED} && {mount}))',
             'rm -rf ~/moe',
@@ -97,7 +110,7 @@ class Gcloud(Engine):
         # A process left by a lost connection would hold the chips. The pattern
         # does not match the shell that runs pkill.
         stop = "pkill --full '[t]rain.py'; true"
-        run = shlex.join(self.arguments(trial))
+        run = shell.join(self.arguments(trial))
         start = f'cd ~/moe && mountpoint -q {SHARED} && '
         return [
             self._on_all_hosts(name, stop),

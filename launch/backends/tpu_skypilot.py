@@ -1,9 +1,8 @@
 """Trials as managed jobs of SkyPilot, which restarts them itself."""
 
-import shlex
-
 import yaml
 
+from launch import shell
 from launch.backends.tpu_engine import SHARED, Command, Engine
 from launch.backends.tpu_gcloud import INSTALL
 from launch.trials import Trial
@@ -31,7 +30,7 @@ class SkyPilot(Engine):
 
     def task(self, name: str, trial: Trial) -> dict:
         """Returns the task of a trial, the data of SkyPilot's YAML."""
-        run = shlex.join(self.arguments(trial))
+        run = shell.join(self.arguments(trial))
         return {
             'name': name,
             'resources': {

@@ -1,7 +1,6 @@
 """Trials as workloads of a GKE cluster (JobSets), submitted by `xpk`."""
 
-import shlex
-
+from launch import shell
 from launch.backends.tpu_engine import Command, Engine
 from launch.trials import Trial
 
@@ -14,7 +13,7 @@ class Xpk(Engine):
     def train(self, name: str, trial: Trial) -> list[Command]:
         """Returns commands that submit the workload and wait for its end."""
         # exec: xpk sends SIGTERM to its child, which must be Python.
-        run = 'exec ' + shlex.join(['python', *self.arguments(trial)])
+        run = 'exec ' + shell.join(['python', *self.arguments(trial)])
         options = self.options
         return [
             self._command(

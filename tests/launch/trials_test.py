@@ -230,7 +230,7 @@ def test_the_command_gives_the_config(tmp_path, name):
 WRONG = {
     'value': (
         [{'seed': 0}, {'seed': -1}],
-        'trial seed=-1: config.seed = -1: must be at least 0',
+        'trial seed=-1: config.seed = -1: must be between 0 and 4294967295',
     ),
     'unknown field': (
         [{'model.moe.num_expert': 4}],

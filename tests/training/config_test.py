@@ -165,7 +165,7 @@ REFUSED = [
     ),
     ({'mesh.data': 0}, 'mesh.data', '-1 or at least 1'),
     # Ranges.
-    ({'seed': -1}, 'seed', 'at least 0'),
+    ({'seed': -1}, 'seed', 'between 0 and 4294967295'),
     ({'steps': 0}, 'steps', 'at least 1'),
     ({'model.moe.num_experts': 0}, 'model.moe.num_experts', 'at least 1'),
     ({'model.moe.router.k': 0}, 'model.moe.router.k', 'at least 1'),
