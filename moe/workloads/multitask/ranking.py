@@ -1,7 +1,8 @@
 """Evaluation metrics of a task over a whole validation set.
 
 NumPy in double precision over N examples, O(N log N). A mask excludes
-examples. A metric that is not defined, such as the AUC of one class, is nan.
+examples. A metric that is not defined, such as the AUC of one class or any of
+scores among which there is a nan, is nan.
 """
 
 from typing import Any
@@ -28,6 +29,8 @@ def auc(score, label, mask=None) -> float:
       In [0, 1]; nan without a positive or without a negative.
     """
     score, label = _valid(mask, score, label)
+    if np.any(np.isnan(score)):  # which has no rank
+        return float('nan')
     every, _ = _user_aucs(score, label > 0.5, np.zeros(len(score), int))
     return float(every[0]) if len(every) else float('nan')
 
@@ -52,6 +55,8 @@ def gauc(score, label, user, mask=None, *, weighted: bool = False) -> float:
     """
     score, label = _valid(mask, score, label)
     (user,) = _valid(mask, user, dtype=np.int64)
+    if np.any(np.isnan(score)):
+        return float('nan')
     every, count = _user_aucs(score, label > 0.5, user)
     kept = np.isfinite(every)
     weight = (count if weighted else np.ones_like(every))[kept]
@@ -73,7 +78,8 @@ def log_loss(logit, label, mask=None) -> float:
     """
     logit, label = _valid(mask, logit, label)
     if logit.ndim == 1:
-        loss = np.logaddexp(0.0, logit) - label * logit
+        with np.errstate(invalid='ignore'):
+            loss = np.logaddexp(0.0, logit) - label * logit
     else:
         most = np.max(logit, axis=1, keepdims=True)
         total = most[:, 0] + np.log(np.sum(np.exp(logit - most), axis=1))
@@ -109,7 +115,8 @@ def accuracy(logit, label, mask=None) -> float:
     """
     logit, label = _valid(mask, logit, label)
     guess = logit > 0 if logit.ndim == 1 else np.argmax(logit, axis=1)
-    return _mean(guess == label)
+    unknown = np.isnan(logit if logit.ndim == 1 else np.max(logit, axis=1))
+    return _mean(np.where(unknown, np.nan, guess == label))
 
 
 def calibration(probability, label, mask=None) -> float:
@@ -150,6 +157,8 @@ def calibration_error(
       In [0, 1]; nan over no examples.
     """
     probability, label = _valid(mask, probability, label)
+    if np.any(np.isnan(probability)):
+        return float('nan')
     place = np.minimum((probability * num_bins).astype(int), num_bins - 1)
     gap = np.bincount(place, probability - label, num_bins)
     return _ratio(np.sum(np.abs(gap)), len(label))

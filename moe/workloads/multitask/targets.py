@@ -30,7 +30,8 @@ class Target(abc.ABC):
       classes: names of its classes, () for targets without any.
       reads: how a column's text becomes labels: 1 for the `positive` values
         and 0 for others, the number of a class, or the number itself.
-      loss_name: name of the metric that is the loss.
+      standardize: whether the mean and deviation of the training rows' numbers
+        are given to `of_task`.
       primary_metric: name of the metric that is printed during training.
       squared: whether the loss is a squared error, which uncertainty weighting
         scales by a half.
@@ -39,18 +40,34 @@ class Target(abc.ABC):
     name: str = ''
     classes: tuple[str, ...] = ()
     reads: ClassVar[Literal['positive', 'class', 'number']]
-    loss_name: ClassVar[str] = 'log_loss'
+    standardize = False
     primary_metric: ClassVar[str]
     squared: ClassVar[bool] = False
 
-    def of_task(self, name: str, classes: tuple[str, ...] = ()) -> 'Target':
+    def of_task(
+        self, name: str, classes: tuple[str, ...] = (), **learned: float
+    ) -> 'Target':
         """Returns the target of one task.
 
         Args:
           name: name of the task.
           classes: names of its classes, from the training rows.
+          **learned: `label_mean` and `label_deviation` with `standardize`.
         """
-        return dataclasses.replace(self, name=name, classes=classes)
+        return dataclasses.replace(self, name=name, classes=classes, **learned)
+
+    def encoded(self, number: np.ndarray) -> np.ndarray:
+        """Returns numbers as the labels that are learned, float64 [n].
+
+        Args:
+          number: numbers of the table, float64 [n], nan where there is none.
+        """
+        return number
+
+    @property
+    def loss_name(self) -> str:
+        """Returns the name of the metric that is the loss."""
+        return 'log_loss'
 
     @property
     def num_outputs(self) -> int:
@@ -186,11 +203,44 @@ class Classes(Target):
 @TARGETS.register('regression')
 @dataclasses.dataclass(frozen=True)
 class Regression(Target):
-    """A number, with its squared error as the loss."""
+    """A number, with the squared error of the transformed number as the loss.
 
+        z = (y - mean) / deviation,   or of log(1 + y) instead of y
+
+    Predictions and `mse` are in the units of y; `scaled_mse` is that of z.
+
+    Attributes:
+      log1p: whether log(1 + y) is learned, for numbers of a long tail.
+      standardize: whether the mean is taken off and the deviation divided by,
+        both of the training rows.
+      label_mean: the mean.
+      label_deviation: the standard deviation.
+    """
+
+    log1p: bool = dataclasses.field(default=False, repr=False)
+    standardize: bool = dataclasses.field(default=False, repr=False)
+    label_mean: float = dataclasses.field(default=0.0, repr=False)
+    label_deviation: float = dataclasses.field(default=1.0, repr=False)
     reads = 'number'
-    primary_metric = loss_name = 'mse'
+    primary_metric = 'mse'
     squared = True
+
+    @property
+    def loss_name(self):
+        """Returns the name of the metric that is the loss."""
+        return 'scaled_mse' if self.log1p or self.standardize else 'mse'
+
+    def encoded(self, number):
+        """Returns z."""
+        with np.errstate(invalid='ignore', divide='ignore'):
+            y = np.log1p(number) if self.log1p else number
+        return (y - self.label_mean) / self.label_deviation
+
+    def decoded(self, z: Any) -> Any:
+        """Returns y of z, float64."""
+        y = z.astype(np.float64) * self.label_deviation + self.label_mean
+        with np.errstate(over='ignore'):
+            return np.expm1(y) if self.log1p else y
 
     def loss(self, outputs, label):
         """Returns the squared error of each example."""
@@ -198,11 +248,13 @@ class Regression(Target):
 
     def predictions(self, outputs):
         """Returns the predicted numbers."""
-        return {self.name: outputs[:, 0].astype(np.float64).tolist()}
+        return {self.name: self.decoded(outputs[:, 0]).tolist()}
 
     def _metrics(self, outputs, label, mask, user):
-        number = outputs[:, 0].astype(np.float64)
-        return {'mse': ranking.mse(number, label, mask)}
+        z = outputs[:, 0].astype(np.float64)
+        of_y = ranking.mse(self.decoded(z), self.decoded(label), mask)
+        of_z = ranking.mse(z, label, mask)
+        return {'mse': of_y, self.loss_name: of_z}
 
 
 def _sigmoid(x: Any) -> Any:

@@ -154,3 +154,28 @@ def test_mask_of_users():
     score = [1.0, 2.0, 3.0, 1.0, 2.0]
     assert ranking.gauc(score, label, user, mask) == 0.5
     assert ranking.gauc(score, label, user) == 0.25
+
+
+@pytest.mark.parametrize('name', [*METRICS, 'gauc'])
+@pytest.mark.parametrize('place', [0, 1, 2, 3])
+def test_a_score_that_is_no_number(name, place):
+    # Whichever of the rows it is, a positive or a negative one, with or without
+    # order among the others: nothing is known of the whole.
+    metric = METRICS.get(
+        name, lambda s, y, m=None: ranking.gauc(s, y, [0] * 4, m)
+    )
+    score, label = np.array([0.9, 0.2, 0.4, 0.1]), np.array([1, 0, 1, 0])
+    assert np.isfinite(metric(score, label))
+    score[place] = np.nan
+    assert math.isnan(metric(score, label))
+    # A row that does not count is not asked.
+    assert np.isfinite(metric(score, label, np.arange(4) != place))
+
+
+def test_a_class_that_is_no_number():
+    logits = np.array([[1.0, 0.0], [np.nan, 2.0]])
+    assert math.isnan(ranking.accuracy(logits, [0, 1]))
+    assert ranking.accuracy(logits[:1], [0]) == 1.0
+    # Infinite logits have an order: two of three are right.
+    logits = [[np.inf, 0.0], [-np.inf, np.inf], [0.0, -np.inf]]
+    assert ranking.accuracy(logits, [0, 1, 1]) == pytest.approx(2 / 3)

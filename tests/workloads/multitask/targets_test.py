@@ -64,6 +64,31 @@ def test_metrics_of_classes_and_numbers():
     assert Regression('x').metrics(number, np.zeros(3), mask) == {'mse': 5.0}
 
 
+@pytest.mark.parametrize('log1p', [False, True])
+def test_transformed_numbers(log1p):
+    # z = (y - 10) / 4, or (log(1 + y) - 10) / 4: predictions of z = -2 and
+    # -2.25 are 2 and 1, labels of z = -2 and -2.5 are 2 and 0; or
+    # e^2 - 1, e - 1 and e^2 - 1, 0.
+    target = Regression(log1p=log1p, standardize=True).of_task(
+        'spend', label_mean=10.0, label_deviation=4.0
+    )
+    z, label = np.array([[-2.0], [-2.25]]), np.array([-2.0, -2.5])
+    desired = np.expm1([2, 1]) if log1p else [2, 1]
+    np.testing.assert_allclose(target.predictions(z)['spend'], desired, 1e-12)
+    y = np.array([np.expm1(2), 0]) if log1p else np.array([2.0, 0.0])
+    np.testing.assert_allclose(target.encoded(y), label, rtol=1e-12)
+    # Of the label's own units, and of what is trained: (0 + 0.25^2) / 2.
+    found = target.metrics(z, label, np.ones(2, bool))
+    assert found.keys() == {'mse', 'scaled_mse'}
+    error = np.e - 1 if log1p else 1
+    np.testing.assert_allclose(found['mse'], error**2 / 2, rtol=1e-12)
+    np.testing.assert_allclose(found['scaled_mse'], 0.03125, rtol=1e-12)
+    assert target.loss_name == 'scaled_mse'
+    assert Regression().loss_name == 'mse'
+    loss = target.loss(jnp.array(z), jnp.array(label))
+    np.testing.assert_allclose(loss, [0, 0.0625], rtol=1e-6)
+
+
 def test_metrics_of_a_binary_task():
     # The check values of two users: means of 1/6 and 1, by 5 and 4 rows.
     label = np.array([1, 0, 1, 1, 0, 1, 0, 0, 1])
@@ -107,7 +132,8 @@ def test_target_of_a_plugin(monkeypatch):
     target = {'name': 'absolute', 'scale': 2.0}
     label = parse(Label, {'name': 'a', 'column': 'b', 'target': target})
     assert label.target == Absolute(scale=2.0)
-    assert to_plain(Label, label)['target'] == target
+    plain = to_plain(Label, label)['target']
+    assert plain == {**target, 'log1p': False, 'standardize': False}
     task = label.target.of_task('a')
     loss = task.loss(jnp.array([[1.5], [-1.0]]), jnp.ones(2))
     np.testing.assert_allclose(loss, [1, 4], rtol=1e-6)

@@ -2,20 +2,19 @@
 
 import csv
 import dataclasses
-import glob
-import gzip
+import io
 import itertools
-import pathlib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from moe.config import ConfigError
+from moe.workloads.data_files import UNREADABLE, binary_kind, opened
 from moe.workloads.multitask.data.schema import Schema
 
 _CHUNK = 512  # rows, so that they fit into a cache
-_UNREADABLE = (OSError, EOFError, zlib.error)
+_LONGEST_LINE = 2**20  # characters
 
 
 class Problems:
@@ -23,23 +22,24 @@ class Problems:
 
     Attributes:
       skip: whether such rows are skipped.
-      count: number of skipped rows.
-      places: FILE:LINE of the first hundred of them.
+      count: number of lines of the skipped rows.
+      places: FILE:LINE of the first hundred rows.
     """
 
     def __init__(self, skip: bool):
         self.skip, self.count = skip, 0
         self.places: list[str] = []
 
-    def leave_out(self, file: str, line: int) -> None:
+    def leave_out(self, file: str, line: int, lines: int = 1) -> None:
         """Counts a skipped row, and notes its place.
 
         Args:
           file: path of the row's file.
-          line: line of the row, from 1.
+          line: first line of the row, from 1.
+          lines: number of its lines.
         """
-        self.count += 1
-        if self.count <= 100:
+        self.count += lines
+        if len(self.places) < 100:
             self.places.append(f'{file}:{line}')
 
     def report(self, place: str, value, allowed: str) -> None:
@@ -63,8 +63,9 @@ class Chunk:
 
     Attributes:
       file: path of the file.
-      lines: line number of each row in the file, from 1.
-      number: int64, index of each row among the rows of all files.
+      lines: number of each row's first line in the file, from 1.
+      number: int64, index of each row among those of all files, rows that are
+        left out among them.
       columns: values of each column, by name.
       bad: bool, True for rows that cannot be used.
     """
@@ -103,24 +104,6 @@ class Chunk:
         self.bad |= bad
 
 
-def matching(pattern: str, field: str) -> list[str]:
-    """Returns the files that a glob names, sorted.
-
-    Args:
-      pattern: the glob, or a path.
-      field: the config field that holds the glob, for messages.
-
-    Raises:
-      ConfigError: if there is no such file.
-    """
-    names = sorted(glob.glob(pattern, recursive=True))
-    files = [name for name in names if pathlib.Path(name).is_file()]
-    if not files:
-        allowed = 'the path or a glob of files (there is no such file)'
-        raise ConfigError(field, pattern, allowed)
-    return files
-
-
 def read_chunks(
     files: Sequence[str],
     schema: Schema,
@@ -131,9 +114,9 @@ def read_chunks(
     """Reads files one after another.
 
     Args:
-      files: paths of the files; those ending in .gz are decompressed.
+      files: paths of the files; those that are compressed are decompressed.
       schema: meaning of the columns.
-      problems: handles rows with a wrong number of columns.
+      problems: handles lines that are no row.
       required: columns that the files must have.
       names: names of the columns, instead of the schema's.
 
@@ -143,11 +126,10 @@ def read_chunks(
     Raises:
       ConfigError: for a file without rows or a required column, or not of text.
     """
-    number = 0
+    number = itertools.count()
     for file in files:
         is_empty = True
         for chunk in _chunks(file, schema, problems, required, names, number):
-            number = int(chunk.number[-1]) + 1
             is_empty = False
             yield chunk
         if is_empty:
@@ -155,59 +137,141 @@ def read_chunks(
 
 
 def _chunks(file, schema, problems, required, names, number) -> Iterator[Chunk]:
-    opened = gzip.open if file.endswith('.gz') else open
     try:
-        with opened(file, 'rt', encoding='utf-8-sig', newline='') as text:
+        with opened(file) as stream:
+            if kind := binary_kind(stream.peek(512)):
+                raise ConfigError(file, '', f'a delimited text (it is {kind})')
+            lines = _Lines(stream, schema.multiline)
             reader = csv.reader(
-                text,
+                lines,
                 delimiter=schema.delimiter,
                 quotechar=schema.quote or None,
                 quoting=csv.QUOTE_MINIMAL if schema.quote else csv.QUOTE_NONE,
                 skipinitialspace=schema.strip and schema.delimiter != ' ',
+                strict=True,
             )
-            names = list(names or schema.columns) or _header(reader, schema)
+            rows = _rows(reader, lines, schema)
+            names = list(names or schema.columns)
+            if not names:
+                names = _header(file, rows)
             used = _used(file, schema, required, names)
-            rows = _rows(file, reader, len(names), problems)
-            while some := list(itertools.islice(rows, _CHUNK)):
-                lines, values = zip(*some, strict=True)
+            good = _of_width(file, rows, names, number, problems)
+            while some := list(itertools.islice(good, _CHUNK)):
+                at, numbers, values = zip(*some, strict=True)
                 columns = list(zip(*values, strict=True))
-                if schema.strip:
-                    picked = {n: [*map(str.strip, columns[i])] for n, i in used}
-                else:
-                    picked = {n: columns[i] for n, i in used}
-                numbers = np.arange(number, number + len(some))
-                number += len(some)
+                picked = {name: columns[i] for name, i in used}
                 bad = np.zeros(len(some), bool)
-                yield Chunk(file, lines, numbers, picked, bad)
-    except UnicodeDecodeError as error:
-        raise ConfigError(file, '', f'text in UTF-8 ({error})') from None
-    except (*_UNREADABLE, csv.Error) as error:
+                yield Chunk(file, at, np.array(numbers), picked, bad)
+    except UNREADABLE as error:
         allowed = f'a file that can be read ({error})'
         raise ConfigError(file, '', allowed) from None
 
 
-def _rows(file, reader, width, problems) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line number and values of each row of the right width."""
+class _Refused(Exception):
+    """A line that cannot be part of a row; its text ends "must be ..."."""
+
+
+class _Lines:
+    """Lines of a stream for a `csv.reader`, which asks for them.
+
+    Attributes:
+      count: number of lines so far.
+      begins: whether the next line begins a row.
+    """
+
+    def __init__(self, stream, multiline: bool):
+        self._text = io.TextIOWrapper(
+            stream, 'utf-8-sig', 'surrogateescape', newline=''
+        )
+        self._multiline, self.count, self.begins = multiline, 0, True
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        if not self.begins and not self._multiline:
+            raise _Refused(
+                'a row whose quotes are closed on its line, or '
+                'schema.multiline set'
+            )
+        line = self._text.readline(_LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.begins, self.count = False, self.count + 1
+        if len(line) == _LONGEST_LINE and line[-1] not in '\r\n':
+            while line and line[-1] not in '\r\n':
+                line = self._text.readline(_LONGEST_LINE)
+            raise _Refused(f'a line of at most {_LONGEST_LINE} characters')
+        if not line.isascii():
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                raise _Refused(
+                    f'text in UTF-8 (character {error.start + 1} is not)'
+                ) from None
+        if '\0' in line:
+            raise _Refused('text without NUL bytes')
+        return line
+
+
+class _Row(NamedTuple):
+    """A row as it is in the file, or why its lines are none.
+
+    Attributes:
+      line: its first line.
+      lines: number of its lines.
+      values: its values.
+      problem: what it must be; '' if it is.
+    """
+
+    line: int
+    lines: int
+    values: list[str]
+    problem: str
+
+
+def _rows(reader, lines: _Lines, schema: Schema) -> Iterator[_Row]:
+    """Yields rows, without those that are blank."""
     while True:
+        first, values, problem = lines.count, [], ''
+        lines.begins = True
         try:
-            for row in reader:
-                if len(row) == width > 0:
-                    yield reader.line_num, row
-                elif row:  # not a blank line
-                    problems.leave_out(file, reader.line_num)
-                    place = f'{file}:{reader.line_num}'
-                    allowed = f'{width} columns (there are {len(row)})'
-                    problems.report(place, ','.join(row), allowed)
+            values = next(reader)
+        except StopIteration:
             return
+        except _Refused as error:
+            problem = str(error)
         except csv.Error as error:
-            problems.leave_out(file, reader.line_num)
-            place = f'{file}:{reader.line_num}'
-            problems.report(place, '', f'a row that can be read ({error})')
+            problem = f'a row that can be read ({error})'
+        if schema.strip:
+            values = [*map(str.strip, values)]
+        if values not in ([], ['']) or problem:
+            yield _Row(first + 1, lines.count - first, values, problem)
 
 
-def _header(reader, schema) -> list[str]:
-    names: list[str] = next(filter(None, reader), [])
-    return [name.strip() for name in names] if schema.strip else names
+def _of_width(
+    file, rows, names, number, problems
+) -> Iterator[tuple[int, int, list[str]]]:
+    """Yields line, number and values of the rows with a value a column."""
+    for line, lines, values, problem in rows:
+        index = next(number)
+        if not problem and len(values) != len(names):
+            problem = f'{len(names)} columns (there are {len(values)})'
+        elif not problem and values == names:
+            problem = 'a row of values, not the names of the columns'
+        if problem:
+            problems.leave_out(file, line, lines)
+            problems.report(f'{file}:{line}', ','.join(values), problem)
+        else:
+            yield line, index, values
+
+
+def _header(file: str, rows: Iterator[_Row]) -> list[str]:
+    for row in rows:
+        if row.problem:
+            raise ConfigError(f'{file}:{row.line}', '', row.problem)
+        return row.values
+    return []
 
 
 def _used(file, schema, required, names) -> list[tuple[str, int]]:

@@ -1,24 +1,29 @@
-"""Preprocessing of tables, fitted to the training rows.
+"""Preprocessing of tables, as fitted to the training rows.
 
 n rows, F numeric inputs, C categorical columns, T tasks.
 """
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from moe.config import ConfigError, parse, to_plain
 from moe.workloads.multitask.data.delimited import Chunk, Problems
-from moe.workloads.multitask.data.schema import Label, Schema
+from moe.workloads.multitask.data.schema import Schema
 from moe.workloads.multitask.data.source import Inputs
+from moe.workloads.multitask.data.values import (
+    category,
+    feature,
+    is_in,
+    known_label,
+    labelled,
+)
+from moe.workloads.multitask.targets import Target
 
 _USERS = 2**31
 
@@ -36,6 +41,9 @@ class Preprocessing:
       categories: the names of ids 1, 2, ... of each table of categories that
         is not hashed.
       classes: the names of classes 0, 1, ... of each task whose label is one.
+      version: 1 hashes categories as they are spelled, 2 whole numbers as one.
+      label_mean: mean of the numbers of each task that standardizes them.
+      label_deviation: their standard deviation.
     """
 
     schema: Schema
@@ -44,6 +52,36 @@ class Preprocessing:
     indicated: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
     classes: Mapping[str, tuple[str, ...]]
+    version: int = 1
+    label_mean: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    label_deviation: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def __post_init__(self):
+        numeric = self.schema.numeric
+        for field in ('mean', 'deviation'):
+            some = getattr(self, field)
+            if len(some) != len(numeric) or not all(map(math.isfinite, some)):
+                allowed = f'{len(numeric)} finite numbers'
+                raise ConfigError(field, some, allowed)
+        tables = {*self.schema.table_of} - self.schema.hashed_tables
+        tasks = {
+            label.name
+            for label in self.schema.labels
+            if label.target.reads == 'class'
+        }
+        scaled = {t.name for t in self.schema.labels if t.target.standardize}
+        for field, wanted in (
+            ('categories', tables),
+            ('classes', tasks),
+            ('label_mean', scaled),
+            ('label_deviation', scaled),
+        ):
+            found = getattr(self, field)
+            if {*found} != wanted:
+                allowed = f'of the names {", ".join(sorted(wanted))}'
+                raise ConfigError(field, [*found], allowed)
 
     def to_json(self) -> str:
         """Returns the preprocessing as text."""
@@ -84,12 +122,7 @@ class Preprocessing:
     def inputs(self) -> Inputs:
         """Returns the tasks and features of these rows."""
         return Inputs(
-            targets=tuple(
-                label.target.of_task(
-                    label.name, self.classes.get(label.name, ())
-                )
-                for label in self.schema.labels
-            ),
+            targets=self._targets,
             num_numeric=self.num_numeric,
             tables=self.table_sizes,
             table_of=self.schema.table_of,
@@ -115,7 +148,10 @@ class Preprocessing:
             'categorical': self._categorical(chunk, problems),
         }
         labels = [
-            self._label(chunk, label, problems) for label in self.schema.labels
+            self._label(chunk, label, target, problems)
+            for label, target in zip(
+                self.schema.labels, self._targets, strict=True
+            )
         ]
         label, mask = (
             np.stack(arrays, axis=1) for arrays in zip(*labels, strict=True)
@@ -124,8 +160,9 @@ class Preprocessing:
         if self.schema.user is not None:
             nobody = [''] * len(chunk.lines)
             users = chunk.columns.get(self.schema.user, nobody)
+            names = map(category, users)
             rows['user'] = np.array(
-                [zlib.crc32(user.encode()) % _USERS for user in users], np.int32
+                [zlib.crc32(user.encode()) % _USERS for user in names], np.int32
             )
         rows['label'] = rows['label'].astype(np.float32)
         for i in np.flatnonzero(chunk.bad):
@@ -138,9 +175,8 @@ class Preprocessing:
             self.schema.numeric, self.mean, self.deviation, strict=True
         )
         for name, mean, deviation in statistics:
-            x = (
-                _numbers(chunk, name, self.schema, problems) - mean
-            ) / deviation
+            x = feature(chunk, name, self.schema, problems)
+            x = (x - mean) / deviation
             columns.append(np.nan_to_num(x))
             if name in self.indicated:
                 missing.append(np.isnan(x))
@@ -152,6 +188,7 @@ class Preprocessing:
     def _categorical(self, chunk, problems) -> np.ndarray:
         schema = self.schema
         made = np.zeros((len(chunk.lines), len(schema.categorical)), np.int32)
+        spelled = category if self.version > 1 else str
         pairs = zip(schema.categorical, schema.table_of, strict=True)
         for i, (name, table) in enumerate(pairs):
             values = chunk.columns[name]
@@ -159,217 +196,57 @@ class Preprocessing:
                 salt = zlib.crc32(table.encode())
                 made[:, i] = [
                     1 + zlib.crc32(value.encode(), salt) % schema.buckets
-                    for value in values
+                    for value in map(spelled, values)
                 ]
-                made[_is_in(values, schema.missing), i] = 0
+                made[is_in(values, schema.missing), i] = 0
             else:
                 made[:, i] = [*map(self._ids[table].__getitem__, values)]
                 if schema.strict:
                     unknown = made[:, i] == 0
-                    unknown &= ~_is_in(values, schema.missing)
+                    unknown &= ~is_in(values, schema.missing)
                     allowed = 'a category of the training rows'
                     chunk.refuse(unknown, name, problems, allowed)
         return made
 
-    def _label(self, chunk, label, problems) -> tuple[np.ndarray, np.ndarray]:
+    def _label(
+        self, chunk, label, target, problems
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the label of each row, and whether it has one."""
-        mask = _labelled(chunk, label, self.schema)
-        if label.column not in chunk.columns:
-            return np.zeros(len(mask)), mask
-        values = chunk.columns[label.column]
-        if label.target.reads == 'positive':
-            return _is_in(values, label.positive).astype(float), mask
-        if label.target.reads == 'class':
-            names = self.classes[label.name]
-            known = {name: i for i, name in enumerate(names)}
-            made = np.array([known.get(value, -1) for value in values], float)
-            allowed = 'a class of the training rows: ' + ', '.join(names)
-            chunk.refuse(mask & (made < 0), label.column, problems, allowed)
-            return made, mask
-        return _numbers(chunk, label.column, self.schema, problems, mask), mask
+        column = label.column
+        if target.reads != 'class' or column not in chunk.columns:
+            return known_label(chunk, label, target, self.schema, problems)
+        mask = labelled(chunk, label, self.schema)
+        known = _Ids(target.classes)
+        made = np.array([known[v] - 1 for v in chunk.columns[column]], float)
+        allowed = 'a class of the training rows: ' + ', '.join(target.classes)
+        chunk.refuse(mask & (made < 0), column, problems, allowed)
+        return made, mask
+
+    @functools.cached_property
+    def _targets(self) -> tuple[Target, ...]:
+        """Returns the targets of the tasks, with what was learned of them."""
+        made = []
+        for label in self.schema.labels:
+            name, learned = label.name, {}
+            if name in self.label_mean:
+                learned['label_mean'] = self.label_mean[name]
+                learned['label_deviation'] = self.label_deviation[name]
+            classes = self.classes.get(name, ())
+            made.append(label.target.of_task(name, classes, **learned))
+        return tuple(made)
 
     @functools.cached_property
     def _ids(self) -> 'dict[str, _Ids]':
-        return {
-            table: _Ids((name, i) for i, name in enumerate(names, 1))
-            for table, names in self.categories.items()
-        }
+        return {table: _Ids(names) for table, names in self.categories.items()}
 
 
 class _Ids(dict):
-    """Ids by category, 0 for unknown ones."""
+    """Ids of names, from 1; 0 for unknown ones."""
 
-    def __missing__(self, key) -> int:
-        return 0
+    def __init__(self, names: Iterable[str]):
+        super().__init__((name, i) for i, name in enumerate(names, 1))
+        for name, i in tuple(self.items()):
+            self.setdefault(category(name), i)
 
-
-def fit(
-    chunks: Iterable[Chunk], schema: Schema, problems: Problems
-) -> Preprocessing:
-    """Fits means, deviations, categories and classes to training rows.
-
-    Its memory depends only on the number of categories.
-
-    Args:
-      chunks: the training rows.
-      schema: meaning of the table's columns.
-      problems: handles rows that cannot be used.
-
-    Returns:
-      The fitted preprocessing.
-
-    Raises:
-      ConfigError: for a value that its column cannot have, or a label that all
-        training rows share.
-    """
-    moments = {name: _Moments() for name in schema.numeric}
-    hashed = schema.hashed_tables
-    tables = {t: Counter[str]() for t in schema.table_of if t not in hashed}
-    seen = [Counter[Any]() for _ in schema.labels]
-    for chunk in chunks:
-        numbers = {n: _numbers(chunk, n, schema, problems) for n in moments}
-        masks = [_labelled(chunk, label, schema) for label in schema.labels]
-        for label, mask in zip(schema.labels, masks, strict=True):
-            if label.target.reads == 'number':
-                _numbers(chunk, label.column, schema, problems, mask)
-        usable = ~chunk.bad
-        for name, x in numbers.items():
-            moments[name].add(x[usable])
-        for name, table in zip(
-            schema.categorical, schema.table_of, strict=True
-        ):
-            if table in tables:
-                tables[table].update(
-                    itertools.compress(chunk.columns[name], usable.tolist())
-                )
-        for i, label in enumerate(schema.labels):
-            valid = (usable & masks[i]).tolist()
-            values = itertools.compress(chunk.columns[label.column], valid)
-            if label.target.reads == 'positive':
-                seen[i].update(value in label.positive for value in values)
-            elif label.target.reads == 'class':
-                seen[i].update(values)
-            else:
-                seen[i].update(any(valid) * ['some'])
-    for i, label in enumerate(schema.labels):
-        if len(seen[i]) < (1 if label.target.reads == 'number' else 2):
-            field = f'config.data.source.schema.labels[{i}]'
-            raise ConfigError(field, label.name, _poor(label, seen[i]))
-    return Preprocessing(
-        schema=schema,
-        mean=tuple(m.mean for m in moments.values()),
-        deviation=tuple(m.deviation for m in moments.values()),
-        indicated=tuple(
-            n for n, m in moments.items() if schema.indicators and m.missing
-        ),
-        categories={
-            t: _frequent(counts, schema) for t, counts in tables.items()
-        },
-        classes={
-            label.name: tuple(sorted(values))
-            for label, values in zip(schema.labels, seen, strict=True)
-            if label.target.reads == 'class'
-        },
-    )
-
-
-class _Moments:
-    """Running mean and deviation of chunks of numbers, nan for missing ones.
-
-    Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm
-    for Computing Sample Variances, 1979.
-    """
-
-    def __init__(self):
-        self.count, self.mean, self.squares, self.missing = 0, 0.0, 0.0, 0
-
-    def add(self, x: np.ndarray) -> None:
-        """Adds numbers.
-
-        Args:
-          x: numbers, float64; nan for missing ones.
-        """
-        valid = x[~np.isnan(x)]
-        self.missing += len(x) - len(valid)
-        if not len(valid):
-            return
-        count = self.count + len(valid)
-        mean = float(np.mean(valid))
-        apart = mean - self.mean
-        self.squares += float(np.sum((valid - mean) ** 2))
-        self.squares += apart**2 * self.count * len(valid) / count
-        self.mean += apart * len(valid) / count
-        self.count = count
-
-    @property
-    def deviation(self) -> float:
-        """Returns the standard deviation; 1 if all numbers are equal."""
-        deviation = math.sqrt(self.squares / max(self.count, 1))
-        # Smaller deviations are rounding errors.
-        return deviation if deviation > 1e-12 * abs(self.mean) else 1.0
-
-
-def _numbers(
-    chunk: Chunk, name: str, schema: Schema, problems: Problems, within=True
-) -> np.ndarray:
-    """Returns a column as float64, nan where missing or outside of `within`."""
-    values = chunk.columns[name]
-    missing = set(schema.missing)
-    try:
-        x = np.array([math.nan if v in missing else float(v) for v in values])
-    except ValueError:
-        x = np.array([math.nan if v in missing else _or_inf(v) for v in values])
-    absent = _is_in(values, missing) | ~np.broadcast_to(within, len(values))
-    with np.errstate(over='ignore'):  # too great for float32 is no number
-        bad = ~absent & ~np.isfinite(x.astype(np.float32))
-    chunk.refuse(bad, name, problems, 'a finite number, or in `missing`')
-    x = np.where(absent | bad, math.nan, x)
-    if name in schema.log1p:
-        chunk.refuse(x <= -1, name, problems, 'above -1, as log1p is taken')
-        x = np.log1p(np.where(x <= -1, math.nan, x))
-    return x
-
-
-def _or_inf(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.inf
-
-
-def _labelled(chunk: Chunk, label: Label, schema: Schema) -> np.ndarray:
-    """Returns the rows with the label and in the task's sample space."""
-    needed = [label.column] + ([label.where.column] if label.where else [])
-    if any(column not in chunk.columns for column in needed):
-        return np.zeros(len(chunk.lines), bool)
-    mask = ~_is_in(chunk.columns[label.column], schema.missing)
-    if label.where:
-        inside = _is_in(chunk.columns[label.where.column], label.where.values)
-        mask &= inside
-    return mask
-
-
-def _is_in(values: Sequence[str], some: Iterable[str]) -> np.ndarray:
-    return np.fromiter(map(set(some).__contains__, values), bool, len(values))
-
-
-def _frequent(counts: Counter[str], schema: Schema) -> tuple[str, ...]:
-    """Returns the categories by falling frequency, then by name."""
-    frequent = [
-        (-count, name)
-        for name, count in counts.items()
-        if count >= schema.min_count and name not in schema.missing
-    ]
-    return tuple(name for _, name in sorted(frequent))
-
-
-def _poor(label: Label, values: Counter) -> str:
-    if label.target.reads == 'positive' and values:
-        which = 'all' if True in values else 'none'
-        return (
-            f'a label of two kinds in the training rows ({which} are of '
-            f'{", ".join(label.positive)})'
-        )
-    return 'a label of which the training rows have ' + (
-        'any' if label.target.reads == 'number' else 'two classes'
-    )
+    def __missing__(self, key: str) -> int:
+        return self.get(category(key), 0)

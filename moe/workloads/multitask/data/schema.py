@@ -8,7 +8,7 @@ from moe.config import ConfigError, NaturalInt, OneOf, PositiveInt
 from moe.workloads.multitask.targets import TARGETS, Target
 
 # Fields of a target that its task fills in, and no config has.
-_BY_TASK = frozenset({'name', 'classes'})
+_BY_TASK = frozenset({'name', 'classes', 'label_mean', 'label_deviation'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Condition:
 
     Attributes:
       column: name of the column.
-      values: the values, as the file has them.
+      values: the values, as the file has them; numbers are compared as such.
     """
 
     column: str
@@ -42,8 +42,9 @@ class Label:
     where: Condition | None = None
 
     def __post_init__(self):
-        if not self.name or '/' in self.name or self.name in ('all', 'shared'):
-            allowed = "a name without '/', and neither 'all' nor 'shared'"
+        taken = ('all', 'shared', 'row')
+        if not self.name or '/' in self.name or self.name in taken:
+            allowed = "a name without '/', and none of 'all', 'shared', 'row'"
             raise ConfigError('name', self.name, allowed)
         if self.target.reads == 'positive' and not self.positive:
             allowed = 'the values of the column that are 1, at least one'
@@ -61,14 +62,18 @@ class Schema:
 
     A column in none of the lists is ignored. Categories are numbered from 1 by
     frequency in the training rows; 0 is a missing, rare or unknown category.
+    A whole number is the same category as `3` and as `3.0`.
 
     Attributes:
       labels: the tasks, in order.
       columns: names of the columns in order; () if each file has a header.
       delimiter: one character.
       quote: one character, or '' if nothing is quoted.
+      multiline: whether a quoted value may hold ends of lines; otherwise a
+        quote that is not closed on its line is an error.
       strip: whether blanks around values are removed.
-      missing: values that are missing, such as ('', '?').
+      missing: values that are missing, such as ('', '?'); numbers are compared
+        as such.
       numeric: columns of numbers, standardised by the training rows; a missing
         number becomes their mean.
       log1p: those of `numeric` of which log(1 + x) is taken first.
@@ -90,6 +95,7 @@ class Schema:
     columns: tuple[str, ...] = ()
     delimiter: str = ','
     quote: str = '"'
+    multiline: bool = dataclasses.field(default=False, repr=False)
     strip: bool = True
     missing: tuple[str, ...] = ('',)
     numeric: tuple[str, ...] = ()

@@ -22,14 +22,15 @@ from moe.config import (
     NaturalInt,
     Within,
 )
+from moe.workloads.data_files import matching
 from moe.workloads.multitask.data.delimited import (
     Chunk,
     Problems,
-    matching,
     read_chunks,
 )
+from moe.workloads.multitask.data.fitting import fit
 from moe.workloads.multitask.data.hashing import uniform
-from moe.workloads.multitask.data.preprocessing import Preprocessing, fit
+from moe.workloads.multitask.data.preprocessing import Preprocessing
 from moe.workloads.multitask.data.rows import Rows, num_rows
 from moe.workloads.multitask.data.schema import Schema
 from moe.workloads.multitask.data.source import SOURCES, Data, Source
@@ -123,13 +124,17 @@ def read_preprocessing(workdir: pathlib.Path) -> Preprocessing:
       workdir: the run's folder.
 
     Raises:
-      ConfigError: if the run has not begun.
+      ConfigError: if the run has not begun, or the file is damaged.
     """
     path = workdir / _LEARNED
-    if not path.exists():
+    try:
+        return Preprocessing.from_json(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
         allowed = 'the folder of a run on a table that has begun'
-        raise ConfigError('workdir', str(workdir), allowed)
-    return Preprocessing.from_json(path.read_text())
+        raise ConfigError('workdir', str(workdir), allowed) from None
+    except (OSError, ValueError, RecursionError) as error:
+        allowed = f'what a run on a table learned ({error})'
+        raise ConfigError(str(path), '', allowed) from None
 
 
 def load_table(source: TableSource, batch_size: int) -> Table:

@@ -1,6 +1,10 @@
-"""A schema of few columns, and files of them."""
+"""A schema of few columns, files of them, and chunks of rows."""
+
+import numpy as np
 
 from moe.config import parse
+from moe.workloads.multitask.data.delimited import Chunk, Problems
+from moe.workloads.multitask.data.fitting import fit
 from moe.workloads.multitask.data.schema import Schema
 
 LABEL = {
@@ -36,3 +40,31 @@ def schema(**changes):
 def write(path, *lines):
     path.write_text('\n'.join(lines) + '\n')
     return str(path)
+
+
+COLUMNS = {
+    'age': ['1', '2', '', '6'],
+    'city': ['Ulm', 'Bonn', 'Bonn', '?'],
+    'click': ['0', '1', '?', '1'],
+}
+REGRESSION = {**LABEL, 'target': 'regression'}
+CLASSES = {**LABEL, 'target': 'classes'}
+
+
+def chunk(**columns):
+    """Four rows from line 2 on; a column of None is absent."""
+    columns = {**COLUMNS, **columns}
+    columns = {n: values for n, values in columns.items() if values is not None}
+    count = len(next(iter(columns.values())))
+    lines = range(2, 2 + count)
+    bad = np.zeros(count, bool)
+    return Chunk('a.csv', lines, np.arange(count), columns, bad)
+
+
+def learn(*chunks, skip=False, **changes):
+    return fit(chunks or [chunk()], schema(**changes), Problems(skip))
+
+
+def encode(learned, made, skip=False):
+    problems = Problems(skip)
+    return learned.encode(made, problems), problems.count

@@ -1,0 +1,159 @@
+"""Files of data: which a glob names, of what kind, decompressed, that fit."""
+
+import bz2
+import contextlib
+import glob
+import gzip
+import importlib
+import io
+import lzma
+import os
+import pathlib
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from moe.config import ConfigError
+
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+# First bytes of formats; those of text are too long to begin a text.
+_KINDS = {
+    b'\x89PNG': 'a PNG picture',
+    b'\xff\xd8\xff': 'a JPEG picture',
+    b'GIF87a': 'a GIF picture',
+    b'GIF89a': 'a GIF picture',
+    b'PAR1': 'a Parquet file',
+    b'ARROW1': 'an Arrow file',
+    b'\x89HDF': 'an HDF5 file',
+    b'\x93NUMPY': 'a NumPy array',
+    b'SQLite format 3\0': 'a SQLite database',
+    b'PK\x03\x04': 'a zip archive, as .npz, .xlsx and .docx are',
+    b'7z\xbc\xaf': 'a 7-Zip archive',
+    b'Rar!\x1a': 'a RAR archive',
+    b'\x1f\x9d': 'compressed by compress',
+    b'\x04"M\x18': 'compressed by LZ4',
+    b'%PDF-': 'a PDF document',
+    b'\x7fELF': 'a program',
+    b'\xff\xfe': 'text in UTF-16',
+    b'\xfe\xff': 'text in UTF-16',
+}
+
+
+def matching(pattern: str, field: str) -> list[str]:
+    """Returns the files that a glob names, sorted; folders are left out.
+
+    Args:
+      pattern: the glob, or a path.
+      field: the config field that holds the glob, for messages.
+
+    Raises:
+      ConfigError: if there is no such file, or something among them that is
+        neither a file nor a folder, such as a link to nothing or a pipe.
+    """
+    if '\0' in pattern:
+        raise ConfigError(field, pattern, 'a path or a glob, without a NUL')
+    names = [pattern]  # though it may have brackets
+    if not os.path.lexists(pattern):
+        names = sorted(glob.glob(pattern, recursive=True))
+    files = []
+    for name in names:
+        try:
+            mode = os.stat(name).st_mode
+        except OSError as error:
+            allowed = f'of files ({name} cannot be read: {error.strerror})'
+            raise ConfigError(field, pattern, allowed) from None
+        if stat.S_ISREG(mode):
+            files.append(name)
+        elif not stat.S_ISDIR(mode):
+            kind = 'a pipe' if stat.S_ISFIFO(mode) else 'a device or a socket'
+            allowed = f'of files ({name} is {kind})'
+            raise ConfigError(field, pattern, allowed)
+    if not files:
+        allowed = 'the path or a glob of files (there is no such file)'
+        raise ConfigError(field, pattern, allowed)
+    return files
+
+
+@contextlib.contextmanager
+def opened(path: str | pathlib.Path) -> Iterator[io.BufferedReader]:
+    """Opens a file, decompressed if it is of gzip, bzip2, xz or Zstandard.
+
+    The content decides, whatever the file's name.
+
+    Args:
+      path: path of the file.
+
+    Yields:
+      A stream of bytes; reading it raises `UNREADABLE`.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(10)
+        file.seek(0)
+        made: Any = file
+        if head.startswith(b'\x1f\x8b'):
+            made = gzip.GzipFile(fileobj=file)
+        elif re.match(rb'BZh[1-9]1AY&SY', head):
+            made = bz2.BZ2File(file)
+        elif head.startswith(b'\xfd7zXZ\0'):
+            made = lzma.LZMAFile(file)  # noqa: SIM115
+        elif head.startswith(b'\x28\xb5\x2f\xfd'):
+            made = _zstandard().open(file)
+        with made:
+            yield io.BufferedReader(made)
+
+
+def _zstandard() -> Any:
+    for name in ('compression.zstd', 'zstandard'):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise OSError('it is compressed by Zstandard, which this Python lacks')
+
+
+def binary_kind(data: bytes) -> str | None:
+    """Returns what a file is that is known not to be text; None for others.
+
+    Args:
+      data: the file's first bytes, decompressed.
+    """
+    if data[257:262] == b'ustar':
+        return 'a tar archive'
+    found = (kind for head, kind in _KINDS.items() if data.startswith(head))
+    return next(found, None)
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory that this process may still take."""
+    try:
+        found = pathlib.Path('/proc/meminfo').read_text()
+        free = 1024 * int(re.findall(r'MemAvailable: *(\d+)', found)[0])
+    except (OSError, IndexError):
+        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    with contextlib.suppress(OSError, ValueError, IndexError):  # a container's
+        group = pathlib.Path('/sys/fs/cgroup')
+        limit = int((group / 'memory.max').read_text())
+        taken = (group / 'memory.stat').read_text()
+        free = min(free, limit - int(re.findall(r'^anon (\d+)', taken)[0]))
+    return max(free, 0)
+
+
+def check_memory(size: int, field: str, value: Any) -> None:
+    """Refuses data that memory has no room for.
+
+    Args:
+      size: the bytes that the data will take.
+      field: the config field that names the data, for messages.
+      value: its value.
+
+    Raises:
+      ConfigError: with both figures.
+    """
+    free = available_memory()
+    if size > free:
+        allowed = (
+            f'of data that fits in memory (it takes {size / 2**30:,.1f} GiB, '
+            f'and {free / 2**30:,.1f} GiB are free)'
+        )
+        raise ConfigError(field, value, allowed)

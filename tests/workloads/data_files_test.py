@@ -1,0 +1,116 @@
+"""Files of data: which they are, what they are, and how they are read."""
+
+import bz2
+import gzip
+import importlib.util
+import lzma
+import os
+import socket
+
+import pytest
+
+from moe.config import ConfigError
+from moe.workloads import data_files
+from moe.workloads.data_files import (
+    UNREADABLE,
+    available_memory,
+    binary_kind,
+    check_memory,
+    matching,
+    opened,
+)
+
+
+def test_matching(tmp_path):
+    for name in ('b.txt', 'a.txt', 'deep/c.txt', '[1].txt'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('x')
+    (tmp_path / 'link.txt').symlink_to('a.txt')
+    (tmp_path / 'folder.txt').mkdir()
+    found = matching(f'{tmp_path}/**/*.txt', 'files')
+    names = [os.path.relpath(path, tmp_path) for path in found]
+    assert names == ['[1].txt', 'a.txt', 'b.txt', 'deep/c.txt', 'link.txt']
+    # A path is itself, though it has brackets.
+    assert matching(f'{tmp_path}/[1].txt', 'files') == [f'{tmp_path}/[1].txt']
+
+
+@pytest.mark.parametrize('kind', ['dangling', 'loop', 'pipe', 'socket'])
+def test_what_is_no_file_is_told(tmp_path, kind):
+    (tmp_path / 'a.txt').write_text('x')
+    path = tmp_path / 'b.txt'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'socket':
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.symlink_to('b.txt' if kind == 'loop' else 'none.txt')
+    with pytest.raises(ConfigError, match=r'^files = .*b\.txt ') as caught:
+        matching(f'{tmp_path}/*.txt', 'files')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('pattern', ['no.csv', '*.gz', '', 'a\0b', 'a' * 5000])
+def test_no_such_file(tmp_path, pattern):
+    with pytest.raises(ConfigError, match='files = '):
+        matching(f'{tmp_path}/{pattern}', 'files')
+
+
+@pytest.mark.parametrize(
+    'compress', [bytes, gzip.compress, bz2.compress, lzma.compress]
+)
+def test_decompressed_by_content(tmp_path, compress):
+    path = tmp_path / 'text'
+    path.write_bytes(compress(b'abc' * 10_000))
+    with opened(path) as stream:
+        assert stream.peek(3)[:3] == b'abc'
+        assert stream.read() == b'abc' * 10_000
+    if compress is bytes:
+        return
+    path.write_bytes(compress(b'abc' * 10_000)[:-9])
+    with pytest.raises(UNREADABLE), opened(path) as stream:
+        stream.read()
+
+
+def test_zstandard(tmp_path):
+    path = tmp_path / 'text.zst'
+    # A frame with one raw block, 'abc': RFC 8878, section 3.1.1.
+    path.write_bytes(b'\x28\xb5\x2f\xfd\x20\x03\x19\x00\x00abc')
+    names = ('compression', 'zstandard')
+    if any(map(importlib.util.find_spec, names)):
+        with opened(path) as stream:
+            assert stream.read() == b'abc'
+    else:
+        with pytest.raises(OSError, match='Zstandard'), opened(path):
+            pass
+
+
+@pytest.mark.parametrize(
+    ('data', 'kind'),
+    [
+        (b'PAR1\x15\x04', 'a Parquet file'),
+        (b'\x89PNG\r\n', 'a PNG picture'),
+        (b'\xff\xd8\xff\xe0', 'a JPEG picture'),
+        (b'PK\x03\x04', 'a zip archive, as .npz, .xlsx and .docx are'),
+        (b'a' * 257 + b'ustar', 'a tar archive'),
+        ('ab'.encode('utf-16'), 'text in UTF-16'),
+        (b'', None),
+        (b'PNG and PAR are words', None),
+        (b'caf\xe9', None),
+    ],
+)
+def test_kinds(data, kind):
+    assert binary_kind(data) == kind
+
+
+def test_memory(monkeypatch):
+    free = available_memory()
+    assert 2**20 < free < 2**50
+    check_memory(2**20, 'files', 'x')
+    monkeypatch.setattr(data_files, 'available_memory', lambda: 3 * 2**30)
+    check_memory(3 * 2**30, 'files', 'x')
+    with pytest.raises(ConfigError) as caught:
+        check_memory(65_536 * 2**30, 'files', 'x')
+    allowed = 'it takes 65,536.0 GiB, and 3.0 GiB are free'
+    assert allowed in str(caught.value)
