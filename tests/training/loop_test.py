@@ -126,13 +126,13 @@ def test_files(finished):
     resolved = json.loads(json.dumps(plain_of(tiny.check(finished.plain))))
     assert written == {'format': 2, **resolved}
     corpus = json.loads((folder / 'data.json').read_text())
-    # Four files of 400 bytes, one of them for validation.
+    # Four files of 400 bytes, one of them, with the zero byte after it, for
+    # validation.
     assert corpus.pop('fingerprint')
     assert corpus == {
-        'train_files': 3,
-        'val_files': 1,
+        'files': 4,
         'train_bytes': 3 * 400 + 2,
-        'val_bytes': 400,
+        'val_bytes': 400 + 1,
     }
     assert checkpoints(folder) == [10, 20, 30, 40]
     sample = (folder / 'sample.txt').read_text()

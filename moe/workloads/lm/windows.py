@@ -4,14 +4,14 @@ S tokens a sequence, B sequences a batch over all hosts.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import grain
 import numpy as np
 
-from moe.config import AtLeast, OneOf, PositiveInt
+from moe.config import AtLeast, NaturalInt, OneOf, PositiveInt
+from moe.workloads.batches import host_batches
 from moe.workloads.lm.sources import SOURCES, Corpus, Source
 from moe.workloads.lm.text import TextFiles
 
@@ -24,11 +24,14 @@ class DataConfig:
       source: source of the tokens.
       seq_len: S, number of tokens of a sequence.
       batch_size: B, number of sequences of a step, over all hosts.
+      eval_sequences: number of validation sequences that an evaluation takes,
+        evenly spaced and always the same; 0 for all.
     """
 
     source: Annotated[Source, OneOf(SOURCES)] = TextFiles()
     seq_len: Annotated[int, AtLeast(2)] = 128
     batch_size: PositiveInt = 32
+    eval_sequences: NaturalInt = 0
 
 
 def train_batches(
@@ -60,15 +63,13 @@ def train_batches(
         .shuffle()
         .repeat(None)
     )
-    mine = windows[host::num_hosts].batch(config.batch_size // num_hosts)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(mine.to_iter_dataset(options))
+    return host_batches(windows, config.batch_size, host, num_hosts)
 
 
 def val_batches(
     corpus: Corpus, config: DataConfig, host: int = 0, num_hosts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the whole validation set once, the last batch padded.
+    """Yields the validation set, or its share, once; the last batch is padded.
 
     Args:
       corpus: the tokens.
@@ -81,11 +82,14 @@ def val_batches(
       [B / num_hosts, S], False for targets that are padding.
     """
     length, text = config.seq_len, corpus.val
-    starts = range(0, len(text) - 1, length)
+    starts: Sequence[int] = range(0, len(text) - 1, length)
+    if 0 < config.eval_sequences < len(starts):
+        count = config.eval_sequences
+        starts = [starts[i * len(starts) // count] for i in range(count)]
     for first in range(0, len(starts), config.batch_size):
         tokens = np.zeros((config.batch_size, length + 1), text.dtype)
         mask = np.zeros((config.batch_size, length), bool)
-        rows = itertools.islice(starts, first, first + config.batch_size)
+        rows = starts[first : first + config.batch_size]
         for row, start in enumerate(rows):
             window = text[start : start + length + 1]
             tokens[row, : len(window)] = window

@@ -19,6 +19,7 @@ from moe.config import (
     PositiveInt,
     options,
 )
+from moe.workloads.batches import host_batches
 from moe.workloads.vision.sources import SOURCES, LabelledImages, digits
 
 Batch = dict[str, np.ndarray]
@@ -159,9 +160,7 @@ def train_batches(
         .repeat(None)
         .map_with_index(crop)
     )
-    mine = examples[host::num_hosts].batch(config.batch_size // num_hosts)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(mine.to_iter_dataset(options))
+    return host_batches(examples, config.batch_size, host, num_hosts)
 
 
 def val_batches(

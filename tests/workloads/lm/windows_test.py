@@ -16,8 +16,8 @@ VAL = np.arange(100, 158, dtype=np.uint8)
 CORPUS = Corpus(TRAIN, VAL, '')
 
 
-def config(batch_size=4):
-    return DataConfig(seq_len=SEQ_LEN, batch_size=batch_size)
+def config(batch_size=4, **changes):
+    return DataConfig(seq_len=SEQ_LEN, batch_size=batch_size, **changes)
 
 
 def take(batches, count):
@@ -55,6 +55,24 @@ def test_batches_are_the_same_on_any_number_of_hosts(num_hosts):
 def test_shape_of_a_batch():
     batch = next(train_batches(CORPUS, config(), 0, host=1, num_hosts=2))
     assert (batch.shape, batch.dtype) == ((2, SEQ_LEN + 1), np.uint8)
+
+
+def test_batches_of_one():
+    # The same windows in the same order as in batches of four.
+    one = rows(train_batches(CORPUS, config(1), seed=3), count=24)
+    four = rows(train_batches(CORPUS, config(4), seed=3), count=6)
+    assert list(itertools.chain(*one)) == list(itertools.chain(*four))
+    assert [m.sum() for _, m in val_batches(CORPUS, config(1))] == [5] * 11 + [
+        2
+    ]
+
+
+def test_a_batch_larger_than_the_corpus():
+    # Each of the eleven windows is there at least twice, as epochs follow.
+    (first,) = rows(train_batches(CORPUS, config(25), seed=3), count=1)
+    counts = collections.Counter(first)
+    assert len(counts) == 11
+    assert set(counts.values()) == {2, 3}
 
 
 @pytest.mark.parametrize('steps', [0, 1, 7])
@@ -103,6 +121,16 @@ def test_validation_covers_every_target_once(num_hosts):
             found.update(zip(inputs[mask], targets[mask], strict=True))
     assert counts == [3] * num_hosts
     assert found == {(i, i + 1): 1 for i in range(100, 157)}
+
+
+def test_share_of_validation():
+    # Of the twelve starts 100, 105, ..., 155 each third.
+    batches = list(val_batches(CORPUS, config(3, eval_sequences=4)))
+    starts = [t[:, 0][m[:, 0]].tolist() for t, m in batches]
+    assert starts == [[100, 115, 130], [145]]
+    for count in (0, 12, 99):
+        found = val_batches(CORPUS, config(3, eval_sequences=count))
+        assert len(list(found)) == 4
 
 
 def test_validation_padding_is_masked():

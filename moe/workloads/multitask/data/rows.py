@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import grain
 import numpy as np
 
+from moe.workloads.batches import iterated
 from moe.workloads.multitask.data.hashing import mix, permuted
 
 Rows = Mapping[str, np.ndarray]
@@ -56,8 +57,7 @@ def endless(batch_at: Callable[[int, None], Batch]) -> grain.DatasetIterator:
       batch_at: a function of the step that makes its batch.
     """
     steps = grain.MapDataset.range(1).repeat(None).map_with_index(batch_at)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(steps.to_iter_dataset(options))
+    return iterated(steps)
 
 
 def val_batches(
