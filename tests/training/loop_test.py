@@ -176,7 +176,7 @@ def test_metrics(finished):
 def test_progress_is_printed(finished):
     printed = finished.printed.splitlines()
     assert '16,592 parameters, 9,424 active a token' in printed[0]
-    assert '1,202 train bytes, 400 val bytes; 8 cpu device(s)' in printed[0]
+    assert '1,202 train bytes, 401 val bytes; 8 cpu device(s)' in printed[0]
     steps = [line for line in printed if line.startswith('step ')]
     assert len(steps) == 7
     assert steps[-1].startswith('step 40/40  loss ')
@@ -344,7 +344,7 @@ def test_other_text_is_refused(finished, tmp_path):
         (
             {'data.source.files': '/no/such/*'},
             'data.source.files',
-            'at least 2 text files',
+            'there is no such file',
         ),
     ],
     ids=str,
