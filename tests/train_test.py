@@ -80,14 +80,14 @@ WRONG = {
     ),
     'no such text': (
         ['--config.data.source.files=no/such/*.txt'],
-        ['config.data.source.files', 'at least 2 text files (it matches 0)'],
+        ['config.data.source.files', 'there is no such file'],
     ),
     'too long a sequence': (
         [
             '--config.data.source.files=configs/l*.py',
             '--config.data.seq_len=1000000',
         ],
-        ['config.data.source.files', '2 text files'],
+        ['config.data.source.files', 'seq_len + 1 = 1000001'],
     ),
     'a file for a folder': (
         [

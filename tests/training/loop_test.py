@@ -126,13 +126,12 @@ def test_files(finished):
     resolved = json.loads(json.dumps(plain_of(tiny.check(finished.plain))))
     assert written == {'format': 2, **resolved}
     corpus = json.loads((folder / 'data.json').read_text())
-    # Four files of 400 bytes, one of them, with the zero byte after it, for
-    # validation.
+    # Four files of 400 bytes, one of them for validation.
     assert corpus.pop('fingerprint')
     assert corpus == {
         'files': 4,
         'train_bytes': 3 * 400 + 2,
-        'val_bytes': 400 + 1,
+        'val_bytes': 400,
     }
     assert checkpoints(folder) == [10, 20, 30, 40]
     sample = (folder / 'sample.txt').read_text()
@@ -176,7 +175,7 @@ def test_metrics(finished):
 def test_progress_is_printed(finished):
     printed = finished.printed.splitlines()
     assert '16,592 parameters, 9,424 active a token' in printed[0]
-    assert '1,202 train bytes, 401 val bytes; 8 cpu device(s)' in printed[0]
+    assert '1,202 train bytes, 400 val bytes; 8 cpu device(s)' in printed[0]
     steps = [line for line in printed if line.startswith('step ')]
     assert len(steps) == 7
     assert steps[-1].startswith('step 40/40  loss ')

@@ -75,18 +75,21 @@ class TextFiles(Source):
             start += text.size + 1
         least = max(round(self.val_fraction * len(tokens)), seq_len + 1)
         border = _border(tokens, least)
+        val, train = tokens[:border], tokens[border:]
+        if border and val[-1] == 0:  # a zero byte stands between files alone
+            val = val[:-1]
+        elif len(train) and train[0] == 0:
+            train = train[1:]
         digest = hashlib.sha256(b''.join(text.digest for text in texts))
         digest.update(str(border).encode())
         facts = {
             'files': len(texts),
-            'train_bytes': len(tokens) - border,
-            'val_bytes': border,
+            'train_bytes': len(train),
+            'val_bytes': len(val),
         }
         if repeated:
             facts['repeated_files_left_out'] = repeated
-        corpus = Corpus(
-            tokens[border:], tokens[:border], digest.hexdigest()[:16], facts
-        )
+        corpus = Corpus(train, val, digest.hexdigest()[:16], facts)
         check_length(corpus, seq_len, 'files', self.files)
         return corpus
 
