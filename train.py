@@ -41,7 +41,11 @@ flags.DEFINE_integer(
 
 @command('train.py')
 def main(argv: list[str]) -> int:
-    """Trains; returns the exit code: 2 for a user's mistake, 1 for NaN."""
+    """Trains; returns the exit code.
+
+    It is 1 for a loss that is not finite, 2 for a user's mistake, 3 if no
+    checkpoint is whole.
+    """
     try:
         if '--help=config' in argv:
             rest = [a for a in argv[1:] if a != '--help=config']

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from moe.config import ConfigError, Text
+from moe.config import ConfigError, Damaged, Text
 
 _KINDS = {
     'invalid literal for int': 'an int',
@@ -61,7 +61,8 @@ def command(name: str) -> Callable[[Main], Main]:
 
     A mistake of the user becomes one line and exit code 2, a path that cannot
     be opened included; a full disk or a failing one becomes one line and exit
-    code 1. A reader of the output that ends, as `head` does, ends the command
+    code 1; damaged checkpoints, if no good one is left, one line and exit code
+    3. A reader of the output that ends, as `head` does, ends the command
     without a word. Characters that the standard streams cannot encode are
     written as escapes.
 
@@ -83,6 +84,8 @@ def command(name: str) -> Callable[[Main], Main]:
                 line, code = str(error), 2
             except KeyboardInterrupt:
                 line, code = 'interrupted', 128 + signal.SIGINT
+            except Damaged as error:
+                line, code = str(error), 3
             except BrokenPipeError:
                 # Who reads the output, as `head` does, has enough of it.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -169,6 +172,8 @@ def read_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     if '--help' in argv:
         print(f'usage: {argv[0]} [flags]\n{values.get_help()}')
         raise SystemExit(0)
+    for name in values:
+        values[name].unparse()  # of an earlier call
     try:
         stray = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
         table, left_out = run.read_table(
             _FLAGS.input, columns=_FLAGS.columns, on_error=_FLAGS.on_error
         )
+        _ = run.variables  # damage is told before anything is written
         batches = run.predict_batches(table)
         if _FLAGS.output:
             with open(_FLAGS.output, 'w', newline='') as file:

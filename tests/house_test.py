@@ -39,6 +39,7 @@ LAYERS = {
     'moe.training': 5,
     'moe.workloads': 6,
     'configs': 7,
+    'moe.checkpoints': 7,
     'moe.predict': 7,
     'moe.report.__main__': 7,
     'moe.sample': 7,

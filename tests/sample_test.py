@@ -1,6 +1,7 @@
 """The command that samples, on a folder with an untrained model."""
 
 import jax
+import numpy as np
 import pytest
 
 from moe.training.checkpoint import Checkpoints
@@ -32,6 +33,7 @@ def folder(tmp_path_factory):
     write_plain_config(folder, plain)
     state = jax.device_put(tiny.state(tiny.check(plain)))
     checkpoints = Checkpoints(folder, keep=1)
+    state = state._replace(step=np.int32(1))
     checkpoints.save(1, state, {'next_index': 1})
     checkpoints.close()
     return folder

@@ -13,7 +13,7 @@ from moe.config.constraints import (
     Seed,
     Within,
 )
-from moe.config.errors import ConfigError
+from moe.config.errors import ConfigError, Damaged
 from moe.config.overrides import override
 from moe.config.parsing import Text, parse
 from moe.config.plain import changed, differences, different, to_plain
@@ -24,6 +24,7 @@ __all__ = [
     'AtLeast',
     'Coefficients',
     'ConfigError',
+    'Damaged',
     'Fraction',
     'NaturalFloat',
     'NaturalInt',

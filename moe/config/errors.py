@@ -1,4 +1,4 @@
-"""ConfigError: the one error for mistakes of the user."""
+"""ConfigError, for mistakes of the user; Damaged, for files of a run."""
 
 from typing import Any
 
@@ -34,3 +34,7 @@ class ConfigError(ValueError):
           path: dotted name of the section.
         """
         return ConfigError(f'{path}.{self.field}', self.value, self.allowed)
+
+
+class Damaged(RuntimeError):
+    """What a run wrote can no longer be used, told in one line."""

@@ -1,19 +1,36 @@
-"""Checkpoints, written and read with Orbax."""
+"""Checkpoints of a run: written by Orbax, damaged ones set aside."""
 
-import contextlib
+import functools
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from moe.config import ConfigError
+from moe.config import ConfigError, Damaged
 from moe.parallel import with_shardings
+from moe.training.checksum import device_checksums
 from moe.training.config import Config
-from moe.training.folder import FORMAT, check_format
+from moe.training.host import one_at_a_time
+from moe.training.processes import agreeing, check_same
+from moe.training.record import Damage, Record, RecordSave, describe_leaves
+from moe.training.restore import (
+    Restored,
+    check_step,
+    list_checkpoints,
+    restore_newest,
+)
 from moe.training.step import TrainState, init_state
 from moe.training.workload import Workload
+
+# In the names of folders that Orbax has not finished.
+UNFINISHED = '.orbax-checkpoint-tmp'
+
+
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Checkpoints:
@@ -22,70 +39,119 @@ class Checkpoints:
     Args:
       workdir: the run's folder; checkpoints are in `checkpoints` below it.
       keep: how many of the newest checkpoints are kept; None keeps all.
+      tell: prints a line about what was found damaged.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int | None):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._workdir = workdir
-        self._manager = ocp.CheckpointManager(
-            (workdir / 'checkpoints').resolve(), options=options
-        )
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        keep: int | None,
+        tell: Callable[[str], None] = _print_error,
+    ):
+        self._workdir, self._keep, self._tell = workdir, keep, tell
+        self._damages: Sequence[Damage] = ()
 
-    def latest(self) -> int | None:
-        """Returns the step of the newest checkpoint, None if there is none."""
-        return self._manager.latest_step()
-
-    def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, in order."""
-        return sorted(self._manager.all_steps())
-
-    def save(self, step: int, state: TrainState, data: dict) -> None:
-        """Writes a checkpoint in the background, unless the step has one.
+    def resume(self, like: TrainState) -> Restored | None:
+        """Reads the newest checkpoint that is whole; sets damaged ones aside.
 
         Args:
-          step: number of steps taken.
+          like: a TrainState of `jax.ShapeDtypeStruct` with the shardings that
+            the restored one shall have.
+
+        Returns:
+          What was read; None for a run without checkpoints.
+
+        Raises:
+          Damaged: if there are checkpoints, but none is whole; then nothing is
+            changed.
+          ConfigError: for a folder that cannot be read or written, or has
+            checkpoints of another format or model alone.
+        """
+        with agreeing():
+            entries = list_checkpoints(self._workdir)
+        names = {e.path.name: e.step for e in entries}
+        check_same('workdir', {'checkpoints': names})
+        found = None
+        if entries:
+            found, self._damages = restore_newest(self._workdir, entries, like)
+        self._manager  # noqa: B018 - sets aside before anything is written
+        return found
+
+    def save(self, step: int, state: TrainState, data: Any) -> None:
+        """Writes a checkpoint in the background, unless the step has one.
+
+        The checksums are computed on the devices meanwhile.
+
+        Args:
+          step: number of steps taken, that of the state.
           state: the train state, in any sharding.
           data: state of the data iterator, JSON.
 
         Raises:
           RuntimeError: if the checkpoint was not accepted.
         """
-        if self.latest() == step:
+        if self._manager.latest_step() == step:
             return
+        checksums = one_at_a_time(device_checksums)(state)
+        record = Record(step, data, describe_leaves(state))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
-            data=ocp.args.JsonSave({'format': FORMAT, 'position': data}),
+            data=RecordSave(record, checksums),
         )
         if not self._manager.save(step, args=args, force=True):
             raise RuntimeError(f'checkpoint {step} was not saved')
 
-    def restore(self, step: int, like: Any) -> tuple[TrainState, dict]:
-        """Reads a checkpoint onto any mesh.
-
-        Args:
-          step: number of steps taken.
-          like: a TrainState of `jax.ShapeDtypeStruct` with the shardings that
-            the restored one shall have.
-
-        Returns:
-          The state, and the state of the data iterator.
-
-        Raises:
-          ConfigError: for a checkpoint of another format.
-        """
-        data = self._manager.restore(
-            step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
-        ).data
-        check_format(data.get('format'), self._workdir)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like._asdict())
-        )
-        restored = self._manager.restore(step, args=args)
-        return TrainState(**restored.state), data['position']
-
     def close(self) -> None:
         """Waits until all checkpoints are written."""
-        self._manager.close()
+        if '_manager' in self.__dict__:
+            self._manager.close()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        with agreeing():
+            if jax.process_index() == 0:
+                try:
+                    self._tidy()
+                except OSError as error:
+                    allowed = f'a folder that can be written ({error})'
+                    at = str(self._workdir)
+                    raise ConfigError('workdir', at, allowed) from None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, lightweight_initialize=True
+        )
+        folder = (self._workdir / 'checkpoints').resolve()
+        return ocp.CheckpointManager(folder, options=options)
+
+    def _tidy(self) -> None:
+        """Leaves only whole checkpoints under the names of their steps."""
+        folder = self._workdir / 'checkpoints'
+        for path in sorted(folder.glob(f'*{UNFINISHED}*')):
+            if not path.name.startswith('damaged-'):
+                self._set_aside(path, f'{path} is half-written')
+        found = {damage.folder: str(damage) for damage in self._damages}
+        entries = list_checkpoints(self._workdir)
+        found |= {e.path: str(e.damage) for e in entries if e.damage}
+        for path, line in found.items():
+            self._set_aside(path, line)
+        for entry in entries:
+            place = folder / str(entry.step)
+            if entry.path in found or entry.path == place:
+                continue
+            line = f'{entry.path} holds step {entry.step}'
+            if place.exists():
+                self._set_aside(entry.path, line)
+            else:
+                entry.path.rename(place)
+                self._tell(f'{line}; renamed to {place.name}')
+
+    def _set_aside(self, path: pathlib.Path, line: str) -> None:
+        name = f'damaged-{path.name}'
+        free, count = path.with_name(name), 1
+        while free.exists() or free.is_symlink():
+            count += 1
+            free = path.with_name(f'{name}-{count}')
+        path.rename(free)
+        self._tell(f'{line}; set aside as checkpoints/{free.name}')
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
@@ -94,10 +160,7 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
     Args:
       workdir: the run's folder; nothing is written there.
     """
-    if not (workdir / 'checkpoints').exists():
-        return []
-    with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
-        return checkpoints.steps()
+    return sorted({entry.step for entry in list_checkpoints(workdir)})
 
 
 def restore_run(
@@ -110,16 +173,18 @@ def restore_run(
 
     Args:
       config: config of the run.
-      workdir: the run's folder.
+      workdir: the run's folder; nothing is written there.
       workload: the workload, with its assets loaded; None makes the config's
         and loads them.
-      step: step of the checkpoint; None is the newest.
+      step: step of the checkpoint; None is the newest that is whole, and those
+        that are damaged are told on the standard error.
 
     Returns:
       The state.
 
     Raises:
       ConfigError: if there is no checkpoint yet, or none of that step.
+      Damaged: if that checkpoint, or all of them, are damaged.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if workload is None:
@@ -127,25 +192,21 @@ def restore_run(
         workload.load_assets(workdir)
     shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
     like = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
-    steps = saved_steps(workdir)
-    if not steps:
+    entries = list_checkpoints(workdir)
+    if not entries:
         allowed = 'the folder of a run with a checkpoint'
         raise ConfigError('workdir', str(workdir), allowed)
-    check_step(step, steps)
-    with contextlib.closing(Checkpoints(workdir, keep=None)) as checkpoints:
-        return checkpoints.restore(step or steps[-1], like)[0]
-
-
-def check_step(step: int | None, steps: Sequence[int]) -> None:
-    """Refuses a step that has no checkpoint.
-
-    Args:
-      step: step of the checkpoint; None is the newest.
-      steps: the steps that have a checkpoint.
-
-    Raises:
-      ConfigError: if the step has none.
-    """
-    if step is not None and step not in steps:
-        known = ', '.join(map(str, steps)) or 'there is none'
-        raise ConfigError('step', step, f'that of a checkpoint ({known})')
+    if step is not None:
+        check_step(step, sorted({entry.step for entry in entries}))
+        entries = [entry for entry in entries if entry.step == step]
+    try:
+        found, damages = restore_newest(workdir, entries, like)
+    except Damaged:
+        if all(entry.path.exists() for entry in entries):
+            raise
+        # The run goes on, and has newer ones.
+        return restore_run(config, workdir, workload, step)
+    for damage in damages:
+        if damage.folder.exists():
+            _print_error(f'{damage}; step {found.step} is used')
+    return found.state

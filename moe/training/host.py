@@ -1,10 +1,12 @@
-"""Memory and signals of the host process."""
+"""Memory, signals and threads of the host process."""
 
 import contextlib
 import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+
+import jax
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -47,3 +49,18 @@ def on_signals(
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def one_at_a_time(step: Callable) -> Callable:
+    """Runs one program at a time on virtual devices of the CPU.
+
+    They share its threads, all of which collectives of two programs can block
+    while they wait for a device without a thread; JAX 0.10 then aborts after
+    40 seconds.
+
+    Args:
+      step: a jitted function.
+    """
+    if jax.default_backend() != 'cpu' or jax.device_count() == 1:
+        return step
+    return lambda *args: jax.block_until_ready(step(*args))

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.evaluation import metrics_of
+from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
 from moe.training.step import init_state, jit_train_step, make_eval_step
 from moe.training.workload import Workload
@@ -67,15 +68,14 @@ class MeshTrainer:
         )
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._batches = workload.train_batches(data, *self._hosts)
-        self.start = self._checkpoints.latest() or 0
         # Read before any process continues and could write it.
         self._finished = (workdir / workload.final_file).exists()
-        found = {'checkpoint': self.start, 'finished': self._finished}
-        check_same('workdir', found)
-        if self.start:
-            like = with_shardings(shapes, shardings)
-            self.state, position = self._checkpoints.restore(self.start, like)
-            self._batches.set_state(position)
+        check_same('workdir', {'finished': self._finished})
+        found = self._checkpoints.resume(with_shardings(shapes, shardings))
+        self.start = found.step if found else 0
+        if found:
+            self.state = found.state
+            self._batches.set_state(found.position)
         else:
             self.state = jax.jit(make, out_shardings=shardings)()
         self._train_step = one_at_a_time(
@@ -236,21 +236,6 @@ def logged(
     values |= workload.layer_metrics(stats)
     results = metrics_of(workload, evaluation) if evaluation else {}
     return values | {f'eval/{n}': v for n, v in results.items()}, results
-
-
-def one_at_a_time(step: Callable) -> Callable:
-    """Runs one program at a time on virtual devices of the CPU.
-
-    They share its threads, all of which collectives of two programs can block
-    while they wait for a device without a thread; JAX 0.10 then aborts after
-    40 seconds.
-
-    Args:
-      step: a jitted function.
-    """
-    if jax.default_backend() != 'cpu' or jax.device_count() == 1:
-        return step
-    return lambda *args: jax.block_until_ready(step(*args))
 
 
 def _words(name: str) -> str:

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float
 
 from moe.config import ConfigError
 from moe.metrics import Column, columns, read_metrics
-from moe.training.checkpoint import check_step, restore_run, saved_steps
+from moe.training.checkpoint import restore_run, saved_steps
 from moe.training.config import Config
+from moe.training.restore import check_step
 from moe.types import Routing
 
 
@@ -53,7 +54,8 @@ class TrainedRun(abc.ABC):
       config: config of the run, checked.
       workdir: the run's folder.
       workload: workload of the run, see `moe.training.workload`.
-      step: step of the checkpoint; None before the first one.
+      step: step of the checkpoint; None before the first one. Reading the
+        parameters makes it that of an older one if the newest is damaged.
       model: the linen module.
 
     Raises:
@@ -70,6 +72,7 @@ class TrainedRun(abc.ABC):
         self.workload.load_assets(workdir)
         steps = saved_steps(workdir)
         check_step(step, steps)
+        self._asked = step
         self.step = steps[-1] if step is None and steps else step
 
     @functools.cached_property
@@ -78,10 +81,13 @@ class TrainedRun(abc.ABC):
 
         Raises:
           ConfigError: without a checkpoint.
+          Damaged: if none is whole, or not the one that was asked for.
         """
-        return restore_run(
-            self.config, self.workdir, self.workload, self.step
-        ).variables
+        state = restore_run(
+            self.config, self.workdir, self.workload, self._asked
+        )
+        self.step = int(state.step)
+        return state.variables
 
     @functools.cached_property
     def metrics(self) -> dict[str, Column]:

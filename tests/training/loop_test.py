@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from moe.training.checkpoint import restore_run
 from moe.workloads.lm.model import LM
 from moe.workloads.registry import plain_of
 from tests import tiny
+from tests.training import damage
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +98,8 @@ def contents(folder):
 
 
 def checkpoints(folder):
-    return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
+    names = [path.name for path in (folder / 'checkpoints').iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def cut(finished, folder, step):
@@ -221,10 +224,13 @@ def test_routing_of_a_piece_of_text(finished):
 
 
 @pytest.mark.parametrize('step', [10, 30])
-def test_goes_on_bit_for_bit(finished, tmp_path, step):
-    # Killed after the last step but before its checkpoint was whole, while a
-    # line of metrics was being written.
+def test_goes_on_bit_for_bit(finished, tmp_path, step, capfd):
+    # Killed after the last step, whose checkpoint then has a flipped bit, while
+    # a line of metrics was being written.
     folder = cut(finished, tmp_path / 'run', step)
+    last = folder / 'checkpoints' / '40'
+    shutil.copytree(finished.folder / 'checkpoints' / '40', last)
+    damage.flip_a_value(last)
     metrics = folder / 'metrics.jsonl'
     metrics.write_text(metrics.read_text() + '{"step": 41, "trai')
     # And before some fields existed, which have their defaults now.
@@ -234,6 +240,10 @@ def test_goes_on_bit_for_bit(finished, tmp_path, step):
     with tiny.compilations() as compiled:
         assert start(folder, finished.plain)
     assert compiled.count('train_step') == 1
+    told = (
+        f'{last} is damaged: leaf [^\n]+; set aside as checkpoints/damaged-40\n'
+    )
+    assert re.fullmatch(told, capfd.readouterr().err)
     chex.assert_trees_all_equal(
         params(folder, finished.plain), params(finished.folder, finished.plain)
     )

@@ -201,13 +201,16 @@ def test_a_run_through_stop_and_death(
     resumed = checkpoints(folder)[-1]
     assert stop <= resumed < STEPS
 
-    # Four go on where two were.
+    # Four go on where two were, and not from what is no checkpoint.
+    (folder / 'checkpoints' / str(STEPS)).mkdir()
     with Started(tmp_path / 'third', 4 * [line], environment) as run:
         first, *others = run.end()
     assert first.code == 0, first
     assert [other[:2] for other in others] == 3 * [(0, '')]
     assert f'resuming from step {resumed}\n' in first.out
     assert '8 cpu device(s)' in first.out
+    told = f'{folder}/checkpoints/{STEPS} is damaged: '
+    assert [run.err.count(told) for run in (first, *others)] == [1, 0, 0, 0]
     report = folder / 'report' / 'index.html'
     assert first.out.splitlines()[-1] == f'report: {report}'
     assert report.exists()

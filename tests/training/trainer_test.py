@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from moe.training import trainer
+from moe.training import host, trainer
 from moe.training.evaluation import EvalBatch
 from moe.training.workload import Mean
 from tests.training.evaluation_test import Sums
@@ -20,13 +20,13 @@ def test_one_program_at_a_time(monkeypatch):
     results = {'loss': Result(), 'state': [Result()]}
     step = lambda *args: results
     waited = []
-    assert trainer.one_at_a_time(step)(1, 2) == results
+    assert host.one_at_a_time(step)(1, 2) == results
     assert waited == [results['loss'], *results['state']]
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    assert trainer.one_at_a_time(step) is step
+    assert host.one_at_a_time(step) is step
     monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
     monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    assert trainer.one_at_a_time(step) is step
+    assert host.one_at_a_time(step) is step
 
 
 def test_line_of_metrics():

@@ -1,6 +1,7 @@
 """`moe.load`: the folder of a run opened, of any workload."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 import moe
-from moe.config import ConfigError
+from moe import sample
+from moe.config import ConfigError, Damaged
 from moe.training.checkpoint import Checkpoints
 from moe.training.folder import write_plain_config
 from tests import tiny
+from tests.training import damage
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +66,33 @@ def test_checkpoint_is_chosen_by_its_step(folder):
         np.testing.assert_array_equal(new, 2 * old)
     with pytest.raises(ConfigError, match=r'step = 3: .* \(1, 2\)'):
         moe.load(folder, step=3)
+
+
+def test_damage_is_told_and_an_older_checkpoint_read(folder, tmp_path, capsys):
+    copy = damage.copy(folder, tmp_path / 'run')
+    newest = copy / 'checkpoints' / '2'
+    damage.flip_a_value(newest)
+    before = damage.files(copy)
+    run = moe.load(copy)
+    same = jax.tree.map(
+        np.array_equal,
+        run.variables['params'],
+        moe.load(folder, step=1).variables['params'],
+    )
+    assert all(jax.tree.leaves(same))
+    assert run.step == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(f'{newest} is damaged: leaf .*; step 1 is used\n', err)
+    with pytest.raises(Damaged, match=f'{newest} is damaged: leaf'):
+        _ = moe.load(copy, step=2).variables
+    (copy / 'checkpoints' / '1' / 'data' / 'metadata').write_text('{}')
+    assert sample.main(['', f'--workdir={copy}']) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f'moe.sample: {copy}/checkpoints/1 is damaged: data/'
+    )
+    before['checkpoints/1/data/metadata'] = b'{}'
+    assert damage.files(copy) == before
 
 
 def test_metrics_are_columns(folder):

@@ -1,0 +1,1 @@
+"""The command `python -m moe.checkpoints`, one module a subcommand."""
