@@ -27,6 +27,7 @@ from moe.config import options
 from moe.metrics import Writer
 from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
+from moe.training.divergence import all_finite, told
 from moe.training.folder import write_description
 from moe.training.lock import locked
 from moe.training.loop import train
@@ -204,9 +205,9 @@ class VmappedTrainer:
             own = _part((metrics, evaluation), i)
             values, _ = logged(self._workload, *own)
             self._writers[i].write_scalars(step, values | speed)
-            losses.append(loss := values.get('train/loss', 0.0))
-            if not math.isfinite(loss):
-                print(f'{trial.name}: loss {loss}', flush=True)
+            losses.append(values.get('train/loss', math.nan))
+            if reason := told(step, values, self.config.divergence):
+                print(f'{trial.name}: {reason}', flush=True)
                 del self._alive[i]
         text = ' '.join(f'{loss:.4f}' for loss in losses)
         print(f'step {step}/{self.config.steps}  loss {text}', flush=True)
@@ -220,6 +221,9 @@ class VmappedTrainer:
 
         for i, trial in self._alive.items():
             state, position = _part(self._states, i), self._batches[i]
+            if not all_finite(state):
+                print(f'{trial.name}: not finite', flush=True)
+                continue
             checkpoints = Checkpoints(trial.folder, keep=1)
             with contextlib.closing(checkpoints):
                 last = self.config.steps

@@ -16,6 +16,7 @@ from moe.config import (
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
+from moe.training.divergence import DivergenceConfig
 from moe.training.eval_metrics import METRICS
 from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
 from moe.training.workload import Workload
@@ -36,6 +37,8 @@ class Config(abc.ABC):
       losses: coefficient of each auxiliary loss in the objective.
       metrics: evaluation metrics beside the workload's own.
       optimizer: the optimizer's section.
+      divergence: what is done when many updates in a row are left out, as
+        the loss or the gradient is not finite.
       mesh: number of devices along each axis of the mesh.
       log_every: steps between lines of metrics.
       eval_every: steps between passes over the validation set.
@@ -53,6 +56,9 @@ class Config(abc.ABC):
     metrics: tuple[Annotated[Any, OneOf(METRICS)], ...] = ()
     optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)] = dataclasses.field(
         default_factory=AdamW
+    )
+    divergence: DivergenceConfig = dataclasses.field(
+        default_factory=DivergenceConfig
     )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     log_every: PositiveInt = 10

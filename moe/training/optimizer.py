@@ -37,6 +37,8 @@ class Optimizer(abc.ABC):
       accumulation: number of microbatches whose sums make a step.
       exact_accumulation: whether the balance loss too is that of all
         microbatches, for another forward pass; else it is taken for each.
+      skip_above: a gradient whose norm is more than this many times the median
+        of the last 64 makes no update; None for any finite norm.
     """
 
     learning_rate: PositiveFloat = 3e-3
@@ -45,6 +47,7 @@ class Optimizer(abc.ABC):
     clip_norm: PositiveFloat | None = 1.0
     accumulation: PositiveInt = 1
     exact_accumulation: bool = False
+    skip_above: PositiveFloat | None = None
 
     @abc.abstractmethod
     def transform(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from moe.routing import update_router_state
 from moe.training.config import Config
+from moe.training.divergence import Guard, init_guard, judge
 from moe.training.evaluation import evaluate
 from moe.training.gradient import make_gradient
 from moe.training.optimizer import make_optimizer
@@ -32,6 +33,7 @@ class TrainState(NamedTuple):
       opt_state: state of the optimizer.
       model_state: variables without gradient: router states, batch statistics.
       key: PRNG key of the run; each step folds its number in.
+      guard: what decides whether an update is made.
     """
 
     step: Int[Array, '']
@@ -39,6 +41,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     model_state: Any
     key: Key[Array, '']
+    guard: Guard
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ def init_state(
         opt_state=optimizer.init(params),
         model_state=variables,
         key=jax.random.fold_in(key, 1),
+        guard=init_guard(),
     )
 
 
@@ -100,25 +104,39 @@ def make_train_step(
         grads, metrics, statistics, model_state = gradient(
             state.params, state.model_state, batch, key
         )
-        metrics['train/grad_norm'] = optax.tree.norm(grads)
+        norm = metrics['train/grad_norm'] = optax.tree.norm(grads)
         metrics |= workload.step_metrics(state.params, model_state)
         # Update of the parameters by the optimizer.
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        metrics['train/learning_rate'] = schedule(state.step)
+        metrics['train/learning_rate'] = schedule(state.guard.updates)
         # Update of the router states by their statistics.
         if statistics:
             routers = update_router_state(
                 model_state['router_state'], statistics
             )
             model_state = {**model_state, 'router_state': routers}
-        state = state._replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            model_state=model_state,
+        # All of it, or nothing. A select is part of the loops that write the
+        # new values; a conditional would copy the state.
+        made, guard = judge(
+            state.guard,
+            metrics['train/objective'],
+            norm,
+            skip_above=config.optimizer.skip_above,
+            max_skipped=config.divergence.max_skipped,
+        )
+        old = (state.params, state.opt_state, state.model_state)
+        params, opt_state, model_state = jax.tree.map(
+            lambda new, old: jnp.where(made, new, old),
+            (params, opt_state, model_state),
+            old,
+        )
+        metrics['train/skipped'] = guard.skipped
+        metrics['train/skipped_in_a_row'] = guard.in_a_row
+        state = TrainState(
+            state.step + 1, params, opt_state, model_state, state.key, guard
         )
         return state, metrics
 

@@ -1,6 +1,5 @@
 """The trainer of one run on a mesh, which the training loop drives."""
 
-import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,15 +19,12 @@ from moe.training import history
 from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
 from moe.training.config import Config
+from moe.training.divergence import Diverged, all_finite, told
 from moe.training.evaluation import metrics_of
 from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
 from moe.training.step import init_state, jit_train_step, make_eval_step
 from moe.training.workload import Workload
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a finite number."""
 
 
 class MeshTrainer:
@@ -85,6 +81,9 @@ class MeshTrainer:
         self._eval_step = one_at_a_time(
             jax.jit(make_eval_step(config, workload), out_shardings=replicated)
         )
+        look = lambda state: (state.guard.in_a_row, all_finite(state))
+        self._look = one_at_a_time(jax.jit(look, out_shardings=replicated))
+        self._told = False
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
         due = self.start % config.eval_every == 0 or self.start == config.steps
@@ -150,18 +149,25 @@ class MeshTrainer:
           evaluation: results of `evaluate`; None without one.
 
         Raises:
-          Diverged: if the loss is not finite.
+          Diverged: if too many updates in a row were left out.
         """
         values, results = logged(self._workload, metrics, evaluation)
         values |= self.clock.speed()
         line = self.clock.line(step, values)
         self.say(line + self._validation(results))
         self._writer.write_scalars(step, values)
-        loss = values.get('train/loss', 0.0)
-        if not math.isfinite(loss):
+        if values.get('train/skipped') and not self._told:
+            self._told = True
+            self.say(
+                f'note: {values["train/skipped"]:.0f} update(s) left out up to '
+                f'step {step}, of a loss or a gradient that is not finite or '
+                'too large; train/skipped counts them'
+            )
+        reason = told(step, values, self._config.divergence)
+        if reason:
             raise Diverged(
-                f'train/loss is {loss} at step {step}: '
-                'try a lower config.optimizer.learning_rate'
+                f'{reason}; lower config.optimizer.learning_rate, which this '
+                'folder then accepts'
             )
 
     def _validation(self, results: dict[str, float]) -> str:
@@ -171,7 +177,14 @@ class MeshTrainer:
         return f'  validation {", ".join(each)}' if told else ''
 
     def save(self, step: int) -> None:
-        """Saves a checkpoint in the background."""
+        """Saves a checkpoint in the background, of a state that is finite.
+
+        While updates are left out there is none but the last, so that older
+        ones, of before, are kept.
+        """
+        row, finite = jax.device_get(self._look(self.state))
+        if not finite or (row and step < self._config.steps):
+            return
         position = self._batches.get_state()
         self._checkpoints.save(step, self.state, position)
 

@@ -187,6 +187,8 @@ def test_metrics_of_a_dense_model():
         'train/learning_rate',
         'train/loss',
         'train/objective',
+        'train/skipped',
+        'train/skipped_in_a_row',
     ]
     assert dense.make_workload().layer_metrics({}) == {}
 

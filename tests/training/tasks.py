@@ -1,0 +1,27 @@
+"""A small run of two tasks."""
+
+from configs import multitask
+from tests import tiny
+
+
+def tasks(accumulation=1, **changes):
+    """Its config, workload, and a batch of 16 rows."""
+    plain = tiny.changed(
+        multitask.get_config('mmoe,synthetic'),
+        {
+            'model.expert.widths': (6,),
+            'model.towers.widths': (),
+            'model.mixture.num_experts': 4,
+            'data.source.num_features': 5,
+            'data.source.num_rows': 32,
+            'data.source.num_val_rows': 8,
+            'data.batch_size': 16,
+            'optimizer.accumulation': accumulation,
+            **changes,
+        },
+    )
+    config = tiny.check(plain)
+    workload = config.make_workload()
+    data = workload.load_data()
+    batch = next(workload.train_batches(data, 0, 1))
+    return config, workload, batch
