@@ -1,14 +1,19 @@
 """`python -m moe.predict --workdir=DIR --input=FILE`: predicts for a table."""
 
 import csv
+import fnmatch
+import glob
+import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 from absl import flags
 
 from moe.command_line import command, define_run, read_flags
 from moe.config import ConfigError
+from moe.files import replacing
+from moe.workloads.data_files import matching
 from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
@@ -40,36 +45,77 @@ flags.DEFINE_enum(
 
 @command('moe.predict')
 def main(argv: list[str]) -> int:
-    """Writes one line a row: the probability, class or number of each task."""
-    try:
-        read_flags(_FLAGS, argv)
-        run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
-        if not _FLAGS.input:
-            raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
-        table, left_out = run.read_table(
-            _FLAGS.input, columns=_FLAGS.columns, on_error=_FLAGS.on_error
-        )
-        _ = run.variables  # damage is told before anything is written
-        batches = run.predict_batches(table)
-        if _FLAGS.output:
-            with open(_FLAGS.output, 'w', newline='') as file:
-                _write(file, batches)
-        else:
-            _write(sys.stdout, batches)
-    except (ConfigError, OSError) as error:
-        if isinstance(error, ConfigError) and error.field == 'files':
-            error = ConfigError('--input', error.value, error.allowed)
-        print(f'moe.predict: {error}', file=sys.stderr)
-        return 2
+    """Writes one line a row: its number, and what is predicted for each task.
+
+    Rows are numbered from 1 over all tables, those left out included. The
+    output is there when it is whole.
+    """
+    read_flags(_FLAGS, argv)
+    run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
+    if not _FLAGS.input:
+        raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
+    _check_output(_FLAGS.output, _FLAGS.input)
+    table, left_out = _read(run)
+    _ = run.variables  # damage is told before anything is written
+    batches = run.predict_batches(table, left_out)
+    if _FLAGS.output:
+        with replacing(_FLAGS.output, newline='', encoding='utf-8') as file:
+            _write(file, batches)
+    else:
+        _write(sys.stdout, batches)
     if left_out.count:
         places = ', '.join(left_out.places)
         more = ', ...' if left_out.count > len(left_out.places) else ''
-        line = f'{left_out.count} rows left out: {places}{more}'
+        line = f'{left_out.count} lines left out: {places}{more}'
         print(f'moe.predict: {line}', file=sys.stderr)
     return 0
 
 
-def _write(file: TextIO, batches: Iterable[Mapping[str, list[Any]]]) -> None:
+def _read(run: Any) -> tuple[Any, Any]:
+    """Reads the tables; a mistake in their path is one of the flag."""
+    try:
+        return run.read_table(
+            _FLAGS.input, columns=_FLAGS.columns, on_error=_FLAGS.on_error
+        )
+    except ConfigError as error:
+        if error.field != 'files':
+            raise
+        raise ConfigError('--input', error.value, error.allowed) from None
+
+
+def _check_output(output: str, pattern: str) -> None:
+    """Refuses an output that is one of the inputs, or would be one next time.
+
+    Args:
+      output: path of the output; '' is the screen.
+      pattern: glob of the inputs.
+
+    Raises:
+      ConfigError: if the output is an input by any name, such as a link, or
+        has no folder.
+    """
+    inputs = matching(pattern, '--input')
+    if not output:
+        return
+    home, name = os.path.split(os.path.realpath(output))
+    if not os.path.isdir(home):
+        allowed = 'a path in a folder that exists'
+        raise ConfigError('--output', output, allowed)
+    if os.path.exists(output):
+        taken = any(os.path.samefile(output, path) for path in inputs)
+    else:
+        folder, names = os.path.split(pattern)
+        folders = pattern if names == '**' else folder or '.'
+        taken = fnmatch.fnmatch(name, names) and any(
+            os.path.realpath(path) == home
+            for path in glob.glob(folders, recursive=True)
+        )
+    if taken:
+        allowed = f'no file of the input {pattern!r}'
+        raise ConfigError('--output', output, allowed)
+
+
+def _write(file: IO, batches: Iterable[Mapping[str, list[Any]]]) -> None:
     """Writes predictions batch by batch, each before the next is made."""
     writer = csv.writer(file, lineterminator='\n')
     for i, columns in enumerate(batches):

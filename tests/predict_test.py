@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 # lived in.
 FEATURES = ('city', 'device', 'pay', 'age')
 OTHERS = table_run.rows(37, seed=1, cities=('Rome', 'Lima', 'Atlantis'))
-HEADER = ['click', 'bought', 'colour']
+HEADER = ['row', 'click', 'bought', 'colour']
 HEADER += [f'colour:{name}' for name in ('blue', 'green', 'red')] + ['spend']
 
 
@@ -60,6 +60,8 @@ def folder(tmp_path_factory):
     begun.mkdir()
     for name in ('config.json', 'preprocessing.json'):
         shutil.copy(folder / 'run' / name, begun)
+    shutil.copytree(begun, folder / 'damaged')
+    (folder / 'damaged' / 'preprocessing.json').write_text('{"mean": [1')
     (folder / 'before').mkdir()
     shutil.copy(folder / 'run' / 'config.json', folder / 'before')
     (folder / 'text').mkdir()
@@ -76,6 +78,11 @@ WRONG = {
     'no folder': (['--workdir='], ['workdir', "a run's folder"]),
     'another kind': (['--workdir={}/text'], ['workdir', 'a run on a table']),
     'broken': (['--workdir={}/broken'], ['config.json', 'whole']),
+    'damaged': (['--workdir={}/damaged'], ['preprocessing.json', 'learned']),
+    'output is input': (
+        ['--output={}/new.csv.gz'],
+        ['--output', 'no file of the input'],
+    ),
     'before it began': (['--workdir={}/before'], ['workdir', 'has begun']),
     'no checkpoint': (['--workdir={}/begun'], ['workdir', 'with a checkpoint']),
     'no input': (['--input='], ['--input', 'a path or a glob']),
@@ -147,8 +154,9 @@ def check(text, logits):
     header, *lines = csv.reader(io.StringIO(text))
     assert header == HEADER
     assert len(lines) == len(logits)
-    for line, z in zip(lines, logits, strict=True):
+    for i, (line, z) in enumerate(zip(lines, logits, strict=True)):
         cells = dict(zip(header, line, strict=True))
+        assert cells.pop('row') == str(i + 1)
         chance = np.exp(z[2]) / np.sum(np.exp(z[2]))
         desired = {
             'click': 1 / (1 + np.exp(-z[0, 0])),
@@ -204,15 +212,34 @@ def test_run_opened_in_python_predicts_what_the_command_does(results, folder):
         run.predict(str(folder / 'bad.csv'), on_error='skip')
 
 
+@pytest.mark.parametrize('age', ['1e15', '-1e15', '1e30', '3e38'])
+def test_numbers_far_from_all_others(folder, age):
+    # Predictions are finite, or the row is refused with its place.
+    run = moe.load(folder / 'run')
+    path = folder / f'far {age}.csv'
+    table_run.write(path, bad_row(age=age), FEATURES)
+    found = run.predict(str(path), on_error='skip')
+    assert found['row'] in ([*range(1, 39)], [*range(1, 38)])
+    for name in ('click', 'bought', 'spend', 'colour:red'):
+        assert np.all(np.isfinite(found[name]))
+    if len(found['row']) == 37:
+        with pytest.raises(ConfigError, match=r'csv:39 = .* are finite'):
+            run.predict(str(path))
+
+
 def test_rows_left_out_are_counted(results):
     # wide.csv and word.csv have the 37 rows and one bad one each.
     code, out, err = results['skipped']
     assert code == 0, err
     places = re.findall(r'(\w+\.csv:\d+)', err)
-    assert err.startswith('moe.predict: 2 rows left out: ')
+    assert err.startswith('moe.predict: 2 lines left out: ')
     assert places == ['wide.csv:39', 'word.csv:39']
+    # The numbers of the rows go on, and those left out have theirs.
     header, *lines = results['new'].out.splitlines()
-    assert out.splitlines() == [header, *lines, *lines]
+    values = [line.split(',', 1)[1] for line in lines] * 2
+    numbers = [*range(1, 38), *range(39, 76)]
+    pairs = zip(numbers, values, strict=True)
+    assert out.splitlines() == [header, *(f'{n},{v}' for n, v in pairs)]
 
 
 def test_the_command_itself(tmp_path):

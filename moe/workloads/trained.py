@@ -169,14 +169,22 @@ class TrainedRun(abc.ABC):
         """
         raise self._other_workload('a run on a table')
 
-    def predict_batches(self, table: Any) -> Iterator[dict[str, list[Any]]]:
+    def predict_batches(
+        self, table: Any, left_out: Any
+    ) -> Iterator[dict[str, list[Any]]]:
         """Returns columns of predictions for rows of a table, batch by batch.
+
+        The first column is `row`, the number of each row from 1 among those of
+        all files, rows that were left out included.
 
         Args:
           table: rows of `read_table`.
+          left_out: its other result, to which rows without finite predictions
+            are added.
 
         Raises:
-          ConfigError: for a run of another workload.
+          ConfigError: for a run of another workload, or a row without finite
+            predictions, unless such rows are skipped.
         """
         raise self._other_workload('a run on a table')
 
@@ -188,14 +196,15 @@ class TrainedRun(abc.ABC):
           **options: options of `read_table`.
 
         Returns:
-          Columns of predictions by name, one value a row.
+          Columns by name, one value a row: `row`, its number from 1, and the
+          predictions.
 
         Raises:
           ConfigError: for a run of another workload.
         """
-        table, _ = self.read_table(files, **options)
+        table, left_out = self.read_table(files, **options)
         found: dict[str, list[Any]] = {}
-        for part in self.predict_batches(table):
+        for part in self.predict_batches(table, left_out):
             for name, values in part.items():
                 found.setdefault(name, []).extend(values)
         return found

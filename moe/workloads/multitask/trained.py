@@ -4,6 +4,7 @@ B examples, T tasks, O outputs a task, E experts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import jax
@@ -105,20 +106,36 @@ class TrainedMultiTaskRun(TrainedRun):
         return table, left_out
 
     def predict_batches(
-        self, table: Mapping[str, np.ndarray]
+        self, table: Mapping[str, np.ndarray], left_out: Problems
     ) -> Iterator[dict[str, list[Any]]]:
-        """Returns columns of predictions, made batch by batch.
-
-        Args:
-          table: rows of `read_table`.
-        """
+        """Returns columns of predictions; see `TrainedRun.predict_batches`."""
         variables, size = self.variables, self.config.data.batch_size
 
         def predict(batch):
             logits = np.asarray(self._apply(variables, _inputs(batch))[0])
-            return self.workload.predictions(logits[batch['valid']])
+            batch = {n: v[batch['valid']] for n, v in batch.items()}
+            columns = self.workload.predictions(logits[: len(batch['row'])])
+            kept = _finite(columns, batch, left_out)
+            columns = {'row': batch['row'].tolist(), **columns}
+            return {n: [*compress(v, kept)] for n, v in columns.items()}
 
         return map(predict, rows.val_batches(table, size))
+
+
+def _finite(
+    columns: Mapping[str, list], batch: Batch, left_out: Problems
+) -> list[bool]:
+    """Returns which rows have finite predictions alone; reports the others."""
+    kept = np.ones(len(batch['row']), bool)
+    for values in columns.values():
+        if isinstance(values[0], float):
+            kept &= np.isfinite(values)
+    for i in np.flatnonzero(~kept):
+        place = left_out.files[batch['file'][i]], int(batch['line'][i])
+        left_out.leave_out(*place)
+        allowed = 'a row whose predictions are finite'
+        left_out.report('{}:{}'.format(*place), '', allowed)
+    return kept.tolist()
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 N images, H rows, W columns and C channels of pixels.
 """
 
+import lzma
+import math
 import pathlib
+import struct
 import zipfile
 import zlib
 from typing import Annotated, NamedTuple
@@ -11,12 +14,31 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from moe.config import ConfigError, Registry, Within
+from moe.workloads.data_files import check_memory
 
 SOURCES = Registry('source of images')
 Arrays = dict[str, np.ndarray]
 ValFraction = Annotated[float, Within(0.0, 0.5)]
 
-_UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,  # an encrypted member, or a header that nests too deep
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+# Of a pixel, while it is read and standardised: copies in float32 and float64.
+_BYTES = 24
 _FILES = 'config.data.source.files'
 
 
@@ -139,7 +161,11 @@ def _read(files: str, refuse) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as found:
             names = {'x', 'y', 'x_val', 'y_val'} & set(found)
+            size = sum(_size(found.zip, name) for name in names)
+            check_memory(size, _FILES, files)
             arrays = {name: np.asarray(found[name]) for name in names}
+    except ConfigError:
+        raise
     except _UNREADABLE as error:
         raise refuse(f'an .npz file that can be read ({error})') from None
     wanted = {'x', 'y'}
@@ -148,6 +174,26 @@ def _read(files: str, refuse) -> Arrays:
     if missing := sorted(wanted - names):
         raise refuse(f'an .npz file that has also {", ".join(missing)}')
     return arrays
+
+
+def _size(archive: zipfile.ZipFile, name: str) -> int:
+    """Returns the bytes that an array will take, by its header alone.
+
+    Raises:
+      ValueError: if the header promises another array than is there.
+    """
+    info = archive.getinfo(f'{name}.npy')
+    with archive.open(info) as member:
+        read = _HEADERS.get(np.lib.format.read_magic(member))
+        if read is None:
+            raise ValueError(f'{name} is in a newer format')
+        shape, _, dtype = read(member)
+        if dtype.hasobject:
+            raise ValueError(f'{name} holds objects')
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - member.tell():
+            raise ValueError(f'the header of {name} tells another size')
+    return size + math.prod(shape) * _BYTES
 
 
 def _check(arrays: Arrays, suffix: str, refuse) -> None:

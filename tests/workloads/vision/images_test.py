@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import sys
 import zipfile
 
@@ -10,6 +11,7 @@ import pytest
 
 import moe.config
 from moe.config import ConfigError, parse
+from moe.workloads import data_files
 from moe.workloads.vision.images import ImageConfig, load_images
 from moe.workloads.vision.sources import digits, npz
 
@@ -35,6 +37,14 @@ def pixels(count=20, *shape):
 
 def labels(count=20):
     return np.arange(count) % 3
+
+
+def header(shape, dtype):
+    """The first bytes of an array's file, whatever follows."""
+    file = io.BytesIO()
+    plain = {'shape': shape, 'fortran_order': False, 'descr': dtype}
+    np.lib.format.write_array_header_1_0(file, plain)
+    return file.getvalue()
 
 
 def standard(x, train):
@@ -257,13 +267,40 @@ def test_damaged_archive(tmp_path):
         load_images(config(files))
 
 
-def test_archive_of_something_else(tmp_path):
-    path = tmp_path / 'images.npz'
+@pytest.mark.parametrize(
+    ('member', 'words'),
+    [
+        ('words', 'magic string'),
+        # 64 TB of pixels in a file of some bytes.
+        (header((2**26, 1024, 1024), '<f4'), 'tells another size'),
+        (header((2**62, 2**62, 4), '<f4'), 'tells another size'),
+        (header((20, 2, 3), '|u1') + b'x' * 119, 'tells another size'),
+        (header((20, 2, 3), '|O') + b'x' * 960, 'holds objects'),
+        (header((1,), '(' * 3000), 'can be read'),
+        (header((1,), '<f4').replace(b'fortran', b'FORTRAN'), 'can be read'),
+        (b'\x93NUMPY\x09\x00' + b'x' * 99, 'magic|newer|version'),
+        (b'\x93NUMPY\x01\x00\xff\xff{', 'can be read'),
+    ],
+)
+@pytest.mark.parametrize('name', ['x.npy', 'y.npy'])
+def test_archive_of_something_else(tmp_path, member, words, name):
+    path = write(tmp_path, x=pixels(), y=labels())
+    with zipfile.ZipFile(path) as archive:
+        members = {n: archive.read(n) for n in archive.namelist()}
     with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('x', 'words')
-        archive.writestr('y', 'words')
-    with pytest.raises(ConfigError, match=r'\[N\] \(they are \[\] and \[\]\)'):
-        load_images(config(str(path)))
+        for other, data in {**members, name: member}.items():
+            archive.writestr(other, data)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_images(config(path))
+    assert '\n' not in str(caught.value)
+
+
+def test_more_images_than_memory(tmp_path, monkeypatch):
+    # 120 bytes of pixels, and 24 more of each while they are read; 20 labels.
+    monkeypatch.setattr(data_files, 'available_memory', lambda: 3000)
+    files = write(tmp_path, x=pixels(), y=labels())
+    with pytest.raises(ConfigError, match='fits in memory'):
+        load_images(config(files))
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,11 @@ class Problems:
       skip: whether such rows are skipped.
       count: number of lines of the skipped rows.
       places: FILE:LINE of the first hundred rows.
+      files: paths of the files that are read.
     """
 
-    def __init__(self, skip: bool):
-        self.skip, self.count = skip, 0
+    def __init__(self, skip: bool, files: Sequence[str] = ()):
+        self.skip, self.count, self.files = skip, 0, files
         self.places: list[str] = []
 
     def leave_out(self, file: str, line: int, lines: int = 1) -> None:

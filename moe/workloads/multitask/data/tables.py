@@ -230,19 +230,21 @@ def apply_table(
       scratch: folder for the encoded rows; '' is the system's.
 
     Returns:
-      The rows as in `Table`, and the skipped ones.
+      The rows as in `Table`, with their places: 'row', int64 [N], their numbers
+      from 1 among those of all files, 'file', int32 [N], an index, and 'line',
+      int64 [N]; and the skipped ones.
 
     Raises:
       ConfigError: for what cannot be used, with its file and line.
     """
     schema = preprocessing.schema
-    problems = Problems(on_error == 'skip')
+    problems = Problems(on_error == 'skip', matching(files, 'files'))
     chunks = read_chunks(
-        matching(files, 'files'), schema, problems, schema.features, columns
+        problems.files, schema, problems, schema.features, columns
     )
     with _scratch(scratch) as folder:
         made = _encode(
-            chunks, preprocessing, problems, folder, ('all',), _whole
+            chunks, preprocessing, problems, folder, ('all',), _whole, True
         )
     return made['all'], problems
 
@@ -254,6 +256,7 @@ def _encode(
     folder: str,
     names: Sequence[str],
     split: Split,
+    with_places: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Encodes the rows of each part of a table, mapped from files."""
     counts = dict.fromkeys(names, 0)
@@ -262,6 +265,8 @@ def _encode(
         opened = {}
         for chunk in chunks:
             encoded = learned.encode(chunk, problems)
+            if with_places:
+                encoded |= _places(chunk, problems)
             place = split(chunk)[~chunk.bad]
             for i, name in enumerate(names):
                 own = place == i
@@ -276,6 +281,17 @@ def _encode(
     for (name, key), (path, dtype, shape) in kinds.items():
         made[name][key] = _mapped(path, dtype, (counts[name], *shape))
     return made
+
+
+def _places(chunk: Chunk, problems: Problems) -> dict[str, np.ndarray]:
+    """Returns where the rows of a chunk that can be used stand."""
+    file = np.full(len(chunk.lines), problems.files.index(chunk.file), np.int32)
+    places = {
+        'row': chunk.number + 1,
+        'file': file,
+        'line': np.array(chunk.lines, np.int64),
+    }
+    return {name: array[~chunk.bad] for name, array in places.items()}
 
 
 def _whole(chunk: Chunk) -> np.ndarray:

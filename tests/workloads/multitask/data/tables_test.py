@@ -241,6 +241,8 @@ def test_new_table(tmp_path):
         table.preprocessing, new, columns=('city', 'age'), on_error='skip'
     )
     assert (left_out.count, left_out.places) == (1, [f'{new}:2'])
+    places = {n: made[n].tolist() for n in ('row', 'file', 'line')}
+    assert places == {'row': [1], 'file': [0], 'line': [1]}
     assert ages(table, made).tolist() == [7]
     with pytest.raises(ConfigError, match=r"n.csv:2: age = 'x'"):
         apply_table(table.preprocessing, new, columns=('city', 'age'))
