@@ -105,7 +105,7 @@ def _run(
         folder.check_same_data(workdir, described)
         mesh = make_mesh(config.mesh)
         config = on_mesh(config, mesh)
-        notes = config.notes()
+        notes = [*config.notes(), *workload.notes(data)]
     check_same('config', plain)
     check_same('data', described)
     with agreeing():

@@ -155,6 +155,14 @@ class Workload(abc.ABC):
 
     # Optional methods.
 
+    def notes(self, data: Any) -> list[str]:
+        """Returns lines about the data, told when a run starts.
+
+        Args:
+          data: the data of `load_data`.
+        """
+        return []
+
     def weigh_losses(
         self, losses: dict[str, Float[Array, '']], params: Any
     ) -> dict[str, Float[Array, '']]:

@@ -176,6 +176,10 @@ class MultiTask(Workload):
         """Returns sizes and the fingerprint of the rows."""
         return data.sizes()
 
+    def notes(self, data: Data):
+        """Returns what is odd about the rows."""
+        return data.notes()
+
     def init(self, key):
         """Returns the model's variables, and the state of task balancing."""
         batch = {'numeric': jnp.zeros((1, self._inputs.num_numeric))}

@@ -87,6 +87,10 @@ class Data:
             'fingerprint': self.fingerprint,
         }
 
+    def notes(self) -> list[str]:
+        """Returns lines about the rows, told when a run starts."""
+        return []
+
     def save(self, workdir: pathlib.Path) -> None:
         """Writes what `Source.restore` reads into a run's folder.
 

@@ -12,7 +12,7 @@ import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from moe.workloads.multitask.data.source import SOURCES, Data, Source
 # From a chunk to the index of the part of each row.
 Split = Callable[[Chunk], np.ndarray]
 _LEARNED = 'preprocessing.json'
+_NOTED = 100_000  # rows whose labels are looked at for a note
 
 
 @SOURCES.register('table')
@@ -102,15 +103,36 @@ class Table(Data):
 
     Attributes:
       preprocessing: preprocessing fitted to the training rows.
-      skipped: number of skipped rows.
+      skipped: number of lines of skipped rows.
+      shared_files: files of training rows that others are a copy of.
     """
 
     preprocessing: Preprocessing
     skipped: int
+    shared_files: tuple[str, ...] = ()
 
     def sizes(self):
         """Returns sizes and the fingerprint of the rows, JSON."""
         return {**super().sizes(), 'skipped_rows': self.skipped}
+
+    def notes(self):
+        """Tells validation on training rows, and labels of a large scale."""
+        told = [
+            f'{name} has rows to train on, and to validate or test on'
+            for name in self.shared_files
+        ]
+        train: Any = self.train
+        mask = train['mask'][:_NOTED]
+        label = np.float64(train['label'][:_NOTED])
+        size = np.sqrt(np.mean(np.square(label), axis=0, where=mask))
+        told += [
+            f'labels of {target.name} are of the size {size[i]:.3g}: their '
+            'squared error drowns the losses of the other tasks, unless their '
+            'target has standardize or log1p'
+            for i, target in enumerate(self.inputs.targets)
+            if target.squared and len(size) > 1 and size[i] > 10
+        ]
+        return told
 
     def save(self, workdir):
         """Writes the fitted preprocessing."""
@@ -201,12 +223,16 @@ def load_table(source: TableSource, batch_size: int) -> Table:
     if not num_rows(made['val']):
         allowed = 'files with rows to validate on (there are 0)'
         raise ConfigError(where, source.files, allowed)
+    digests = {part: [*map(_digest, names)] for part, names in files.items()}
+    held_out = {*digests.get('val', ()), *digests.get('test', ())}
+    pairs = zip(files['train'], digests['train'], strict=True)
     return Table(
         inputs=learned.inputs(),
         **made,
         preprocessing=learned,
         skipped=problems.count,
-        fingerprint=_fingerprint(source, files),
+        shared_files=tuple(name for name, d in pairs if d in held_out),
+        fingerprint=_fingerprint(source, digests),
     )
 
 
@@ -319,12 +345,18 @@ def _scratch(folder: str) -> Iterator[str]:
         ) from None
 
 
-def _fingerprint(source: TableSource, files: Mapping[str, list[str]]) -> str:
+def _digest(path: str) -> bytes:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').digest()
+
+
+def _fingerprint(
+    source: TableSource, digests: Mapping[str, list[bytes]]
+) -> str:
     """Hashes the files, not numbers: sums differ between machines."""
-    digest = hashlib.sha256(repr(source.schema).encode())
+    whole = hashlib.sha256(repr(source.schema).encode())
     share = (source.val_fraction, source.test_fraction, source.split_seed)
-    digest.update(repr(share).encode())
-    for name in itertools.chain.from_iterable(files.values()):
-        with open(name, 'rb') as file:
-            digest.update(hashlib.file_digest(file, 'sha256').digest())
-    return digest.hexdigest()[:16]
+    whole.update(repr(share).encode())
+    for digest in itertools.chain.from_iterable(digests.values()):
+        whole.update(digest)
+    return whole.hexdigest()[:16]
