@@ -11,6 +11,7 @@ import numpy as np
 from moe.checkpoints.verify import find_damage
 from moe.parallel import with_shardings
 from moe.training.checkpoint import Checkpoints
+from moe.training.divergence import init_guard
 from moe.training.restore import Entry
 from moe.training.step import TrainState
 
@@ -57,6 +58,7 @@ def state(step):
         opt_state=(None, {'count': jnp.uint8(step)}),
         model_state={'flags': draw.random(9) < 0.5},
         key=jax.random.key(step),
+        guard=init_guard(),
     )
 
 

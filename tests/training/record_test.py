@@ -37,6 +37,11 @@ def test_what_is_recorded(folder):
         'opt_state/1/count': ('uint8', ()),
         'model_state/flags': ('bool', (9,)),
         'key': ('key<fry>', ()),
+        'guard/norms': ('float32', (64,)),
+        'guard/seen': ('int32', ()),
+        'guard/updates': ('int32', ()),
+        'guard/skipped': ('int32', ()),
+        'guard/in_a_row': ('int32', ()),
     }
 
 
