@@ -125,6 +125,41 @@ WRONG = {
         ['--config.data.source.files=moe/*.py', '--config.mesh.fsdp=3'],
         ['config.mesh', "'fsdp': 3", 'number of devices (8)'],
     ),
+    'a batch that no memory holds': (
+        [
+            '--config.data.source.files=moe/*.py',
+            '--config.data.batch_size=1000000000',
+        ],
+        ['config.data.batch_size = 1000000000', 'GiB', 'for activations'],
+    ),
+    'experts that no memory holds': (
+        [
+            '--config.data.source.files=moe/*.py',
+            '--config.model.moe.num_experts=100000000',
+            '--config.data.batch_size=64',
+        ],
+        ['config.model', 'parameters', 'GiB', 'for optimizer state'],
+    ),
+    'more steps than an integer counts': (
+        ['--config.steps=99999999999999999999'],
+        ['config.steps = 99999999999999999999', 'an int of 64 bits'],
+    ),
+    'seed of another seed': (
+        ['--config.seed=4294967296'],
+        ['config.seed = 4294967296', 'between 0 and 4294967295'],
+    ),
+    'a bucket for a folder': (
+        [
+            '-workdir',
+            '--workdir=gs://bucket/run',
+            '--config.data.source.files=moe/*.py',
+        ],
+        ['workdir', 'object storage must be mounted'],
+    ),
+    'a prompt that is no UTF-8': (
+        ['--config.sample_prompt=\udce9'],
+        ['config.sample_prompt', 'a text in UTF-8'],
+    ),
     'batch does not divide': (
         ['--config.data.source.files=moe/*.py', '--config.data.batch_size=12'],
         ['config.data.batch_size = 12', 'a multiple of 8 devices'],

@@ -16,6 +16,7 @@ from moe.training import folder, history
 from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.lock import locked
+from moe.training.memory import check_memory
 from moe.training.processes import agreeing, check_same, ending
 from moe.training.stopping import Stop, Stopped, stop_signals
 from moe.training.trainer import Diverged, MeshTrainer
@@ -105,6 +106,7 @@ def _run(
         folder.check_same_data(workdir, described)
         mesh = make_mesh(config.mesh)
         config = on_mesh(config, mesh)
+        check_memory(config, workload, mesh)
         notes = [*config.notes(), *workload.notes(data)]
     check_same('config', plain)
     check_same('data', described)

@@ -242,6 +242,14 @@ class Workload(abc.ABC):
         total = sum(p.size for p in jax.tree.leaves(self.parameters))
         return total, total
 
+    def example_bytes(self) -> dict[str, int]:
+        """Returns bytes that an example of a step takes at least, by term.
+
+        `batch` is the example itself; other terms are of the forward pass, at
+        once and kept for the backward pass.
+        """
+        return {'batch': 1}
+
     def save_assets(self, data: Any, workdir: pathlib.Path) -> None:  # noqa: B027
         """Writes what the model must know about the data, when a run starts."""
 

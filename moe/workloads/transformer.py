@@ -5,6 +5,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from moe.config import ConfigError
 from moe.config.registry import entry_of
 from moe.layers import LOSSES, losses_with_effect
@@ -164,6 +166,13 @@ class TransformerWorkload(Workload):
             for i, layer in enumerate(self._config.model.moe_layers)
             for name, values in stats.items()
         }
+
+    def example_bytes(self):
+        """Returns those of the inputs of all blocks, beside the example."""
+        model, length = self._config.model, self._config.tokens_per_example
+        inputs = model.num_layers * length * model.d_model
+        size = jnp.dtype(model.dtype).itemsize
+        return {**super().example_bytes(), 'activations': inputs * size}
 
     def count_parameters(self):
         """Returns the number of parameters, and of those active for a token."""

@@ -112,6 +112,13 @@ class Language(TransformerWorkload):
         predictions = {'': Predictions(logits, targets, mask)}
         return Outputs(means, aux, state_of(variables), predictions)
 
+    def example_bytes(self):
+        """Returns those of the logits too."""
+        model, length = self._config.model, self._config.data.seq_len
+        logits = length * model.vocab_size * jnp.dtype(model.dtype).itemsize
+        more = {'batch': length + 1, 'logits': logits}
+        return super().example_bytes() | more
+
     def load_data(self):
         """Reads the corpus."""
         config = self._config.data

@@ -172,6 +172,11 @@ class MultiTask(Workload):
         """Makes the model for the rows of a run."""
         self.build(self._config.data.source.restore(workdir))
 
+    def example_bytes(self):
+        """Returns those of the columns."""
+        inputs = self._inputs
+        return {'batch': 4 * (inputs.num_numeric + len(inputs.table_of))}
+
     def describe_data(self, data: Data):
         """Returns sizes and the fingerprint of the rows."""
         return data.sizes()

@@ -104,6 +104,12 @@ class Vision(TransformerWorkload):
             )
         return data
 
+    def example_bytes(self):
+        """Returns those of the image."""
+        model = self._config.model
+        pixels = model.image_size**2 * model.channels  # uint8
+        return {**super().example_bytes(), 'batch': pixels}
+
     def describe_data(self, data: Images):
         """Returns sizes and the fingerprint of the images."""
         return {
