@@ -101,10 +101,25 @@ class Checkpoints:
         if not self._manager.save(step, args=args, force=True):
             raise RuntimeError(f'checkpoint {step} was not saved')
 
+    def leave(self, step: int) -> None:
+        """Sets aside the checkpoints of a run that diverged from a step on.
+
+        Args:
+          step: number of steps after which no loss was finite.
+        """
+        self.close()
+        with agreeing():
+            if jax.process_index() == 0:
+                for entry in list_checkpoints(self._workdir):
+                    if entry.step >= step:
+                        line = f'after {entry.path} the run diverged'
+                        self._set_aside(entry.path, line, 'diverged')
+
     def close(self) -> None:
         """Waits until all checkpoints are written."""
-        if '_manager' in self.__dict__:
-            self._manager.close()
+        manager = self.__dict__.pop('_manager', None)
+        if manager:
+            manager.close()
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -144,8 +159,10 @@ class Checkpoints:
                 entry.path.rename(place)
                 self._tell(f'{line}; renamed to {place.name}')
 
-    def _set_aside(self, path: pathlib.Path, line: str) -> None:
-        name = f'damaged-{path.name}'
+    def _set_aside(
+        self, path: pathlib.Path, line: str, what: str = 'damaged'
+    ) -> None:
+        name = f'{what}-{path.name}'
         free, count = path.with_name(name), 1
         while free.exists() or free.is_symlink():
             count += 1

@@ -17,6 +17,7 @@ from moe import files
 NAME = 'history.jsonl'
 STARTED, RESUMED, CHANGED = 'started', 'resumed', 'changed'
 STOPPED, DIVERGED, FINISHED = 'stopped', 'diverged', 'finished'
+WENT_BACK = 'went back'
 
 Event = dict[str, Any]
 # What would be allowed in the place of a change from the first value to the

@@ -16,7 +16,7 @@ from moe.parallel import (
     with_shardings,
 )
 from moe.training import history
-from moe.training.checkpoint import Checkpoints
+from moe.training.checkpoint import Checkpoints, saved_steps
 from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.divergence import Diverged, all_finite, told
@@ -67,13 +67,15 @@ class MeshTrainer:
         # Read before any process continues and could write it.
         self._finished = (workdir / workload.final_file).exists()
         check_same('workdir', {'finished': self._finished})
-        found = self._checkpoints.resume(with_shardings(shapes, shardings))
+        self._like = with_shardings(shapes, shardings)
+        self._first = jax.jit(make, out_shardings=shardings)
+        found = self._checkpoints.resume(self._like)
         self.start = found.step if found else 0
         if found:
             self.state = found.state
             self._batches.set_state(found.position)
         else:
-            self.state = jax.jit(make, out_shardings=shardings)()
+            self.state = self._first()
         self._train_step = one_at_a_time(
             jit_train_step(mesh, config, workload, shardings)
         )
@@ -83,7 +85,7 @@ class MeshTrainer:
         )
         look = lambda state: (state.guard.in_a_row, all_finite(state))
         self._look = one_at_a_time(jax.jit(look, out_shardings=replicated))
-        self._told = False
+        self._told, self._returns = False, 0
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
         due = self.start % config.eval_every == 0 or self.start == config.steps
@@ -165,10 +167,41 @@ class MeshTrainer:
             )
         reason = told(step, values, self._config.divergence)
         if reason:
+            self._turn_back(reason)
+
+    def _turn_back(self, reason: str) -> None:
+        """Goes back to a state of before a divergence, or stops.
+
+        A checkpoint after which no loss was finite is set aside. If there is
+        no other, the first state becomes one.
+
+        Args:
+          reason: why.
+
+        Raises:
+          Diverged: if it stops.
+        """
+        step, guard = self.state.step, self.state.guard
+        self._checkpoints.leave(int(step) - int(guard.in_a_row))
+        if not saved_steps(self._workdir):
+            del self.state
+            batches = self._workload.train_batches(self._data, *self._hosts)
+            self._checkpoints.save(0, self._first(), batches.get_state())
+            self._checkpoints.close()
+        config = self._config.divergence
+        if config.then == 'stop' or self._returns == config.max_returns:
             raise Diverged(
                 f'{reason}; lower config.optimizer.learning_rate, which this '
                 'folder then accepts'
             )
+        self._returns += 1
+        found = self._checkpoints.resume(self._like)
+        assert found  # there is one at least
+        self.say(f'{reason}; going on from the state of step {found.step}')
+        self.record(history.WENT_BACK, reason=reason, to=found.step)
+        # The data, the metrics and the draws go on.
+        guard = found.state.guard._replace(skipped=guard.skipped)
+        self.state = found.state._replace(step=step, guard=guard)
 
     def _validation(self, results: dict[str, float]) -> str:
         """Returns the end of a line that has results of an evaluation."""

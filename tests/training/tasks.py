@@ -4,9 +4,9 @@ from configs import multitask
 from tests import tiny
 
 
-def tasks(accumulation=1, **changes):
-    """Its config, workload, and a batch of 16 rows."""
-    plain = tiny.changed(
+def plain_tasks(**changes):
+    """Its plain config; changes are by dotted name."""
+    return tiny.changed(
         multitask.get_config('mmoe,synthetic'),
         {
             'model.expert.widths': (6,),
@@ -16,11 +16,15 @@ def tasks(accumulation=1, **changes):
             'data.source.num_rows': 32,
             'data.source.num_val_rows': 8,
             'data.batch_size': 16,
-            'optimizer.accumulation': accumulation,
             **changes,
         },
     )
-    config = tiny.check(plain)
+
+
+def tasks(accumulation=1, **changes):
+    """Its config, workload, and a batch of 16 rows."""
+    changes['optimizer.accumulation'] = accumulation
+    config = tiny.check(plain_tasks(**changes))
     workload = config.make_workload()
     data = workload.load_data()
     batch = next(workload.train_batches(data, 0, 1))
