@@ -60,6 +60,10 @@ def folder(tmp_path_factory):
     begun.mkdir()
     for name in ('config.json', 'preprocessing.json'):
         shutil.copy(folder / 'run' / name, begun)
+    shutil.copytree(begun, folder / 'other')
+    learned = (begun / 'preprocessing.json').read_text()
+    changed = learned.replace('"indicators": true', '"indicators": false')
+    (folder / 'other' / 'preprocessing.json').write_text(changed)
     shutil.copytree(begun, folder / 'damaged')
     (folder / 'damaged' / 'preprocessing.json').write_text('{"mean": [1')
     (folder / 'before').mkdir()
@@ -79,6 +83,10 @@ WRONG = {
     'another kind': (['--workdir={}/text'], ['workdir', 'a run on a table']),
     'broken': (['--workdir={}/broken'], ['config.json', 'whole']),
     'damaged': (['--workdir={}/damaged'], ['preprocessing.json', 'learned']),
+    'of another table': (
+        ['--workdir={}/other'],
+        ['preprocessing.json', "the run's own data.source.schema"],
+    ),
     'output is input': (
         ['--output={}/new.csv.gz'],
         ['--output', 'no file of the input'],

@@ -65,6 +65,8 @@ class Preprocessing:
             if len(some) != len(numeric) or not all(map(math.isfinite, some)):
                 allowed = f'{len(numeric)} finite numbers'
                 raise ConfigError(field, some, allowed)
+        if min(self.deviation, default=1.0) <= 0:
+            raise ConfigError('deviation', self.deviation, 'above 0')
         tables = {*self.schema.table_of} - self.schema.hashed_tables
         tasks = {
             label.name

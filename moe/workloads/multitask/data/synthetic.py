@@ -17,6 +17,7 @@ from moe.config import (
     PositiveInt,
     Within,
 )
+from moe.workloads.data_files import check_memory
 from moe.workloads.multitask.data import rows
 from moe.workloads.multitask.data.source import SOURCES, Data, Inputs, Source
 from moe.workloads.multitask.targets import Regression
@@ -71,6 +72,14 @@ class SyntheticSource(Source):
             allowed = f'0, or at least batch_size ({batch_size})'
             where = 'config.data.source.num_rows'
             raise ConfigError(where, self.num_rows, allowed)
+        # Of a row its features, drawn in double precision, and its sines; of
+        # the function its weights and the directions that they mix.
+        sizes = self.num_rows, self.num_val_rows, self.num_features
+        of_row = 12 * self.num_features + 8 * self.num_tasks * self.num_sines
+        whole = (self.num_rows + self.num_val_rows) * of_row
+        whole += 32 * self.num_features * self.num_tasks
+        names = 'num_rows, num_val_rows, num_features'
+        check_memory(whole, f'config.data.source: {names}', sizes)
         return load_synthetic(self)
 
 

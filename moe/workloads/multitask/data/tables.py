@@ -94,7 +94,11 @@ class TableSource(Source):
 
     def restore(self, workdir):
         """Returns the tasks and features of the table of a run."""
-        return read_preprocessing(workdir).inputs()
+        learned = read_preprocessing(workdir)
+        if learned.schema != self.schema:
+            allowed = "of the run's own data.source.schema"
+            raise ConfigError(str(workdir / _LEARNED), '', allowed)
+        return learned.inputs()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -293,6 +293,7 @@ def test_damaged_description():
         {'mean': []},
         {'mean': [float('nan')]},
         {'deviation': ['x']},
+        {'deviation': [0.0]},
         {'categories': {}},
         {'categories': {'town': ['Ulm']}},
         {'classes': {'click': ['0']}},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
+from moe.workloads import data_files
 from moe.workloads.multitask.data.synthetic import (
     SyntheticSource,
     load_synthetic,
@@ -221,3 +222,12 @@ def test_what_a_model_is_made_for():
     assert (sizes['train_rows'], sizes['val_rows']) == (40, 20)
     sizes = load(num_rows=0).sizes()
     assert (sizes['train_rows'], sizes['val_rows']) == (0, 20)
+
+
+@pytest.mark.parametrize('name', ['num_rows', 'num_val_rows', 'num_features'])
+def test_more_than_memory(monkeypatch, name):
+    # Before a row is drawn, and were there a hundred gigabytes.
+    monkeypatch.setattr(data_files, 'available_memory', lambda: 10**11)
+    source = parse(SyntheticSource, {**PLAIN, name: 2**31 - 1})
+    with pytest.raises(ConfigError, match=r'num_rows.* fits in memory'):
+        source.load(4)
