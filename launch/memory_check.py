@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from launch.planning.chips import GIB, parse_topology
 from launch.trials import Trial
+from moe import progress
 from moe.config import ConfigError
 
 # Fields that do not change the memory of a program.
@@ -47,12 +48,14 @@ def check(trials: Sequence[Trial], topology: str) -> None:
         raise ConfigError('--plan', error.value, error.allowed) from None
     known: dict[str, str] = {}
     lines = []
-    for trial in trials:
+    for i, trial in enumerate(trials):
         same = {k: v for k, v in trial.plain.items() if k not in _IRRELEVANT}
         key = json.dumps(same, sort_keys=True)
         if key not in known:
-            print(f'planning {trial.name} for {topology}', file=sys.stderr)
-            known[key] = _problem(trial, topology)
+            what = f'planning {trial.name} for {topology}'
+            with progress.shown(what, len(trials), 'trials') as reach:
+                reach(i)
+                known[key] = _problem(trial, topology)
         if known[key]:
             lines.append(f'trial {trial.name}: {known[key]}')
     if lines:

@@ -19,7 +19,7 @@ from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
-from moe import files
+from moe import files, progress
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
 from moe.workloads import registry
@@ -62,13 +62,15 @@ def main(argv: list[str]) -> int:
                 print(name, file=sys.stderr, flush=True)
                 try:
                     config = registry.read_config(plain, changes.items())
-                    result = plan(config, topology)
+                    with progress.shown('planning'):
+                        result = plan(config, topology)
                 except (ConfigError, HLOError, Implausible) as error:
                     result = {'refused': str(error)}
                 found.append({'changes': changes, **result})
             result, text = {'plans': found}, ranking(found)
         else:
-            result = plan(config, topology)
+            with progress.shown('planning'):
+                result = plan(config, topology)
             text = table(result)
     except NoCompiler as error:
         print(f'launch.plan: {error}', file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from moe import disk
 from moe.config import ConfigError, Damaged, Text
 
 _KINDS = {
@@ -25,8 +26,7 @@ _KINDS = {
 }
 
 
-# Errors of a file system, and of a path that a user gives.
-_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Errors of a path that a user gives.
 _REFUSALS = (
     errno.EACCES,
     errno.EISDIR,
@@ -77,7 +77,8 @@ def command(name: str) -> Callable[[Main], Main]:
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors='backslashreplace')
             try:
-                code = main(argv)
+                with disk.told_once():
+                    code = main(argv)
                 sys.stdout.flush()
                 return code
             except ConfigError as error:
@@ -90,12 +91,11 @@ def command(name: str) -> Callable[[Main], Main]:
                 # Who reads the output, as `head` does, has enough of it.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 return 128 + signal.SIGPIPE
-            except OSError as error:
-                if error.errno in _FAILURES:
-                    line, code = _failure(error), 1
-                elif error.errno in _REFUSALS and error.filename:
-                    line, code = _failure(error), 2
-                else:
+            except Exception as error:
+                line, code = disk.failure(error) or '', 1
+                if isinstance(error, OSError) and _is_refusal(error):
+                    line, code = _told(error), 2
+                elif not line:
                     raise
             print(f'{name}: {line}', file=sys.stderr)
             return code
@@ -105,7 +105,11 @@ def command(name: str) -> Callable[[Main], Main]:
     return decorate
 
 
-def _failure(error: OSError) -> str:
+def _is_refusal(error: OSError) -> bool:
+    return error.errno in _REFUSALS and bool(error.filename)
+
+
+def _told(error: OSError) -> str:
     """Returns an error of the operating system as one line."""
     path = '' if error.filename is None else f'{error.filename!r}: '
     return f'{path}{error.strerror}'

@@ -5,7 +5,6 @@ import shutil
 
 from absl import flags
 
-from moe.checkpoints.listing import find_set_aside
 from moe.checkpoints.verify import find_damage
 from moe.config import ConfigError, Damaged
 from moe.training.lock import locked
@@ -20,9 +19,9 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_bool(
-    'set_aside',
+    'damaged',
     False,
-    'Delete also what was set aside, as damaged or after a divergence.',
+    'Delete also what was set aside as damaged.',
     flag_values=FLAGS,
 )
 
@@ -57,6 +56,6 @@ def _unwanted(workdir: pathlib.Path) -> list[pathlib.Path]:
             found.append(entry.path)
     if not kept:
         raise Damaged(f'no checkpoint of {workdir} is whole: none is deleted')
-    if FLAGS.set_aside:
-        found += find_set_aside(workdir)
+    if FLAGS.damaged:
+        found += sorted((workdir / 'checkpoints').glob('damaged-*'))
     return found

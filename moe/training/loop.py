@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jax.sharding import Mesh
 
+from moe import progress
 from moe.config import ConfigError, to_plain
 from moe.parallel import MeshConfig, host_of, make_mesh
 from moe.paths import check_run_folder
@@ -101,7 +102,8 @@ def _run(
             held.enter_context(locked(workdir))
         changes = folder.check_same_config(workdir, config)
         workload = config.make_workload()
-        data = workload.load_data()
+        with progress.shown('loading data', active=main):
+            data = workload.load_data()
         described = workload.describe_data(data)
         folder.check_same_data(workdir, described)
         mesh = make_mesh(config.mesh)
@@ -123,7 +125,8 @@ def _run(
             allowed = 'one folder that all processes see'
             raise ConfigError('workdir', str(workdir), allowed)
     with jax.set_mesh(mesh):
-        trainer = MeshTrainer(config, workdir, workload, data, mesh)
+        with progress.shown('making or restoring the state', active=main):
+            trainer = MeshTrainer(config, workdir, workload, data, mesh)
         with contextlib.closing(trainer):
             trainer.announce(described, notes)
             return _trained(trainer, config, stop)
@@ -131,18 +134,21 @@ def _run(
 
 def _trained(trainer: MeshTrainer, config: Config, stop: Stop) -> bool:
     """Trains to the end or a signal; returns whether the run is complete."""
+    main = jax.process_index() == 0
     try:
         with stop.asked_for():
             try:
                 _make_up(trainer, stop)
                 step = train(trainer, config, stop)
             finally:
-                trainer.wait()
+                with progress.shown('writing the checkpoint', active=main):
+                    trainer.wait()
     except Diverged as error:
         trainer.record(history.DIVERGED, reason=str(error))
         raise
     if step == config.steps and not stop.decided:
-        trainer.finalize()
+        with progress.shown('results', active=main):
+            trainer.finalize()
         return True
     trainer.say(f'stopped at step {step}; the same command resumes it')
     trainer.record(history.STOPPED, step=step)
@@ -226,13 +232,16 @@ def evaluated(
       Results on the devices; None if it was stopped.
     """
     results: list[Any] = []
-    for result in trainer.evaluate():
-        # The one before: a signal is not kept waiting by a queue of batches.
-        jax.block_until_ready(results[-1:])
-        results.append(result)
-        if stopping():
-            return None
-    return jax.block_until_ready(results)
+    main = jax.process_index() == 0
+    with progress.shown('evaluation', unit='batches', active=main) as reach:
+        for result in trainer.evaluate():
+            # The one before: a queue of batches would keep signals waiting.
+            jax.block_until_ready(results[-1:])
+            reach(len(results))
+            results.append(result)
+            if stopping():
+                return None
+        return jax.block_until_ready(results)
 
 
 def _ready(arrays: Any) -> bool:

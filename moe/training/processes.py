@@ -17,7 +17,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from moe import disk, progress
 from moe.config import ConfigError, differences
+from moe.training import meeting
 
 _TIMEOUT = 10  # seconds of silence after which a process counts as dead
 _FLAGS = ('--coordinator', '--processes', '--process')
@@ -39,19 +41,21 @@ def start(
       ConfigError: for a missing or impossible argument, and without arguments
         outside of SLURM and TPU pods.
     """
-    given = (coordinator, count, index)
+    given: tuple[Any, Any, Any] = (coordinator, count, index)
     bind = None
     if given != (None, None, None):
-        bind = _check(*given)
-        waits = f'process {index} of {count} waits for all at {coordinator}'
-        print(waits, flush=True)
+        _check(*given)
+        meeting.meet(*given)
+        # By default the first process listens on every network.
+        bind = coordinator if meeting.is_local(given[0]) else None
     try:
-        jax.distributed.initialize(
-            *given,
-            heartbeat_timeout_seconds=_TIMEOUT,
-            shutdown_timeout_seconds=_TIMEOUT,
-            coordinator_bind_address=bind,
-        )
+        with progress.shown('waiting for the other processes'):
+            jax.distributed.initialize(
+                *given,
+                heartbeat_timeout_seconds=_TIMEOUT,
+                shutdown_timeout_seconds=_TIMEOUT,
+                coordinator_bind_address=bind,
+            )
     except ValueError:
         allowed = f'absent, but on SLURM and TPU pods (else {_BY_HAND})'
         raise ConfigError('--distributed', True, allowed) from None
@@ -60,8 +64,8 @@ def start(
         raise ConfigError('--coordinator', coordinator, allowed) from None
 
 
-def _check(coordinator, count, index) -> str | None:
-    """Checks arguments given by hand; returns the address to listen on."""
+def _check(coordinator, count, index) -> None:
+    """Checks arguments given by hand."""
     given = zip(_FLAGS, (coordinator, count, index), strict=True)
     for flag, value in given:
         if value is None:
@@ -75,8 +79,6 @@ def _check(coordinator, count, index) -> str | None:
         raise ConfigError('--processes', count, 'at least 1')
     if index not in range(count):
         raise ConfigError('--process', index, f'between 0 and {count - 1}')
-    # By default the first process listens on every network.
-    return coordinator if host in ('localhost', '127.0.0.1', '[::1]') else None
 
 
 def gather(value: Any) -> list[Any]:
@@ -154,7 +156,8 @@ def ending(*but: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, but) or not jax.distributed.is_initialized():
             raise
-        traceback.print_exc()
+        if disk.failure(error) is None:
+            traceback.print_exc()
         line = ' '.join(str(error).split())[:200]
         print(
             f'process {jax.process_index()} of {jax.process_count()} ends, and '

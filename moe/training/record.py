@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import operator
 import os
 import pathlib
 import re
@@ -140,8 +139,7 @@ def read_record(folder: pathlib.Path) -> Record:
                 name: Leaf(dtype, tuple(shape), checksum)
                 for name, (dtype, shape, checksum) in found['leaves'].items()
             }
-            step = operator.index(found['step'])
-            return Record(step, found['position'], leaves)
+            return Record(found['step'], found['position'], leaves)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Damage(str(folder), FILE, 'is not a record') from None
     # Format 2 had no checksums.

@@ -104,7 +104,8 @@ class Started:
         )
         # The collectives' library prints to stdout, of who is connected, from
         # all threads at once.
-        noise = r'(?m)^(.*(\[Gloo\]|peer ranks|waits for all at).*|[ \d]*)\n'
+        words = r'\[Gloo\]|peer ranks|waits for (all at|process)'
+        noise = rf'(?m)^(.*({words}).*|[ \d]*)\n'
         return [
             Result(
                 process.returncode,

@@ -1,0 +1,1 @@
+"""Faults put into runs on purpose: kills, and disks that are full."""
