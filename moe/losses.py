@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from moe.config import Registry
-from moe.totals import Derived, Total, mean_over
+from moe.totals import Derived, Mean, Total, mean_over
 
 AxisName = str | tuple[str, ...] | None
 Scope = Literal['padded', 'group', 'global']
@@ -201,6 +201,42 @@ def l1(
       The loss, a float32 scalar.
     """
     return masked_mean(jnp.sum(gates, axis=-1), mask, axis_name=axis_name)
+
+
+def l1_total(
+    gates: Float[Array, 'G S E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    factor: Float[Array, ''] | float = 1.0,
+    active_share: Float[Array, ''] | None = None,
+) -> Total:
+    """Returns `l1` times a factor, perhaps weighted by load, as sums.
+
+    With an active share a, the gates of expert e are times `n_e / (T a)`, for
+    the n_e of T tokens whose gate is not 0: times 1 where as many are as are to
+    be. Source: ReMoE, arXiv 2412.14711, the refined L1 loss.
+
+    Args:
+      gates: see `l1`.
+      mask: see `l1`.
+      factor: factor of the loss, float32.
+      active_share: share of the gates that is to be active, float32; None
+        weighs all experts alike.
+    """
+    gates = jnp.where(mask[..., None], gates, 0.0)
+    tokens = jnp.sum(mask.astype(jnp.float32))
+    by_expert = jnp.sum(gates, axis=(0, 1)) * factor
+    if active_share is None:
+        return Mean(jnp.sum(by_expert), tokens)
+    active = jnp.sum((gates > 0).astype(jnp.float32), axis=(0, 1))
+    sums = {'gates': by_expert, 'active': active, 'tokens': tokens}
+    sums['wanted'] = tokens * active_share
+    return Derived(sums, tokens, _load_weighted)
+
+
+def _load_weighted(sums) -> Float[Array, '*L']:
+    total = jnp.sum(sums['gates'] * sums['active'], axis=-1)
+    return total / jnp.maximum(sums['tokens'] * sums['wanted'], 1e-9)
 
 
 def masked_mean(

@@ -23,7 +23,9 @@ class State(Protocol):
     reads it as `context.state[name]`. In training the layer returns the
     statistic, the train step sums it over the microbatches, and after the
     optimizer `moe.routing.update_router_state` moves the value. A frozen
-    dataclass of plain options serves; it is hashed and compared.
+    dataclass of plain options serves; it is hashed and compared. If it has an
+    attribute `layers` that is 'all', the states of all layers with this rule
+    move by the sum of their statistics, and not each by its own.
     """
 
     def init(self, num_experts: int) -> Any:

@@ -84,6 +84,13 @@ class Routing:
       selection_probability: [G, S, E] float32, the probability that an expert
         is among the chosen if only its noise were drawn again, for the smooth
         load loss; None for a router without noise.
+      unbiased_assignments: [G, S, E] float32, the assignments that the scores
+        alone would make, without selection bias and limits on groups, for the
+        balance loss of sequences; None is those of `balance_mask`.
+      penalized_gates: [G, S, E] float32, what the L1 loss sums, before any
+        limit on the number of experts; None is the gates.
+      active_share: the share of the gates that is to be active, float32, by
+        which the L1 loss weighs an expert's load; None weighs all alike.
     """
 
     weight: Float[Array, 'G N M']
@@ -94,6 +101,9 @@ class Routing:
     priority: Float[Array, 'G S'] | None = None
     balance_mask: Bool[Array, 'G N M'] | None = None
     selection_probability: Float[Array, 'G S E'] | None = None
+    unbiased_assignments: Float[Array, 'G S E'] | None = None
+    penalized_gates: Float[Array, 'G S E'] | None = None
+    active_share: Float[Array, ''] | None = None
 
     # Whether column s of the grid is of token s.
     columns_are_tokens: ClassVar[bool] = True
@@ -274,9 +284,12 @@ class RoutingSummary(NamedTuple):
         assigned to an expert, before capacity.
       balance_assignments: [G, S, E] float32, those that the balance losses
         count.
+      unbiased_assignments: [G, S, E] float32, those that the balance loss of
+        sequences counts: of the scores alone, without selection bias.
+      penalized_gates: [G, S, E] float32, what the L1 loss sums.
       selection_probability: [G, S, E] float32, the probability that the
         expert is among the chosen if only its noise were drawn again; without
-        noise 1 where the gate is positive.
+        noise 1 where it is chosen.
       num_sequences: B, in which the tokens stand one after another.
       state: the values of the router's states by name.
       routing: the whole Routing; None for a soft mixture.
@@ -288,6 +301,8 @@ class RoutingSummary(NamedTuple):
     gates: Float[Array, 'G S E']
     assignments: Float[Array, 'G S E']
     balance_assignments: Float[Array, 'G S E']
+    unbiased_assignments: Float[Array, 'G S E']
+    penalized_gates: Float[Array, 'G S E']
     selection_probability: Float[Array, 'G S E']
     num_sequences: int
     state: Mapping[str, Any]

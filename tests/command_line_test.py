@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from moe import command_line
-from moe.config import ConfigError, Text
+from moe.config import ConfigError, Damaged, Text
 
 CONFIG = """
 import ml_collections
@@ -150,6 +150,7 @@ def failing(argv):
     ('error', 'code', 'line'),
     [
         (ConfigError('a', 1, '2'), 2, 'name: a = 1: must be 2'),
+        (Damaged('all of them'), 3, 'name: all of them'),
         (
             OSError(errno.ENOSPC, 'No space left on device', 'f'),
             1,

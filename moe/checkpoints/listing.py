@@ -26,7 +26,7 @@ def run(workdir: pathlib.Path) -> int:
         _print(
             f'{entry.step:>10}', entry.path, f'no: {damage}' if damage else good
         )
-    for path in sorted((workdir / 'checkpoints').glob('damaged-*')):
+    for path in find_set_aside(workdir):
         _print(f'{"":>10}', path, f'set aside as {path.name}')
     return 0
 
@@ -36,6 +36,16 @@ def _print(step: str, path: pathlib.Path, good: str) -> None:
         '%Y-%m-%d %H:%M', time.localtime(path.lstat().st_mtime)
     )
     print(f'{step}  {date}  {_words(size(path)):>10}  {good}')
+
+
+def find_set_aside(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what runs renamed: damaged, or followed by a divergence.
+
+    Args:
+      workdir: the run's folder.
+    """
+    folder = workdir / 'checkpoints'
+    return sorted([*folder.glob('damaged-*'), *folder.glob('diverged-*')])
 
 
 def size(path: pathlib.Path) -> int:

@@ -5,6 +5,7 @@ import shutil
 
 from absl import flags
 
+from moe.checkpoints.listing import find_set_aside
 from moe.checkpoints.verify import find_damage
 from moe.config import ConfigError, Damaged
 from moe.training.lock import locked
@@ -19,9 +20,9 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_bool(
-    'damaged',
+    'set_aside',
     False,
-    'Delete also what was set aside as damaged.',
+    'Delete also what was set aside, as damaged or after a divergence.',
     flag_values=FLAGS,
 )
 
@@ -56,6 +57,6 @@ def _unwanted(workdir: pathlib.Path) -> list[pathlib.Path]:
             found.append(entry.path)
     if not kept:
         raise Damaged(f'no checkpoint of {workdir} is whole: none is deleted')
-    if FLAGS.damaged:
-        found += sorted((workdir / 'checkpoints').glob('damaged-*'))
+    if FLAGS.set_aside:
+        found += find_set_aside(workdir)
     return found

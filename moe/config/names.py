@@ -119,10 +119,18 @@ def unknown_option(
       value: the value that it was given.
     """
     option = field.rpartition('.')[2]
-    owners = [n for n in registry if option in option_table(registry[n])]
+    owners_of = lambda o: [
+        n for n in registry if o in option_table(registry[n])
+    ]
+    owners = owners_of(option)
     if not owners:
         named = {'name': Option(str, REQUIRED)}
         known = named | option_table(registry[name])
+        for meant in SYNONYMS.get(option.lower(), ()):
+            others = ', '.join(owners_of(meant))
+            if others and meant not in known:
+                allowed = f'no such field (nearest: {meant}, of {others})'
+                return ConfigError(field, value, f'absent: {allowed}')
         return unknown(field, value, known)
     allowed = (
         f'absent: {name!r} has no such option (it is one of '

@@ -39,6 +39,8 @@ def load_balance(
 ) -> Total:
     """Returns the load-balance loss, see `moe.losses.load_balance`.
 
+    It counts the experts that tokens are sent to, by whatever bias.
+
     Args:
       summary: summary of the layer's routing.
       scope: the tokens over which its means are taken.
@@ -53,7 +55,9 @@ def load_balance(
 def sequence_balance(summary: RoutingSummary) -> Total:
     """Returns the mean over sequences of their own load-balance losses.
 
-    Source: DeepSeek-V3, arXiv 2412.19437, eq. 17-20.
+    It counts the K greatest scores of each token, without the selection bias
+    and the group limit by which experts are chosen: it is the router itself
+    that is to be balanced. Source: DeepSeek-V3, arXiv 2412.19437, eq. 17-20.
 
     Args:
       summary: summary of the layer's routing.
@@ -61,7 +65,7 @@ def sequence_balance(summary: RoutingSummary) -> Total:
     by_sequence = lambda x: x.reshape(summary.num_sequences, -1, *x.shape[2:])
     return losses.balance_total(
         by_sequence(summary.probs),
-        jnp.sum(by_sequence(summary.balance_assignments), axis=1),
+        jnp.sum(by_sequence(summary.unbiased_assignments), axis=1),
         by_sequence(summary.mask),
         scope='group',
     )
@@ -95,13 +99,17 @@ def l1(summary: RoutingSummary) -> Total:
     """Returns the mean sum of a token's gates, times the router's own factor.
 
     The factor is the state 'penalty' of a router that has one, such as `relu`;
-    else 1. See `moe.losses.l1`.
+    else 1; so is the weight by load. See `moe.losses.l1_total`.
 
     Args:
       summary: summary of the layer's routing.
     """
-    mean = mean_over(summary.mask, jnp.sum(summary.gates, axis=-1))
-    return Mean(mean.sum * summary.state.get('penalty', 1.0), mean.count)
+    return losses.l1_total(
+        summary.penalized_gates,
+        summary.mask,
+        factor=summary.state.get('penalty', 1.0),
+        active_share=getattr(summary.routing, 'active_share', None),
+    )
 
 
 def num_tokens(summary: RoutingSummary) -> Float[Array, '']:
@@ -140,11 +148,10 @@ def summarize(
       state: the values of the router's states by name.
     """
     gates, assignments = routing.gates(), routing.assignments()
-    balanced, probability = assignments, routing.selection_probability
+    balanced = assignments
     if routing.balance_mask is not None:
         balanced = routing.replace(valid=routing.balance_mask).assignments()
-    if probability is None:
-        probability = (gates > 0).astype(jnp.float32)
+    unless_none = lambda value, other: other if value is None else value
     return RoutingSummary(
         probs=routing.probs,
         logits=routing.logits,
@@ -152,7 +159,13 @@ def summarize(
         gates=gates,
         assignments=assignments,
         balance_assignments=balanced,
-        selection_probability=probability,
+        unbiased_assignments=unless_none(
+            routing.unbiased_assignments, balanced
+        ),
+        penalized_gates=unless_none(routing.penalized_gates, gates),
+        selection_probability=unless_none(
+            routing.selection_probability, assignments
+        ),
         num_sequences=num_sequences or len(routing.mask),
         state=state,
         routing=routing,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from moe.parameters import parameter
@@ -98,8 +99,7 @@ class Gate(nn.Module):
         routing = self.router(logits, context)
         # In expert choice, tokens do not compete for capacity.
         if self.batch_prioritized and routing.columns_are_tokens:
-            confidence = jnp.max(routing.probs, axis=-1)
-            routing = routing.replace(priority=confidence)
+            routing = routing.replace(priority=_confidence(routing))
         statistics = {}
         if context.train:
             statistics = {
@@ -136,6 +136,22 @@ class Gate(nn.Module):
         shape = (inputs.shape[-1], self.num_experts)
         kernel = parameter(self, name, init, shape, decay=False)
         return jnp.dot(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
+
+
+def _confidence(routing: Routing) -> Float[Array, 'G S']:
+    """Returns the order of the greatest probabilities, also of those next to 1.
+
+    It is `-log` of what the others sum to, or where that is 0 in float32 the
+    lead of the greatest logit.
+    """
+    probs, logits = lax.stop_gradient((routing.probs, routing.logits))
+    experts = jnp.arange(probs.shape[-1])
+    best = jnp.argmax(probs, axis=-1, keepdims=True) == experts
+    others = jnp.sum(jnp.where(best, 0.0, probs), axis=-1)
+    lead = jnp.max(logits, axis=-1) - jnp.max(
+        logits, -1, where=~best, initial=-jnp.inf
+    )
+    return jnp.where(others > 0, -jnp.log(others), jnp.maximum(lead, 88.0))
 
 
 def in_groups(

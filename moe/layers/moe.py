@@ -242,7 +242,14 @@ class MoE(nn.Module):
             lost = routing.replace(valid=lost).assignments()
             return y, within, jnp.sum(lost, axis=1)
 
-        routing = routing.replace(balance_mask=None, selection_probability=None)
+        # What the losses alone read does not travel.
+        routing = routing.replace(
+            balance_mask=None,
+            selection_probability=None,
+            unbiased_assignments=None,
+            penalized_gates=None,
+            active_share=None,
+        )
         return on_expert_devices(run, axes)(variables, tokens, routing)
 
 

@@ -104,6 +104,8 @@ class SoftMoE(nn.Module):
             gates=share,
             assignments=share,
             balance_assignments=share,
+            unbiased_assignments=share,
+            penalized_gates=share,
             selection_probability=share,
             num_sequences=valid.size // x.shape[-2],
             state={},

@@ -8,13 +8,18 @@ from moe.types import Context, TokenChoice
 
 
 def select(
-    scores: Float[Array, 'G S E'], k: int
-) -> tuple[Float[Array, 'G S K'], Int[Array, 'G S K']]:
-    """The K greatest scores of each token, ties to the lowest index.
+    scores: Float[Array, '... E'], k: int, *more: Float[Array, '... E']
+) -> tuple[Float[Array, '... K'], Int[Array, '... K']]:
+    """Returns the K greatest scores of each token, ties to the lowest index.
+
+    Routers select by logits, or by what keeps their order: probabilities that
+    underflow, or saturate at 1, are all equal.
 
     Args:
       scores: scores to choose by, float32.
       k: K, at most E.
+      *more: scores that order those whose earlier scores are equal; none of
+        the results has a gradient then.
 
     Returns:
       The chosen scores, greatest first, and their experts.
@@ -25,8 +30,20 @@ def select(
     num_experts = scores.shape[-1]
     if k > num_experts:
         raise ValueError(f'k = {k} of {num_experts} experts')
-    gates, expert = lax.top_k(scores, k)
-    return gates, expert
+    if not more:
+        values, expert = lax.top_k(scores, k)
+        return values, expert
+    keys = [-lax.stop_gradient(key) for key in (scores, *more)]
+    index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    values, *_, expert = lax.sort((*keys, index), num_keys=len(keys))
+    return -values[..., :k], expert[..., :k]
+
+
+def take(
+    values: Float[Array, '... E'], expert: Int[Array, '... K']
+) -> Float[Array, '... K']:
+    """Returns the values of the chosen experts."""
+    return jnp.take_along_axis(values, expert, axis=-1)
 
 
 def normalized(gates: Float[Array, 'G S K']) -> Float[Array, 'G S K']:

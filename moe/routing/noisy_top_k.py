@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from moe.config import NaturalFloat, PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, token_choice
+from moe.routing.choice import select, take, token_choice
 from moe.routing.noise import token_normal
 from moe.types import Context, TokenChoice, traits
 
@@ -49,6 +49,7 @@ def noisy_top_k(
       ValueError: if k is greater than the number of experts, or there is no
         key in training.
     """
+    logits = logits.astype(jnp.float32)
     num_experts = logits.shape[-1]
     noisy, std = logits, None
     if context.train:
@@ -65,10 +66,7 @@ def noisy_top_k(
         valid = top >= least
         top = jnp.where(valid, top, -jnp.inf)
     probs = jax.nn.softmax(noisy, axis=-1)
-    if k == 1:
-        gates = jnp.take_along_axis(probs, expert, axis=-1)
-    else:
-        gates = jax.nn.softmax(top, axis=-1)
+    gates = take(probs, expert) if k == 1 else jax.nn.softmax(top, axis=-1)
     routing = token_choice(expert, gates, probs, logits, context, valid=valid)
     if std is None or k == num_experts:
         return routing

@@ -34,6 +34,7 @@ def replay(
     recorded = context.recorded
     if recorded is None:
         raise ValueError('replay: the layer was called without recorded')
+    logits = logits.astype(jnp.float32)
     probs = jax.nn.softmax(logits, axis=-1)
     if recorded.columns_are_tokens:
         exists = context.mask[:, None]
@@ -55,6 +56,9 @@ def replay(
         logits=logits,
         mask=context.mask,
         balance_mask=None if balance_mask is None else balance_mask & valid,
+        unbiased_assignments=None,
+        penalized_gates=None,
+        active_share=None,
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from moe.config import PositiveInt
 from moe.losses import sum_over
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, token_choice
+from moe.routing.choice import select, take, token_choice
 from moe.types import Context, TokenChoice, traits
 
 
@@ -42,11 +42,11 @@ def sinkhorn(
     Raises:
       ValueError: if k is greater than the number of experts.
     """
-    score = logits
+    score = logits = logits.astype(jnp.float32)
     if context.train:
         score = _balanced(lax.stop_gradient(logits), context, iterations)
     _, expert = select(score, k)
-    gates = jnp.take_along_axis(jax.nn.sigmoid(logits), expert, axis=-1)
+    gates = take(jax.nn.sigmoid(logits), expert)
     probs = jax.nn.softmax(logits, axis=-1)
     return token_choice(expert, gates, probs, logits, context)
 
@@ -57,10 +57,17 @@ def _balanced(logits, context: Context, iterations: int):
 
     def scale(_, column):
         row = -jax.nn.logsumexp(logits + column, axis=-1, keepdims=True)
-        mass = jnp.where(valid, jnp.exp(logits + column + row), 0.0)
-        mass = sum_over(jnp.sum(mass, axis=(0, 1)), context.axis_name)
-        mass = mass / jnp.maximum(jnp.mean(mass), jnp.finfo(mass.dtype).tiny)
-        return column - jnp.log(jnp.maximum(mass, 1e-20))
+        share = jnp.where(valid, logits + column + row, -jnp.inf)
+        # In logarithms: an expert that no token wants has next to no mass. That
+        # each has 1, and not T / E, is a constant of all tokens.
+        top = jnp.max(share, axis=(0, 1))
+        if context.axis_name is not None:
+            top = lax.pmax(top, context.axis_name)
+        top = jnp.where(jnp.isfinite(top), top, 0.0)  # of no valid token
+        mass = jnp.sum(jnp.exp(share - top), axis=(0, 1))
+        mass = sum_over(mass, context.axis_name)
+        mass = jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
+        return column - top - jnp.log(mass)
 
     column = jnp.zeros((logits.shape[-1],), logits.dtype)
     return logits + lax.fori_loop(0, iterations, scale, column)

@@ -58,7 +58,7 @@ def soft(
       The weights.
     """
     del capacity_factor  # the layer reads it: the number of slots
-    valid = context.mask[..., None]
+    logits, valid = logits.astype(jnp.float32), context.mask[..., None]
     # A group without a valid token has weights 0, not NaN.
     masked = jnp.where(valid | ~jnp.any(valid, 1, keepdims=True), logits, -1e30)
     return SoftRouting(

@@ -4,19 +4,26 @@ A rule is a `moe.types.State`. E experts, G groups, S tokens a group.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe.config import Fraction, NaturalFloat, PositiveFloat, Registry
-from moe.types import Routing, StateStatistic
+from moe.config import (
+    ConfigError,
+    Fraction,
+    NaturalFloat,
+    PositiveFloat,
+    Registry,
+)
+from moe.types import Routing, State, StateStatistic
 
 # Rules for selection biases [E], which routers add to their scores.
 BALANCE_RULES = Registry('balance rule')
-# Rules for the coefficient of a router's own L1 loss, a scalar.
+# Rules for the coefficient of a router's own L1 loss, a scalar; their attribute
+# `active_share` weighs the experts in it, see `moe.types.Routing`.
 PENALTY_RULES = Registry('penalty rule')
 
 
@@ -62,28 +69,47 @@ class SignRule:
 class SparsityRule:
     """Holds the share of gates that are zero, by the L1 loss's coefficient.
 
-    `penalty * rate^sign(sparsity - share)`. Source: ReMoE, arXiv 2412.14711,
-    eq. 8.
+    `penalty * rate^sign(sparsity - share)`; in the loss the gates of an expert
+    are times its load, `share of the tokens / (1 - sparsity)`, so that those of
+    busy experts shrink first. Source: ReMoE, arXiv 2412.14711, and its code, in
+    which all layers have one coefficient, by their mean share.
 
     Attributes:
-      sparsity: target share of gates that are zero, `1 - K / E` for a target K.
+      sparsity: target share of gates that are zero, `1 - K / E` for K experts
+        a token in the mean.
       rate: factor by which the coefficient changes in a step.
+      load_weighted: whether the loss weighs gates by the load of their experts.
+      layers: over which mixture layers the share is taken: all together, for
+        one coefficient, or each for one of its own.
     """
 
     sparsity: Fraction = 0.75
     rate: PositiveFloat = 1.2
+    load_weighted: bool = True
+    layers: Literal['all', 'each'] = 'all'
+
+    def __post_init__(self):
+        if self.sparsity == 1:
+            raise ConfigError('sparsity', self.sparsity, 'less than 1')
 
     def init(self, num_experts: int) -> Float[Array, '']:
         """Returns the coefficient before the first step, 1e-8."""
         return jnp.full((), 1e-8, jnp.float32)
 
+    @property
+    def active_share(self) -> float | None:
+        """Returns the share of gates that are to be active, if it weighs."""
+        return 1 - self.sparsity if self.load_weighted else None
+
     def statistic(
         self, routing: Routing, value: Float[Array, '']
     ) -> tuple[Float[Array, ''], Float[Array, '']]:
         """Returns how many gates were not zero, and how many there were."""
+        gates = routing.penalized_gates
+        gates = routing.gates() if gates is None else gates
+        active = (gates > 0) & routing.mask[..., None]
         tokens = jnp.sum(routing.mask.astype(jnp.float32))
-        active = jnp.sum(routing.valid.astype(jnp.float32))
-        return active, tokens * routing.num_experts
+        return jnp.sum(active.astype(jnp.float32)), tokens * gates.shape[-1]
 
     def update(
         self,
@@ -119,22 +145,45 @@ def update_router_state(
     [-0.5, 0.5]
     """
     result = dict(state)
+    values = {path: _at(state, path) for path in statistics}
+    depths = {p: _depth(s, values[p]) for p, s in statistics.items()}
+    totals = _over_all_layers(statistics, depths)
     for path, statistic in statistics.items():
         *parents, name = path.split('/')
         node = result
         for parent in parents:
             node[parent] = node = dict(node[parent])
-        node[name] = _over_layers(statistic, node[name])(
-            node[name], statistic.value
-        )
+        rule, update = statistic.rule, statistic.rule.update
+        for _ in range(depths[path]):
+            update = jax.vmap(
+                update, in_axes=(0, None if rule in totals else 0)
+            )
+        node[name] = update(values[path], totals.get(rule, statistic.value))
     return result
 
 
-def _over_layers(statistic: StateStatistic, value: Any) -> Callable:
-    """Maps the update of a rule over the leading axes of stacked layers."""
-    update = statistic.rule.update
+def _at(state: Mapping[str, Any], path: str) -> Any:
+    for name in path.split('/'):
+        state = state[name]
+    return state
+
+
+def _depth(statistic: StateStatistic, value: Any) -> int:
+    """Returns the number of leading axes, those of stacked layers."""
     one = jax.eval_shape(lambda: statistic.rule.init(statistic.num_experts))
     extra = jax.tree.map(lambda a, b: a.ndim - b.ndim, value, one)
-    for _ in range(max(jax.tree.leaves(extra), default=0)):
-        update = jax.vmap(update)
-    return update
+    return max(jax.tree.leaves(extra), default=0)
+
+
+def _over_all_layers(
+    statistics: Mapping[str, StateStatistic], depths: Mapping[str, int]
+) -> dict[State, Any]:
+    """Returns the sums of the statistics by rule, for rules of all layers."""
+    totals: dict[State, Any] = {}
+    for path, statistic in statistics.items():
+        rule, axes = statistic.rule, tuple(range(depths[path]))
+        if getattr(rule, 'layers', 'each') == 'all':
+            parts = [jax.tree.map(lambda v, a=axes: v.sum(a), statistic.value)]
+            parts += [totals[rule]] if rule in totals else []
+            totals[rule] = jax.tree.map(lambda *v: sum(v), *parts)
+    return totals

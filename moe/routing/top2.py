@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from moe.config import NaturalFloat
 from moe.routing.base import ROUTERS
-from moe.routing.choice import token_choice
+from moe.routing.choice import select, take, token_choice
 from moe.routing.noise import token_uniform
 from moe.types import Context, TokenChoice
 
@@ -59,24 +59,23 @@ def top2(
     num_experts = logits.shape[-1]
     if num_experts < 2:
         raise ValueError(f'top2: needs 2 experts, not {num_experts}')
+    logits = logits.astype(jnp.float32)
     probs = jax.nn.softmax(logits, axis=-1)
     importance = context.importance
     if importance is None:
         importance = jnp.ones(logits.shape[:-1], jnp.float32)
     whole = importance == 1.0
-    experts = jnp.arange(num_experts)
-    first = jnp.argmax(probs, axis=-1)
-    chosen = (first[..., None] == experts) & whole[..., None]
-    rest = jnp.where(chosen, 0.0, probs)
-    second = jnp.argmax(rest, axis=-1)
-    take = lambda p, e: jnp.take_along_axis(p, e[..., None], -1)[..., 0]
-    gate_1 = take(probs, first) * whole
-    gate_2 = take(rest, second)
+    _, best = select(logits, 2)
+    first = best[..., 0]
+    second = jnp.where(whole, best[..., 1], first)
+    expert = jnp.stack([first, second], -1)
+    gate_1, gate_2 = jnp.moveaxis(take(probs, expert), -1, 0)
+    gate_1 = gate_1 * whole
     total = gate_1 + gate_2 + _EPSILON
     gate_1, gate_2 = gate_1 / total, gate_2 / total
     keep = _keep_second(gate_2, context, policy, threshold)
     routing = token_choice(
-        jnp.stack([first, second], -1),
+        expert,
         jnp.stack([gate_1, gate_2], -1),
         probs * whole[..., None],
         logits,

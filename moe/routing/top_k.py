@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import normalized, select, token_choice
+from moe.routing.choice import normalized, select, take, token_choice
 from moe.types import Context, TokenChoice
 
 
@@ -55,14 +55,15 @@ def top_k(
     >>> [round(float(w), 4) for w in routing.weight.ravel()]
     [0.6667, 0.3333]
     """
+    logits = logits.astype(jnp.float32)
     probs = jax.nn.softmax(logits, axis=-1)
-    gates, expert = select(probs, k)
-    valid = None
+    chosen, expert = select(logits, k)
+    gates, valid = take(probs, expert), None
     if ties == 'keep':
-        least = gates[..., -1:]
-        gates, expert = select(probs, probs.shape[-1])
-        valid = gates >= least
-        gates = jnp.where(valid, gates, 0.0)
+        least = chosen[..., -1:]
+        chosen, expert = select(logits, logits.shape[-1])
+        valid = chosen >= least
+        gates = jnp.where(valid, take(probs, expert), 0.0)
     if renormalize and k > 1:
         gates = normalized(gates)
     return token_choice(expert, gates, probs, logits, context, valid=valid)

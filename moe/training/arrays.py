@@ -18,6 +18,8 @@ from moe.training.checksum import host_checksum, leaf_names
 from moe.training.record import Damage, Leaf, Record, cause, with_checksums
 
 _READERS = 8  # leaves that are read at once
+# Bytes of a leaf that are kept: devices that share a chunk decode it once.
+_CACHE = 2**30
 
 
 def read_state(folder: pathlib.Path, record: Record, like: Any) -> Any:
@@ -91,6 +93,7 @@ def _open(folder: pathlib.Path, name: str, leaf: Leaf) -> Any:
     spec = {
         'driver': 'zarr',
         'kvstore': {'driver': 'ocdbt', 'base': files, 'path': path},
+        'context': {'cache_pool': {'total_bytes_limit': _CACHE}},
     }
     try:
         store = tensorstore.open(spec, open=True, read=True).result()

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import operator
 import os
 import pathlib
 import re
@@ -139,7 +140,8 @@ def read_record(folder: pathlib.Path) -> Record:
                 name: Leaf(dtype, tuple(shape), checksum)
                 for name, (dtype, shape, checksum) in found['leaves'].items()
             }
-            return Record(found['step'], found['position'], leaves)
+            step = operator.index(found['step'])
+            return Record(step, found['position'], leaves)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Damage(str(folder), FILE, 'is not a record') from None
     # Format 2 had no checksums.

@@ -85,7 +85,7 @@ class MeshTrainer:
         )
         look = lambda state: (state.guard.in_a_row, all_finite(state))
         self._look = one_at_a_time(jax.jit(look, out_shardings=replicated))
-        self._told, self._returns = False, 0
+        self._told, self._told_absent, self._returns = False, False, 0
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
         due = self.start % config.eval_every == 0 or self.start == config.steps
@@ -156,7 +156,7 @@ class MeshTrainer:
         values, results = logged(self._workload, metrics, evaluation)
         values |= self.clock.speed()
         line = self.clock.line(step, values)
-        self.say(line + self._validation(results))
+        self.say(line + (self._validation(results) if evaluation else ''))
         self._writer.write_scalars(step, values)
         if values.get('train/skipped') and not self._told:
             self._told = True
@@ -205,9 +205,17 @@ class MeshTrainer:
 
     def _validation(self, results: dict[str, float]) -> str:
         """Returns the end of a line that has results of an evaluation."""
-        told = [n for n in self._workload.primary_metrics if n in results]
-        each = (f'{_words(name)} {results[name]:.4f}' for name in told)
-        return f'  validation {", ".join(each)}' if told else ''
+        names = self._workload.primary_metrics
+        there = [name for name in names if name in results]
+        absent = ', '.join(name for name in names if name not in results)
+        if absent and not self._told_absent:
+            self._told_absent = True
+            self.say(
+                f'note: validation has no {absent}: there is no label for it, '
+                'or of one class alone, or a prediction is not a number'
+            )
+        each = (f'{_words(name)} {results[name]:.4f}' for name in there)
+        return f'  validation {", ".join(each)}' if there else ''
 
     def save(self, step: int) -> None:
         """Saves a checkpoint in the background, of a state that is finite.

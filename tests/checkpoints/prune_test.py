@@ -21,11 +21,12 @@ def names(folder):
 def test_the_newest_stay(saved, tmp_path, capsys):
     folder = damage.copy(saved, tmp_path / 'run')
     (folder / 'checkpoints' / 'damaged-8').mkdir()
+    (folder / 'checkpoints' / 'diverged-9').write_text('')
     assert main(['', 'prune', str(folder), '--keep=2']) == 0
     out = capsys.readouterr().out
     assert out == f'deleted {folder}/checkpoints/2\n'
-    assert names(folder) == ['4', '6', 'damaged-8']
-    assert main(['', 'prune', str(folder), '--keep=9', '--damaged']) == 0
+    assert names(folder) == ['4', '6', 'damaged-8', 'diverged-9']
+    assert main(['', 'prune', str(folder), '--keep=9', '--set_aside']) == 0
     assert names(folder) == ['4', '6']
     assert damage.same(damage.resume(folder)[0], 6)
 
@@ -41,6 +42,6 @@ def test_none_is_good(saved, tmp_path, capsys):
     folder = damage.copy(saved, tmp_path / 'run')
     for step in '246':
         (folder / 'checkpoints' / step / 'data' / 'metadata').unlink()
-    assert main(['', 'prune', str(folder), '--keep=1', '--damaged']) == 3
+    assert main(['', 'prune', str(folder), '--keep=1', '--set_aside']) == 3
     assert names(folder) == ['2', '4', '6']
     assert capsys.readouterr().err.count('\n') == 1

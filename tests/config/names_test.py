@@ -5,6 +5,7 @@ import pytest
 from moe.config import ConfigError, override
 from moe.config.names import nearest
 from moe.workloads.lm.workload import LanguageConfig
+from moe.workloads.multitask.workload import MultiTaskRun
 
 
 @pytest.mark.parametrize(
@@ -38,4 +39,22 @@ def test_nearest(name, known, meant):
 def test_a_field_that_stands_one_section_deeper(field, meant):
     with pytest.raises(ConfigError) as error:
         override(LanguageConfig, {}, [(field, 1)])
+    assert error.value.allowed.endswith(f'(nearest: {meant})')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'meant'),
+    [
+        ({'balance.gradnorm_alpha': 2}, 'alpha, of gradnorm'),
+        (
+            {'balance.name': 'gradnorm', 'balance.gradnorm_alpha': 2},
+            'alpha',
+        ),
+    ],
+    ids=['another entry', 'this entry'],
+)
+def test_an_option_that_was_a_field_of_the_section(changes, meant):
+    # Whether or not the entry that has the option is the one that is chosen.
+    with pytest.raises(ConfigError) as error:
+        override(MultiTaskRun, {'workload': 'multitask'}, changes.items())
     assert error.value.allowed.endswith(f'(nearest: {meant})')

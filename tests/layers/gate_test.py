@@ -17,7 +17,7 @@ from moe.routing import (
 )
 from moe.types import Context
 from tests.reference.compare import assert_close
-from tests.reference.routing import softmax
+from tests.reference.selection import log_odds
 
 G, S, D, E = 2, 6, 4, 5
 POSITION = jnp.arange(G * S, dtype=jnp.int32).reshape(G, S)
@@ -177,12 +177,17 @@ def test_state_reaches_the_router():
     assert state.values == {'penalty': 0.5}
 
 
-def test_priority_is_the_largest_probability():
-    gate = Gate(E, batch_prioritized=True)
-    routing, _ = apply(gate, {'router': KERNEL}, X, CONTEXT)
-    logits = np.float64(X) @ np.float64(KERNEL)
-    desired = [[softmax(row).max() for row in rows] for rows in logits]
-    assert_close(routing.priority, np.array(desired), 1e-6)
+@pytest.mark.parametrize('factor', [1, 30, 1000])
+def test_priority_is_the_order_of_the_largest_probability(factor):
+    # At 30 times the logits some are 1 in float32, at 1000 times all.
+    gate, kernel = Gate(E, batch_prioritized=True), np.float32(factor) * KERNEL
+    routing, _ = apply(gate, {'router': kernel}, X, CONTEXT)
+    logits = np.float64(X) @ np.float64(kernel)
+    odds = np.array([[log_odds(row).max() for row in rows] for rows in logits])
+    order = np.argsort(-odds, axis=-1)
+    np.testing.assert_array_equal(np.argsort(-routing.priority), order)
+    saturated = np.sum(np.max(routing.probs, axis=-1) == 1)
+    assert {1: saturated == 0, 30: saturated > 0, 1000: saturated > 10}[factor]
 
 
 def test_initializer_of_the_kernel():

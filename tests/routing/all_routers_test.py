@@ -172,14 +172,24 @@ def account_by_hand(name, routing, kept, mask):
         counted = spread_by_hand(routing, ones, routing.balance_mask)
     chance = routing.selection_probability
     if chance is None:
-        chance = gates > 0
-    balance = [probs, counted, mask]
-    l1 = reference_losses.l1(gates, mask) * (0.25 if name == 'relu' else 1)
+        chance = chosen
+    unbiased = counted
+    if STATES.get(name) == 'bias':  # the K greatest logits
+        order = np.argsort(-routing.logits, axis=-1, kind='stable')
+        rank = np.argsort(order, axis=-1)
+        unbiased = (rank < routing.weight.shape[1]) & mask[..., None]
+    l1 = reference_losses.l1(gates, mask)
+    if name == 'relu':
+        every = np.maximum(np.float64(routing.logits), 0)
+        load = np.mean(every[mask] > 0, axis=0) / (1 - 0.75)
+        l1 = 0.25 * reference_losses.l1(every * load, mask)
     losses = {
         'load_balance': reference_layer.load_balance(
             probs, counted.sum(1), mask, 'global'
         ),
-        'sequence_balance': reference_losses.sequence_balance(*balance),
+        'sequence_balance': reference_losses.sequence_balance(
+            probs, unbiased, mask
+        ),
         'router_z': reference_layer.router_z(np.float64(routing.logits), mask),
         'importance': reference_losses.importance(gates, mask),
         'load': reference_losses.load(np.float64(chance), mask),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from moe.routing import relu, top_p
+from moe.routing import SparsityRule, relu, top_p
 from tests.reference import losses as reference_losses
 from tests.routing.common import (
     KEY,
@@ -31,15 +31,36 @@ def test_top_p_takes_more_experts_for_an_unsure_token():
     np.testing.assert_allclose(aux.stats['experts_per_token'], 5 / 3)
 
 
-def test_relu_l1_is_the_mean_sum_of_gates():
+@pytest.mark.parametrize('k', [1, E])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_relu_penalizes_gates_before_the_cap(k, weighted):
     logits = draw(0)
-    aux = accounted(run(relu, logits, context(PADDED), k=E))
+    rule = SparsityRule(sparsity=0.6, load_weighted=weighted)
+    routing = run(relu, logits, context(PADDED), k=k, penalty=rule)
     gates = np.maximum(np.float64(logits), 0)
-    desired = reference_losses.l1(gates, PADDED)
-    np.testing.assert_allclose(aux.losses['l1'], desired, rtol=1e-6)
+    # An expert's load is the share of the tokens with a gate for it, over
+    # 1 - .6: it is 1 where every expert has as many as are wanted.
+    load = np.mean(gates[PADDED] > 0, axis=0) / 0.4 if weighted else 1
+    desired = reference_losses.l1(gates * load, PADDED)
+    l1 = accounted(routing).losses['l1']
+    np.testing.assert_allclose(l1, desired, rtol=1e-6)
     # The share of zero gates, which the penalty's update goes by.
-    share = 1 - aux.stats['experts_per_token'] / E
-    np.testing.assert_allclose(share, np.mean(gates[PADDED] == 0), rtol=1e-6)
+    active, total = rule.statistic(routing, None)
+    assert total == E * PADDED.sum()
+    assert active == np.sum(gates[PADDED] > 0)
+
+
+def test_a_cap_does_not_hide_how_many_gates_are_active():
+    # Of 64 gates 32 are positive, 4 of them are used: the share of zeros is
+    # .5, less than the .75 wanted, and not 60 / 64, so the penalty grows.
+    logits = np.tile(np.float32([1, -1] * 32), (G, S, 1))
+    routing = run(relu, logits, context())
+    assert routing.expert.shape[1] == 4
+    rule = SparsityRule()
+    penalty = rule.update(np.float32(1e-8), rule.statistic(routing, None))
+    np.testing.assert_allclose(penalty, 1.2e-8, rtol=1e-6)
+    # 32 gates of 1, each with the load 1 / (1 - .75) = 4.
+    assert accounted(routing).losses['l1'] == 32 * 4
 
 
 def test_relu_gradients_are_finite_where_all_gates_are_zero():

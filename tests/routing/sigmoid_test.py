@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import group_limited, sigmoid
+from moe.routing import SignRule, group_limited, sigmoid
 from tests.routing.common import (
     E,
     G,
@@ -49,6 +49,81 @@ def test_the_bias_selects_but_does_not_weigh():
         r.weight, np.argsort(r.expert, axis=1), axis=1
     )
     np.testing.assert_allclose(by_expert(plain), by_expert(biased), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('logits', 'chosen', 'weights'),
+    [
+        # 1 / (1 + e^-1) = .731; all scores are 0 in float32.
+        ([-100, -95, -93, -92], [3, 2], [0.731059, 0.268941]),
+        # All scores are 1 in float32.
+        ([18, 19, 17.5, 30], [3, 1], [0.5, 0.5]),
+    ],
+)
+def test_scores_that_are_equal_in_float32(logits, chosen, weights):
+    logits = np.tile(np.float32(logits), (G, S, 1))
+    zeros = np.zeros(4, np.float32)
+    one_group = {'expert_groups': 1, 'chosen_groups': 1}
+    for router, options in ((sigmoid, {}), (group_limited, one_group)):
+        # The same bias of all changes nothing, though it hides small scores.
+        for bias in (zeros, zeros + np.float32(0.3)):
+            found = run(router, logits, context(bias=bias), k=2, **options)
+            assert found.expert[0, :, 0].tolist() == chosen
+            np.testing.assert_allclose(found.weight[0, :, 0], weights, 1e-5)
+
+
+def test_weights_of_experts_that_the_bias_brings():
+    # Beside expert 0 their scores are nothing: e^-100 and e^-95, whose shares
+    # are 1 / (1 + e^5) = .0067 and .9933.
+    logits = np.tile(np.float32([20, -100, -95]), (G, S, 1))
+    bias = np.float32([-2, 0, 0])
+    found = run(sigmoid, logits, context(bias=bias), k=2)
+    assert found.expert[0, :, 0].tolist() == [2, 1]
+    desired = [0.9933071, 0.0066929]
+    np.testing.assert_allclose(found.weight[0, :, 0], desired, 1e-5)
+
+
+def test_a_group_scores_by_two_experts_or_by_its_share_of_k():
+    # s = .9, .1 | .6, .6 | .5, .3 | .2, .2, with K = 2 from 2 groups. By two
+    # experts: 1.0, 1.2, .8, .4; by 2 / 2 = 1: .9, .6, .5, .2.
+    p = np.array([0.9, 0.1, 0.6, 0.6, 0.5, 0.3, 0.2, 0.2])
+    logits = np.tile(np.float32(np.log(p / (1 - p))), (G, S, 1))
+    given = {'k': 1, 'expert_groups': 4, 'chosen_groups': 1}
+    ctx = context(bias=np.zeros(8, np.float32))
+    for scored, best in ((2, 2), (None, 0), (9, 2)):
+        found = run(group_limited, logits, ctx, scored_experts=scored, **given)
+        assert np.all(found.expert == best)
+    # Equal for DeepSeek-V3, whose K = 8 and M = 4: 8 / 4 = 2.
+    wide = draw(0, (G, S, 64))
+    given = {'k': 8, 'expert_groups': 8, 'chosen_groups': 4}
+    ctx = context(bias=np.zeros(64, np.float32))
+    two, share = (
+        run(group_limited, wide, ctx, scored_experts=scored, **given)
+        for scored in (2, None)
+    )
+    np.testing.assert_array_equal(two.expert, share.expert)
+
+
+def test_which_losses_see_the_bias():
+    # Scores .8, .2 and .6, .4 with a bias of .5 for expert 1: .8 > .7, but
+    # .6 < .9, so one token each. P = [.7, .3]. By scores alone both tokens go
+    # to expert 0: the loss of the sequence is 2 (1 * .7) = 1.4; the loads are
+    # balanced, 2 (.5 * .7 + .5 * .3) = 1.
+    p = np.array([[[0.8, 0.2], [0.6, 0.4]]])
+    logits = np.float32(np.log(p / (1 - p)))
+    ctx = context(shape=(1, 2), bias=np.float32([0, 0.5]))
+    for router, options in (
+        (sigmoid, {}),
+        (group_limited, {'expert_groups': 2, 'chosen_groups': 1}),
+    ):
+        routing = run(router, logits, ctx, k=1, **options)
+        assert routing.expert.ravel().tolist() == [0, 1]
+        aux = accounted(routing)
+        balance = aux.losses['sequence_balance'], aux.losses['load_balance']
+        np.testing.assert_allclose(balance, [1.4, 1.0], rtol=1e-6)
+        assert aux.stats['load'].tolist() == [1, 1]
+        load = SignRule().statistic(routing, ctx.state['bias'])
+        assert load.tolist() == [1, 1]
 
 
 def test_no_gradient_moves_the_bias():

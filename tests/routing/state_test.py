@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.config import ConfigError
 from moe.routing import (
     BALANCE_RULES,
     PENALTY_RULES,
@@ -114,6 +115,36 @@ def test_update_is_each_one_of_any_stack():
     # What has no statistic stays, and what was given is not changed.
     assert new['other'] is state['other']
     assert state['moe']['inner']['bias'] is bias
+
+
+@pytest.mark.parametrize(
+    ('layers', 'factors'),
+    [('all', [1.2, 1.2, 1.2]), ('each', [1.2, 1.2, 1 / 1.2])],
+)
+def test_one_penalty_for_all_layers(layers, factors):
+    # Two stacked layers with 12 and 6 of 16 gates active, a third with 2: in
+    # all 20 of 48, a share of zeros of .583, where .75 are wanted. By itself
+    # the third has .875.
+    rule = SparsityRule(layers=layers)
+    both = (jnp.array([12.0, 6.0]), jnp.array([16.0, 16.0]))
+    one = (jnp.array(2.0), jnp.array(16.0))
+    statistics = {
+        'scan/penalty': StateStatistic(both, rule, 4),
+        'last/penalty': StateStatistic(one, rule, 4),
+    }
+    value = jnp.float32(0.01)
+    state = {
+        'scan': {'penalty': jnp.full(2, value)},
+        'last': {'penalty': value},
+    }
+    new = update_router_state(state, statistics)
+    found = [*new['scan']['penalty'], new['last']['penalty']]
+    np.testing.assert_allclose(found, 0.01 * np.array(factors), rtol=1e-6)
+
+
+def test_nothing_to_leave_active_is_an_error():
+    with pytest.raises(ConfigError, match=r'sparsity = 1\.0: must be less'):
+        SparsityRule(sparsity=1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,19 @@ def test_known_gates_and_balance():
     np.testing.assert_allclose(routing.weight[0, 0, 0], 5 / 9, rtol=1e-6)
 
 
+def test_the_second_choice_is_another_expert():
+    # All probabilities but one are 0 in float32.
+    logits = np.tile(np.float32([200, 0, 100]), (G, S, 1))
+    routing = run(top2, logits, context())
+    assert routing.expert[0, :, 0].tolist() == [0, 2]
+    assert routing.weight[0, :, 0].tolist() == [1, 0]
+    # As the second choice of a group of experts, the best of all.
+    half = np.full((G, S), 0.5, np.float32)
+    routing = run(top2, logits, context(importance=half))
+    assert np.all(routing.expert[:, 1] == 0)
+    assert not routing.valid[:, 0].any()
+
+
 def test_ties_go_to_the_lowest_index():
     routing = run(top2, np.zeros((G, S, E), np.float32), context())
     assert np.all(routing.expert[:, 0] == 0)

@@ -81,6 +81,18 @@ def test_equals_the_loop(k, renormalize, seed):
     assert routing.priority is None
 
 
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_selects_by_logits(renormalize):
+    # Four probabilities are 0 in float32: 1 and 2 have the lowest indices.
+    logits = np.tile(np.float32([0, 10, 300, 150, 20]), (G, S, 1))
+    routing = route(logits, 3, renormalize)
+    assert routing.expert[0, :, 0].tolist() == [2, 3, 4]
+    assert routing.weight[0, :, 0].tolist() == [1, 0, 0]
+    kept = top_k(logits, context(), k=3, ties='keep')
+    assert kept.valid[0, :, 0].tolist() == [True] * 3 + [False] * 2
+    np.testing.assert_array_equal(kept.expert[:, :3], routing.expert)
+
+
 def test_ties_go_to_the_lowest_index():
     logits = jnp.zeros((G, S, E)).at[..., 3].set(1.0)
     routing = route(logits, 3)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from moe import training
-from moe.config import ConfigError
+from moe.config import ConfigError, Damaged
 from moe.layers import LOSSES
 from moe.metrics import read_metrics
 from moe.training import step
@@ -264,6 +264,15 @@ def test_a_finished_run_has_nothing_to_do(finished, tmp_path):
         k: v for k, v in files.items() if not k.startswith('tensorboard')
     }
     assert strip(contents(folder)) == strip(contents(finished.folder))
+
+
+def test_nothing_is_touched_if_no_checkpoint_is_good(finished, tmp_path):
+    folder = cut(finished, tmp_path / 'run', 10)
+    damage.flip_a_value(folder / 'checkpoints' / '10')
+    before = contents(folder)
+    with pytest.raises(Damaged, match=r'10 is damaged: leaf .* no other is'):
+        start(folder, finished.plain)
+    assert contents(folder) == before
 
 
 def test_stops_at_a_signal_and_goes_on(finished, tmp_path):

@@ -1,6 +1,7 @@
 """Records: whole or damaged, of this format or another; what errors mean."""
 
 import errno
+import hashlib
 import json
 import os
 
@@ -58,6 +59,15 @@ def test_any_flipped_bit_is_seen(folder):
     for change in damage.flips(40).values():
         path.write_bytes(change(raw))
         with pytest.raises(Damage):
+            read_record(folder)
+
+
+@pytest.mark.parametrize('raw', [b'null', b'[]', b'"a"', b'9', b'[' * 9999])
+def test_any_json_is_a_record_or_not(raw, folder):
+    path = folder / record.FILE
+    for text in (raw, raw + b'\n' + hashlib.sha256(raw).hexdigest().encode()):
+        path.write_bytes(text)
+        with pytest.raises(Damage, match='is not a record'):
             read_record(folder)
 
 

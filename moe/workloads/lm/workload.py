@@ -143,6 +143,8 @@ class Language(TransformerWorkload):
     def eval_metrics(self, means, rows):
         """Returns the loss in nats, and in bits per byte or as perplexity."""
         width = self._config.data.source.bytes_per_token
+        if 'loss' not in means:
+            return means
         if width is None:
             return {**means, 'perplexity': math.exp(min(means['loss'], 700))}
         return {**means, 'bits_per_byte': means['loss'] / math.log(2) / width}

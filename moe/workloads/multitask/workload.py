@@ -277,16 +277,18 @@ class MultiTask(Workload):
         return {'predictions': outputs.predictions, **users}
 
     def eval_metrics(self, means, rows):
-        """Returns the sum of the tasks' mean losses, and metrics by task."""
+        """Returns the sum of the tasks' mean losses, and metrics by task.
+
+        A task without a label has none, and without any label there is no loss.
+        """
         found = {n: v for n, v in means.items() if not n.startswith('loss/')}
         for target in self.targets:
             logits, label, mask = rows['predictions'][target.name]
             metrics = target.metrics(logits, label, mask, rows.get('user'))
             found |= {f'{target.name}/{k}': v for k, v in metrics.items()}
-        losses = [
-            found.get(f'{t.name}/{t.loss_name}', 0.0) for t in self.targets
-        ]
-        return {'loss': sum(losses), **found}
+        names = [f'{t.name}/{t.loss_name}' for t in self.targets]
+        losses = [found[name] for name in names if name in found]
+        return {'loss': sum(losses), **found} if losses else found
 
     def predictions(
         self, logits: Float[np.ndarray, 'N T O']

@@ -119,6 +119,15 @@ class Vision(TransformerWorkload):
             'fingerprint': data.fingerprint,
         }
 
+    def notes(self, data: Images):
+        """Tells how many validation images are among those to train on."""
+        known = {hash(image.tobytes()) for image in data.train_x}
+        count = sum(hash(image.tobytes()) in known for image in data.val_x)
+        if not count:
+            return []
+        every = len(data.val_x)
+        return [f'{count} of {every} validation images are trained on too']
+
     def train_batches(self, data: Images, host, num_hosts):
         """Returns the batches of `moe.workloads.vision.images`."""
         config = self._config

@@ -69,6 +69,48 @@ def test_gradnorm_settles_where_norms_are_equal():
     np.testing.assert_allclose(state.weights, [1.5, 0.5], atol=0.01)
 
 
+def test_gradnorm_leaves_out_a_task_without_a_label():
+    # Losses and norms [1, 0]: the only task there is at its own mean.
+    start = GradNormState(jnp.ones(2), jnp.zeros(2))
+    step = lambda state, losses, norms: gradnorm(
+        state, jnp.array(losses), jnp.array(norms), alpha=1.5, rate=0.1
+    )
+    state = step(start, [1.0, 0.0], [1.0, 0.0])
+    np.testing.assert_array_equal(state.weights, [1, 1])
+    np.testing.assert_array_equal(state.initial, [1, 0])
+    # Its first loss is that of the first batch with a label.
+    state = step(state, [0.5, 4.0], [1.0, 1.0])
+    np.testing.assert_array_equal(state.initial, [1, 4])
+    # Of three tasks with the third absent, the others move as two do, and keep
+    # their sum.
+    two = step(start, [10.0, 5.0], [2.0, 6.0])
+    three = GradNormState(jnp.ones(3), jnp.zeros(3))
+    three = step(three, [10.0, 5.0, 0.0], [2.0, 6.0, 0.0])
+    np.testing.assert_allclose(three.weights, [*two.weights, 1], rtol=1e-6)
+
+
+def test_pcgrad_of_a_task_without_a_gradient():
+    # The other's gradient is as it was, whatever the order.
+    found = pcgrad(jnp.array([[4.0, 0.0], [0.0, 0.0]]), jax.random.key(0))
+    np.testing.assert_array_equal(found, [1, 1])
+
+
+def test_uncertainty_of_a_rare_task_settles_at_its_own_loss():
+    # Losses .5 of cross-entropies: d/ds (e^-s / 2 + s / 2) = 0 at s = 0, weight
+    # 1; b has labels in one batch of ten, and no term in the others.
+    balance = TASK_BALANCING['uncertainty']()
+    squared = jnp.zeros(2, bool)
+
+    def objective(s, here):
+        terms = balance.terms(jnp.full(2, 0.5), {'log_variance': s}, squared)
+        return jnp.sum(jnp.where(here, terms, 0.0))
+
+    slope, s = jax.jit(jax.grad(objective)), jnp.array([0.5, 0.5])
+    for i in range(600):
+        s -= 0.2 * slope(s, jnp.array([True, i % 10 == 0]))
+    np.testing.assert_allclose(jnp.exp(-s), [1, 1], atol=0.01)
+
+
 def projected(gradients, orders):
     """Algorithm 1 of the paper, written out over vectors."""
     total = np.zeros(gradients.shape[1])

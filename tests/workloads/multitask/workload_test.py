@@ -12,6 +12,7 @@ from moe.config import ConfigError
 from moe.training.evaluation import EvalBatch, metrics_of
 from moe.training.gradient import make_gradient
 from moe.training.step import init_state, make_train_step
+from moe.training.trainer import logged
 from moe.training.workload import Mean, Predictions
 from tests import tiny
 
@@ -69,28 +70,43 @@ def test_means_are_over_the_labels_there_are():
     )
 
 
-def test_task_without_a_label_moves_nothing_of_its_own():
-    config, _, batch = example()
+def test_a_batch_without_a_label_of_a_task():
+    config, workload, batch = example(**{'optimizer.weight_decay': 0.0})
     mask = np.array(batch['mask'])
     mask[:, 1] = False
     state = jax.jit(lambda: init_state(config))()
     step = jax.jit(make_train_step(config))
     after, metrics = step(state, {**batch, 'mask': mask})
-    assert np.isfinite(metrics['train/loss'])
-    assert metrics['train/loss/task_1'] == 0
-    # Adam moves what has a gradient: task 0's tower and the experts.
-    before, after = (s.params for s in (state, after))
-    for old, new in zip(
-        *map(jax.tree.leaves, (before['towers'], after['towers'])), strict=True
-    ):
+    # Its loss has no data, and is in no line of metrics.
+    assert metrics['count/train/loss/task_1'] == 0
+    values, _ = logged(workload, jax.device_get(metrics), None)
+    assert 'train/loss/task_1' not in values
+    assert values['train/loss'] == values['train/loss/task_0'] > 0
+    # Its tower has no gradient, and without momentum or decay does not move.
+    towers = lambda state: jax.tree.leaves(state.params['towers'])
+    for old, new in zip(towers(state), towers(after), strict=True):
         np.testing.assert_array_equal(old[1], new[1])
         assert np.max(np.abs(old[0] - new[0])) > 0
     # Labels outside the mask are not looked at.
     label = np.array(batch['label'])
     label[:, 1] = np.nan
     other, _ = step(state, {**batch, 'mask': mask, 'label': label})
-    for a, b in zip(*map(jax.tree.leaves, (after, other.params)), strict=True):
+    leaves = map(jax.tree.leaves, (after.params, other.params))
+    for a, b in zip(*leaves, strict=True):
         np.testing.assert_array_equal(a, b)
+    # With the momentum of a step before, it moves on.
+    before, _ = step(state, batch)
+    after, _ = step(before, {**batch, 'mask': mask})
+    moves = [
+        np.max(np.abs(old[1] - new[1]))
+        for old, new in zip(towers(before), towers(after), strict=True)
+    ]
+    assert max(moves) > 1e-6
+    # Without any label nothing but the penalties is left.
+    _, metrics = step(state, {**batch, 'mask': np.zeros_like(mask)})
+    values, _ = logged(workload, jax.device_get(metrics), None)
+    assert 'train/loss' not in values
+    assert values['train/objective'] == values['train/regularization'] == 0
 
 
 def gradients(config, workload, batch, state):
@@ -245,6 +261,13 @@ def test_metrics_are_over_the_labels_there_are():
         'task_1/mine': 0.75,
     }
     assert workload.primary_metrics == ('loss', 'task_0/mse', 'task_1/mse')
+    # Without a label of task 1 the loss is that of task 0; without any there is
+    # none, which would be the best possible if it were 0.
+    first, none = [[yes, no], [yes, no]], [[no, no], [no, no]]
+    ones = [[1.0, 1], [3, 2]], [[0.0, 1], [0, 0]]
+    found = metrics_of(workload, [batch(*ones, first)])
+    assert found == {'loss': 5, 'task_0/mse': 5, 'task_1/mine': 0.75}
+    assert metrics_of(workload, [batch(*ones, none)]) == {'task_1/mine': 0.75}
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,19 @@ def test_routers_that_images_cannot_serve(router):
         tiny.check(vision.get_config(f'vmoe,{router}').to_dict())
     assert caught.value.field == 'config.model.moe.router.name'
     assert caught.value.value == router
+
+
+def test_note_of_images_that_validate_too(tmp_path):
+    # Six images, of which the second and third validate, and one more.
+    x = np.random.default_rng(0).uniform(size=(8, 4, 4))
+    y = np.arange(8) % 3
+    given = {'x': x[:6], 'y': y[:6], 'x_val': x[[1, 7, 2]], 'y_val': y[:3]}
+    path = tmp_path / 'images.npz'
+    np.savez(path, **given)
+    changes = {'data.source': {'name': 'npz', 'files': str(path)}}
+    changes['data.batch_size'] = 2
+    workload = tiny.check(plain(str(path), **changes)).make_workload()
+    told = workload.notes(workload.load_data())
+    assert told == ['2 of 3 validation images are trained on too']
+    np.savez(path, **{**given, 'x_val': x[[7]], 'y_val': y[[7]]})
+    assert workload.notes(workload.load_data()) == []

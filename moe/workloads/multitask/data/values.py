@@ -189,13 +189,24 @@ def known_label(
             allowed = 'a number that float32 holds, or with target.standardize'
             chunk.refuse(bad, column, problems, allowed)
         return y, mask
-    values = chunk.columns[column]
+    values, known = chunk.columns[column], (*label.positive, *schema.missing)
     if all(number(text) is not None for text in label.positive):
-        words = {value for value in set(values) if number(value) is None}
-        bad = mask & np.fromiter(map(words.__contains__, values), bool)
+        bad = {value for value in set(values) if number(value) is None}
         allowed = 'a number, as target.positive is, or in `missing`'
-        chunk.refuse(bad, column, problems, allowed)
+    else:
+        alike = {_folded(text) for text in known} - {''}
+        bad = {value for value in set(values) if _folded(value) in alike}
+        allowed = 'spelled as in target.positive or `missing`'
+    wrong = np.fromiter(map(bad.__contains__, values), bool, len(values))
+    chunk.refuse(
+        mask & wrong & ~is_in(values, known), column, problems, allowed
+    )
     return is_in(values, label.positive).astype(float), mask
+
+
+def _folded(text: str) -> str:
+    """Returns what is left of a name but for case, blanks and full stops."""
+    return text.casefold().strip(' .')
 
 
 def _key(text: str) -> str | int | float:

@@ -145,6 +145,23 @@ def test_a_word_among_labels_that_are_numbers():
     assert rows['label'].tolist() == [[1], [0], [1], [0]]
 
 
+@pytest.mark.parametrize('text', ['TRUE', 'true', 'True.', 'nA'])
+def test_a_label_that_is_nearly_another(text):
+    # As another program writes it; it is neither 1 nor surely 0.
+    target = {'name': 'binary', 'positive': ('True', 'yes')}
+    label = {**LABEL, 'target': target}
+    changes = {'labels': (label,), 'missing': ('', 'NA')}
+    made = chunk(click=['True', 'no', text, 'yes'])
+    with pytest.raises(ConfigError, match=r'a.csv:4: click = .* spelled as in'):
+        learn(made, **changes)
+    # Where it has a place of its own it is what it is.
+    label = {**label, 'target': {**target, 'positive': ('True', text)}}
+    made = chunk(click=['True', 'no', text, 'NA'])
+    rows, _ = encode(learn(made, **{**changes, 'labels': (label,)}), made)
+    assert rows['label'].tolist() == [[1], [0], [1], [0]]
+    assert rows['mask'].tolist() == [[True], [True], [True], [False]]
+
+
 def test_labels_beyond_float32():
     # 2^24 + 1 is no float32. Standardised it is a small number: of 2^24 + 1 and
     # three of 2^24 + 5 the mean is 2^24 + 4 and the deviation sqrt(3).
