@@ -203,6 +203,12 @@ def gather(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
     return run
 
 
+def _at_least_float32(x: Array) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _float32_on_cpu(collective: Callable, x: Float[Array, '...']) -> Array:
     """Runs a collective in float32 on CPU.
 
@@ -284,7 +290,9 @@ def on_expert_devices(
     Returns:
       The same function of global arrays, on the mesh in context: groups are
       split over all axes that a batch is split over. The axis `tensor` is left
-      to the compiler.
+      to the compiler. Gradients of parameters are summed over devices in
+      float32, whatever their dtype: sums of bfloat16 lose digits, and abort
+      XLA's CPU compiler.
 
     Raises:
       ConfigError: if the groups do not divide over the devices.
@@ -300,12 +308,20 @@ def on_expert_devices(
                 f'a multiple of the {devices} devices that groups are over'
             )
             raise ConfigError('num_groups', groups, allowed)
+        dtypes = jax.tree.map(jnp.result_type, parameters)
+
+        def narrowed(parameters, *arrays):
+            return run(
+                jax.tree.map(lax.convert_element_type, parameters, dtypes),
+                *arrays,
+            )
+
         return jax.shard_map(
-            run,
+            narrowed,
             in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
             out_specs=P(axes),
             axis_names=set(axes),
             check_vma=False,
-        )(parameters, *arrays)
+        )(jax.tree.map(_at_least_float32, parameters), *arrays)
 
     return split
