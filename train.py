@@ -13,7 +13,7 @@ from moe import training
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
 from moe.training import processes
-from moe.training.host import keep_freed_memory
+from moe.training.host import keep_freed_memory, make_deterministic
 from moe.workloads import registry
 
 _FLAGS = flags.FlagValues()
@@ -60,6 +60,10 @@ def main(argv: list[str]) -> int:
             processes.start(*by_hand)
         keep_freed_memory()
         with processes.agreeing():
+            # Before the config's check, which starts JAX's devices.
+            asked = dict(given.overrides).get('deterministic')
+            if str(asked or given.plain.get('deterministic')).lower() == 'true':
+                make_deterministic()
             config = registry.read_config(given.plain, given.overrides)
         complete = training.run(config, workdir)
         processes.finish()

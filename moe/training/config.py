@@ -33,6 +33,8 @@ class Config(abc.ABC):
       plugins: modules, or paths of Python files, that are imported before
         the config is read; see the how-to page on plugins.
       seed: seed of the parameters, the order of the data and routing noise.
+      deterministic: whether two runs are the same to the bit on GPUs too, which
+        is slower; on CPUs and TPUs they are.
       steps: number of optimizer steps.
       losses: coefficient of each auxiliary loss in the objective.
       metrics: evaluation metrics beside the workload's own.
@@ -51,6 +53,7 @@ class Config(abc.ABC):
     data: Any
     plugins: tuple[str, ...] = ()
     seed: Seed = 0
+    deterministic: bool = False
     steps: PositiveInt = 600
     losses: Mapping[str, NaturalFloat] = dataclasses.field(default_factory=dict)
     metrics: tuple[Annotated[Any, OneOf(METRICS)], ...] = ()

@@ -2,11 +2,15 @@
 
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+from jax._src import xla_bridge
+
+from moe.config import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -25,6 +29,42 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
         mallopt(_M_ARENA_MAX, 1)
+
+
+# It selects deterministic kernels and does not choose them by measured time.
+# Source: openxla.org/xla/determinism, openxla/xla pull request 12520.
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+
+
+def make_deterministic() -> None:
+    """Makes programs on GPUs return the same bits every time, if slower.
+
+    On CPUs and TPUs they do anyway. XLA reads its flags when its devices start.
+
+    Raises:
+      ConfigError: if they have started without the flag.
+    """
+    flags = os.environ.get('XLA_FLAGS', '').split()
+    if DETERMINISTIC in flags:
+        return
+    # There is no public way to ask without starting them.
+    if xla_bridge.backends_are_initialized():
+        allowed = f'false, or XLA_FLAGS={DETERMINISTIC} before JAX starts'
+        raise ConfigError('config.deterministic', True, allowed)
+    os.environ['XLA_FLAGS'] = ' '.join([*flags, DETERMINISTIC])
+
+
+def check_deterministic(platform: str) -> None:
+    """Refuses GPUs whose programs need not return the same bits every time.
+
+    Args:
+      platform: platform of the devices.
+
+    Raises:
+      ConfigError: for GPUs without the flag of `make_deterministic`.
+    """
+    if platform in ('gpu', 'cuda', 'rocm'):
+        make_deterministic()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from moe.paths import check_run_folder
 from moe.training import folder, history
 from moe.training.clock import Clock
 from moe.training.config import Config
+from moe.training.host import check_deterministic
 from moe.training.lock import locked
 from moe.training.memory import check_memory
 from moe.training.processes import agreeing, check_same, ending
@@ -263,6 +264,9 @@ def on_mesh(config: Config, mesh: Mesh) -> Config:
     except ConfigError as error:
         raise error.inside('config') from None
     config.check_batch(mesh.shape)
-    config.check_platform(mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    config.check_platform(platform)
+    if config.deterministic:
+        check_deterministic(platform)
     host_of(mesh)
     return config

@@ -21,6 +21,7 @@ from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.divergence import Diverged, all_finite, told
 from moe.training.evaluation import metrics_of
+from moe.training.health import Health
 from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
 from moe.training.step import init_state, jit_train_step, make_eval_step
@@ -86,6 +87,7 @@ class MeshTrainer:
         look = lambda state: (state.guard.in_a_row, all_finite(state))
         self._look = one_at_a_time(jax.jit(look, out_shardings=replicated))
         self._told, self._told_absent, self._returns = False, False, 0
+        self._health = Health()
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
         due = self.start % config.eval_every == 0 or self.start == config.steps
@@ -165,6 +167,8 @@ class MeshTrainer:
                 f'step {step}, of a loss or a gradient that is not finite or '
                 'too large; train/skipped counts them'
             )
+        for warning in self._health.warnings(values):
+            self.say(f'warning: {warning}')
         reason = told(step, values, self._config.divergence)
         if reason:
             self._turn_back(reason)

@@ -1,5 +1,6 @@
 """Runs that diverge: what is kept, what is told, what helps."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -65,6 +66,21 @@ def run(folder, **changes):
         assert states
         assert all(map(all_finite, states))
     return read_metrics(folder / 'metrics.jsonl')[-1]
+
+
+@pytest.mark.slow
+def test_the_same_run_has_the_same_bits(tmp_path):
+    runs = []
+    for name in ('one', 'two'):
+        run(tmp_path / name, **{'deterministic': True})
+        config = tiny.check(plain_tasks(**FEW))
+        state = restore_run(config, tmp_path / name)
+        lines = read_metrics(tmp_path / name / 'metrics.jsonl')
+        for line in lines:
+            line.pop('train/examples_per_second', None)
+        runs.append((jax.device_get(state._replace(key=None)), lines))
+    assert runs[0][1] == runs[1][1]
+    jax.tree.map(np.testing.assert_array_equal, runs[0][0], runs[1][0])
 
 
 def events(folder):

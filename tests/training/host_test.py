@@ -1,13 +1,21 @@
 """Memory that is freed stays with the process; signals are given back."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 
+import jax
 import pytest
+from jax._src import xla_bridge
 
-from moe.training.host import on_signals
+from moe.config import ConfigError
+from moe.training.host import (
+    check_deterministic,
+    make_deterministic,
+    on_signals,
+)
 
 # Frees 64 MiB eight times; each time anew, they cost 16,384 page faults.
 PROGRAM = """
@@ -68,3 +76,53 @@ def test_on_signals_of_another_thread_is_nothing():
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+@pytest.mark.parametrize('before', ['', '--xla_dump_to=x'])
+def test_deterministic_before_jax_starts(monkeypatch, before):
+    monkeypatch.setenv('XLA_FLAGS', before)
+    started = xla_bridge, 'backends_are_initialized'
+    monkeypatch.setattr(*started, lambda: False)
+    make_deterministic()
+    flags = os.environ['XLA_FLAGS'].split()
+    assert flags == [*before.split(), '--xla_gpu_deterministic_ops=true']
+    # Then it may start, and asking again changes nothing.
+    monkeypatch.setattr(*started, lambda: True)
+    check_deterministic('gpu')
+    assert os.environ['XLA_FLAGS'].split() == flags
+
+
+def test_too_late_to_be_deterministic(monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '')
+    jax.devices()
+    check_deterministic('cpu')
+    check_deterministic('tpu')
+    with pytest.raises(ConfigError, match='before JAX starts') as caught:
+        check_deterministic('gpu')
+    assert caught.value.field == 'config.deterministic'
+
+
+def test_train_sets_the_flag_before_jax_starts(tmp_path):
+    # XLA ends the process for a flag that it does not know.
+    program = (
+        'import os, sys; import train; from jax._src import xla_bridge\n'
+        'asked = []\n'
+        'def make():\n'
+        '    asked.append(xla_bridge.backends_are_initialized())\n'
+        'train.make_deterministic = make\n'
+        'code = train.main(sys.argv)\n'
+        'print(code, asked)\n'
+    )
+    for value, asked in (('true', '[False]'), ('False', '[]')):
+        done = subprocess.run(
+            [
+                *(sys.executable, '-c', program),
+                '--config=configs/multitask.py:mmoe,synthetic',
+                f'--workdir={tmp_path}/run',
+                f'--config.deterministic={value}',
+                '--config.steps=0',
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == f'2 {asked}\n', done.stderr
