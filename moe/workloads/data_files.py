@@ -101,8 +101,13 @@ def opened(path: str | pathlib.Path) -> Iterator[io.BufferedReader]:
             made = lzma.LZMAFile(file)  # noqa: SIM115
         elif head.startswith(b'\x28\xb5\x2f\xfd'):
             made = _zstandard().open(file)
-        with made:
-            yield io.BufferedReader(made)
+        try:
+            with made:
+                yield io.BufferedReader(made)
+        except Exception as error:
+            if type(error).__name__ != 'ZstdError':
+                raise
+            raise OSError(str(error)) from None
 
 
 def _zstandard() -> Any:

@@ -53,7 +53,7 @@ def fit(
         labels = [
             known_label(chunk, label, label.target, schema, problems)
             if label.target.reads != 'class'
-            else (None, labelled(chunk, label, schema))
+            else (None, labelled(chunk, label, schema, problems))
             for label in schema.labels
         ]
         usable = ~chunk.bad

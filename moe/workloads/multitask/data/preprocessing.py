@@ -217,7 +217,7 @@ class Preprocessing:
         column = label.column
         if target.reads != 'class' or column not in chunk.columns:
             return known_label(chunk, label, target, self.schema, problems)
-        mask = labelled(chunk, label, self.schema)
+        mask = labelled(chunk, label, self.schema, problems)
         known = _Ids(target.classes)
         made = np.array([known[v] - 1 for v in chunk.columns[column]], float)
         allowed = 'a class of the training rows: ' + ', '.join(target.classes)

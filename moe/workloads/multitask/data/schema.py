@@ -113,8 +113,10 @@ class Schema:
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             allowed = 'one character, no quote and no end of line'
             raise ConfigError('delimiter', self.delimiter, allowed)
-        if len(self.quote) > 1 or self.quote in (self.delimiter, '\r', '\n'):
-            allowed = "one character other than the delimiter, or ''"
+        if len(self.quote) > 1 or self.quote in (self.delimiter, *' \r\n'):
+            allowed = (
+                "one character other than the delimiter and a blank, or ''"
+            )
             raise ConfigError('quote', self.quote, allowed)
         if not self.numeric and not self.categorical:
             allowed = 'given, or there is no feature in numeric either'

@@ -339,6 +339,9 @@ def _mapped(path: pathlib.Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
 @contextlib.contextmanager
 def _scratch(folder: str) -> Iterator[str]:
     """Makes a temporary folder for encoded rows."""
+    if '\0' in folder:
+        allowed = 'a folder, without a NUL'
+        raise ConfigError('config.data.source.scratch', folder, allowed)
     try:
         with tempfile.TemporaryDirectory(dir=folder or None) as made:
             yield made

@@ -134,13 +134,16 @@ def feature(
     return x
 
 
-def labelled(chunk: Chunk, label: Label, schema: Schema) -> np.ndarray:
+def labelled(
+    chunk: Chunk, label: Label, schema: Schema, problems: Problems
+) -> np.ndarray:
     """Finds the rows with a label that are in its task's sample space.
 
     Args:
       chunk: n rows; the columns may be absent.
       label: the label of the task.
       schema: meaning of the columns.
+      problems: handles rows of which that is not sure.
 
     Returns:
       Bool [n].
@@ -150,7 +153,9 @@ def labelled(chunk: Chunk, label: Label, schema: Schema) -> np.ndarray:
         return np.zeros(len(chunk.lines), bool)
     mask = ~is_in(chunk.columns[label.column], schema.missing)
     if label.where:
-        mask &= is_in(chunk.columns[label.where.column], label.where.values)
+        column, names = label.where.column, label.where.values
+        _refuse_alike(chunk, column, names, schema, problems)
+        mask &= is_in(chunk.columns[column], names)
     return mask
 
 
@@ -173,7 +178,8 @@ def known_label(
     Returns:
       The labels, float64 [n], and the rows that have one, bool [n].
     """
-    mask, column = labelled(chunk, label, schema), label.column
+    mask = labelled(chunk, label, schema, problems)
+    column = label.column
     if column not in chunk.columns:
         return np.zeros(len(mask)), mask
     if target.reads == 'number':
@@ -189,24 +195,36 @@ def known_label(
             allowed = 'a number that float32 holds, or with target.standardize'
             chunk.refuse(bad, column, problems, allowed)
         return y, mask
-    values, known = chunk.columns[column], (*label.positive, *schema.missing)
+    values = chunk.columns[column]
+    _refuse_alike(chunk, column, label.positive, schema, problems, mask)
     if all(number(text) is not None for text in label.positive):
-        bad = {value for value in set(values) if number(value) is None}
+        words = {value for value in set(values) if number(value) is None}
+        words -= {*schema.missing}
         allowed = 'a number, as target.positive is, or in `missing`'
-    else:
-        alike = {_folded(text) for text in known} - {''}
-        bad = {value for value in set(values) if _folded(value) in alike}
-        allowed = 'spelled as in target.positive or `missing`'
-    wrong = np.fromiter(map(bad.__contains__, values), bool, len(values))
-    chunk.refuse(
-        mask & wrong & ~is_in(values, known), column, problems, allowed
-    )
+        chunk.refuse(mask & is_in(values, words), column, problems, allowed)
     return is_in(values, label.positive).astype(float), mask
+
+
+def _refuse_alike(
+    chunk: Chunk,
+    column: str,
+    names: Sequence[str],
+    schema: Schema,
+    problems: Problems,
+    within: np.ndarray | bool = True,
+) -> None:
+    """Refuses values that are nearly one of some names or a missing value."""
+    values, names = chunk.columns[column], (*names, *schema.missing)
+    alike = {_folded(name) for name in names} - {''}
+    bad = {value for value in set(values) if _folded(value) in alike}
+    wrong = is_in(values, bad) & ~is_in(values, names) & within
+    allowed = 'spelled as one of ' + ', '.join(filter(None, names))
+    chunk.refuse(wrong, column, problems, allowed)
 
 
 def _folded(text: str) -> str:
     """Returns what is left of a name but for case, blanks and full stops."""
-    return text.casefold().strip(' .')
+    return text.casefold().strip().rstrip('. ')
 
 
 def _key(text: str) -> str | int | float:

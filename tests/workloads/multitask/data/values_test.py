@@ -152,7 +152,10 @@ def test_a_label_that_is_nearly_another(text):
     label = {**LABEL, 'target': target}
     changes = {'labels': (label,), 'missing': ('', 'NA')}
     made = chunk(click=['True', 'no', text, 'yes'])
-    with pytest.raises(ConfigError, match=r'a.csv:4: click = .* spelled as in'):
+    with pytest.raises(
+        ConfigError,
+        match=r'a.csv:4: click = .* spelled as one of True, yes, NA$',
+    ):
         learn(made, **changes)
     # Where it has a place of its own it is what it is.
     label = {**label, 'target': {**target, 'positive': ('True', text)}}
@@ -160,6 +163,22 @@ def test_a_label_that_is_nearly_another(text):
     rows, _ = encode(learn(made, **{**changes, 'labels': (label,)}), made)
     assert rows['label'].tolist() == [[1], [0], [1], [0]]
     assert rows['mask'].tolist() == [[True], [True], [True], [False]]
+
+
+def test_a_sample_space_that_is_nearly_met():
+    where = {'column': 'shown', 'values': ('Yes',)}
+    made = chunk(shown=['Yes', 'no', 'YES', ''])
+    with pytest.raises(ConfigError, match=r"a.csv:4: shown = 'YES'.* of Yes"):
+        learn(made, labels=({**LABEL, 'where': where},))
+    where = {**where, 'values': ('Yes', 'YES')}
+    rows, _ = encode(
+        learn(
+            chunk(shown=['YES', 'Yes', 'no', 'no']),
+            labels=({**LABEL, 'where': where},),
+        ),
+        made,
+    )
+    assert rows['mask'].tolist() == [[True], [False], [False], [False]]
 
 
 def test_labels_beyond_float32():
