@@ -241,5 +241,5 @@ def test_a_table(folder, tmp_path_factory):
     ]
     run(lines, folder, tmp_path_factory.mktemp('outputs'))
     predictions = (folder / 'predictions.csv').read_text().splitlines()
-    assert predictions[0] == 'click,purchase,spending'
+    assert predictions[0] == 'row,click,purchase,spending'
     assert len(predictions) == 601
