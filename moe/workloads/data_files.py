@@ -72,7 +72,12 @@ def matching(pattern: str, field: str) -> list[str]:
             allowed = f'of files ({name} is {kind})'
             raise ConfigError(field, pattern, allowed)
     if not files:
-        allowed = 'the path or a glob of files (there is no such file)'
+        found = (
+            'it is a folder'
+            if os.path.isdir(pattern)
+            else 'there is no such file'
+        )
+        allowed = f'the path or a glob of files ({found})'
         raise ConfigError(field, pattern, allowed)
     return files
 

@@ -57,6 +57,11 @@ def test_no_such_file(tmp_path, pattern):
         matching(f'{tmp_path}/{pattern}', 'files')
 
 
+def test_a_folder(tmp_path):
+    with pytest.raises(ConfigError, match='it is a folder'):
+        matching(str(tmp_path), 'files')
+
+
 @pytest.mark.parametrize(
     'compress', [bytes, gzip.compress, bz2.compress, lzma.compress]
 )

@@ -159,7 +159,10 @@ def _read(files: str, refuse) -> Arrays:
     if not zipfile.is_zipfile(path):
         raise refuse('an .npz file (it is no archive of arrays)')
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with (
+            path.open('rb') as file,
+            np.load(file, allow_pickle=False) as found,
+        ):
             names = {'x', 'y', 'x_val', 'y_val'} & set(found)
             size = sum(_size(found.zip, name) for name in names)
             check_memory(size, _FILES, files)

@@ -15,7 +15,8 @@ from moe.workloads.multitask.targets import Target
 
 _NUMERALS = frozenset('0123456789+-.eE')
 _WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]*))\.0*', re.ASCII)
-_INTEGER = re.compile(r'[+-]?[0-9]+')
+# Not of more digits than Python turns into a number.
+_INTEGER = re.compile(r'[+-]?[0-9]{1,4000}')
 
 
 def number(text: str) -> float | None:

@@ -94,6 +94,18 @@ def test_whole_numbers_beyond_float64():
     assert numbers(made, 'age', (), Problems(False))[1] == 1e18
 
 
+@pytest.mark.parametrize('text', ['9' * 5000, '0' * 5000 + '1', '9' * 300])
+def test_numbers_of_many_digits(text):
+    # 10^5000 is too great for float64, 10^300 for float32; 1 is 1.
+    made = chunk(age=['1', text, '3', '4'])
+    if text[-1] == '9':
+        with pytest.raises(ConfigError, match=r'a.csv:3: age .*finite'):
+            numbers(made, 'age', ('-1',), Problems(False))
+    else:
+        assert numbers(made, 'age', ('-1',), Problems(False))[1] == 1
+    assert is_in([text], ['1']).tolist() == [text[-1] == '1']
+
+
 def test_missing_numbers_are_compared_as_numbers():
     made = chunk(age=['-999', '-999.0', '?', '9'])
     x = numbers(made, 'age', ('-999', '?'), Problems(False))
