@@ -5,7 +5,7 @@ import time
 
 from absl import flags
 
-from moe.checkpoints.verify import find_damage
+from moe.checkpoints.verify import verified
 from moe.training.restore import list_checkpoints
 
 FLAGS = flags.FlagValues()
@@ -20,12 +20,12 @@ flags.DEFINE_bool(
 def run(workdir: pathlib.Path) -> int:
     """Prints step, date, size and soundness of each checkpoint; returns 0."""
     print(f'{"step":>10}  {"date":16}  {"size":>10}  good?')
-    for entry in list_checkpoints(workdir):
-        damage = entry.damage if FLAGS.records else find_damage(entry)
-        good = 'not read' if FLAGS.records else 'yes'
-        _print(
-            f'{entry.step:>10}', entry.path, f'no: {damage}' if damage else good
-        )
+    entries = list_checkpoints(workdir)
+    records = ((entry, entry.damage) for entry in entries)
+    good = 'not read' if FLAGS.records else 'yes'
+    for entry, damage in records if FLAGS.records else verified(entries):
+        told = f'no: {damage}' if damage else good
+        _print(f'{entry.step:>10}', entry.path, told)
     for path in find_set_aside(workdir):
         _print(f'{"":>10}', path, f'set aside as {path.name}')
     return 0

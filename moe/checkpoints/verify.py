@@ -1,12 +1,13 @@
 """`moe.checkpoints verify DIR`: reads and checks every leaf on the host."""
 
+import os
 import pathlib
-import sys
-import time
+from collections.abc import Iterable, Iterator
 
 from absl import flags
 
 from moe.config import ConfigError
+from moe.progress import shown
 from moe.training.arrays import verify_leaf
 from moe.training.record import Damage, read_record
 from moe.training.restore import Entry, check_step, list_checkpoints
@@ -32,12 +33,25 @@ def run(workdir: pathlib.Path) -> int:
         raise ConfigError('DIR', str(workdir), allowed)
     check_step(FLAGS.step, sorted({entry.step for entry in entries}))
     code = 0
-    for entry in entries:
-        if FLAGS.step in (None, entry.step):
-            damage = find_damage(entry)
-            print(damage or f'{entry.path} is whole: step {entry.step}')
-            code = 3 if damage else code
+    wanted = [e for e in entries if FLAGS.step in (None, e.step)]
+    for entry, damage in verified(wanted):
+        print(damage or f'{entry.path} is whole: step {entry.step}')
+        code = 3 if damage else code
     return code
+
+
+def verified(
+    entries: Iterable[Entry],
+) -> Iterator[tuple[Entry, Damage | None]]:
+    """Yields checkpoints with their damage, but those deleted meanwhile.
+
+    Args:
+      entries: the checkpoints; a run that goes on deletes the oldest.
+    """
+    for entry in entries:
+        damage = find_damage(entry)
+        if os.path.lexists(entry.path):
+            yield entry, damage
 
 
 def find_damage(entry: Entry) -> Damage | None:
@@ -55,23 +69,10 @@ def find_damage(entry: Entry) -> Damage | None:
         return entry.damage
     try:
         leaves = read_record(entry.path).leaves
-        for count, (name, leaf) in enumerate(leaves.items()):
-            _progress(f'{entry.path}: {count}/{len(leaves)} leaves')
-            verify_leaf(entry.path, name, leaf)
+        with shown(str(entry.path), len(leaves), 'leaves') as reached:
+            for count, (name, leaf) in enumerate(leaves.items()):
+                reached(count)
+                verify_leaf(entry.path, name, leaf)
     except Damage as damage:
         return damage
-    finally:
-        _progress('')
     return None
-
-
-_last = 0.0
-
-
-def _progress(line: str) -> None:
-    """Shows a line on a terminal, ten times a second; '' removes it."""
-    global _last
-    now = time.monotonic()
-    if sys.stderr.isatty() and (not line or now > _last + 0.1):
-        _last = now
-        print(f'\r{line}\x1b[K', end='', file=sys.stderr, flush=True)

@@ -71,7 +71,7 @@ class Checkpoints:
             entries = list_checkpoints(self._workdir)
         names = {e.path.name: e.step for e in entries}
         check_same('workdir', {'checkpoints': names})
-        found = None
+        found, self._damages = None, ()
         if entries:
             found, self._damages = restore_newest(self._workdir, entries, like)
         self._manager  # noqa: B018 - sets aside before anything is written

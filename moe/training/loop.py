@@ -20,6 +20,8 @@ from moe.training.host import check_deterministic
 from moe.training.lock import locked
 from moe.training.memory import check_memory
 from moe.training.processes import agreeing, check_same, ending
+from moe.training.restore import check_any_fits
+from moe.training.step import init_state
 from moe.training.stopping import Stop, Stopped, stop_signals
 from moe.training.trainer import Diverged, MeshTrainer
 
@@ -110,6 +112,10 @@ def _run(
         mesh = make_mesh(config.mesh)
         config = on_mesh(config, mesh)
         check_memory(config, workload, mesh)
+        copied = not (workdir / folder.CONFIG).exists()
+        if copied and (workdir / 'checkpoints').exists():
+            make = lambda: init_state(config, workload=workload)
+            check_any_fits(workdir, jax.eval_shape(make))
         notes = [*config.notes(), *workload.notes(data)]
     check_same('config', plain)
     check_same('data', described)

@@ -116,14 +116,40 @@ def restore_newest(
                 return restore(entry.path, like), damages
             except Damage as damage:
                 damages.append(damage)
-    if damages and all(damage.of_another_model for damage in damages):
+    raise _none_left(workdir, damages)
+
+
+def _none_left(workdir: pathlib.Path, damages: Sequence[Damage]) -> Exception:
+    if all(damage.of_another_model for damage in damages):
         allowed = f"a folder with this config's checkpoints: {damages[0]}"
-        raise ConfigError('workdir', str(workdir), allowed)
-    more = f', and {len(damages) - 1} more are' if len(damages) > 1 else ''
-    raise Damaged(
-        f'{damages[0]}{more}; no other is whole (python -m moe.checkpoints '
-        f'verify {workdir} tells all)'
+        return ConfigError('workdir', str(workdir), allowed)
+    more = f', and so are {len(damages) - 1} more' if damages[1:] else ''
+    return Damaged(
+        f'{damages[0]}{more} (python -m moe.checkpoints verify {workdir} tells '
+        'which are whole)'
     )
+
+
+def check_any_fits(workdir: pathlib.Path, like: TrainState) -> None:
+    """Refuses checkpoints of which none is of a model, by their records.
+
+    Args:
+      workdir: the run's folder, which need not exist.
+      like: a TrainState of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      Damaged, ConfigError: as `restore_newest` does.
+    """
+    damages = []
+    for entry in list_checkpoints(workdir):
+        try:
+            if entry.damage:
+                raise entry.damage
+            return _check_model(entry.path, read_record(entry.path), like)
+        except Damage as damage:
+            damages.append(damage)
+    if damages:
+        raise _none_left(workdir, damages)
 
 
 def restore(folder: pathlib.Path, like: TrainState) -> Restored:

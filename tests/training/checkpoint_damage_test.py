@@ -10,9 +10,11 @@ import re
 
 import pytest
 
+from moe import training
 from moe.checkpoints.verify import find_damage
 from moe.config import ConfigError, Damaged
 from moe.training.restore import list_checkpoints, restore_newest
+from tests import tiny
 from tests.training import damage
 
 
@@ -153,6 +155,20 @@ def test_names_of_what_is_set_aside_never_collide(saved, tmp_path):
     assert names == {'2', '4', *aside}
 
 
+def test_damage_is_told_once(saved, tmp_path):
+    # A diverged run leaves the good one, too, and reads again.
+    folder, told = damage.copy(saved, tmp_path / 'run'), []
+    damage.flip_a_value(folder / 'checkpoints' / '4')
+    with damage.opened(folder, tell=told.append) as checkpoints:
+        assert damage.same(checkpoints.resume(damage.like()), 2)
+        checkpoints.leave(0)
+        assert checkpoints.resume(damage.like()) is None
+    assert [line.rpartition('/')[2] for line in told] == [
+        'damaged-4',
+        'diverged-2',
+    ]
+
+
 @pytest.mark.parametrize('also', [False, True], ids=['alone', 'beside it'])
 def test_the_step_of_the_state_decides(also, saved, tmp_path):
     # Folder 2 is named 9: what it holds is step 2, older than 4.
@@ -191,7 +207,7 @@ def test_none_is_good(saved, tmp_path):
         damage.resume(folder)
     line = str(caught.value)
     assert line.startswith(f'{folder}/checkpoints/6 is damaged: data/metadata')
-    assert ', and 2 more are; no other is whole' in line
+    assert ', and so are 2 more (python -m moe.checkpoints verify' in line
     assert '\n' not in line
     assert damage.files(folder) == before
     assert (folder / 'checkpoints' / '6').exists()
@@ -218,3 +234,18 @@ def test_another_model(saved, tmp_path):
     found, (line,) = damage.resume(folder)
     assert damage.same(found, 4)
     assert line.startswith(f'{folder}/checkpoints/6 is of another model: leaf ')
+
+
+def test_a_new_run_over_them_leaves_no_trace(saved, tmp_path):
+    # They were copied alone, and its config has another model.
+    folder = damage.copy(saved, tmp_path / 'run')
+    corpus = tiny.write_corpus(tmp_path / 'corpus')
+    config = tiny.parsed({'data.source.files': corpus})
+    with pytest.raises(ConfigError, match='4 is of another model: leaf '):
+        training.run(config, folder)
+    assert damage.files(folder) == damage.files(saved)
+    (folder / 'checkpoints' / '4' / 'data' / 'metadata').unlink()
+    before = damage.files(folder)
+    with pytest.raises(Damaged, match='4 is damaged: data/metadata is missing'):
+        training.run(config, folder)
+    assert damage.files(folder) == before

@@ -270,7 +270,7 @@ def test_nothing_is_touched_if_no_checkpoint_is_good(finished, tmp_path):
     folder = cut(finished, tmp_path / 'run', 10)
     damage.flip_a_value(folder / 'checkpoints' / '10')
     before = contents(folder)
-    with pytest.raises(Damaged, match=r'10 is damaged: leaf .* no other is'):
+    with pytest.raises(Damaged, match='10 is damaged: leaf '):
         start(folder, finished.plain)
     assert contents(folder) == before
 
