@@ -12,6 +12,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from moe.config.errors import ConfigError
+
 Entry = TypeVar('Entry', bound=Callable)
 
 REQUIRED = dataclasses.MISSING
@@ -95,6 +97,22 @@ class Registry(Mapping[str, Callable]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def find(self, choice: Any, field: str) -> Any:
+        """Returns the entry of a name; any other choice as it is.
+
+        Args:
+          choice: a name, or an entry, perhaps with options.
+          field: what the choice is for, in messages.
+
+        Raises:
+          ConfigError: for a name that is not registered.
+        """
+        if not isinstance(choice, str):
+            return choice
+        if choice not in self._entries:
+            raise ConfigError(field, choice, f'one of {", ".join(self)}')
+        return self._entries[choice]
 
     def name_of(self, choice: Any) -> str:
         """Returns the name under which a parsed choice is registered.

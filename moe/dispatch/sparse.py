@@ -48,10 +48,16 @@ class SparseDispatcher:
         empty.
 
     Raises:
+      ConfigError: if the gates are not of rank 2.
       ValueError: if k is not between 1 and E.
     """
 
     def __init__(self, gates: Float[Array, 'B E'], k: int | None = None):
+        gates = jnp.asarray(gates)
+        if gates.ndim != 2:
+            allowed = '[B, E], an example a row'
+            name = 'SparseDispatcher: shape of gates'
+            raise ConfigError(name, gates.shape, allowed)
         size, num_experts = gates.shape
         k = num_experts if k is None else k
         if not 1 <= k <= num_experts:
@@ -81,7 +87,13 @@ class SparseDispatcher:
 
         Args:
           x: examples, float.
+
+        Raises:
+          ConfigError: if the examples are not as many as the gates.
         """
+        if np.ndim(x) != 2 or len(x) != self._size:
+            allowed = f'[{self._size}, D], an example for each row of gates'
+            raise ConfigError('dispatch: shape of x', np.shape(x), allowed)
         return dispatch_rows(x, self._plan.token, self._plan.row)
 
     def split(self, rows: Array) -> list[Array]:
@@ -94,8 +106,12 @@ class SparseDispatcher:
           E arrays, of expert e `[sizes[e], ...]`.
 
         Raises:
-          ConfigError: under jit, where the sizes are not known.
+          ConfigError: under jit, where the sizes are not known, or if the rows
+            are not as many as those of `dispatch`.
         """
+        if len(rows) != self._plan.token.size:
+            allowed = f'{self._plan.token.size}, the rows of dispatch'
+            raise ConfigError('split: number of rows', len(rows), allowed)
         sizes = self._known_sizes()
         if sizes is None:
             allowed = 'used outside of jit; there pass rows and sizes on'

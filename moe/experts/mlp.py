@@ -71,8 +71,13 @@ class MLP(nn.Module):
 
         Raises:
           ConfigError: if the activation is neither a known name nor a
-            function.
+            function, or x is not the rows of E experts.
         """
+        count = self.num_experts
+        padded = count is not None and sizes is None
+        if padded and (x.ndim != 3 or len(x) != count):
+            allowed = f'[{count}, N, D], or [A, D] with sizes'
+            raise ConfigError('MLP: shape of x', x.shape, allowed)
         act, gated = _pointwise(self.activation)
         product = functools.partial(self._product, sizes=sizes)
         shape, width = x.shape, x.shape[-1]

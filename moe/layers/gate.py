@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from moe.config import ConfigError
+from moe.config.registry import name_of
 from moe.parameters import parameter
-from moe.routing import token_uniform, top_k
+from moe.routing import ROUTERS, token_uniform, top_k
 from moe.types import (
     Context,
     Router,
@@ -43,7 +45,8 @@ class Gate(nn.Module):
 
     Attributes:
       num_experts: E.
-      router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
+      router: a function of (logits, context), e.g. `partial(top_k, k=1)`, or
+        the name of one.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
       batch_prioritized: whether tokens take capacity by the router's
@@ -56,7 +59,7 @@ class Gate(nn.Module):
     """
 
     num_experts: int
-    router: Router = top_k
+    router: Router | str = top_k
     jitter: float = 0.0
     batch_prioritized: bool = False
     router_init: Any = nn.initializers.variance_scaling(
@@ -80,13 +83,15 @@ class Gate(nn.Module):
           The Routing, and the router's state with its statistics.
 
         Raises:
+          ConfigError: if the router is none, or `soft`, which has no Routing.
           ValueError: if jitter or dropout has no key in training.
         """
+        router: Any = ROUTERS.find(self.router, 'router')
         inputs = self._jittered(tokens.astype(jnp.float32), context)
-        if 'noise_logits' in traits_of(self.router).reads:
+        if 'noise_logits' in traits_of(router).reads:
             noise = self._project('router_noise', inputs, self.noise_init)
             context = context._replace(noise_logits=noise)
-        rules = states_of(self.router)
+        rules = states_of(router)
         state = {
             name: self.variable(
                 'router_state', name, rule.init, self.num_experts
@@ -96,7 +101,10 @@ class Gate(nn.Module):
         context = context._replace(state=state)
         logits = self._project('router', inputs, self.router_init)
         logits = self._with_dropout(logits / self.temperature, context)
-        routing = self.router(logits, context)
+        routing = router(logits, context)
+        if not isinstance(routing, Routing):
+            allowed = 'a router of assignments (SoftMoE is the layer of soft)'
+            raise ConfigError('router', name_of(router), allowed)
         # In expert choice, tokens do not compete for capacity.
         if self.batch_prioritized and routing.columns_are_tokens:
             routing = routing.replace(priority=_confidence(routing))
@@ -163,7 +171,7 @@ def in_groups(
 
     Args:
       x: tokens, float.
-      mask: True for valid tokens; None if all are.
+      mask: True, or not 0, for valid tokens; None if all are.
       num_groups: G; None makes every leading row a group.
 
     Returns:
@@ -171,8 +179,14 @@ def in_groups(
       included), and their mask.
 
     Raises:
+      ConfigError: if x is no array of tokens, or the mask is not of its shape.
       ValueError: if the tokens do not divide into the groups.
     """
+    if x.ndim < 2:
+        raise ConfigError('MoE: shape of x', x.shape, '[..., S, D]')
+    if mask is not None and mask.shape != x.shape[:-1]:
+        allowed = f'{x.shape[:-1]}, one for each token'
+        raise ConfigError('MoE: shape of mask', mask.shape, allowed)
     num_tokens = x.size // x.shape[-1]
     num_groups = num_groups or num_tokens // x.shape[-2]
     if num_tokens % num_groups:
@@ -183,5 +197,5 @@ def in_groups(
     tokens = x.reshape(num_groups, -1, x.shape[-1])
     if mask is None:
         return tokens, jnp.ones(tokens.shape[:2], bool)
-    valid = mask.reshape(tokens.shape[:2])
+    valid = mask.reshape(tokens.shape[:2]).astype(bool)
     return jnp.where(valid[..., None], tokens, 0), valid

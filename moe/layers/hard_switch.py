@@ -3,7 +3,7 @@
 B examples, E experts, D and F widths.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -72,13 +72,19 @@ class HardSwitch(nn.Module):
           go to the first expert.
 
         Raises:
-          ConfigError: if x is not of rank 2.
+          ConfigError: if x is not of rank 2, there is no expert, or `gradient`
+            is none of the three.
           ValueError: if the gate's logits do not fit the experts.
         """
         if x.ndim != 2:
             allowed = '[B, D], an example a row; reshape tokens to rows first'
             raise ConfigError('HardSwitch: shape of x', x.shape, allowed)
         num_experts = len(self.experts)
+        if not num_experts:
+            raise ConfigError('HardSwitch: experts', 0, 'at least one')
+        if self.gradient not in (known := get_args(GateGradient)):
+            allowed = f'one of {", ".join(known)}'
+            raise ConfigError('HardSwitch: gradient', self.gradient, allowed)
         valid = jnp.ones(len(x), bool) if mask is None else mask
         x = jnp.where(valid[:, None], x, 0)
         gate = self.gate or nn.Dense(

@@ -50,7 +50,7 @@ class HierarchicalMoE(nn.Module):
 
     inner: MoE
     outer_experts: int
-    outer_router: Router
+    outer_router: Router | str
     num_groups: int | None = None
 
     @nn.compact

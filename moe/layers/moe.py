@@ -50,7 +50,8 @@ class MoE(nn.Module):
 
     Attributes:
       experts: a module with `num_experts`, e.g. `MLP` or `Lifted`.
-      router: a function of (logits, context), e.g. `partial(top_k, k=1)`.
+      router: a function of (logits, context), e.g. `partial(top_k, k=1)`, or
+        the name of one.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
       dispatcher: an entry of `DISPATCHERS` or its name, such as 'grouped': the
@@ -76,7 +77,7 @@ class MoE(nn.Module):
     """
 
     experts: nn.Module
-    router: Router = top_k
+    router: Router | str = top_k
     jitter: float = 0.0
     dispatcher: str | Dispatcher = 'indexed'
     communication: Communication | str = 'none'
@@ -173,7 +174,11 @@ class MoE(nn.Module):
     @property
     def num_experts(self) -> int:
         """Returns E, zero-computation experts included."""
-        count = self.experts.num_experts  # type: ignore[attr-defined]
+        count = getattr(self.experts, 'num_experts', None)
+        if count is None:
+            allowed = 'all experts in one module: MLP(num_experts=E), Lifted'
+            name = type(self.experts).__name__
+            raise ConfigError('experts', name, f'{allowed}(module, E) or alike')
         more = self.zero_computation
         return count + (more.num_experts if more else 0)
 
@@ -216,9 +221,7 @@ class MoE(nn.Module):
         Returns the outputs, the assignments within capacity, and with bounded
         receive buffers how many of them [G, E] the buffers had no row for.
         """
-        dispatcher: Any = self.dispatcher
-        if isinstance(dispatcher, str):
-            dispatcher = DISPATCHERS[dispatcher]
+        dispatcher: Any = DISPATCHERS.find(self.dispatcher, 'dispatcher')
         communication = communication_of(self.communication)
         axes = expert_axes_of(communication)
         devices = num_shards(jax.sharding.get_abstract_mesh(), axes)

@@ -98,8 +98,11 @@ def hierarchical_top2_moe(
         levels. Experts are those of one group, of which each has a copy.
 
     Raises:
-      ConfigError: if the experts of a group are not E.
+      ConfigError: if the experts of a group are not E, or one number is given.
     """
+    if not isinstance(num_experts, Sequence) or len(num_experts) != 2:
+        allowed = 'a pair (groups, experts of a group)'
+        raise ConfigError('num_experts', num_experts, allowed)
     groups, count = num_experts
     # As in the GShard code: a mean over empty rows too.
     fields = {'losses': _balance('padded'), 'parent': None}

@@ -55,12 +55,7 @@ def communication_of(choice: Communication | str) -> Communication:
     Raises:
       ConfigError: for a name that is not registered.
     """
-    if not isinstance(choice, str):
-        return choice
-    if choice not in COMMUNICATION:
-        known = f'one of {", ".join(COMMUNICATION)}'
-        raise ConfigError('communication', choice, known)
-    return COMMUNICATION[choice]
+    return COMMUNICATION.find(choice, 'communication')
 
 
 def expert_axes_of(choice: Communication | str) -> tuple[str, ...]:

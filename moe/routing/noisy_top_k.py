@@ -47,7 +47,7 @@ def noisy_top_k(
 
     Raises:
       ValueError: if k is greater than the number of experts, or there is no
-        key in training.
+        key or are no noise logits in training.
     """
     logits = logits.astype(jnp.float32)
     num_experts = logits.shape[-1]
@@ -55,6 +55,8 @@ def noisy_top_k(
     if context.train:
         if context.key is None:
             raise ValueError("noisy_top_k: needs an rng named 'router'")
+        if context.noise_logits is None:
+            raise ValueError('noisy_top_k: needs context.noise_logits')
         std = jax.nn.softplus(context.noise_logits) + noise_epsilon
         draw = token_normal(context.key, context.position, num_experts)
         noisy = logits + draw * std

@@ -40,7 +40,7 @@ def sigmoid(
 
     Args:
       logits: router logits, float32.
-      context: mask and state are read.
+      context: mask and state are read; without the state there is no bias.
       k: K, experts a token.
       renormalize: whether a token's gates sum to `scale` (K > 1).
       scale: factor of the gates.
@@ -54,7 +54,7 @@ def sigmoid(
     """
     del balance  # declared as a state, whose value is the bias
     logits = logits.astype(jnp.float32)
-    biased = jax.nn.sigmoid(logits) + context.state['bias']
+    biased = jax.nn.sigmoid(logits) + context.state.get('bias', 0.0)
     return _choose(biased, logits, context, k, renormalize, scale)
 
 
@@ -83,7 +83,7 @@ def group_limited(
 
     Args:
       logits: router logits, float32.
-      context: mask and state are read.
+      context: mask and state are read; without the state there is no bias.
       k: K, experts a token.
       expert_groups: groups of experts, a divisor of E.
       chosen_groups: number of groups that a token's experts come from.
@@ -109,7 +109,7 @@ def group_limited(
             f'{num_experts} experts cannot give k = {k}'
         )
     logits = logits.astype(jnp.float32)
-    biased = jax.nn.sigmoid(logits) + context.state['bias']
+    biased = jax.nn.sigmoid(logits) + context.state.get('bias', 0.0)
     in_groups = lambda v: v.reshape(*v.shape[:-1], expert_groups, size)
     scored = min(scored_experts or max(k // chosen_groups, 1), size)
     score = _group_score(in_groups(biased), in_groups(logits), scored)
