@@ -28,9 +28,9 @@ from moe.training.checksum import leaf_names
 FORMAT = 3
 
 FILE = 'data/metadata'
-# Orbax's own, all JSON; the last may be several.
-_ORBAX = ('_CHECKPOINT_METADATA', 'state/_METADATA', 'state/_sharding')
-_MORE = 'state/array_metadatas/*'
+# Orbax's own JSON: what it always writes, and what it may.
+_ALWAYS = ('_CHECKPOINT_METADATA', 'state/_METADATA')
+_MAYBE = ('state/_sharding', 'state/array_metadatas/*')
 
 
 class Leaf(NamedTuple):
@@ -127,7 +127,8 @@ def read_record(folder: pathlib.Path) -> Record:
     """
     try:
         raw = (folder / FILE).read_bytes()
-        for path in (*map(folder.joinpath, _ORBAX), *folder.glob(_MORE)):
+        more = (path for pattern in _MAYBE for path in folder.glob(pattern))
+        for path in (*map(folder.joinpath, _ALWAYS), *more):
             _check_json(folder, path)
     except OSError as error:
         raise cause(folder, error) from None
