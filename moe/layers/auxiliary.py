@@ -284,6 +284,8 @@ def losses_with_effect(
         total = lambda loss: loss_total(loss, summary)
         return {name: total(loss).term for name, loss in losses.items()}
 
+    if not losses:
+        return frozenset()
     if 'recorded' in traits_of(router).reads or not isinstance(
         jax.eval_shape(lambda x: router(x, context), normal()), Routing
     ):

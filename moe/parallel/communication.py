@@ -300,7 +300,8 @@ def on_expert_devices(
         groups = len(jax.tree.leaves(arrays)[0])
         if groups % devices:
             allowed = (
-                f'a multiple of the {devices} devices that groups are over'
+                f'a multiple of the {devices} devices that groups are over, '
+                'each with whole groups'
             )
             raise ConfigError('num_groups', groups, allowed)
         dtypes = jax.tree.map(jnp.result_type, parameters)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from moe.config import ConfigError
+from moe.config import ConfigError, options
 from moe.config.registry import entry_of
 from moe.layers import LOSSES, losses_with_effect
 from moe.losses import AUXILIARY_LOSSES
@@ -128,6 +128,28 @@ class TransformerRun(Config):
                     f'config.losses.{name} = {self.losses[name]} has no effect '
                     f'on the router {" and ".join(routers)}'
                 )
+        return found + self._notes_on_sparsity()
+
+    def _notes_on_sparsity(self) -> list[str]:
+        """Says what keeps a router with a penalty from its sparsity."""
+        moe, found = self.model.moe, []
+        for level, router in moe.routers.items():
+            given, name = options(router), f'config.model.moe.{level}'
+            if 'penalty' not in given:
+                continue
+            if not self.losses.get('l1'):
+                found.append(
+                    f'config.losses.l1 = 0 leaves the sparsity of {name} as it '
+                    'is (1 holds it)'
+                )
+            sparsity = getattr(given['penalty'], 'sparsity', 1.0)
+            groups = moe.num_expert_groups
+            experts = moe.num_experts // groups if level == 'router' else groups
+            if given['k'] < (wanted := experts * (1 - sparsity)):
+                found.append(
+                    f'{name}.k = {given["k"]} cuts gates off: penalty.sparsity '
+                    f'= {sparsity} leaves {wanted:g} of {experts} experts'
+                )
         return found
 
     def _check_communication(self, sizes: Mapping[str, int]):
@@ -144,7 +166,8 @@ class TransformerRun(Config):
             raise ConfigError(
                 'model.moe.num_groups',
                 moe.num_groups,
-                f'a multiple of the {num_shards} devices that groups are over',
+                f'a multiple of the {num_shards} devices that groups are over, '
+                'each with whole groups',
             )
 
 

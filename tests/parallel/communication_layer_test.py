@@ -355,7 +355,7 @@ def applied(layer, sizes, groups=G):
             {},
             12,
             'num_groups = 12: must be a multiple of the 8 devices that groups '
-            'are over',
+            'are over, each with whole groups',
         ),
         (
             {'experts': HeterogeneousExperts((nn.Dense(D), nn.Dense(D)) * 2)},

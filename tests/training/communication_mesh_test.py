@@ -119,7 +119,7 @@ def test_groups_that_do_not_divide_over_the_devices():
         tiny.parsed(changes)
     assert str(error.value) == (
         'config.model.moe.num_groups = 4: must be a multiple of the 8 devices '
-        'that groups are over'
+        'that groups are over, each with whole groups'
     )
     assert tiny.parsed({**changes, 'model.moe.communication': 'none'})
     assert tiny.parsed({**changes, 'model.moe.num_groups': 16})

@@ -106,6 +106,20 @@ def test_layers_compute_every_loss_that_has_a_coefficient(monkeypatch):
             {'losses': {'l1': 0.5}, 'model.moe.router.renormalize': False},
             [],
         ),
+        (
+            # Of 8 experts 2 are to be active: 8 (1 - .75).
+            {
+                'losses': {'router_z': 0.0},
+                'model.moe.num_experts': 8,
+                'model.moe.router': {'name': 'relu', 'k': 1},
+            },
+            [
+                'config.losses.l1 = 0 leaves the sparsity of '
+                'config.model.moe.router as it is (1 holds it)',
+                'config.model.moe.router.k = 1 cuts gates off: '
+                'penalty.sparsity = 0.75 leaves 2 of 8 experts',
+            ],
+        ),
     ],
     ids=str,
 )
