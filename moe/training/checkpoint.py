@@ -33,6 +33,14 @@ def _print_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves signals to the run, which looks at more points than steps."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Does not ask JAX, which would take a step for one of the points."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run: train state and position in the data.
 
@@ -135,7 +143,7 @@ class Checkpoints:
             max_to_keep=self._keep, lightweight_initialize=True
         )
         folder = (self._workdir / 'checkpoints').resolve()
-        return ocp.CheckpointManager(folder, options=options)
+        return _Manager(folder, options=options)
 
     def _tidy(self) -> None:
         """Leaves only whole checkpoints under the names of their steps."""
