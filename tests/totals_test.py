@@ -117,6 +117,8 @@ def test_losses_of_parts_add_up_to_the_whole(name):
             gates=jnp.asarray(gates[rows]),
             assignments=jnp.asarray(chosen[rows]),
             balance_assignments=jnp.asarray(chosen[rows]),
+            unbiased_assignments=jnp.asarray(chosen[rows]),
+            penalized_gates=jnp.asarray(gates[rows]),
             selection_probability=jnp.asarray(gates[rows]),
             num_sequences=len(mask[rows]),
             state={'penalty': jnp.float32(0.5)},
