@@ -1,5 +1,6 @@
 """Several tasks at once: losses, terms, gradients and results."""
 
+import copy
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from moe.training.gradient import make_gradient
 from moe.training.step import init_state, make_train_step
 from moe.training.trainer import logged
 from moe.training.workload import Mean, Predictions
+from moe.workloads.multitask.targets import Regression
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -231,6 +233,30 @@ def test_step_with_everything_at_once_keeps_its_shapes():
     np.testing.assert_array_equal(told, weights)
     average = jax.tree.leaves(state.model_state['batch_stats'])
     assert all(np.all(np.isfinite(x)) for x in average)
+
+
+def test_metrics_of_a_label_that_is_transformed():
+    # y = 10 + 4 z: errors of 1/2 and -1 in z are of 2 and -4 in y. The loss is
+    # that of z, and of task 1 an error of 3.
+    workload = copy.copy(example()[1])
+    scaled = Regression(standardize=True).of_task(
+        'task_0', label_mean=10.0, label_deviation=4.0
+    )
+    workload.targets = (scaled, workload.targets[1])
+    z, label, every = np.array([[0.5], [-1]]), np.zeros(2), np.ones(2, bool)
+    predictions = {
+        'task_0': Predictions(z, label, every),
+        'task_1': Predictions(z * 0 + 3, label, every),
+    }
+    found = metrics_of(workload, [EvalBatch({}, {'predictions': predictions})])
+    assert found == {
+        'loss': (0.25 + 1) / 2 + 9,
+        'task_0/mse': (4 + 16) / 2,
+        'task_0/scaled_mse': (0.25 + 1) / 2,
+        'task_1/mse': 9,
+    }
+    made = workload.predictions(np.stack([z, z], axis=1))
+    assert made == {'task_0': [12.0, 6.0], 'task_1': [0.5, -1.0]}
 
 
 def test_metrics_are_over_the_labels_there_are():
