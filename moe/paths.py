@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moe.config import ConfigError
+from moe.config.constraints import check_unicode
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
 # Linux's longest path, less the longest name inside a run's folder.
@@ -74,6 +75,7 @@ def check_run_folder(workdir: pathlib.Path) -> None:
         there is a folder in the place of a file of a run or the reverse.
     """
     check_local(workdir)
+    check_unicode('workdir', str(workdir))  # as Orbax must
     whole = [workdir, *workdir.absolute().parents]
     there = next(path for path in whole if os.path.lexists(path))
     if not there.is_dir():

@@ -32,9 +32,17 @@ def test_no_path_of_a_file_system(tmp_path, monkeypatch, check, path, reason):
 
 def test_paths_that_can_be_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.mkdir(b'caf\xe9')
-    for path in ('run', 'a/b/c', '.', 'C:/run', 'a b', 'ü', 'caf\udce9'):
+    for path in ('run', 'a/b/c', '.', 'C:/run', 'a b', 'ü'):
         paths.check_run_folder(pathlib.Path(path))
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    # It can be read, but Orbax cannot write there.
+    path = tmp_path / 'caf\udce9'
+    os.mkdir(path)
+    paths.check_local(path)
+    with pytest.raises(ConfigError, match='in UTF-8'):
+        paths.check_run_folder(path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import os
+import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -104,3 +106,18 @@ def one_at_a_time(step: Callable) -> Callable:
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step
     return lambda *args: jax.block_until_ready(step(*args))
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory that this process may still take."""
+    try:
+        found = pathlib.Path('/proc/meminfo').read_text()
+        free = 1024 * int(re.findall(r'MemAvailable: *(\d+)', found)[0])
+    except (OSError, IndexError):
+        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    with contextlib.suppress(OSError, ValueError, IndexError):  # a container's
+        group = pathlib.Path('/sys/fs/cgroup')
+        limit = int((group / 'memory.max').read_text())
+        taken = (group / 'memory.stat').read_text()
+        free = min(free, limit - int(re.findall(r'^anon (\d+)', taken)[0]))
+    return max(free, 0)

@@ -6,9 +6,7 @@ pass needs of the forward pass. What a compiler adds is left out, so that no run
 is refused that fits; `launch.plan` compiles, and knows.
 """
 
-import contextlib
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -19,6 +17,7 @@ from moe.config import ConfigError
 from moe.parallel import parameter_shardings
 from moe.parallel.mesh import BATCH_AXES, num_shards
 from moe.training.config import Config
+from moe.training.host import available_memory
 from moe.training.optimizer import make_optimizer
 from moe.training.workload import Workload
 
@@ -117,15 +116,4 @@ def memory_of(device: jax.Device) -> int | None:
         return stats['bytes_limit']
     if device.platform != 'cpu':
         return None
-    free = _host_memory()
-    return None if free is None else free // jax.local_device_count()
-
-
-def _host_memory() -> int | None:
-    """Returns the bytes of memory and swap that are free, of Linux."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        text = pathlib.Path('/proc/meminfo').read_text()
-        lines = [line.split() for line in text.splitlines()]
-        kib = {words[0]: int(words[1]) for words in lines}
-        return 1024 * (kib['MemAvailable:'] + kib['SwapFree:'])
-    return None
+    return available_memory() // jax.local_device_count()

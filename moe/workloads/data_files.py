@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moe.config import ConfigError
+from moe.training.host import available_memory
 
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
@@ -132,21 +133,6 @@ def binary_kind(data: bytes) -> str | None:
         return 'a tar archive'
     found = (kind for head, kind in _KINDS.items() if data.startswith(head))
     return next(found, None)
-
-
-def available_memory() -> int:
-    """Returns the bytes of memory that this process may still take."""
-    try:
-        found = pathlib.Path('/proc/meminfo').read_text()
-        free = 1024 * int(re.findall(r'MemAvailable: *(\d+)', found)[0])
-    except (OSError, IndexError):
-        free = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    with contextlib.suppress(OSError, ValueError, IndexError):  # a container's
-        group = pathlib.Path('/sys/fs/cgroup')
-        limit = int((group / 'memory.max').read_text())
-        taken = (group / 'memory.stat').read_text()
-        free = min(free, limit - int(re.findall(r'^anon (\d+)', taken)[0]))
-    return max(free, 0)
 
 
 def check_memory(size: int, field: str, value: Any) -> None:

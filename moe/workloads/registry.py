@@ -59,16 +59,18 @@ def fields_of(arguments: Sequence[str]) -> str:
     Args:
       arguments: `--config=FILE[:VARIANT]` for the fields of that config's
         workload, with its plugins; nothing for those of all workloads.
+        `--config.plugins=NAMES` adds other plugins.
 
     Raises:
       ConfigError: for a file that gives no config.
     """
-    sources = [a.partition('=') for a in arguments]
-    for flag, _, source in sources:
-        if flag == '--config':
-            plain = load_config(source)
-            import_plugins(plain.get('plugins', ()))
-            return reference(schema_of(plain))
+    parts = (argument.partition('=') for argument in arguments)
+    given = {flag: text for flag, _, text in parts}
+    import_plugins(_names(given.get('--config.plugins', '')))
+    if '--config' in given:
+        plain = load_config(given['--config'])
+        import_plugins(plain.get('plugins', ()))
+        return reference(schema_of(plain))
     return '\n\n'.join(
         f'# workload = {name}\n\n{reference(schema)}'
         for name, schema in WORKLOADS.items()

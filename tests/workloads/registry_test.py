@@ -90,11 +90,23 @@ def test_each_workload_refuses_the_others_fields():
         read_config({**plain, 'workload': 'lm'})
 
 
-def test_fields_of():
+def test_fields_of(tmp_path):
     text = fields_of(['--config=configs/lm.py', '--config.steps=3'])
     assert 'config.model.moe.router(name=top_k).k = 2  (int >= 1)' in text
     assert 'config.data.source(name=text).files' in text
     assert '# workload' not in text
+    # Plugins of the command line count.
+    path = tmp_path / 'plugin.py'
+    path.write_text(
+        'from moe.training.schedules import SCHEDULES, constant\n\n'
+        "@SCHEDULES.register('shown')\n"
+        'def shown(peak, steps, *, depth: int = 3):\n'
+        '    return constant(peak, steps)\n'
+    )
+    assert 'schedule(name=shown)' not in text
+    plugin = f'--config.plugins={path}'
+    text = fields_of(['--config=configs/lm.py', plugin])
+    assert 'config.optimizer(name=adamw).schedule(name=shown).depth' in text
     everything = fields_of([])
     for workload in WORKLOADS:
         assert f'# workload = {workload}\n' in everything
