@@ -28,7 +28,7 @@ def bases(tmp_path_factory):
     """A small config of each workload, and a place for its files."""
     folder = tmp_path_factory.mktemp('fuzz')
     files = tiny.write_corpus(folder / 'text')
-    lm = {'data.source.files': files, 'model.num_layers': 1}
+    lm = {'data.source.files': files, 'model.num_layers': 1, 'steps': 100}
     small = {
         'model.num_layers': 2,
         'model.d_model': 16,
@@ -43,7 +43,7 @@ def bases(tmp_path_factory):
     return folder, {
         'lm': tiny.plain(lm),
         'vision': tiny.changed(vision.get_config(), small),
-        'multitask': tiny.changed(tasks, {'data.batch_size': 8}),
+        'multitask': tiny.changed(tasks, {'data.batch_size': 8, 'steps': 100}),
     }
 
 

@@ -7,6 +7,7 @@ there is a short form and a long one.
 
 import contextlib
 import shutil
+import traceback
 
 import hypothesis
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ def fuzz(count, files, check):
         try:
             what, fault = check()
         except Exception as error:
-            what, fault = 'raised', repr(error)
+            what, fault = 'raised', traceback.format_exception(error)[-3:]
         finally:
             for one, content in whole.items():
                 one.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +114,7 @@ def fuzz(count, files, check):
         seen[what] = seen.get(what, 0) + 1
         if fault:
             faults.append((path.name, fault, given[:300]))
+            print(faults[-1], flush=True)
 
     draw()
     print(seen)

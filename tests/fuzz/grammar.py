@@ -1,6 +1,7 @@
 """Grammars of mistakes, for hypothesis: flags, values, config files, bytes."""
 
 import functools
+import itertools
 import re
 
 from hypothesis import strategies as st
@@ -39,15 +40,18 @@ EXPRESSIONS = (
 @functools.cache
 def names(workload):
     """Dotted names of a workload's fields, those of all choices included."""
-    return list(dict(possible(workload)))
+    return list({path[-1]: None for path, _ in possible(workload)})
 
 
 @functools.cache
 def possible(workload):
-    """The names with the values that their types, and ranges, allow."""
+    """The fields, and the values that their types, and ranges, allow.
+
+    A field is its dotted name after those flags that choose the entries whose
+    option it is.
+    """
     found = []
     for row in fields(WORKLOADS[workload]):
-        name = re.sub(r'\(name=\w+\)|\[\]', '', row.name)
         values = [row.default or '1']
         if row.type.startswith('one of '):
             values = row.type.removeprefix('one of ').split(', ')
@@ -60,22 +64,23 @@ def possible(workload):
         elif re.fullmatch(r'[\w-]+(, [\w-]+)+', row.type):
             values = row.type.split(', ')
         values += ['None'] if row.type.endswith('or None') else []
-        found.append((name.removeprefix('config.'), values))
+        path, name = [], ''
+        for part in re.split(r'(\(name=\w+\))', row.name.replace('[]', '')):
+            entry = re.fullmatch(r'\(name=(\w+)\)', part)
+            if entry:
+                path.append(f'{name.removeprefix("config.")}.name={entry[1]}')
+            else:
+                name += part
+        found.append(((*path, name.removeprefix('config.')), values))
     return found
 
 
 @st.composite
 def contradiction(draw, workload):
-    """A value that is possible, if perhaps not beside the others.
-
-    Fields that choose are drawn as often as all others.
-    """
-    fields = possible(workload)
-    choosing = [f for f in fields if not re.match(r'[\d.TFN-]', f[1][0])]
-    name, values = draw(
-        st.sampled_from(draw(st.sampled_from((fields, choosing))))
-    )
-    return f'--config.{name}={draw(st.sampled_from(values))}'
+    """Flags of a possible value, if perhaps not beside the others."""
+    (*path, name), values = draw(st.sampled_from(possible(workload)))
+    given = [*path, f'{name}={draw(st.sampled_from(values))}']
+    return [f'--config.{text}' for text in given]
 
 
 @st.composite
@@ -138,9 +143,11 @@ def flag(draw, workload):
 
 def command_lines(workload):
     """Some arguments, of which one at most is wrong by itself."""
-    several = st.lists(contradiction(workload), min_size=1, max_size=5)
-    wrong = st.lists(flag(workload), min_size=0, max_size=1)
-    return st.tuples(several, wrong).map(lambda both: both[0] + both[1])
+    several = st.lists(contradiction(workload), min_size=1, max_size=4)
+    wrong = st.one_of(st.just([]), flag(workload).map(lambda one: [one]))
+    both = st.tuples(several, wrong)
+    chain = itertools.chain.from_iterable
+    return both.map(lambda found: [*chain(found[0]), *found[1]])
 
 
 @st.composite

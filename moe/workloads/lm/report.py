@@ -36,7 +36,7 @@ def _tokens_by_expert(run: Run) -> str:
     path = run.workdir / 'routing.npz'
     if not path.exists():
         return ''
-    with reading(path), np.load(path) as saved:
+    with reading(path), path.open('rb') as file, np.load(file) as saved:
         texts, first = saved['texts'], saved['first']
     loads = run.statistics().get('load', {})
     counts = [run.metrics[m].values.shape[-1] for m in loads.values()]
