@@ -79,13 +79,13 @@ def fuzz(bases, workload, count):
     draw()
     print(f'{workload}: {seen}')
     assert faults == []
-    assert seen['refused'] > count // 4
+    assert seen['refused'] > count // 5
     assert seen['accepted']
 
 
 @pytest.mark.parametrize('workload', ['lm', 'vision', 'multitask'])
 def test_a_few(bases, workload):
-    fuzz(bases, workload, 25)
+    fuzz(bases, workload, 10)
 
 
 @pytest.mark.long

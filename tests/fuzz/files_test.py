@@ -167,7 +167,7 @@ FUZZ = {
 
 @pytest.mark.parametrize('kind', ['text', 'table', 'images', 'run'])
 def test_a_few(tmp_path, kind):
-    FUZZ[kind](tmp_path, kind, 8)
+    FUZZ[kind](tmp_path, kind, 5)
 
 
 @pytest.mark.long
