@@ -15,6 +15,7 @@ from moe.config import ConfigError
 from moe.config.registry import name_of
 from moe.parameters import parameter
 from moe.routing import ROUTERS, token_uniform, top_k
+from moe.routing.choice import REMOVED
 from moe.types import (
     Context,
     Router,
@@ -126,13 +127,13 @@ class Gate(nn.Module):
         return inputs * self._uniform('jitter', context, width, low, high)
 
     def _with_dropout(self, logits, context: Context):
-        """Returns the logits, with -1e9 for experts that are dropped."""
+        """Returns the logits, with `REMOVED` for experts that are dropped."""
         if not (self.dropout and context.train):
             return logits
         draw = self._uniform('dropout', context, self.num_experts)
         best = jnp.max(draw, axis=-1, keepdims=True)
-        # Not -inf: differences of two would be NaN.
-        return jnp.where((draw < self.dropout) & (draw < best), -1e9, logits)
+        dropped = (draw < self.dropout) & (draw < best)
+        return jnp.where(dropped, REMOVED, logits)
 
     def _uniform(self, what, context: Context, *shape_and_range):
         if context.key is None:

@@ -6,6 +6,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moe.types import Context, TokenChoice
 
+# The logit of an expert that is removed from a token's choice. Not -inf:
+# differences of two would be NaN.
+REMOVED = -1e9
+
 
 def select(
     scores: Float[Array, '... E'], k: int, *more: Float[Array, '... E']

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from moe.config import OneOf, PositiveFloat, PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, take, token_choice
+from moe.routing.choice import REMOVED, select, take, token_choice
 from moe.routing.state import BALANCE_RULES, SignRule
 from moe.types import Context, State, TokenChoice, traits
 
@@ -54,7 +54,7 @@ def sigmoid(
     """
     del balance  # declared as a state, whose value is the bias
     logits = logits.astype(jnp.float32)
-    biased = jax.nn.sigmoid(logits) + context.state.get('bias', 0.0)
+    biased = _biased(logits, context)
     return _choose(biased, logits, context, k, renormalize, scale)
 
 
@@ -109,7 +109,7 @@ def group_limited(
             f'{num_experts} experts cannot give k = {k}'
         )
     logits = logits.astype(jnp.float32)
-    biased = jax.nn.sigmoid(logits) + context.state.get('bias', 0.0)
+    biased = _biased(logits, context)
     in_groups = lambda v: v.reshape(*v.shape[:-1], expert_groups, size)
     scored = min(scored_experts or max(k // chosen_groups, 1), size)
     score = _group_score(in_groups(biased), in_groups(logits), scored)
@@ -119,6 +119,14 @@ def group_limited(
     # -inf and not 0: a biased score may be negative.
     biased = jnp.where(allowed, biased, -jnp.inf)
     return _choose(biased, logits, context, k, renormalize, scale)
+
+
+def _biased(
+    logits: Float[Array, 'G S E'], context: Context
+) -> Float[Array, 'G S E']:
+    """Returns `s + bias`, far less for removed experts whatever their bias."""
+    biased = jax.nn.sigmoid(logits) + context.state.get('bias', 0.0)
+    return jnp.where(logits > REMOVED, biased, biased - 1e4)
 
 
 def _group_score(

@@ -203,6 +203,21 @@ def test_initializer_of_the_noise():
     assert np.all(params['router_noise'] == 1)
 
 
+def test_a_bias_does_not_bring_dropped_experts_back():
+    gate = Gate(E, functools.partial(sigmoid, k=1), dropout=0.7)
+    state = {'bias': jnp.float32([9, 0, 0, 0, 5])}
+    variables = {'params': {'router': KERNEL}, 'router_state': state}
+    train = CONTEXT._replace(train=True, key=KEY)
+    routing, _ = gate.apply(variables, X, train)
+    there = routing.logits > -1e8
+    assert not there.all()
+    # Of those that are there the ones of greatest bias.
+    best = np.where(there[..., 0], 0, np.where(there[..., 4], 4, -1))
+    chosen = routing.expert[:, 0]
+    assert np.all((chosen == best) | (best == -1))
+    assert np.all(np.take_along_axis(there, chosen[..., None], -1))
+
+
 def test_temperature_divides_the_logits():
     gate = Gate(E, temperature=2.0)
     logits = apply(gate, {'router': KERNEL}, X, CONTEXT)[0].logits
