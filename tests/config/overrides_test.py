@@ -14,6 +14,7 @@ from moe.config import (
     override,
     parse,
 )
+from moe.workloads.lm.workload import LanguageConfig
 
 ROUTERS = Registry('router')
 
@@ -113,6 +114,15 @@ def test_unknown_names(name, message):
     with pytest.raises(ConfigError) as error:
         override(Run, {}, [(name, 1)])
     assert str(error.value) == message
+
+
+def test_a_section_and_its_field_stand_in_any_order():
+    # The whole before its part, so that no flag undoes another unseen.
+    section = ('optimizer', Text('{"name": "lion"}'))
+    field = ('optimizer.learning_rate', Text('0.1'))
+    for values in ([section, field], [field, section]):
+        found = override(LanguageConfig, {}, values)['optimizer']
+        assert (found['name'], found['learning_rate']) == ('lion', '0.1')
 
 
 def test_the_config_itself_stays():
