@@ -76,6 +76,8 @@ def fuzz(bases, workload, count):
             odd.write_bytes(data.draw(grammar.config_files(workload, plain)))
             check([f'--config={odd}'])
 
+    odd.write_bytes(b'')
+    check([f'--config={base}'])  # without any mistake
     draw()
     print(f'{workload}: {seen}')
     assert faults == []
