@@ -81,9 +81,10 @@ class Stop:
         if self._noted:
             name = signal.Signals(number).name
             _say(f'{name}: stops when it has saved; another ends it at once')
-            self._forward()
-        else:
+        elif not jax.distributed.is_initialized():
             self._end()
+        # If the loop does not begin soon, the thread that watches ends it.
+        self._forward()
 
     def _end(self) -> None:
         if jax.distributed.is_initialized():

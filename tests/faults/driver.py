@@ -82,6 +82,7 @@ def child(arguments, log, kind='', at=0, limit=None, after=None):
       after: seconds after which the process is killed.
     """
     import train
+    from moe.training import meeting
 
     # Through another process, which no limit holds for.
     with open(log, 'w') as file:
@@ -98,6 +99,7 @@ def child(arguments, log, kind='', at=0, limit=None, after=None):
         timer = threading.Timer(after, kill)
         timer.daemon = True
         timer.start()
+    meeting._PATIENCE = 20  # seconds, with a partner that is killed
     fault, code = Fault(kind, at), 70
     keep_hashes()
     fault.install()

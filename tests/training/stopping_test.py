@@ -84,7 +84,7 @@ def test_phases(body, signals, code, out, err):
                 time.sleep(0.5)
             assert process.communicate(timeout=30) == (out, err)
             assert process.returncode == code
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 20
         finally:
             process.kill()
 
