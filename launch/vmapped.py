@@ -25,6 +25,7 @@ from launch.trials import Trial
 from moe.command_line import command
 from moe.config import options
 from moe.metrics import Writer
+from moe.training import history
 from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
 from moe.training.divergence import all_finite, told
@@ -166,6 +167,7 @@ class VmappedTrainer:
         for trial in trials:
             write_description(trial.folder, trial.plain, described)
             workload.save_assets(self._data, trial.folder)
+            history.record(trial.folder, history.STARTED, step=0)
         self._batches = [
             c.make_workload().train_batches(self._data, 0, 1) for c in configs
         ]
@@ -208,6 +210,7 @@ class VmappedTrainer:
             losses.append(values.get('train/loss', math.nan))
             if reason := told(step, values, self.config.divergence):
                 print(f'{trial.name}: {reason}', flush=True)
+                history.record(trial.folder, history.DIVERGED, reason=reason)
                 del self._alive[i]
         text = ' '.join(f'{loss:.4f}' for loss in losses)
         print(f'step {step}/{self.config.steps}  loss {text}', flush=True)
@@ -229,6 +232,7 @@ class VmappedTrainer:
                 last = self.config.steps
                 checkpoints.save(last, state, position.get_state())
             self._workload.finalize(state.variables, self._data, trial.folder)
+            history.record(trial.folder, history.FINISHED, step=last)
             reports.write(trial.folder)
 
     def close(self) -> None:
