@@ -21,7 +21,8 @@ class ConfigError(ValueError):
             value = repr(self.value)
         except Exception:  # of an object of the user's, or a huge integer
             value = f'a {type(self.value).__name__}'
-        value = value if len(value) <= 80 else value[:77] + '...'
+        if len(value) > 200:  # the end of a path names the file
+            value = f'{value[:98]}...{value[-99:]}'
         line = f'{self.field} = {value}: must be {self.allowed}'
         line = ' '.join(line.split())
         # Nothing that moves a terminal's cursor, or that no encoding has.

@@ -6,9 +6,11 @@ from moe.config import ConfigError
 
 
 def test_long_values_of_many_lines_are_cut_to_one():
-    # 77 characters of the value, and dots.
-    line = str(ConfigError('field', 'x' * 100, 'short'))
-    assert line == "field = '" + 'x' * 76 + '...: must be short'
+    # 98 characters of the value and its quote, dots, 99 of its end.
+    line = str(ConfigError('field', 'x' * 150 + 'y' * 150, 'short'))
+    assert line == f"field = '{'x' * 97}...{'y' * 98}': must be short"
+    path = '/a' * 90 + '/config.json'
+    assert path in str(ConfigError('path', path, 'whole'))
     line = str(ConfigError('field', np.zeros((2, 3)), 'a number'))
     assert (
         line == 'field = array([[0., 0., 0.], [0., 0., 0.]]): must be a number'
