@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from moe.ops import native
+
 
 def grouped_matmul(
     x: Float[Array, 'A D'],
@@ -71,21 +73,19 @@ _matmul.defvjp(_forward, _backward)
 
 def _rows_times(x, w, group_sizes, *, transpose):
     """Rows times w[e], or times its transpose; empty rows give zero."""
-    y = lax.platform_dependent(
+    return lax.platform_dependent(
         x,
         w,
         group_sizes,
-        cpu=functools.partial(_rows_times_blocks, transpose=transpose),
+        cpu=functools.partial(_rows_times_cpu, transpose=transpose),
         default=functools.partial(_rows_times_ragged, transpose=transpose),
     )
-    filled = jnp.arange(x.shape[0]) < jnp.sum(group_sizes)
-    return jnp.where(filled[:, None], y, 0)
 
 
 def _outer(x, dy, group_sizes):
     """`sum_a x[a] dy[a]^T` over the rows of each group, [E, D, F]."""
     return lax.platform_dependent(
-        x, dy, group_sizes, cpu=_outer_blocks, default=_outer_ragged
+        x, dy, group_sizes, cpu=_outer_cpu, default=_outer_ragged
     )
 
 
@@ -95,12 +95,13 @@ def _rows_times_ragged(x, w, group_sizes, *, transpose):
         lhs_ragged_dimensions=[0],
         rhs_group_dimensions=[0],
     )
-    return _ragged_dot(numbers, x, w, group_sizes).astype(x.dtype)
+    y = _ragged_dot(numbers, x, w, group_sizes).astype(x.dtype)
+    return jnp.where(_filled(x, group_sizes), y, 0)
 
 
 def _outer_ragged(x, dy, group_sizes):
     # Kernels may read the empty rows past the last group: no NaN from there.
-    filled = (jnp.arange(x.shape[0]) < jnp.sum(group_sizes))[:, None]
+    filled = _filled(x, group_sizes)
     numbers = lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((0,), (0,)), ((), ())),
         lhs_ragged_dimensions=[0],
@@ -120,6 +121,25 @@ def _ragged_dot(numbers, x, y, group_sizes):
         )
 
     return product(x, y, group_sizes)
+
+
+def _filled(x, group_sizes):
+    return (jnp.arange(x.shape[0]) < jnp.sum(group_sizes))[:, None]
+
+
+def _native(x):
+    return x.dtype == jnp.float32 and x.size and native.available()
+
+
+def _rows_times_cpu(x, w, group_sizes, *, transpose):
+    if _native(x):
+        return native.rows_times(x, w, group_sizes, transpose)
+    return _rows_times_blocks(x, w, group_sizes, transpose=transpose)
+
+
+def _outer_cpu(x, dy, group_sizes):
+    product = native.outer if _native(x) else _outer_blocks
+    return product(x, dy, group_sizes)
 
 
 def _block_rows(num_rows: int, num_groups: int) -> int:
@@ -167,7 +187,8 @@ def _rows_times_blocks(x, w, group_sizes, *, transpose):
 
     # The padded row count is where the last block may run over to.
     out = jnp.zeros((num_rows + block, width), x.dtype)
-    return lax.fori_loop(0, num_groups, expert, out)[:num_rows]
+    out = lax.fori_loop(0, num_groups, expert, out)[:num_rows]
+    return jnp.where(_filled(x, group_sizes), out, 0)
 
 
 def _outer_blocks(x, dy, group_sizes):

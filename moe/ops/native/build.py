@@ -1,0 +1,146 @@
+"""Builds the handlers for this processor, and gives them to XLA."""
+
+import ctypes
+import functools
+import os
+import pathlib
+import re
+
+import jax
+import jaxlib
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from moe.ops.native.gemm import Gemm
+from moe.ops.native.handlers import Handler
+from moe.ops.native.kernels import Kernels, Tile
+from moe.ops.native.products import Outer, Rows
+
+# By the features of processors, the best first: 32 registers of 16 numbers,
+# 16 of 8, 32 of 4.
+TILES = {
+    ('avx512f',): Tile(lanes=16, vectors=2, rows=14),
+    ('avx2', 'fma'): Tile(lanes=8, vectors=2, rows=6),
+    ('neon',): Tile(lanes=4, vectors=3, rows=8),
+}
+
+_ENGINES: list[llvm.ExecutionEngine] = []  # machine code that XLA may call
+
+
+class Unsupported(RuntimeError):
+    """The processor, or the version of XLA, is not one the kernels are for."""
+
+
+def _version() -> tuple[int, int]:
+    """Reads the version of the interface from XLA's header."""
+    header = 'include/xla/ffi/api/c_api.h'
+    path = pathlib.Path(jaxlib.__file__).parent / header
+    pattern = r'define XLA_FFI_API_M(?:AJ|IN)OR (\d+)'
+    try:
+        found = re.findall(pattern, path.read_text())
+    except OSError:
+        found = []
+    if len(found) != 2:
+        raise Unsupported(f'no version of the interface of XLA in {path}')
+    major, minor = map(int, found)
+    if major != 0 or minor < 3:
+        raise Unsupported(f'version {major}.{minor} of the interface of XLA')
+    return major, minor
+
+
+def _tile(features: dict[str, bool]) -> Tile:
+    for needed, tile in TILES.items():
+        if all(features.get(name) for name in needed):
+            return tile
+    raise Unsupported('a processor without AVX2, AVX-512 or NEON')
+
+
+def _handlers(tile: Tile, version: tuple[int, int]) -> ir.Module:
+    """Returns the LLVM module of all handlers."""
+    module = ir.Module(name='moe')
+    kernels = Kernels(module, tile)
+    products = {
+        'rows_0': Rows(module, Gemm(module, kernels, False, False), False),
+        'rows_1': Rows(module, Gemm(module, kernels, False, True), True),
+        'outer': Outer(module, Gemm(module, kernels, True, False)),
+    }
+    threads = _processors()
+    for name, product in products.items():
+        Handler(module, name, product, threads, version)
+    return module
+
+
+def _processors() -> int:
+    """Returns the number of processors that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compiled(module: ir.Module) -> llvm.ExecutionEngine:
+    """Returns the machine code of a module, for this processor.
+
+    Args:
+      module: the module.
+    """
+    module.triple = llvm.get_process_triple()
+    target = llvm.Target.from_triple(module.triple)
+    # Vectors of 512 bits, where LLVM would rather take two of 256.
+    wanted = f'{features().flatten()},-prefer-256-bit'
+    machine = target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=wanted, opt=3
+    )
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(parsed, builder)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return engine
+
+
+def features() -> llvm.FeatureMap:
+    """Returns whether this processor has each feature that LLVM knows."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.get_host_cpu_features()
+
+
+@functools.cache
+def register(prefix: str = 'moe', tile: Tile | None = None) -> None:
+    """Builds the handlers and registers each as `PREFIX_NAME`, once.
+
+    Args:
+      prefix: first part of the names.
+      tile: the sizes of a tile; None are the best for this processor.
+
+    Raises:
+      Unsupported: on a processor, or with an XLA, that they are not for.
+    """
+    version = _version()
+    engine = compiled(_handlers(tile or _tile(features()), version))
+    for name in ('rows_0', 'rows_1', 'outer'):
+        export(engine, name, f'{prefix}_{name}')
+
+
+def export(engine: llvm.ExecutionEngine, name: str, target: str) -> None:
+    """Registers a handler, for as long as the process lives.
+
+    Args:
+      engine: its machine code.
+      name: its name there.
+      target: its name for `jax.ffi.ffi_call`.
+
+    Raises:
+      Unsupported: if XLA does not take it.
+    """
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype = ctypes.py_object
+    capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    handler = capsule(engine.get_function_address(name), None, None)
+    try:
+        jax.ffi.register_ffi_target(target, handler, platform='cpu')
+    except jax.errors.JaxRuntimeError as error:
+        raise Unsupported(f'XLA refuses {target}: {error}') from error
+    _ENGINES.append(engine)

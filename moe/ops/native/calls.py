@@ -1,0 +1,92 @@
+"""Calls of the kernels: the tasks of a product, and XLA's custom call."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+BLOCK_ROWS = 256  # rows of a task
+
+
+def rows_times(
+    x: Float[Array, 'A K'],
+    w: Float[Array, 'E _ _'],
+    group_sizes: Int[Array, 'E'],
+    transpose: bool,
+) -> Float[Array, 'A N']:
+    """Multiplies each group of rows with its matrix; other rows give zero.
+
+    Args:
+      x: rows sorted by group, float32.
+      w: one matrix a group, float32: [E, K, N], or [E, N, K] if transposed.
+      group_sizes: rows of each group, int32.
+      transpose: whether to multiply with the transposed matrices.
+
+    Returns:
+      The products, float32.
+    """
+    width = w.shape[1] if transpose else w.shape[2]
+    out = jax.ShapeDtypeStruct((x.shape[0], width), jnp.float32)
+    tasks = tasks_of(group_sizes, x.shape[0])
+    return _call(f'rows_{transpose:d}', out, x, w, tasks)
+
+
+def outer(
+    x: Float[Array, 'A M'], y: Float[Array, 'A N'], group_sizes: Int[Array, 'E']
+) -> Float[Array, 'E M N']:
+    """Sums `x[a]^T y[a]` over the rows of each group.
+
+    Args:
+      x: rows sorted by group, float32.
+      y: as many rows, float32.
+      group_sizes: rows of each group, int32.
+
+    Returns:
+      The sums, float32; zero for a group without rows.
+    """
+    starts, ends = _bounds(group_sizes, x.shape[0])
+    groups = jnp.stack([starts, ends - starts], axis=1)
+    shape = (group_sizes.shape[0], x.shape[1], y.shape[1])
+    return _call(
+        'outer', jax.ShapeDtypeStruct(shape, jnp.float32), x, y, groups
+    )
+
+
+def _call(name, out, *args):
+    call = jax.ffi.ffi_call(f'moe_{name}', out, vmap_method='sequential')
+    return call(*args)
+
+
+def _bounds(group_sizes, num_rows):
+    """First row and end of each group, never past the last row."""
+    ends = jnp.cumsum(group_sizes.astype(jnp.int32))
+    ends = jnp.minimum(ends, num_rows)
+    return jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:-1]]), ends
+
+
+def tasks_of(group_sizes: Int[Array, 'E'], num_rows: int) -> Int[Array, 'T 3']:
+    """Returns the tasks [T, 3] of `moe.ops.native.products`, int32.
+
+    Each group is cut into blocks of nearly equal height; the rows past the
+    last group are a group of their own.
+
+    Args:
+      group_sizes: rows of each group, int32.
+      num_rows: A.
+    """
+    num_groups = group_sizes.shape[0]
+    starts, ends = _bounds(group_sizes, num_rows)
+    starts = jnp.append(starts, ends[-1])
+    sizes = jnp.append(ends, num_rows) - starts
+    blocks = (sizes + BLOCK_ROWS - 1) // BLOCK_ROWS
+    last = jnp.cumsum(blocks)
+    # As many as there can be; of a task that is not needed, 0 rows are zeroed.
+    task = jnp.arange(num_rows // BLOCK_ROWS + num_groups + 1)
+    group = jnp.searchsorted(last, task, side='right').astype(jnp.int32)
+    found = jnp.minimum(group, num_groups)
+    height = -(-sizes // jnp.maximum(blocks, 1))[found]
+    block = task - (last - blocks)[found]
+    row = block * height
+    rows = jnp.minimum(height, sizes[found] - row)
+    rows = jnp.where(group > num_groups, 0, rows)
+    row = jnp.where(group > num_groups, 0, starts[found] + row)
+    return jnp.stack([found, row, rows], axis=1).astype(jnp.int32)

@@ -1,0 +1,131 @@
+"""The product of two float32 matrices, of which either may be transposed."""
+
+from llvmlite import ir
+
+from moe.ops.native.kernels import (
+    FLOATS,
+    I64,
+    VOID,
+    Kernels,
+    at,
+    ceil_div,
+    loop,
+    number,
+    smaller,
+)
+
+# A packed block of the left factor, 512 KiB, fits the second cache.
+BLOCK_ROWS, BLOCK_K = 256, 512
+
+
+class Gemm:
+    """The function `out = left @ right` of a module.
+
+    Args:
+      module: the module to which it is added.
+      kernels: its kernels.
+      left_transposed: whether left is kept as [k, m] and not as [m, k].
+      right_transposed: whether right is kept as [n, k] and not as [k, n].
+
+    Attributes:
+      scratch: how many float32 numbers of memory a call needs.
+      function: the function of (m, n, k, left, left_stride, right,
+        right_stride, out, out_stride, scratch); m is at most `BLOCK_ROWS`.
+    """
+
+    def __init__(
+        self,
+        module: ir.Module,
+        kernels: Kernels,
+        left_transposed: bool,
+        right_transposed: bool,
+    ):
+        self._kernels = kernels
+        tile = kernels.tile
+        block, panel = BLOCK_ROWS * BLOCK_K, BLOCK_K * tile.columns
+        self._places = block, block + panel
+        self.scratch = block + panel + tile.rows * tile.columns
+        types = [I64] * 3 + [FLOATS, I64] * 3 + [FLOATS]
+        name = f'gemm_{left_transposed:d}{right_transposed:d}'
+        self.function = ir.Function(module, ir.FunctionType(VOID, types), name)
+        code = ir.IRBuilder(self.function.append_basic_block())
+        self._emit(code, left_transposed, right_transposed)
+
+    def _emit(self, code, left_transposed, right_transposed):
+        m, n, k, left, left_stride, right, right_stride, *_ = code.function.args
+        scratch = code.function.args[-1]
+        panel = code.gep(scratch, [number(self._places[0])])
+        columns = number(self._kernels.tile.columns)
+        # Strips of nearly equal height, so that the last is not a sliver.
+        height = ceil_div(
+            code, m, ceil_div(code, m, number(self._kernels.tile.rows))
+        )
+        with loop(code, number(0), k, number(BLOCK_K)) as k0:
+            length = smaller(code, code.sub(k, k0), number(BLOCK_K))
+            with loop(code, number(0), m, height) as i:
+                rows = smaller(code, code.sub(m, i), height)
+                place = (k0, i) if left_transposed else (i, k0)
+                matrix = at(code, left, place[0], left_stride, place[1])
+                strip = code.gep(scratch, [code.mul(i, length)])
+                pack = self._kernels.pack_strip[left_transposed]
+                code.call(pack, [strip, matrix, left_stride, rows, length])
+            with loop(code, number(0), n, columns) as j:
+                width = smaller(code, code.sub(n, j), columns)
+                place = (j, k0) if right_transposed else (k0, j)
+                matrix = at(code, right, place[0], right_stride, place[1])
+                pack = self._kernels.pack_panel[right_transposed]
+                code.call(pack, [panel, matrix, right_stride, length, width])
+                with loop(code, number(0), m, height) as i:
+                    rows = smaller(code, code.sub(m, i), height)
+                    strip = code.gep(scratch, [code.mul(i, length)])
+                    self._tile(
+                        code, rows, width, length, strip, panel, i, j, k0
+                    )
+        code.ret_void()
+
+    def _tile(self, code, rows, width, length, strip, panel, i, j, k0):
+        """Fills a tile of the result, at the right edge through a copy."""
+        *_, out, stride, scratch = code.function.args
+        out = at(code, out, i, stride, j)
+        columns = number(self._kernels.tile.columns)
+        whole = code.icmp_signed('==', width, columns)
+        with code.if_else(whole) as (then, otherwise):
+            with then:
+                self._fill(code, rows, length, strip, panel, out, stride, k0)
+            with otherwise:
+                edge = code.gep(scratch, [number(self._places[1])])
+                self._fill(
+                    code, rows, length, strip, panel, edge, columns, number(0)
+                )
+                with code.if_else(code.icmp_signed('>', k0, number(0))) as (
+                    adding,
+                    setting,
+                ):
+                    with adding:
+                        self._copy(code, edge, out, stride, rows, width, True)
+                    with setting:
+                        self._copy(code, edge, out, stride, rows, width, False)
+
+    def _fill(self, code, rows, *args):
+        """Calls the kernel of that many rows."""
+        end = code.function.append_basic_block()
+        switch = code.switch(rows, end)
+        for count, kernel in enumerate(self._kernels.fill, start=1):
+            block = code.function.append_basic_block()
+            switch.add_case(number(count), block)
+            code.position_at_end(block)
+            code.call(kernel, args)
+            code.branch(end)
+        code.position_at_end(end)
+
+    def _copy(self, code, edge, out, stride, rows, width, adding):
+        columns = number(self._kernels.tile.columns)
+        with (
+            loop(code, number(0), rows, number(1)) as i,
+            loop(code, number(0), width, number(1)) as j,
+        ):
+            to = at(code, out, i, stride, j)
+            value = code.load(at(code, edge, i, columns, j))
+            if adding:
+                value = code.fadd(value, code.load(to))
+            code.store(value, to)

@@ -1,0 +1,158 @@
+"""The tasks of grouped products, each a block of one group's rows or columns.
+
+A rows, E groups, T tasks:
+
+    rows_0: x [A, K], w [E, K, N], tasks [T, 3] -> [A, N]
+    rows_1: x [A, K], w [E, N, K], tasks [T, 3] -> [A, N]
+    outer:  x [A, M], y [A, N], groups [E, 2] -> [E, M, N]
+
+`tasks` has for each task its group (E for rows that are zero), its first row
+and how many rows it has, at most `BLOCK_ROWS`; `groups` the first row and the
+number of rows of each group. Both are int32.
+"""
+
+import dataclasses
+
+from llvmlite import ir
+
+from moe.ops.native.gemm import BLOCK_ROWS, Gemm
+from moe.ops.native.kernels import (
+    BYTES,
+    I32,
+    I64,
+    at,
+    ceil_div,
+    number,
+    smaller,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """An array, in code that runs on its address and dimensions.
+
+    Attributes:
+      address: address of the first number.
+      dims: its dimensions, 64 bits each.
+    """
+
+    address: ir.Value
+    dims: list[ir.Value]
+
+    def row(self, code: ir.IRBuilder, index: ir.Value) -> ir.Value:
+        """Returns the address of a row of all but the last dimension."""
+        return at(code, self.address, index, self.dims[-1], number(0))
+
+    def whole(self, code: ir.IRBuilder, row: ir.Value, column: int) -> ir.Value:
+        """Returns a number of an int32 matrix."""
+        ints = code.bitcast(self.address, I32.as_pointer())
+        found = at(code, ints, row, self.dims[-1], number(column))
+        return code.sext(code.load(found), I64)
+
+
+class Rows:
+    """Each row times the matrix of its group.
+
+    Args:
+      module: the module of the product.
+      gemm: product of rows and a matrix.
+      transposed: whether the matrices are kept transposed.
+    """
+
+    ranks = (2, 3, 2, 2)
+
+    def __init__(self, module: ir.Module, gemm: Gemm, transposed: bool):
+        self.gemm, self._transposed = gemm, transposed
+        self._zero = _zero_function(module)
+
+    def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
+        """Returns the number of tasks.
+
+        Args:
+          code: where to emit.
+          buffers: the arguments and the result.
+        """
+        return buffers[2].dims[0]
+
+    def emit(self, code, buffers: list[Buffer], task, scratch) -> None:
+        """Emits a task.
+
+        Args:
+          code: where to emit.
+          buffers: the arguments and the result.
+          task: index of the task.
+          scratch: memory of `Gemm`.
+        """
+        x, w, tasks, out = buffers
+        k, n = x.dims[1], out.dims[1]
+        group, row, rows = (tasks.whole(code, task, i) for i in range(3))
+        to = out.row(code, row)
+        product = code.icmp_signed('<', group, w.dims[0])
+        with code.if_else(product) as (then, otherwise):
+            with then:
+                first = code.mul(group, w.dims[1])
+                stride = w.dims[2]
+                args = [rows, n, k, x.row(code, row), k, w.row(code, first)]
+                args += [stride, to, n, scratch]
+                code.call(self.gemm.function, args)
+            with otherwise:
+                zero(code, self._zero, to, code.mul(rows, n))
+
+
+class Outer:
+    """For each group the sum over its rows of `x[a]^T y[a]`.
+
+    Args:
+      module: the module of the product.
+      gemm: product of a matrix that is kept transposed and another.
+    """
+
+    ranks = (2, 2, 2, 3)
+
+    def __init__(self, module: ir.Module, gemm: Gemm):
+        self.gemm = gemm
+        self._zero = _zero_function(module)
+
+    def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
+        """Returns the number of tasks, see `Rows.count`."""
+        groups, m, _ = buffers[3].dims
+        return code.mul(groups, ceil_div(code, m, number(BLOCK_ROWS)))
+
+    def emit(self, code, buffers: list[Buffer], task, scratch) -> None:
+        """Emits a task, see `Rows.emit`."""
+        x, y, groups, out = buffers
+        m, n = x.dims[1], y.dims[1]
+        blocks = ceil_div(code, m, number(BLOCK_ROWS))
+        height = ceil_div(code, m, blocks)
+        group, block = code.sdiv(task, blocks), code.srem(task, blocks)
+        start = code.mul(block, height)
+        rows = smaller(code, code.sub(m, start), height)
+        first, k = (groups.whole(code, group, i) for i in range(2))
+        to = out.row(code, code.add(code.mul(group, m), start))
+        some = code.icmp_signed('>', k, number(0))
+        with code.if_else(some) as (then, otherwise):
+            with then:
+                left = code.gep(x.row(code, first), [start])
+                args = [rows, n, k, left, m, y.row(code, first), n, to, n]
+                code.call(self.gemm.function, [*args, scratch])
+            with otherwise:
+                zero(code, self._zero, to, code.mul(rows, n))
+
+
+def _zero_function(module):
+    found = module.globals.get('memset')
+    kind = ir.FunctionType(BYTES, [BYTES, I32, I64])
+    return found or ir.Function(module, kind, 'memset')
+
+
+def zero(code, memset, address, count) -> None:
+    """Emits the writing of zeros.
+
+    Args:
+      code: where to emit.
+      memset: the C function.
+      address: address of the first float32.
+      count: how many they are.
+    """
+    size = code.mul(count, number(4))
+    code.call(memset, [code.bitcast(address, BYTES), I32(0), size])

@@ -1,0 +1,31 @@
+"""Products of matrices against NumPy in float64."""
+
+import numpy as np
+import pytest
+
+from tests.ops.native.common import SIDES, call, engine, over_tiles, whole
+
+
+# Edges of tiles, and of blocks of 512 of the sum.
+@pytest.mark.parametrize(
+    ('m', 'n', 'k'), [(1, 1, 1), (13, 33, 17), (29, 70, 513), (256, 64, 1030)]
+)
+@pytest.mark.parametrize('sides', SIDES)
+@over_tiles
+def test_products(tile, sides, m, n, k):
+    rng = np.random.default_rng(m)
+    left, right = whole(rng, m, k), whole(rng, k, n)
+    stored = [
+        np.ascontiguousarray(x.T) if transposed else x
+        for x, transposed in zip((left, right), sides, strict=True)
+    ]
+    out = np.full((m, n + 1), np.float32(123.0))
+    scratch = np.empty(engine(tile)[1], np.float32)
+    arrays = (stored[0], stored[0].shape[1], stored[1], stored[1].shape[1])
+    name = f'gemm_{sides[0]:d}{sides[1]:d}'
+    call(tile, name, m, n, k, *arrays, out, n + 1, scratch)
+    # Whole numbers up to 64 * 1030, exact in float32.
+    np.testing.assert_array_equal(
+        out[:, :n], left.astype(np.float64) @ right.astype(np.float64)
+    )
+    assert (out[:, n:] == 123.0).all()
