@@ -45,7 +45,10 @@ class Mixture(nn.Module):
         rows = dispatcher.dispatch(x)
         outputs = MLP(32, E, 'relu', name='experts')(rows, dispatcher.sizes)
         y = dispatcher.combine(outputs)
-        return y, gates, LOSSES['importance'](summary) + LOSSES['load'](summary)
+        balance = (
+            LOSSES[name](summary).value for name in ('importance', 'load')
+        )
+        return y, gates, sum(balance)
 
 
 def with_functions(gates, x, functions):

@@ -128,7 +128,12 @@ def _filled(x, group_sizes):
 
 
 def _native(x):
-    return x.dtype == jnp.float32 and x.size and native.available()
+    """Whether the kernels can be taken: the compiler cannot split them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    split = set(mesh.axis_names) - set(mesh.manual_axes)
+    whole = all(mesh.shape[axis] == 1 for axis in split)
+    fits = x.dtype == jnp.float32 and x.size > 0 and whole
+    return fits and native.available()
 
 
 def _rows_times_cpu(x, w, group_sizes, *, transpose):

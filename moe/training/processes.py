@@ -138,7 +138,7 @@ def check_same(what: str, value: dict[str, Any]) -> None:
                 'the same in all processes, not in process 0 (there) and '
                 f'{process} (now): ' + '; '.join(lines)
             )
-            raise ConfigError(what, value, allowed)
+            raise ConfigError(what, first, allowed)
 
 
 @contextlib.contextmanager

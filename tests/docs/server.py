@@ -10,6 +10,7 @@ import benchmarks.__main__
 import launch.plan
 import launch.results
 import launch.sweep
+import moe.checkpoints.__main__
 import moe.predict
 import moe.report.__main__
 import moe.sample
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     'launch.plan': launch.plan,
     'launch.results': launch.results,
     'launch.sweep': launch.sweep,
+    'moe.checkpoints': moe.checkpoints.__main__,
     'moe.predict': moe.predict,
     'moe.report': moe.report.__main__,
     'moe.sample': moe.sample,
@@ -67,4 +69,8 @@ def _read(name: str, arguments: list[str]) -> None:
             parse_topology(module._FLAGS.topology)
         return
     flags = [a for a in arguments if a.startswith('--')]
+    if name == 'moe.checkpoints':
+        module = module.COMMANDS[arguments[0]]
+        read_flags(module.FLAGS, [name, *flags])
+        return
     read_flags(module._FLAGS, [name, *flags])

@@ -274,5 +274,5 @@ def test_refusals():
     refuse = lambda layer: tiny.parameters(layer.init, np.ones((2, D)))
     with pytest.raises(ValueError, match=r'logits \(2, 2\) of 2 .* 4 experts'):
         refuse(HardSwitch((Add(),) * 4, gate=Column(2)))
-    with pytest.raises(KeyError, match='straight-through'):
+    with pytest.raises(ValueError, match='straight-through'):
         refuse(HardSwitch((Same(), Same()), gradient='straight-through'))

@@ -147,7 +147,7 @@ def test_metrics(finished):
     metrics = read_metrics(finished.folder / 'metrics.jsonl')
     assert [m['step'] for m in metrics] == [1, 8, 16, 20, 24, 32, 40]
     train = ('loss', 'objective', *LOSSES)
-    train += ('grad_norm', 'learning_rate')
+    train += ('grad_norm', 'learning_rate', 'skipped', 'skipped_in_a_row')
     names = {'step', *(f'train/{n}' for n in train)}
     names |= {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}
     evaluation = {'eval/loss', 'eval/bits_per_byte'}
@@ -395,4 +395,5 @@ def test_divergence(finished, tmp_path, monkeypatch):
     assert 'config.optimizer.learning_rate' in str(caught.value)
     assert '\n' not in str(caught.value)
     assert [m['step'] for m in lines(tmp_path / 'run')] == [1, 2, 3]
-    assert checkpoints(tmp_path / 'run') == []
+    # None was saved before: the first state is what to go on from.
+    assert checkpoints(tmp_path / 'run') == [0]

@@ -76,15 +76,16 @@ def test_a_device_holds_its_share(sizes, levels, splits):
     parts = (EXPERTS, 4 * D * D, 2 * V * D)
     floats = sum(n // ways for n, ways in zip(parts, splits, strict=True))
     floats += D * E + 3 * D  # router and norms, on every device
-    # Of parameters and of two moments; step and Adam's counters, a key; and of
-    # 8 rows of 17 bytes those of this device.
-    state = 3 * FLOAT * floats + 3 * 4 + 8
+    # Parameters and two moments; step and Adam's counters, a key; the norms and
+    # counters of the guard; of 8 rows of 17 bytes those of this device.
+    state = 3 * FLOAT * floats + 3 * 4 + 8 + 64 * FLOAT + 4 * 4
     batch = 17 * 8 // math.prod(sizes[:4])
     assert found.argument_size_in_bytes == state + batch
     # A new state is written over the old.
     assert found.alias_size_in_bytes == state
-    # Gathered experts alone would take more.
-    assert found.temp_size_in_bytes < 0.75 * FLOAT * EXPERTS
+    # Gathered experts alone would take more. Old and new state are both there
+    # until the update is known to be finite.
+    assert found.temp_size_in_bytes < 0.9 * FLOAT * EXPERTS
 
 
 def test_gathered_experts_would_be_seen():
