@@ -85,6 +85,7 @@ def fuzz(bases, workload, count):
     assert seen['accepted']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workload', ['lm', 'vision', 'multitask'])
 def test_a_few(bases, workload):
     fuzz(bases, workload, 10)

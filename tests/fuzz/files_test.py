@@ -165,6 +165,7 @@ FUZZ = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['text', 'table', 'images', 'run'])
 def test_a_few(tmp_path, kind):
     FUZZ[kind](tmp_path, kind, 5)

@@ -21,6 +21,8 @@ FEW = {
     'keep_checkpoints': 3,
 }
 
+pytestmark = pytest.mark.slow
+
 
 class Poisoned:
     """Batches of which some, by number, have a label of 1e30."""

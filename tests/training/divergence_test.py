@@ -108,6 +108,7 @@ def test_what_is_told():
     assert found({'train/loss': math.nan}) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('label', 'finite_loss'),
     # 1e60 is beyond float32; 50 times the mean 1e38 / 16 is not, but the

@@ -43,6 +43,7 @@ def rare(batch, count=1):
     return {**batch, 'mask': mask}
 
 
+@pytest.mark.slow
 def test_one_label_in_sixteen_rows_counts_fully():
     # A squared error of one row is the whole mean, however the rows are split.
     config, workload, batch = tasks(1)

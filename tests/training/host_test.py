@@ -42,6 +42,7 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='glibc only')
+@pytest.mark.slow
 def test_freed_memory_is_used_again():
     faults = {}
     for keep in (False, True):
@@ -102,6 +103,7 @@ def test_too_late_to_be_deterministic(monkeypatch):
     assert caught.value.field == 'config.deterministic'
 
 
+@pytest.mark.slow
 def test_train_sets_the_flag_before_jax_starts(tmp_path):
     # XLA ends the process for a flag that it does not know.
     program = (

@@ -54,6 +54,7 @@ NOTED = 'stops when it has saved; another ends it at once\n'
 STOPPED = 'stopped; the same command resumes it\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('body', 'signals', 'code', 'out', 'err'),
     [
