@@ -116,8 +116,20 @@ def router_z(
     Returns:
       The loss, a float32 scalar; 0 if no token is valid.
     """
+    return sum_over(router_z_total(logits, mask), axis_name).term
+
+
+def router_z_total(
+    logits: Float[Array, 'G S E'], mask: Bool[Array, 'G S']
+) -> Mean:
+    """Returns `router_z` as a mean over tokens.
+
+    Args:
+      logits: see `router_z`.
+      mask: see `router_z`.
+    """
     z = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
-    return masked_mean(jnp.square(z), mask, axis_name=axis_name)
+    return mean_over(mask, jnp.square(z))
 
 
 def cv_squared(
@@ -155,7 +167,30 @@ def importance(
     Returns:
       The loss, a float32 scalar.
     """
-    return cv_squared(sum_over(jnp.sum(gates, axis=(0, 1)), axis_name))
+    everyone = jnp.ones(gates.shape[:2], bool)
+    return sum_over(importance_total(gates, everyone), axis_name).term
+
+
+def importance_total(
+    gates: Float[Array, 'G S E'],
+    mask: Bool[Array, 'G S'],
+    *,
+    unbiased: bool = True,
+) -> Derived:
+    """Returns `importance` as a function of sums over tokens.
+
+    Args:
+      gates: see `importance`.
+      mask: True for valid tokens.
+      unbiased: see `cv_squared`.
+    """
+    amount = jnp.sum(gates, axis=(0, 1))
+    how = cv_squared if unbiased else _population_cv_squared
+    return Derived(amount, count_tokens(mask), how)
+
+
+def _population_cv_squared(amount):
+    return cv_squared(amount, unbiased=False)
 
 
 def load(
@@ -177,9 +212,21 @@ def load(
     Returns:
       The loss, a float32 scalar.
     """
+    return sum_over(load_total(selection_probability, mask), axis_name).term
+
+
+def load_total(
+    selection_probability: Float[Array, 'G S E'], mask: Bool[Array, 'G S']
+) -> Derived:
+    """Returns `load` as a function of sums over tokens.
+
+    Args:
+      selection_probability: see `load`.
+      mask: see `load`.
+    """
     expected = jnp.where(mask[..., None], selection_probability, 0.0)
-    total = jnp.sum(expected, axis=(0, 1))
-    return cv_squared(sum_over(total, axis_name))
+    amount = jnp.sum(expected, axis=(0, 1))
+    return Derived(amount, count_tokens(mask), cv_squared)
 
 
 def l1(
@@ -200,7 +247,7 @@ def l1(
     Returns:
       The loss, a float32 scalar.
     """
-    return masked_mean(jnp.sum(gates, axis=-1), mask, axis_name=axis_name)
+    return sum_over(l1_total(gates, mask), axis_name).term
 
 
 def l1_total(
@@ -224,7 +271,7 @@ def l1_total(
         weighs all experts alike.
     """
     gates = jnp.where(mask[..., None], gates, 0.0)
-    tokens = jnp.sum(mask.astype(jnp.float32))
+    tokens = count_tokens(mask)
     by_expert = jnp.sum(gates, axis=(0, 1)) * factor
     if active_share is None:
         return Mean(jnp.sum(by_expert), tokens)
@@ -253,6 +300,15 @@ def masked_mean(
       axis_name: mesh axes of the tokens.
     """
     return sum_over(mean_over(mask, values), axis_name).term
+
+
+def count_tokens(mask: Bool[Array, 'G S']) -> Float[Array, '']:
+    """Returns the number of valid tokens, float32.
+
+    Args:
+      mask: True for valid tokens.
+    """
+    return jnp.sum(mask.astype(jnp.float32))
 
 
 def sum_over(tree, axis_name: AxisName):

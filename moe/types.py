@@ -333,6 +333,24 @@ class Aux(NamedTuple):
     state_statistics: dict[str, StateStatistic] = {}
     totals: 'Totals | None' = None
 
+    @classmethod
+    def of(
+        cls,
+        totals: 'Totals',
+        state_statistics: dict[str, StateStatistic],
+        routing: Any = None,
+    ) -> 'Aux':
+        """Returns the Aux whose losses and statistics are those of totals.
+
+        Args:
+          totals: the totals.
+          state_statistics: see the attribute.
+          routing: see the attribute.
+        """
+        losses = {name: total.term for name, total in totals.losses.items()}
+        stats = totals.stats.term
+        return cls(losses, stats, routing, state_statistics, totals)
+
 
 class Totals(NamedTuple):
     """What the losses and the statistics of an `Aux` are functions of.

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moe import losses, stats
-from moe.losses import AUXILIARY_LOSSES, cv_squared
+from moe.losses import AUXILIARY_LOSSES
 from moe.parallel import by_device
-from moe.totals import Derived, Mean, Total, constant, mean_over
+from moe.totals import Derived, Mean, Total, constant
 from moe.types import (
     Aux,
     AuxiliaryLoss,
@@ -74,24 +74,19 @@ def sequence_balance(summary: RoutingSummary) -> Total:
 @AUXILIARY_LOSSES.register('router_z')
 def router_z(summary: RoutingSummary) -> Total:
     """Returns the router z-loss, see `moe.losses.router_z`."""
-    z = jax.nn.logsumexp(summary.logits.astype(jnp.float32), axis=-1)
-    return mean_over(summary.mask, jnp.square(z))
+    return losses.router_z_total(summary.logits, summary.mask)
 
 
 @AUXILIARY_LOSSES.register('importance')
 def importance(summary: RoutingSummary) -> Total:
     """Returns CV^2 of the experts' summed gates; `moe.losses.importance`."""
-    amount = jnp.sum(summary.gates, axis=(0, 1))
-    return Derived(amount, num_tokens(summary), cv_squared)
+    return losses.importance_total(summary.gates, summary.mask)
 
 
 @AUXILIARY_LOSSES.register('load')
 def load(summary: RoutingSummary) -> Total:
     """Returns CV^2 of the experts' expected loads; see `moe.losses.load`."""
-    mask = summary.mask[..., None]
-    expected = jnp.where(mask, summary.selection_probability, 0.0)
-    amount = jnp.sum(expected, axis=(0, 1))
-    return Derived(amount, num_tokens(summary), cv_squared)
+    return losses.load_total(summary.selection_probability, summary.mask)
 
 
 @AUXILIARY_LOSSES.register('l1')
@@ -110,15 +105,6 @@ def l1(summary: RoutingSummary) -> Total:
         factor=summary.state.get('penalty', 1.0),
         active_share=getattr(summary.routing, 'active_share', None),
     )
-
-
-def num_tokens(summary: RoutingSummary) -> Float[Array, '']:
-    """Returns the number of valid tokens of a layer.
-
-    Args:
-      summary: summary of the layer's routing.
-    """
-    return jnp.sum(summary.mask.astype(jnp.float32))
 
 
 # The losses in the Aux of every mixture layer.
@@ -213,13 +199,8 @@ def auxiliary(
         {name: loss_total(f, summary) for name, f in functions.items()},
         Derived((counted, others), counted.count, _joined),
     )
-    return Aux(
-        losses={name: total.term for name, total in totals.losses.items()},
-        stats=totals.stats.term,
-        routing=summary.routing if record else None,
-        state_statistics=dict(state_statistics),
-        totals=totals,
-    )
+    routing = summary.routing if record else None
+    return Aux.of(totals, dict(state_statistics), routing)
 
 
 def loss_total(loss: AuxiliaryLoss, summary: RoutingSummary) -> Total:
@@ -232,7 +213,7 @@ def loss_total(loss: AuxiliaryLoss, summary: RoutingSummary) -> Total:
     value = loss(summary)
     if isinstance(value, Total):
         return value
-    count = num_tokens(summary)
+    count = losses.count_tokens(summary.mask)
     return Mean(value * count, count)
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError
 from moe.dispatch import grouped
 from moe.experts import HeterogeneousExperts
-from moe.layers.auxiliary import auxiliary, num_tokens, summarize
+from moe.layers.auxiliary import auxiliary, summarize
+from moe.losses import count_tokens
 from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.totals import Derived
@@ -118,7 +119,7 @@ class HardSwitch(nn.Module):
         aux = auxiliary(
             summary,
             within,
-            extra_stats={'nan_gates': Derived(bad, num_tokens(summary), _sum)},
+            extra_stats={'nan_gates': Derived(bad, count_tokens(valid), _sum)},
             record=record,
         )
         return y[0], aux

@@ -178,12 +178,10 @@ def _both(outer: Aux, inner: Aux, sizes: Int[Array, 'M'], padded: bool) -> Aux:
         },
         join(outer.totals.stats, inner.totals.stats, _levels_stats),
     )
-    return Aux(
-        {name: total.term for name, total in totals.losses.items()},
-        totals.stats.term,
-        (outer.routing, inner.routing) if outer.routing is not None else None,
-        outer.state_statistics | inner.state_statistics,
+    return Aux.of(
         totals,
+        outer.state_statistics | inner.state_statistics,
+        (outer.routing, inner.routing) if outer.routing is not None else None,
     )
 
 

@@ -4,15 +4,13 @@ It tells when the run started, went on, stopped, diverged and ended, and which
 fields of its config have changed on the way.
 """
 
-import datetime
 import json
-import os
 import pathlib
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moe import files
+from moe.training.host import now, this_process
 
 NAME = 'history.jsonl'
 STARTED, RESUMED, CHANGED = 'started', 'resumed', 'changed'
@@ -33,10 +31,8 @@ def record(workdir: pathlib.Path, event: str, **facts: Any) -> None:
       event: the kind of event, one of the constants of this module.
       **facts: what else is known, JSON.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    who = {'host': socket.gethostname(), 'pid': os.getpid()}
-    line = json.dumps({'time': now, 'event': event, **facts, **who})
-    files.append_line(workdir / NAME, line)
+    told = {'time': now(), 'event': event, **facts, **this_process()}
+    files.append_line(workdir / NAME, json.dumps(told))
 
 
 def read(workdir: pathlib.Path) -> list[Event]:

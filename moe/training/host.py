@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import datetime
 import os
 import pathlib
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from jax._src import xla_bridge
@@ -106,6 +109,16 @@ def one_at_a_time(step: Callable) -> Callable:
     if jax.default_backend() != 'cpu' or jax.device_count() == 1:
         return step
     return lambda *args: jax.block_until_ready(step(*args))
+
+
+def this_process() -> dict[str, Any]:
+    """Returns what tells this process from others: its host and its number."""
+    return {'host': socket.gethostname(), 'pid': os.getpid()}
+
+
+def now() -> str:
+    """Returns the time in UTC, in seconds, as ISO 8601 writes it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
 def available_memory() -> int:

@@ -5,7 +5,6 @@ it ends with its process, however that ends. The file says who holds it.
 """
 
 import contextlib
-import datetime
 import errno
 import fcntl
 import json
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moe.config import ConfigError
+from moe.training.host import now, this_process
 
 NAME = 'run.lock'
 _HELD = (errno.EAGAIN, errno.EACCES)
@@ -59,7 +59,8 @@ def _acquire(path: pathlib.Path) -> int:
                 raise _held(path, _holder(descriptor))
             if _is_at(path, descriptor):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(_own()).encode(), 0)
+                own = this_process() | {'since': now()}
+                os.pwrite(descriptor, json.dumps(own).encode(), 0)
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -98,11 +99,6 @@ def _is_at(path: pathlib.Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _own() -> dict[str, Any]:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    return {'host': socket.gethostname(), 'pid': os.getpid(), 'since': now}
 
 
 def _holder(descriptor: int) -> dict[str, Any]:

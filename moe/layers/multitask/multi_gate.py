@@ -21,7 +21,7 @@ from moe.experts.network import (
     regularization,
     side_by_side,
 )
-from moe.layers.auxiliary import auxiliary, num_tokens, summarize
+from moe.layers.auxiliary import auxiliary, summarize
 from moe.layers.checks import experts_per_token
 from moe.layers.gate import Gate
 from moe.layers.multitask.gates import softmax
@@ -129,12 +129,7 @@ class MultiGate(nn.Module):
         finish = _GateStats(tuple(map(tuple, seen.tolist())))
         stats = [group.stats for group in groups]
         totals = Totals(losses, Derived((stats, mean_gate), count, finish))
-        return y, Aux(
-            {name: total.term for name, total in losses.items()},
-            totals.stats.term,
-            state_statistics=state_statistics,
-            totals=totals,
-        )
+        return y, Aux.of(totals, state_statistics)
 
     def _outputs(self, x, train, mask) -> Float[Array, 'B E H']:
         if not isinstance(self.experts, Sequence):
@@ -213,8 +208,9 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
     """Returns one gate's dense gates [B, V], and what its `Aux` holds."""
     routing, state = gate(x[None], context(position=position[None]))
     summary = summarize(routing, state=state.values)
-    amount = jnp.sum(summary.gates, axis=(0, 1))
-    importance = Derived(amount, num_tokens(summary), _population_cv_squared)
+    importance = losses.importance_total(
+        summary.gates, summary.mask, unbiased=False
+    )
     totals = auxiliary(
         summary,
         routing.valid,
@@ -222,10 +218,6 @@ def _decide(gate, x, position, *, context: Callable[..., Context]):
         extra_stats={'importance_cv2': importance},
     ).totals
     return summary.gates[0], totals, state.statistics
-
-
-def _population_cv_squared(amount):
-    return losses.cv_squared(amount, unbiased=False)
 
 
 @dataclasses.dataclass(frozen=True)

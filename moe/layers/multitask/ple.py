@@ -149,12 +149,7 @@ def over_levels(parts: Sequence[Aux]) -> Aux:
     state_statistics: dict[str, StateStatistic] = {}
     for part in parts:
         state_statistics |= part.state_statistics
-    return Aux(
-        {name: total.term for name, total in losses.items()},
-        stats.term,
-        state_statistics=state_statistics,
-        totals=Totals(losses, stats),
-    )
+    return Aux.of(Totals(losses, stats), state_statistics)
 
 
 def _by_level(levels) -> dict[str, Array]:

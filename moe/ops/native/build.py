@@ -60,9 +60,9 @@ def _handlers(tile: Tile, version: tuple[int, int]) -> ir.Module:
     module = ir.Module(name='moe')
     kernels = Kernels(module, tile)
     products = {
-        'rows_0': Rows(module, Gemm(module, kernels, False, False), False),
-        'rows_1': Rows(module, Gemm(module, kernels, False, True), True),
-        'outer': Outer(module, Gemm(module, kernels, True, False)),
+        'rows_0': Rows(Gemm(module, kernels, False, False)),
+        'rows_1': Rows(Gemm(module, kernels, False, True)),
+        'outer': Outer(Gemm(module, kernels, True, False)),
     }
     threads = _processors()
     for name, product in products.items():
@@ -84,9 +84,9 @@ def compiled(module: ir.Module) -> llvm.ExecutionEngine:
       module: the module.
     """
     module.triple = llvm.get_process_triple()
-    target = llvm.Target.from_triple(module.triple)
     # Vectors of 512 bits, where LLVM would rather take two of 256.
     wanted = f'{features().flatten()},-prefer-256-bit'
+    target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=wanted, opt=3
     )
@@ -101,7 +101,7 @@ def compiled(module: ir.Module) -> llvm.ExecutionEngine:
 
 
 def features() -> llvm.FeatureMap:
-    """Returns whether this processor has each feature that LLVM knows."""
+    """Starts LLVM; returns whether this processor has each of its features."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.get_host_cpu_features()

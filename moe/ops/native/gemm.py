@@ -2,6 +2,7 @@
 
 from llvmlite import ir
 
+from moe.ops.native.calls import BLOCK_ROWS
 from moe.ops.native.kernels import (
     FLOATS,
     I64,
@@ -15,7 +16,7 @@ from moe.ops.native.kernels import (
 )
 
 # A packed block of the left factor, 512 KiB, fits the second cache.
-BLOCK_ROWS, BLOCK_K = 256, 512
+BLOCK_K = 512
 
 
 class Gemm:

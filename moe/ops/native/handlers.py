@@ -6,7 +6,16 @@ handler starts threads, which take one task after another, and waits for them.
 
 from llvmlite import ir
 
-from moe.ops.native.kernels import BYTES, FLOATS, I32, I64, VOID, loop, number
+from moe.ops.native.kernels import (
+    BYTES,
+    FLOATS,
+    I32,
+    I64,
+    VOID,
+    declared,
+    loop,
+    number,
+)
 from moe.ops.native.products import Buffer
 
 # Byte offsets in structures of XLA's c_api.h, the same in its versions 0.3
@@ -14,12 +23,9 @@ from moe.ops.native.products import Buffer
 _FRAME_EXTENSION, _FRAME_ARGS, _FRAME_RESULTS = 8, 72, 112
 _BUFFER_DATA, _BUFFER_DIMS = 24, 40
 _EXTENSION_METADATA = 24
-_METADATA_MAJOR, _METADATA_MINOR, _METADATA_TRAITS, _METADATA_STATE = (
-    24 + 0,
-    24 + 4,
-    24 + 8,
-    24 + 16,
-)
+# In XLA_FFI_Metadata: two numbers of its version, traits, type of the state.
+_METADATA_MAJOR, _METADATA_MINOR = 24, 28
+_METADATA_TRAITS, _METADATA_STATE = 32, 40
 
 
 class Handler:
@@ -45,11 +51,6 @@ class Handler:
         self._worker(name)
         self._handler(name, version)
 
-    def _declared(self, name, result, *types):
-        found = self._module.globals.get(name)
-        kind = ir.FunctionType(result, types)
-        return found or ir.Function(self._module, kind, name)
-
     def _start(self, name):
         kind = ir.FunctionType(BYTES, [BYTES])
         function = ir.Function(self._module, kind, name)
@@ -69,8 +70,8 @@ class Handler:
 
     def _worker(self, name):
         """Adds the function of a thread: it does tasks until none is left."""
-        malloc = self._declared('malloc', BYTES, I64)
-        free = self._declared('free', VOID, BYTES)
+        malloc = declared(self._module, 'malloc', BYTES, I64)
+        free = declared(self._module, 'free', VOID, BYTES)
         function, code = self._start(f'work_{name}')
         self._work = function
         words = code.bitcast(function.args[0], I64.as_pointer())
@@ -148,8 +149,8 @@ class Handler:
 
     def _with_threads(self, code, shared, others):
         """Starts threads, works, waits for those that could be started."""
-        create = self._declared('pthread_create', I32, *[BYTES] * 4)
-        join = self._declared('pthread_join', I32, I64, BYTES)
+        create = declared(self._module, 'pthread_create', I32, *[BYTES] * 4)
+        join = declared(self._module, 'pthread_join', I32, I64, BYTES)
         nothing = ir.Constant(BYTES, None)
         ids = code.alloca(I64, self._threads)
         failed = code.alloca(I32, self._threads)

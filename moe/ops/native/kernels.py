@@ -76,12 +76,19 @@ def loop(code: ir.IRBuilder, start, stop, step) -> Iterator[ir.Value]:
     code.position_at_end(end)
 
 
-def variable(code: ir.IRBuilder) -> ir.Value:
-    """Returns the address of a new 64-bit variable, 0 where it is emitted."""
-    with code.goto_entry_block():
-        address = code.alloca(I64)
-    code.store(number(0), address)
-    return address
+def declared(
+    module: ir.Module, name: str, result: ir.Type, *types: ir.Type
+) -> ir.Function:
+    """Returns a function of another library, declared in a module once.
+
+    Args:
+      module: the module that calls it.
+      name: its name.
+      result: type of its result.
+      *types: types of its arguments.
+    """
+    found = module.globals.get(name)
+    return found or ir.Function(module, ir.FunctionType(result, types), name)
 
 
 def ceil_div(code: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:

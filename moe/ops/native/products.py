@@ -15,13 +15,15 @@ import dataclasses
 
 from llvmlite import ir
 
-from moe.ops.native.gemm import BLOCK_ROWS, Gemm
+from moe.ops.native.calls import BLOCK_ROWS
+from moe.ops.native.gemm import Gemm
 from moe.ops.native.kernels import (
     BYTES,
     I32,
     I64,
     at,
     ceil_div,
+    declared,
     number,
     smaller,
 )
@@ -54,16 +56,13 @@ class Rows:
     """Each row times the matrix of its group.
 
     Args:
-      module: the module of the product.
-      gemm: product of rows and a matrix.
-      transposed: whether the matrices are kept transposed.
+      gemm: product of rows and a matrix, which may be kept transposed.
     """
 
     ranks = (2, 3, 2, 2)
 
-    def __init__(self, module: ir.Module, gemm: Gemm, transposed: bool):
-        self.gemm, self._transposed = gemm, transposed
-        self._zero = _zero_function(module)
+    def __init__(self, gemm: Gemm):
+        self.gemm = gemm
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks.
@@ -96,22 +95,20 @@ class Rows:
                 args += [stride, to, n, scratch]
                 code.call(self.gemm.function, args)
             with otherwise:
-                zero(code, self._zero, to, code.mul(rows, n))
+                zero(code, to, code.mul(rows, n))
 
 
 class Outer:
     """For each group the sum over its rows of `x[a]^T y[a]`.
 
     Args:
-      module: the module of the product.
       gemm: product of a matrix that is kept transposed and another.
     """
 
     ranks = (2, 2, 2, 3)
 
-    def __init__(self, module: ir.Module, gemm: Gemm):
+    def __init__(self, gemm: Gemm):
         self.gemm = gemm
-        self._zero = _zero_function(module)
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks, see `Rows.count`."""
@@ -136,23 +133,17 @@ class Outer:
                 args = [rows, n, k, left, m, y.row(code, first), n, to, n]
                 code.call(self.gemm.function, [*args, scratch])
             with otherwise:
-                zero(code, self._zero, to, code.mul(rows, n))
+                zero(code, to, code.mul(rows, n))
 
 
-def _zero_function(module):
-    found = module.globals.get('memset')
-    kind = ir.FunctionType(BYTES, [BYTES, I32, I64])
-    return found or ir.Function(module, kind, 'memset')
-
-
-def zero(code, memset, address, count) -> None:
+def zero(code: ir.IRBuilder, address: ir.Value, count: ir.Value) -> None:
     """Emits the writing of zeros.
 
     Args:
       code: where to emit.
-      memset: the C function.
       address: address of the first float32.
       count: how many they are.
     """
+    memset = declared(code.module, 'memset', BYTES, BYTES, I32, I64)
     size = code.mul(count, number(4))
     code.call(memset, [code.bitcast(address, BYTES), I32(0), size])

@@ -12,8 +12,7 @@ from moe.ops.native.gemm import Gemm
 from moe.ops.native.kernels import Kernels
 
 # Every processor that has the tests runs tiles of fewer lanes, too.
-TILES = list(TILES.values())
-over_tiles = pytest.mark.parametrize('tile', TILES, ids=str)
+over_tiles = pytest.mark.parametrize('tile', list(TILES.values()), ids=str)
 SIDES = ((False, False), (False, True), (True, False))
 
 

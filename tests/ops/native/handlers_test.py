@@ -20,7 +20,7 @@ TILE = list(TILES.values())[-1]
 def test_threads(threads):
     module = ir.Module()
     gemm = Gemm(module, Kernels(module, TILE), False, False)
-    Handler(module, 'rows', Rows(module, gemm, False), threads, (0, 3))
+    Handler(module, 'rows', Rows(gemm), threads, (0, 3))
     engine = compiled(module)
     export(engine, 'rows', f'test_threads_{threads}')
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def test_threads(threads):
 def test_another_version_of_the_interface_is_refused_by_xla():
     module = ir.Module()
     gemm = Gemm(module, Kernels(module, TILE), False, False)
-    Handler(module, 'rows', Rows(module, gemm, False), 1, (9, 0))
+    Handler(module, 'rows', Rows(gemm), 1, (9, 0))
     engine = compiled(module)
     with pytest.raises(Unsupported, match='version'):
         export(engine, 'rows', 'test_version')
