@@ -55,8 +55,10 @@ def test_values_equal_those_of_separate_runs(runs):
         expected = read_metrics(folder / 'metrics.jsonl')
         assert len(found) == len(expected) == 3
         for line, other in zip(found, expected, strict=True):
-            assert set(line) == set(other)
-            for name in set(line) - {'train/tokens_per_second'}:
+            # The speed is of this machine: a line may come too early for it.
+            names = set(line) - {'train/tokens_per_second'}
+            assert names == set(other) - {'train/tokens_per_second'}
+            for name in names:
                 np.testing.assert_allclose(
                     line[name], other[name], rtol=2e-4, atol=2e-5, err_msg=name
                 )
