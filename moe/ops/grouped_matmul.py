@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from moe.ops import native
+from moe.ops import blocks, native
 
 
 def grouped_matmul(
@@ -96,12 +96,12 @@ def _rows_times_ragged(x, w, group_sizes, *, transpose):
         rhs_group_dimensions=[0],
     )
     y = _ragged_dot(numbers, x, w, group_sizes).astype(x.dtype)
-    return jnp.where(_filled(x, group_sizes), y, 0)
+    return jnp.where(blocks.filled(x, group_sizes), y, 0)
 
 
 def _outer_ragged(x, dy, group_sizes):
     # Kernels may read the empty rows past the last group: no NaN from there.
-    filled = _filled(x, group_sizes)
+    filled = blocks.filled(x, group_sizes)
     numbers = lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((0,), (0,)), ((), ())),
         lhs_ragged_dimensions=[0],
@@ -123,10 +123,6 @@ def _ragged_dot(numbers, x, y, group_sizes):
     return product(x, y, group_sizes)
 
 
-def _filled(x, group_sizes):
-    return (jnp.arange(x.shape[0]) < jnp.sum(group_sizes))[:, None]
-
-
 def _native(x):
     """Whether the kernels can be taken: the compiler cannot split them."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -139,91 +135,9 @@ def _native(x):
 def _rows_times_cpu(x, w, group_sizes, *, transpose):
     if _native(x):
         return native.rows_times(x, w, group_sizes, transpose)
-    return _rows_times_blocks(x, w, group_sizes, transpose=transpose)
+    return blocks.rows_times(x, w, group_sizes, transpose)
 
 
 def _outer_cpu(x, dy, group_sizes):
-    product = native.outer if _native(x) else _outer_blocks
+    product = native.outer if _native(x) else blocks.outer
     return product(x, dy, group_sizes)
-
-
-def _block_rows(num_rows: int, num_groups: int) -> int:
-    """Rows a block: a power of two near half of a balanced group.
-
-    Fewer would multiply too little at a time, more would waste rows where a
-    group ends.
-    """
-    wanted = max(1, num_rows // num_groups // 2)
-    return min(max(1 << (wanted.bit_length() - 1), 32), 512)
-
-
-def _starts(group_sizes):
-    return jnp.cumsum(group_sizes) - group_sizes
-
-
-def _rows_times_blocks(x, w, group_sizes, *, transpose):
-    """CPU: for each expert, row blocks from its first row on.
-
-    The last block of an expert runs over into the rows of the next, which are
-    written later and so end up right: no mask, no read before a write.
-    """
-    num_rows, num_groups = x.shape[0], w.shape[0]
-    width = w.shape[1] if transpose else w.shape[2]
-    block = _block_rows(num_rows, num_groups)
-    padded = jnp.pad(x, ((0, block), (0, 0)))
-    starts = _starts(group_sizes)
-    numbers = (((1,), (1 if transpose else 0,)), ((), ()))
-
-    def expert(e, out):
-        w_e = lax.dynamic_index_in_dim(w, e, keepdims=False)
-
-        def step(i, out):
-            row = starts[e] + i * block
-            rows = lax.dynamic_slice_in_dim(padded, row, block)
-            y = lax.dot_general(
-                rows, w_e, numbers, preferred_element_type=jnp.float32
-            )
-            return lax.dynamic_update_slice_in_dim(
-                out, y.astype(out.dtype), row, 0
-            )
-
-        num_blocks = (group_sizes[e] + block - 1) // block
-        return lax.fori_loop(0, num_blocks, step, out)
-
-    # The padded row count is where the last block may run over to.
-    out = jnp.zeros((num_rows + block, width), x.dtype)
-    out = lax.fori_loop(0, num_groups, expert, out)[:num_rows]
-    return jnp.where(_filled(x, group_sizes), out, 0)
-
-
-def _outer_blocks(x, dy, group_sizes):
-    """CPU: for each expert, the sum over its row blocks, written once."""
-    num_rows, num_groups = x.shape[0], group_sizes.shape[0]
-    block = _block_rows(num_rows, num_groups)
-    x_padded = jnp.pad(x, ((0, block), (0, 0)))
-    dy_padded = jnp.pad(dy, ((0, block), (0, 0)))
-    starts = _starts(group_sizes)
-
-    def expert(e, out):
-        def step(i, total):
-            row = starts[e] + i * block
-            mine = jnp.arange(block) < group_sizes[e] - i * block
-            a = lax.dynamic_slice_in_dim(x_padded, row, block)
-            b = lax.dynamic_slice_in_dim(dy_padded, row, block)
-            # Both sides: an infinite row of the next expert times 0 is NaN.
-            a = jnp.where(mine[:, None], a, 0)
-            b = jnp.where(mine[:, None], b, 0)
-            return total + lax.dot_general(
-                a,
-                b,
-                (((0,), (0,)), ((), ())),
-                preferred_element_type=jnp.float32,
-            )
-
-        num_blocks = (group_sizes[e] + block - 1) // block
-        zero = jnp.zeros((x.shape[1], dy.shape[1]), jnp.float32)
-        total = lax.fori_loop(0, num_blocks, step, zero)
-        return lax.dynamic_update_index_in_dim(out, total, e, 0)
-
-    shape = (num_groups, x.shape[1], dy.shape[1])
-    return lax.fori_loop(0, num_groups, expert, jnp.zeros(shape, jnp.float32))

@@ -13,6 +13,7 @@ import pytest
 
 from moe.ops import grouped_matmul
 from tests.reference.compare import assert_close
+from tests.reference.grouped import grouped_products, whole_numbers
 
 pytestmark = pytest.mark.slow
 
@@ -26,25 +27,9 @@ def products(x, w, sizes, dy):
     return y, *pull(dy)
 
 
-def expected(x, w, sizes, dy):
-    """The same by a loop over the rows, in float64."""
-    x, w, dy = np.float64(x), np.float64(w), np.float64(dy)
-    y, dx, dw = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(w.shape)
-    expert_of_row = np.repeat(np.arange(len(w)), sizes)
-    for a, e in enumerate(expert_of_row):
-        y[a] = x[a] @ w[e]
-        dx[a] = w[e] @ dy[a]
-        dw[e] += np.outer(x[a], dy[a])
-    return y, dx, dw
-
-
 def draw(num_rows, num_experts, seed=0, dtype=np.float32):
-    """x, w and dy of small whole numbers over 8: exact in bfloat16."""
-    rng = np.random.default_rng(seed)
-    shapes = [(num_rows, D), (num_experts, D, F), (num_rows, F)]
-    return [
-        jnp.asarray(rng.integers(-16, 17, shape) / 8, dtype) for shape in shapes
-    ]
+    values = whole_numbers(num_rows, num_experts, (D, F), seed)
+    return [jnp.asarray(v, dtype) for v in values]
 
 
 def check(sizes, num_rows, seed=0):
@@ -53,7 +38,7 @@ def check(sizes, num_rows, seed=0):
     actual = products(x, w, sizes, dy)
     chex.assert_trees_all_equal_dtypes(actual, (x, x, w))
     # Exact inputs, whose products float32 sums without rounding.
-    assert_close(actual, expected(x, w, sizes, dy), 1e-7)
+    assert_close(actual, grouped_products(x, w, sizes, dy), 1e-7)
 
 
 # On CPU row blocks are of 32 rows at least, 64 for the gradient of w.
@@ -100,7 +85,7 @@ def test_rows_past_the_end_are_not_read(junk):
     # Neither in the rows nor in their cotangents, next to an empty group.
     sizes = np.array([20, 0, 9, 0], np.int32)
     x, w, dy = draw(70, 4)
-    desired = expected(x, w, sizes, dy)
+    desired = grouped_products(x, w, sizes, dy)
     x, dy = x.at[29:].set(junk), dy.at[29:].set(junk)
     y, dx, dw = products(x, w, sizes, dy)
     assert not np.any(y[29:])
@@ -112,7 +97,7 @@ def test_what_is_not_finite_stays_in_its_group():
     # Group 1 of rows 20 to 28 has an infinite row, group 2 a NaN matrix.
     sizes = np.array([20, 9, 0, 41], np.int32)
     x, w, dy = draw(70, 4)
-    desired = expected(x, w, sizes, dy)
+    desired = grouped_products(x, w, sizes, dy)
     y, dx, dw = products(x.at[22].set(np.inf), w.at[2].set(np.nan), sizes, dy)
     others = np.arange(70) != 22
     assert_close((y[others], dx), (desired[0][others], desired[1]), 1e-7)
@@ -146,7 +131,7 @@ def test_bfloat16_gradients():
     x, w, dy = draw(70, 4, dtype=jnp.bfloat16)
     actual = products(x, w, sizes, dy)
     chex.assert_trees_all_equal_dtypes(actual, (x, x, w))
-    assert_close(actual, expected(x, w, sizes, dy), 2**-8)
+    assert_close(actual, grouped_products(x, w, sizes, dy), 2**-8)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +153,7 @@ def test_vmap(batched):
     actual = jax.jit(run)(args['x'], args['w'], args['sizes'], args['dy'])
     for i, (x, w, dy, sizes) in enumerate(problems):
         one = [v[i] for v in actual]
-        assert_close(one, list(expected(x, w, sizes, dy)), 1e-7)
+        assert_close(one, list(grouped_products(x, w, sizes, dy)), 1e-7)
 
 
 def lowered(platform, num_rows=512, num_experts=64, width=64, features=32):
