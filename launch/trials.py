@@ -24,6 +24,7 @@ from launch import hyper
 from moe.command_line import load_config, load_module
 from moe.config import ConfigError, Text, changed, differences
 from moe.metrics import newest_metrics
+from moe.training import history
 from moe.workloads import registry
 
 _LONGEST = 120  # characters of a trial's name, the name of its folder
@@ -61,7 +62,9 @@ class Trial:
         if self.step() < self.plain['steps']:
             return False
         workload = registry.read_config(self.plain).make_workload()
-        return (self.folder / workload.final_file).exists()
+        return history.is_finished(
+            self.folder, workload.final_file, self.plain['steps']
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from moe import files
 from moe.config import ConfigError, differences, different, parse, to_plain
 from moe.paths import check_local, read_json
-from moe.training import history
+from moe.training import changes, history
 
 # Of config.json and of checkpoints. It goes up when a file of an earlier
 # format can no longer be read as it is; a new field with a default is no new
@@ -122,19 +122,20 @@ def check_same_config(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
     earlier, schema = read_plain_config(workdir), type(config)
     now = to_plain(schema, config)
     # Another workload has other fields, and need not be parsed.
-    if earlier.get('workload') == now.get('workload'):
-        try:
-            earlier = to_plain(schema, parse(schema, earlier))
-        except ConfigError as error:
-            allowed = f'a new folder, or one of the same run: {error}'
-            raise ConfigError('workdir', str(workdir), allowed) from None
-    found, events = list(different(earlier, now)), history.read(workdir)
-    lines = []
+    if earlier.get('workload') != now.get('workload'):
+        _refuse(workdir, list(differences(earlier, now)))
+    try:
+        parsed = parse(schema, earlier)
+    except ConfigError as error:
+        allowed = f'a new folder, or one of the same run: {error}'
+        raise ConfigError('workdir', str(workdir), allowed) from None
+    past = changes.Past(workdir, history.read(workdir), parsed, config)
+    found, lines = list(different(to_plain(schema, parsed), now)), []
     for name, old, new in found:
-        instead = history.refusal(name, old, new, events)
+        instead = changes.remedy(name, old, new, past)
         if instead is not None:
             line = f'config.{name}: {old!r} there, {new!r} now'
-            lines.append(line + (f' (it may be {instead})' if instead else ''))
+            lines.append(line + (f' ({instead})' if instead else ''))
     _refuse(workdir, lines)
     return {name: [old, new] for name, old, new in found}
 

@@ -6,7 +6,6 @@ fields of its config have changed on the way.
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moe import files
@@ -18,9 +17,6 @@ STOPPED, DIVERGED, FINISHED = 'stopped', 'diverged', 'finished'
 WENT_BACK = 'went back'
 
 Event = dict[str, Any]
-# What would be allowed in the place of a change from the first value to the
-# second after the events of a run; None if the change is.
-Rule = Callable[[Any, Any, Sequence[Event]], str | None]
 
 
 def record(workdir: pathlib.Path, event: str, **facts: Any) -> None:
@@ -53,52 +49,17 @@ def read(workdir: pathlib.Path) -> list[Event]:
     return events
 
 
-def refusal(
-    field: str, old: Any, new: Any, events: Sequence[Event]
-) -> str | None:
-    """Returns what is allowed instead of a change; None if the change is.
+def is_finished(workdir: pathlib.Path, final_file: str, steps: int) -> bool:
+    """Whether a run has its results, those after a number of steps.
+
+    A finished run that goes on with more steps has the results of before until
+    it ends again.
 
     Args:
-      field: dotted name of the field, without `config`.
-      old: its value in the run.
-      new: the value that is given now.
-      events: the history of the run.
-
-    Returns:
-      What the field may be, '' if only what it was.
+      workdir: the run's folder.
+      final_file: the file that the workload writes last.
+      steps: number of steps of the whole run.
     """
-    for name, rule in _RULES.items():
-        if f'{field}.'.startswith(f'{name}.'):
-            return rule(old, new, events)
-    return ''
-
-
-def _free(old: Any, new: Any, events: Sequence[Event]) -> None:
-    return None
-
-
-def _lower_after_divergence(
-    old: Any, new: Any, events: Sequence[Event]
-) -> str | None:
-    field, diverged = 'optimizer.learning_rate', False
-    for event in events:
-        if event['event'] == DIVERGED:
-            diverged = True
-        elif field in event.get('changes', {}):
-            diverged = False
-    if not diverged:
-        return 'lower after a divergence alone'
-    numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
-    return None if numbers and new < old else 'lower after a divergence'
-
-
-# The fields that do not change the meaning of the steps already taken, and
-# the one that a divergence leaves to be changed.
-_RULES: Mapping[str, Rule] = {
-    'mesh': _free,
-    'log_every': _free,
-    'eval_every': _free,
-    'checkpoint_every': _free,
-    'keep_checkpoints': _free,
-    'optimizer.learning_rate': _lower_after_divergence,
-}
+    ends = [e.get('step') for e in read(workdir) if e['event'] == FINISHED]
+    there = (workdir / final_file).exists()
+    return there and (not ends or ends[-1] == steps)

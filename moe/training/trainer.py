@@ -66,7 +66,9 @@ class MeshTrainer:
         self._checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self._batches = workload.train_batches(data, *self._hosts)
         # Read before any process continues and could write it.
-        self._finished = (workdir / workload.final_file).exists()
+        self._finished = history.is_finished(
+            workdir, workload.final_file, config.steps
+        )
         check_same('workdir', {'finished': self._finished})
         self._like = with_shardings(shapes, shardings)
         self._first = jax.jit(make, out_shardings=shardings)

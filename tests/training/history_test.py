@@ -1,9 +1,9 @@
-"""What happened to a run, and what may change in its folder."""
+"""What happened to a run."""
 
 import pytest
 
 from moe.training import history
-from moe.training.history import CHANGED, DIVERGED, RESUMED, STARTED
+from moe.training.history import CHANGED, FINISHED, STARTED
 
 
 def test_events_come_back(tmp_path):
@@ -18,51 +18,21 @@ def test_events_come_back(tmp_path):
     assert {'time', 'host', 'pid'} <= set(first)
 
 
-RATE = 'optimizer.learning_rate'
-ALONE, LOWER = 'lower after a divergence alone', 'lower after a divergence'
-OTHER = {'event': CHANGED, 'changes': {'a': [1, 2]}}
-LOWERED = {'event': CHANGED, 'changes': {RATE: [0.1, 0.01]}}
-
-
 @pytest.mark.parametrize(
-    ('field', 'old', 'new', 'events', 'instead'),
+    ('ends', 'file', 'finished'),
     [
-        ('seed', 0, 1, [], ''),
-        ('log_every_other', 0, 1, [], ''),
-        ('log_every', 10, 1, [], None),
-        ('keep_checkpoints', 2, 1, [], None),
-        ('mesh.data', 1, 8, [], None),
-        (RATE, 0.1, 0.01, [RESUMED], ALONE),
-        (RATE, 0.1, 0.01, [DIVERGED], None),
-        (RATE, 0.1, 0.01, [DIVERGED, RESUMED], None),
-        (RATE, 0.1, 0.1, [DIVERGED], LOWER),
-        (RATE, 0.1, 0.2, [DIVERGED], LOWER),
-        (RATE, 0.1, None, [DIVERGED], LOWER),
-        # Once for each divergence; another change is not it.
-        (
-            RATE,
-            0.01,
-            0.001,
-            [DIVERGED, LOWERED],
-            ALONE,
-        ),
-        (
-            RATE,
-            0.01,
-            0.1,
-            [DIVERGED, LOWERED],
-            ALONE,
-        ),
-        (RATE, 0.01, 0.001, [DIVERGED, LOWERED, DIVERGED], None),
-        (
-            RATE,
-            0.1,
-            0.01,
-            [DIVERGED, OTHER],
-            None,
-        ),
+        ([], 'end.txt', True),  # of before there was a history
+        ([], 'other.txt', False),
+        ([6], 'end.txt', True),
+        ([6], 'other.txt', False),
+        ([3], 'end.txt', False),  # went on to 6, and has the results of 3
+        ([3, 6], 'end.txt', True),
+        ([None], 'end.txt', False),
     ],
 )
-def test_what_may_change(field, old, new, events, instead):
-    events = [{'event': e} if isinstance(e, str) else e for e in events]
-    assert history.refusal(field, old, new, events) == instead
+def test_a_run_is_finished_at_its_last_step(tmp_path, ends, file, finished):
+    (tmp_path / file).write_text('')
+    history.record(tmp_path, STARTED, step=0)
+    for step in ends:
+        history.record(tmp_path, FINISHED, step=step)
+    assert history.is_finished(tmp_path, 'end.txt', 6) is finished
