@@ -12,6 +12,7 @@ from absl import flags
 from moe import training
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
+from moe.programs import keep_programs
 from moe.training import processes
 from moe.training.host import keep_freed_memory, make_deterministic
 from moe.workloads import registry
@@ -65,6 +66,7 @@ def main(argv: list[str]) -> int:
             if str(asked or given.plain.get('deterministic')).lower() == 'true':
                 make_deterministic()
             config = registry.read_config(given.plain, given.overrides)
+        keep_programs()
         complete = training.run(config, workdir)
         processes.finish()
     except training.Diverged as error:

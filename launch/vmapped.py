@@ -25,6 +25,7 @@ from launch.trials import Trial
 from moe.command_line import command
 from moe.config import options
 from moe.metrics import Writer
+from moe.programs import keep_programs
 from moe.training import history
 from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
@@ -280,6 +281,7 @@ def main(argv: list[str]) -> int:
     """Runs the trials; returns the exit code, 2 for a mistake of the user."""
     folder, *names = argv[1:]
     trials = {t.name: t for t in manifest.read(pathlib.Path(folder)).trials}
+    keep_programs()
     run([trials[name] for name in names])
     return 0
 

@@ -13,6 +13,7 @@ from absl import flags
 from moe.command_line import command, define_run, read_flags
 from moe.config import ConfigError
 from moe.files import replacing
+from moe.programs import keep_programs
 from moe.workloads.data_files import matching
 from moe.workloads.load import load
 
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     if not _FLAGS.input:
         raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
     _check_output(_FLAGS.output, _FLAGS.input)
+    keep_programs()
     table, left_out = _read(run)
     _ = run.variables  # damage is told before anything is written
     batches = run.predict_batches(table, left_out)

@@ -7,6 +7,7 @@ from absl import flags
 from moe.command_line import command, define_run, read_flags
 from moe.config import ConfigError
 from moe.config.constraints import check_unicode
+from moe.programs import keep_programs
 from moe.workloads.load import load
 
 _FLAGS = flags.FlagValues()
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int:
     if not _FLAGS.prompt:
         raise ConfigError('--prompt', _FLAGS.prompt, 'at least one byte')
     check_unicode('--prompt', _FLAGS.prompt)
+    keep_programs()
     run = load(_FLAGS.workdir or '.', _FLAGS.step, _FLAGS.plugins)
     text = run.sample(
         _FLAGS.prompt,

@@ -7,6 +7,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 # Little effort in compiling, which what runs for moments repays.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+# Commands that tests run neither read nor fill the user's cache.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = '0'
 
 import hypothesis
 

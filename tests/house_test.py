@@ -25,6 +25,7 @@ LAYERS = {
     'moe.ops': 0,
     'moe.parameters': 0,
     'moe.paths': 0,
+    'moe.programs': 0,
     'moe.progress': 0,
     'moe.stats': 0,
     'moe.totals': 0,

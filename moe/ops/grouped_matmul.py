@@ -129,7 +129,10 @@ def _native(x):
     split = set(mesh.axis_names) - set(mesh.manual_axes)
     whole = all(mesh.shape[axis] == 1 for axis in split)
     fits = x.dtype == jnp.float32 and x.size > 0 and whole
-    return fits and native.available()
+    # All platforms are traced; only for CPUs the kernels are worth building.
+    device = mesh.abstract_device
+    meant = device is None or device.platform == 'cpu'
+    return fits and meant and native.available()
 
 
 def _rows_times_cpu(x, w, group_sizes, *, transpose):
