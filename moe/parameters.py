@@ -23,6 +23,27 @@ from jaxtyping import Array, Float
 Path = tuple[str, ...]
 Matrix = tuple[int, int]
 
+# The parts of a model, which have metrics and learning rates of their own, each
+# with the beginnings of the names in a parameter's path that make it one of
+# them; the first part that has one counts.
+_NAMES = {
+    'attention': ('attention',),
+    'experts': ('experts', 'shared'),
+    'dense': ('mlp',),
+    'router': ('router', 'gate'),
+    'head': ('head', 'towers'),
+    'embedding': ('embedding', 'position_embedding', 'patches'),
+}
+PARTS = (
+    'embedding',
+    'attention',
+    'router',
+    'experts',
+    'dense',
+    'head',
+    'other',
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
@@ -135,6 +156,33 @@ def declared(init: Callable[..., Any], *args: Any) -> Any:
         return recording.of(tuple(key.key for key in keys), leaf.shape)
 
     return jax.tree_util.tree_map_with_path(describe, shapes['params'])
+
+
+def parts(parameters: Any) -> Any:
+    """Returns the part of the model that each parameter is of.
+
+    Args:
+      parameters: the declared parameters, a tree of `Parameter`.
+
+    Returns:
+      A tree of names among `PARTS`. Scales of norms and whatever has no part of
+      its own are 'other'; feed-forwards without a router are 'dense'.
+    """
+
+    def part(keys, parameter):
+        path = [key.key for key in keys]
+        for name, begins in _NAMES.items():
+            if name == 'experts' and 'expert' in parameter.axes:
+                return name
+            if any(_is_of(step, begins) for step in path):
+                return name
+        return 'other'
+
+    return jax.tree_util.tree_map_with_path(part, parameters)
+
+
+def _is_of(step: str, begins: tuple[str, ...]) -> bool:
+    return step.startswith(begins) and not step.endswith('norm')
 
 
 @dataclasses.dataclass(eq=False)

@@ -4,8 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from moe.parameters import Parameter, declare_all, declared, parameter
+from moe.parameters import (
+    Parameter,
+    declare_all,
+    declared,
+    parameter,
+    parts,
+)
 
 KEY = jax.random.key(0)
 X = np.ones((5, 4), np.float32)
@@ -194,3 +201,29 @@ def test_nothing_is_noted_outside():
 
     assert declared(Model().init, KEY, X) == {'Scaled_0': TREE}
     assert Scaled().apply(Scaled().init(KEY, X), X).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ('path', 'axes', 'part'),
+    [
+        ('embedding', (None, 'embed'), 'embedding'),
+        ('position_embedding', (None, None), 'embedding'),
+        ('stack/layers/block_0/attention/key', (None,), 'attention'),
+        ('stack/layers/block_0/attention_norm/scale', (None,), 'other'),
+        ('stack/layers/block_0/moe/router', (None, None), 'router'),
+        ('stack/layers/block_0/moe/router_noise', (None, None), 'router'),
+        ('stack/layers/block_0/moe/experts/gate', ('expert',), 'experts'),
+        ('stack/layers/block_0/moe/other/up', ('expert', None), 'experts'),
+        ('stack/layers/block_0/mlp/gate', (None, None), 'dense'),
+        ('mixture/gates_of_4/router', (None, None), 'router'),
+        ('head_bias', (None,), 'head'),
+        ('towers/dense_0/kernel', ('task', None, None), 'head'),
+        ('norm/scale', (None,), 'other'),
+    ],
+)
+def test_parts_of_a_model(path, axes, part):
+    tree = Parameter((2,) * len(axes), axes, decay=True)
+    names = part
+    for step in reversed(path.split('/')):
+        tree, names = {step: tree}, {step: names}
+    assert parts(tree) == names

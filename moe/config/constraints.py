@@ -1,6 +1,7 @@
 """Constraints on the values of config fields, for their annotations."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ class AtLeast:
 
     def check(self, value: Any) -> str | None:
         """Returns what is allowed if the value is not, else None."""
-        if isinstance(value, int) and value > LARGEST_INT:
+        large = isinstance(value, int) and value > LARGEST_INT
+        if large and not isinstance(value, Counted):
             return f'at most {LARGEST_INT}'
         return None if value >= self.low else f'at least {self.low}'
 
@@ -91,7 +93,48 @@ class OneOf:
     supplied: frozenset[str] = frozenset()
 
 
+class Counted(int):
+    """A number of tokens, or another unit, which a config turns into steps.
+
+    Attributes:
+      unit: the unit, a plural.
+    """
+
+    unit: str
+
+    def __new__(cls, count: int, unit: str) -> 'Counted':
+        """Makes the number of a unit."""
+        made = super().__new__(cls, count)
+        made.unit = unit
+        return made
+
+    def __repr__(self) -> str:
+        return repr(f'{int(self)} {self.unit}')
+
+
+@dataclasses.dataclass(frozen=True)
+class InUnits:
+    """Allows a number of steps as that of another unit, as '2e9 tokens'."""
+
+    def __str__(self) -> str:
+        return "or as '2e9 tokens'"
+
+    def read(self, value: Any) -> Any:
+        """Returns text of a number and a unit as `Counted`; else the value.
+
+        Args:
+          value: a value of a config, not yet checked.
+        """
+        found = _COUNTED.fullmatch(value) if isinstance(value, str) else None
+        if not found:
+            return value
+        return Counted(round(float(found[1])), found[2])
+
+
+_COUNTED = re.compile(r'(\d{1,15}(?:\.\d{1,15})?(?:[eE]\d{1,2})?) ([a-z]+)')
 PositiveInt = Annotated[int, AtLeast(1)]
+PositiveSteps = Annotated[int, AtLeast(1), InUnits()]
+NaturalSteps = Annotated[int, AtLeast(0), InUnits()]
 NaturalInt = Annotated[int, AtLeast(0)]
 # JAX's keys of seeds that differ by 2**32 are the same.
 Seed = Annotated[int, Within(0, 2**32 - 1)]

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from moe.config.constraints import OneOf
+from moe.config.constraints import Counted, InUnits, OneOf
 from moe.config.errors import ConfigError
 from moe.config.hints import alternatives, choice_of
 from moe.config.names import unknown, unknown_option
@@ -104,7 +104,11 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         constraint = args[1]
         if isinstance(constraint, OneOf):
             return _chosen(constraint, value, path)
-        value = _value(args[0], value, path)
+        for more in args[2:]:
+            if isinstance(more, InUnits):
+                value = more.read(value)
+        if not isinstance(value, Counted):
+            value = _value(args[0], value, path)
         problem = constraint.check(value)
         if problem:
             raise ConfigError(path, value, problem)

@@ -95,7 +95,7 @@ def _as_before(old: Any, new: Any, past: Past) -> str | None:
     return (
         f'the learning rate of step {other[0] + 1} of the {taken} taken would '
         'have been another: it may change as long as the schedule is constant '
-        'up to there, as constant is'
+        'up to there, as constant and warmup_stable_decay are'
     )
 
 

@@ -2,20 +2,25 @@
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from moe.config import (
     ConfigError,
+    Counted,
     NaturalFloat,
     OneOf,
     PositiveInt,
+    PositiveSteps,
     Seed,
+    options,
 )
 from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
+from moe.parameters import PARTS
 from moe.training.divergence import DivergenceConfig
 from moe.training.eval_metrics import METRICS
 from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
@@ -35,7 +40,8 @@ class Config(abc.ABC):
       seed: seed of the parameters, the order of the data and routing noise.
       deterministic: whether two runs are the same to the bit on GPUs too, which
         is slower; on CPUs and TPUs they are.
-      steps: number of optimizer steps.
+      steps: number of optimizer steps; a text such as '2e9 tokens' is the
+        number of steps that read so many, rounded up.
       losses: coefficient of each auxiliary loss in the objective.
       metrics: evaluation metrics beside the workload's own.
       optimizer: the optimizer's section.
@@ -48,13 +54,15 @@ class Config(abc.ABC):
       keep_checkpoints: how many of the newest checkpoints are kept.
     """
 
+    unit: ClassVar[str] = 'examples'
+
     workload: str
     model: Any
     data: Any
     plugins: tuple[str, ...] = ()
     seed: Seed = 0
     deterministic: bool = False
-    steps: PositiveInt = 600
+    steps: PositiveSteps = 600
     losses: Mapping[str, NaturalFloat] = dataclasses.field(default_factory=dict)
     metrics: tuple[Annotated[Any, OneOf(METRICS)], ...] = ()
     optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)] = dataclasses.field(
@@ -72,6 +80,11 @@ class Config(abc.ABC):
     @abc.abstractmethod
     def make_workload(self) -> Workload:
         """Returns the workload of this config."""
+
+    @property
+    def units_per_step(self) -> int:
+        """Returns how many units, tokens or examples, a step reads."""
+        return self.data.batch_size
 
     @property
     def expert_axes(self) -> tuple[str, ...]:
@@ -116,7 +129,30 @@ class Config(abc.ABC):
         """
         del platform
 
+    def _count_steps(self):
+        """Turns numbers of tokens into numbers of steps."""
+        object.__setattr__(self, 'steps', self._in_steps('steps', self.steps))
+        schedule = self.optimizer.schedule
+        lengths = {
+            name: self._in_steps(f'optimizer.schedule.{name}', value)
+            for name, value in options(schedule).items()
+            if isinstance(value, Counted)
+        }
+        if lengths:
+            schedule = functools.partial(schedule, **lengths)
+            optimizer = dataclasses.replace(self.optimizer, schedule=schedule)
+            object.__setattr__(self, 'optimizer', optimizer)
+
+    def _in_steps(self, field: str, value: int) -> int:
+        if not isinstance(value, Counted):
+            return value
+        if value.unit != self.unit:
+            allowed = f"steps, or a number of {self.unit} ('2e9 {self.unit}')"
+            raise ConfigError(field, value, allowed)
+        return -(-int(value) // self.units_per_step)
+
     def __post_init__(self):
+        self._count_steps()
         for name in self.losses:
             if name not in self.known_losses:
                 known = ', '.join(self.known_losses)
@@ -133,6 +169,12 @@ class Config(abc.ABC):
             self.optimizer.learning_rates(self.steps)
         except ConfigError as error:
             raise error.inside('optimizer') from None
+        for name, factor in self.optimizer.multipliers.items():
+            if name not in PARTS:
+                allowed = f'absent: a part is one of {", ".join(PARTS)}'
+                raise ConfigError(
+                    f'optimizer.multipliers.{name}', factor, allowed
+                )
         accumulation = self.optimizer.accumulation
         if self.data.batch_size % accumulation:
             raise ConfigError(

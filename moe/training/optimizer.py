@@ -2,9 +2,11 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from moe.config import (
@@ -16,6 +18,7 @@ from moe.config import (
     PositiveInt,
     Registry,
 )
+from moe.parameters import parts
 from moe.training.schedules import SCHEDULES, Schedule, cosine
 
 OPTIMIZERS = Registry('optimizer')
@@ -39,6 +42,9 @@ class Optimizer(abc.ABC):
         microbatches, for another forward pass; else it is taken for each.
       skip_above: a gradient whose norm is more than this many times the median
         of the last 64 makes no update; None for any finite norm.
+      multipliers: factor of the learning rate of parts of the model, 1 for
+        others: embedding, attention, router, experts, dense, head, other. 0
+        leaves a part as it is, without decay.
     """
 
     learning_rate: PositiveFloat = 3e-3
@@ -48,6 +54,9 @@ class Optimizer(abc.ABC):
     accumulation: PositiveInt = 1
     exact_accumulation: bool = False
     skip_above: PositiveFloat | None = None
+    multipliers: Mapping[str, NaturalFloat] = dataclasses.field(
+        default_factory=dict
+    )
 
     @abc.abstractmethod
     def transform(
@@ -164,7 +173,9 @@ class Muon(Optimizer):
 def make_optimizer(
     optimizer: Optimizer, steps: int, parameters: Any
 ) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, then the optimizer's own rule.
+    """Returns clipping, the optimizer's own rule, and its parts' multipliers.
+
+    The gradient is clipped by its global norm.
 
     Args:
       optimizer: an entry of `OPTIMIZERS`, with its options.
@@ -172,9 +183,23 @@ def make_optimizer(
       parameters: the declared parameters, a tree of `Parameter`.
     """
     own = optimizer.transform(optimizer.learning_rates(steps), parameters)
-    if optimizer.clip_norm is None:
-        return own
-    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), own)
+    chain = [own]
+    if optimizer.clip_norm is not None:
+        chain.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+    if any(factor != 1 for factor in optimizer.multipliers.values()):
+        chain.append(_multiplied(optimizer.multipliers, parameters))
+    return chain[0] if len(chain) == 1 else optax.chain(*chain)
+
+
+def _multiplied(
+    multipliers: Mapping[str, float], parameters: Any
+) -> optax.GradientTransformation:
+    """Returns the multiplication of the updates, decay included, by part."""
+    factors = jax.tree.map(
+        lambda part: multipliers.get(part, 1.0), parts(parameters)
+    )
+    scale = lambda updates, params: jax.tree.map(jnp.multiply, updates, factors)
+    return optax.stateless(scale)
 
 
 def decayed(parameters: Any) -> Any:

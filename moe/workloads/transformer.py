@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -24,12 +25,19 @@ from moe.workloads.lm.model import active_parameters
 class TransformerRun(Config):
     """The config of a run of a transformer with mixtures."""
 
+    unit: ClassVar[str] = 'tokens'
+
     model: TransformerConfig
 
     @property
     @abc.abstractmethod
     def tokens_per_example(self) -> int:
         """Returns the number of tokens of an example that mixtures see."""
+
+    @property
+    def units_per_step(self) -> int:
+        """Returns how many tokens a step reads."""
+        return self.data.batch_size * self.tokens_per_example
 
     def check_platform(self, platform: str) -> None:
         """Refuses an attention kernel that the platform does not have."""
@@ -180,7 +188,7 @@ class TransformerWorkload(Workload):
 
     def __init__(self, config: TransformerRun):
         self._config = config
-        self.units_per_step = config.data.batch_size * config.tokens_per_example
+        self.units_per_step = config.units_per_step
 
     def layer_metrics(self, stats):
         """Names the statistics of each mixture layer `moe/layer_i/...`."""

@@ -44,7 +44,7 @@ PLUGINS = {
     'add-a-dispatcher.md': 'every_expert.py',
     'add-a-data-source.md': 'letters.py',
     'add-an-optimizer.md': 'momentum.py',
-    'add-a-schedule.md': 'inverse_sqrt.py',
+    'add-a-schedule.md': 'halving.py',
     'add-a-metric.md': 'reciprocal_rank.py',
 }
 
@@ -174,7 +174,7 @@ def test_plugins_are_in_the_config(extended):
     assert config['data']['source'] == {'name': 'letters', 'path': 'train.py'}
     assert config['optimizer']['name'] == 'momentum'
     assert config['optimizer']['momentum'] == 0.8
-    assert config['optimizer']['schedule']['name'] == 'inverse_sqrt'
+    assert config['optimizer']['schedule']['name'] == 'halving'
     assert [m['name'] for m in config['metrics']] == ['reciprocal_rank']
 
 
@@ -186,10 +186,10 @@ def test_plugins_are_logged(extended):
     for line in lines:
         assert 0 < line['train/impurity'] < 1
     assert 0 < lines[-1]['eval/reciprocal_rank'] <= 1
-    # inverse_sqrt, with two steps to the peak.
+    # Two steps to the peak, and half of it every two steps.
     rates = [line['train/learning_rate'] for line in lines]
     peak = rates[1]
-    expected = [peak / 2, peak, peak * (2 / 3) ** 0.5, peak * 0.5**0.5]
+    expected = [peak / 2, peak, peak / 2, peak / 2]
     assert rates == pytest.approx(expected, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import lm
-from moe.config import ConfigError, parse, to_plain
+from moe.config import ConfigError, Text, options, parse, to_plain
 from moe.parameters import declared
 from moe.routing import switch, top_k
 from moe.workloads.lm.model import LM, active_parameters
@@ -87,6 +87,25 @@ def test_values_arrive():
     assert (config.steps, config.losses) == (60, {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.steps = 3
+
+
+@pytest.mark.parametrize(
+    ('given', 'steps'), [('4e6 tokens', 977), ('409600 tokens', 100)]
+)
+def test_steps_are_given_in_tokens(given, steps):
+    # Of 32 x 128 tokens each: 4e6 / 4096 = 976.6, which is rounded up.
+    config = check(
+        {
+            'steps': Text(given),
+            'optimizer.schedule.warmup_steps': '8193 tokens',
+        }
+    )
+    assert config.steps == steps
+    assert type(config.steps) is int
+    assert options(config.optimizer.schedule)['warmup_steps'] == 3
+    plain = to_plain(LanguageConfig, config)
+    assert plain['steps'] == steps
+    assert plain['optimizer']['schedule']['warmup_steps'] == 3
 
 
 # Changes of the config, the field that the message names, and the end of the
@@ -195,7 +214,8 @@ REFUSED = [
     (
         {'optimizer.schedule': {'name': 'constant', 'final_fraction': 0.5}},
         'optimizer.schedule.final_fraction',
-        "absent: 'constant' has no such option (it is one of cosine, linear)",
+        "absent: 'constant' has no such option (it is one of cosine, linear, "
+        'warmup_stable_decay)',
     ),
     (
         {'optimizer.learning_rate': 0.0},
@@ -217,6 +237,23 @@ REFUSED = [
     # Types and names.
     ({'steps': 10.0}, 'steps', 'an int'),
     ({'steps': True}, 'steps', 'an int'),
+    ({'steps': 'many tokens'}, 'steps', 'an int'),
+    ({'steps': '0 tokens'}, 'steps', 'at least 1'),
+    (
+        {'steps': '9 examples'},
+        'steps',
+        "steps, or a number of tokens ('2e9 tokens')",
+    ),
+    (
+        {'optimizer.schedule.warmup_steps': '9 rows'},
+        'optimizer.schedule.warmup_steps',
+        'a number of tokens',
+    ),
+    (
+        {'optimizer.multipliers.routers': 2.0},
+        'optimizer.multipliers.routers',
+        'a part is one of embedding, attention, router, experts',
+    ),
     ({'data.seq_len': '128'}, 'data.seq_len', 'an int'),
     ({'model.tie_embeddings': 1}, 'model.tie_embeddings', 'a bool'),
     ({'data.source.files': None}, 'data.source.files', 'a str'),
@@ -233,7 +270,7 @@ REFUSED = [
     (
         {'optimizer.schedule': 'step'},
         'optimizer.schedule.name',
-        'one of constant, cosine, linear',
+        'one of constant, cosine, inverse_sqrt, linear',
     ),
     ({'model.moe.router.name': 'best'}, 'model.moe.router.name', 'top_k'),
     # Sections.

@@ -21,6 +21,7 @@ SHORT = {
     'checkpoint_every': 2,
 }
 STABLE = {'name': 'constant', 'warmup_steps': 2}
+DECAYED = {**STABLE, 'name': 'warmup_stable_decay', 'decay_steps': 2}
 
 
 @pytest.fixture(scope='module')
@@ -43,13 +44,13 @@ def training_lines(folder):
     return [drop(line) for line in lines(folder)]
 
 
-def test_a_finished_run_goes_on(corpus, tmp_path):
-    stable = {'optimizer.schedule': STABLE}
-    whole = start(tmp_path / 'whole', corpus, steps=6, **stable)
-    first, folder = {'steps': 4, 'sample_length': 2, **stable}, tmp_path / 'run'
-    start(folder, corpus, **first)
+def test_a_finished_run_goes_on_into_a_decay(corpus, tmp_path):
+    decayed = {'optimizer.schedule': DECAYED, 'steps': 6}
+    whole = start(tmp_path / 'whole', corpus, **decayed)
+    stable, folder = {'optimizer.schedule': STABLE}, tmp_path / 'run'
+    start(folder, corpus, steps=4, sample_length=2, **stable)
     assert len((folder / 'sample.txt').read_text()) == len('def ') + 2
-    more = {**stable, 'steps': 6, 'checkpoint_every': 1}
+    more = {**decayed, 'checkpoint_every': 1}
     again = start(folder, corpus, **more)
     # As if it had been one run, its results included.
     chex.assert_trees_all_equal(
@@ -71,6 +72,10 @@ def test_a_finished_run_goes_on(corpus, tmp_path):
         'steps': [4, 6],
         'checkpoint_every': [2, 1],
         'sample_length': [2, 4],
+        'optimizer.schedule.name': ['constant', 'warmup_stable_decay'],
+        'optimizer.schedule.decay_steps': ['(absent)', 2],
+        'optimizer.schedule.shape': ['(absent)', '1-sqrt'],
+        'optimizer.schedule.final_fraction': ['(absent)', 0.0],
     }
     written = json.loads((folder / 'config.json').read_text())
     assert written['steps'] == 6

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -267,3 +268,25 @@ def test_from_outside():
     )
     with pytest.raises(ConfigError, match=r'optimizer\.b1.*adamw, lion'):
         tiny.parsed({'optimizer': {'name': 'sgd_for_a_test', 'b1': 0.5}})
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_parts_have_learning_rates_of_their_own(name):
+    factors = {'router': 0.5, 'experts': 2.0, 'embedding': 0.0}
+    params = parameters()
+    grads = jax.tree.map(lambda p: 0.1 + p, params)
+    found = []
+    for multipliers in ({}, factors):
+        made = make(
+            name, weight_decay=0.1, clip_norm=1.0, multipliers=multipliers
+        )
+        found.append(made.update(grads, made.init(params), params)[0])
+    plain, scaled = found
+    block = plain['stack']['layers']['block_1']
+    desired = jax.tree.map(lambda x: x, plain)
+    moe = desired['stack']['layers']['block_1']['moe']
+    moe['router'] = 0.5 * block['moe']['router']
+    moe['experts'] = jax.tree.map(lambda x: 2 * x, block['moe']['experts'])
+    desired['embedding'] = jnp.zeros_like(plain['embedding'])
+    chex.assert_trees_all_equal(scaled, desired)
+    assert np.any(plain['embedding'])
