@@ -22,7 +22,7 @@ train: $(VENV)/train.done
 	$(BIN)/python train.py --config=configs/lm.py:quickstart \
 		--workdir=$(WORKDIR)
 
-test: $(VENV)/test.done $(VENV)/xpk.done lint slurm
+test: $(VENV)/test.done $(VENV)/cuda.done $(VENV)/xpk.done lint slurm
 	$(BIN)/python -m pytest $(TWO) $(PYTEST_ARGS)
 
 check: lint
@@ -53,6 +53,14 @@ $(VENV)/train.done: requirements.txt $(VENV)/bin/python
 $(VENV)/test.done: requirements-test.txt requirements.txt $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-r requirements-test.txt
+	touch $@
+
+# The CUDA compiler: where launch.plan looks for it.
+$(VENV)/cuda.done: requirements-cuda.txt $(VENV)/bin/python
+	rm -rf $(VENV)/cuda
+	$(BIN)/python -m pip install --quiet --no-deps \
+		--disable-pip-version-check --target $(VENV)/cuda \
+		-r requirements-cuda.txt
 	touch $@
 
 # xpk's pins are not ours: it has an environment of its own.

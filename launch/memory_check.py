@@ -7,7 +7,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from launch.planning.chips import GIB, parse_topology
+from launch.planning.chips import parse_topology
+from launch.planning.machines import GIB
 from launch.trials import Trial
 from moe import progress
 from moe.config import ConfigError

@@ -1,6 +1,6 @@
 """`python -m launch.plan --config=FILE[:VARIANT] --topology=v5p:4x4x8`.
 
-Plans a run for TPUs you do not have: memory, time, and what takes it.
+Plans a run for TPUs or GPUs you do not have: memory, time, and what takes it.
 """
 
 import json
@@ -8,15 +8,15 @@ import os
 import pathlib
 import sys
 
-os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: no TPU is needed
+os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: no chip is needed
 
 from absl import flags
 
 from launch.planning.chips import parse_topology
 from launch.planning.compare import candidates
-from launch.planning.compiler import NoCompiler
 from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
+from launch.planning.machines import NoCompiler
 from launch.planning.planner import plan
 from launch.planning.tables import ranking, table
 from moe import files, progress
@@ -28,7 +28,10 @@ from moe.workloads.planned import planning_of
 _FLAGS = flags.FlagValues()
 define_config(_FLAGS)
 flags.DEFINE_string(
-    'topology', None, 'CHIP:SIZES, such as v5p:4x4x8.', flag_values=_FLAGS
+    'topology',
+    None,
+    'CHIP:SIZES, such as v5p:4x4x8, or h100:8x8 (nodes x GPUs).',
+    flag_values=_FLAGS,
 )
 flags.DEFINE_string(
     'json',

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from launch.planning.chips import Topology
+from launch.planning.machines import Topology
 from moe.workloads.planning import Changes, Planning
 
 

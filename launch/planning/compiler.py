@@ -3,20 +3,17 @@
 Shapes only: no parameter and no batch is ever allocated.
 """
 
-import contextlib
 import dataclasses
 import math
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 
-from launch.planning.chips import Topology
+from launch.planning.machines import NoCompiler, Topology
 from moe.parallel import (
     batch_sharding,
     make_mesh,
@@ -36,7 +33,7 @@ class Compiled:
       flops_once: the compiler's count of FLOPs, each loop body once.
       memory: bytes of a device by kind.
       seconds: seconds of the compilation.
-      coords: coordinates of every device, [N, dimensions of the torus].
+      coords: coordinates of every device, [N, dimensions].
       total: number of parameters.
       active: number of parameters active for a token.
     """
@@ -50,10 +47,6 @@ class Compiled:
     active: int
 
 
-class NoCompiler(RuntimeError):
-    """The TPU compiler is not installed, or lacks this topology."""
-
-
 def compile_step(planning: Planning, topology: Topology) -> Compiled:
     """Compiles the train step of a run for a topology.
 
@@ -65,7 +58,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
       The compiled step; its text is '' if it needs too much memory.
 
     Raises:
-      NoCompiler: without libtpu, or for a topology it does not have.
+      NoCompiler: without the compiler, or for a topology it does not have.
     """
     config, workload = planning.config, planning.workload
     mesh = make_mesh(config.mesh, devices_of(topology))
@@ -87,7 +80,9 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
         }
         text, flops = '', 0.0
         try:
-            program = step.lower(state, batch).compile()
+            program = step.lower(state, batch).compile(
+                compiler_options=dict(topology.compiler_options)
+            )
         except jax.errors.JaxRuntimeError as error:
             memory['temporaries'] = wanted(error, memory)
         else:
@@ -96,7 +91,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
             memory |= _memory(program.memory_analysis(), memory)
         seconds = time.perf_counter() - start
     total, active = workload.count_parameters()
-    coords = np.array([device.coords for device in mesh.devices.ravel()])
+    coords = np.array([*map(topology.coordinates, mesh.devices.ravel())])
     return Compiled(text, flops, memory, seconds, coords, total, active)
 
 
@@ -107,44 +102,15 @@ def devices_of(topology: Topology) -> Sequence[Any]:
       topology: the machines.
 
     Raises:
-      NoCompiler: without libtpu, or for a topology it does not have.
+      NoCompiler: without the compiler, or for a topology it does not have.
     """
-    # Without a TPU: no query of its metadata, and no lock.
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # uses no chip
-    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5p-8')
-    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-    mode = topology.chip.mode
-    options = {'chip_config_name': mode} if mode else {}
-    try:
-        with _quiet():
-            found = topologies.get_topology_desc(
-                platform='tpu', topology_name=topology.name, **options
-            )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        if 'not installed' in reason:
-            reason = 'the TPU compiler is missing: pip install moe[plan]'
-        raise NoCompiler(f'{topology.name}: {reason}') from None
-    if len(found.devices) != topology.num_devices:
+    found = topology.devices()
+    if len(found) != topology.num_devices:
         raise NoCompiler(
-            f'{topology.name}: {len(found.devices)} devices and not '
+            f'{topology.name}: {len(found)} devices and not '
             f'{topology.num_devices}'
         )
-    return found.devices
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides what libtpu writes to stderr about the absence of a TPU."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+    return found
 
 
 def _share(tree: Any) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from launch.planning.chips import Topology
 from launch.planning.cost import Collective, Cost
-from launch.planning.hlo import axes_of, first_group
+from launch.planning.hlo import axes_of, groups_of
+from launch.planning.machines import Topology
 
 
 class Implausible(RuntimeError):
@@ -26,6 +26,7 @@ class Traffic:
       count: number of runs.
       bytes: bytes that a device receives.
       seconds: seconds at the bandwidth of the links they can use.
+      links: bytes that a device receives by the name of the link.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Traffic:
     count: int
     bytes: float
     seconds: float
+    links: dict[str, float]
 
 
 def moved(kind: str, given: float, size: int) -> float:
@@ -59,50 +61,6 @@ def moved(kind: str, given: float, size: int) -> float:
     }.get(kind, given)
 
 
-def seconds(
-    kind: str, received: float, group: np.ndarray, topology: Topology
-) -> float:
-    """Returns the time of one collective on the links of a torus.
-
-    A group can use the links of the dimensions in which its devices differ:
-    two a dimension if it is a ring and spans the group, else one. Gathers and
-    reductions run at the sum of these; in an all-to-all every byte also takes
-    as many links as the mean distance of two devices. Other traffic on the
-    same links, and latency, are left out.
-
-    Args:
-      kind: kind of the collective.
-      received: bytes that a device receives.
-      group: coordinates of its devices, [n, dims].
-      topology: the machines, with the published bandwidth of a chip's links.
-
-    Returns:
-      Seconds.
-    """
-    if not received:
-        return 0.0
-    links, hops = 0, 0.0
-    for dim, size in enumerate(topology.shape):
-        places = np.unique(group[:, dim])
-        if len(places) == 1:
-            continue
-        ring = topology.wraps(dim) and len(places) == size
-        links += 2 if ring else 1
-        distance = np.abs(group[:, None, dim] - group[None, :, dim])
-        if ring:
-            distance = np.minimum(distance, size - distance)
-        hops += float(distance.mean())
-    if not links:  # two devices of one chip
-        return 0.0
-    bandwidth = topology.chip.ici * links / (2 * len(topology.shape))
-    bandwidth /= topology.chip.devices
-    all_to_all = kind in ('all-to-all', 'ragged-all-to-all')
-    n = len(group)
-    # Of n devices one is oneself: the mean over the others.
-    factor = max(1.0, hops * n / (n - 1)) if all_to_all else 1.0
-    return received * factor / bandwidth
-
-
 def network(
     collectives: Sequence[Collective],
     mesh: Mapping[str, int],
@@ -120,21 +78,27 @@ def network(
     Returns:
       The traffic, longest time first.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    rows: dict[tuple[str, str], Traffic] = {}
     for one in collectives:
-        group = first_group(one.attributes, len(coords))
-        axes = '+'.join(axes_of(group, dict(mesh))) or '-'
-        received = moved(one.kind, one.bytes, len(group))
-        time = seconds(one.kind, received, coords[group], topology)
-        entry = found.setdefault((one.kind, axes), [0, 0.0, 0.0])
-        entry[0] += one.times
-        entry[1] += one.times * received
-        entry[2] += one.times * time
-    rows = [
-        Traffic(kind, axes, int(n), size, time)
-        for (kind, axes), (n, size, time) in found.items()
-    ]
-    return sorted(rows, key=lambda row: -row.seconds)
+        groups = groups_of(one.attributes, len(coords))
+        axes = '+'.join(axes_of(groups[0], dict(mesh))) or '-'
+        received = moved(one.kind, one.bytes, len(groups[0]))
+        links, seconds = topology.travel(
+            one.kind, received, [coords[group] for group in groups]
+        )
+        key = (one.kind, axes)
+        before = rows.get(key, Traffic(*key, 0, 0.0, 0.0, {}))
+        rows[key] = Traffic(
+            *key,
+            before.count + one.times,
+            before.bytes + one.times * received,
+            before.seconds + one.times * seconds,
+            {
+                link: before.links.get(link, 0.0) + one.times * size
+                for link, size in links.items()
+            },
+        )
+    return sorted(rows.values(), key=lambda row: -row.seconds)
 
 
 def roofline(

@@ -206,52 +206,61 @@ def _arrays(shape: str) -> tuple[Array, ...]:
     )
 
 
-def first_group(attributes: str, num_devices: int) -> list[int]:
-    """Returns the group of a collective's first device.
+def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
+    """Returns the groups of a collective.
 
     The groups may be listed, `{{0,1},{2,3}}`, be a reshaped and transposed
     range, `[2,2]<=[2,2]T(1,0)`, or be axes of a mesh of the program's own,
-    `mesh['a'=2,'b'=2] {'b'}`.
+    `mesh['a'=2,'b'=2] {'b'}`. Those of a permutation are its cycles.
 
     Args:
       attributes: attributes of the instruction.
       num_devices: number of devices of the program.
 
     Returns:
-      Positions of the group's devices, ascending.
+      Positions of the devices of each group, ascending, that of the first
+      device first.
 
     Raises:
       HLOError: if the groups cannot be read.
     """
     pairs = re.search(r'source_target_pairs=\{(.*?\})\}', attributes)
     if pairs:
-        return _cycle(pairs.group(1))
+        return _cycles(pairs.group(1))
     found = re.search(r'replica_groups=(.*)', attributes)
     text = found.group(1) if found else '{}'
-    if text.startswith('mesh'):
-        return _mesh_group(text, num_devices)
-    if text.startswith('['):
-        groups = _iota(text)
-        return sorted(groups.reshape(groups.shape[0], -1)[0].tolist())
     if text.startswith('{}'):
-        return list(range(num_devices))
-    first = re.match(r'\{\{([\d,]+)\}', text)
-    if not first:
-        raise HLOError(f'replica groups {text[:80]}')
-    return sorted(int(i) for i in first.group(1).split(','))
+        return [list(range(num_devices))]
+    if text.startswith('mesh'):
+        groups = _mesh_groups(text, num_devices)
+    elif text.startswith('['):
+        ids = _iota(text)
+        groups = ids.reshape(ids.shape[0], -1).tolist()
+    else:
+        listed = re.match(r'\{((?:\{[\d,]+\},?)+)\}', text)
+        if not listed:
+            raise HLOError(f'replica groups {text[:80]}')
+        groups = [
+            [int(i) for i in group.split(',')]
+            for group in re.findall(r'\{([\d,]+)\}', listed.group(1))
+        ]
+    return sorted(sorted(group) for group in groups)
 
 
-def _cycle(pairs: str) -> list[int]:
-    """Returns the devices that the first one's data reach by repetition."""
+def _cycles(pairs: str) -> list[list[int]]:
+    """Returns sets of devices that data reach by repetition of pairs."""
     step = dict(
         (int(a), int(b)) for a, b in re.findall(r'\{(\d+),(\d+)\}', pairs)
     )
-    at = min(step)
-    seen: list[int] = []
-    while at not in seen:
-        seen.append(at)
-        at = step.get(at, at)
-    return sorted(seen)
+    cycles = []
+    while step:
+        at = min(step)
+        seen = {at}
+        while at in step:
+            at = step.pop(at)
+            seen.add(at)
+        cycles.append(sorted(seen))
+    return cycles
 
 
 def _iota(text: str) -> np.ndarray:
@@ -268,7 +277,7 @@ def _iota(text: str) -> np.ndarray:
     return ids.reshape(dims) if dims else ids
 
 
-def _mesh_group(text: str, num_devices: int) -> list[int]:
+def _mesh_groups(text: str, num_devices: int) -> list[list[int]]:
     """`mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a','b':(1)2}`."""
     sizes, _, rest = text.removeprefix('mesh[').partition(']')
     order, _, chosen = rest.partition('{')
@@ -293,10 +302,11 @@ def _mesh_group(text: str, num_devices: int) -> list[int]:
         else:
             parts[name] = (1, axes[name], 1)
     grid = ids.reshape([n for sizes in parts.values() for n in sizes])
-    index = tuple(
-        slice(None) if i % 3 == 1 else 0 for i in range(3 * len(parts))
-    )
-    return sorted(grid[index].ravel().tolist())
+    # Of every axis the part that a group has, last; the others tell groups.
+    places = range(1, 3 * len(parts), 3)
+    grid = np.moveaxis(grid, places, range(-len(parts), 0))
+    size = math.prod(part for _, part, _ in parts.values())
+    return grid.reshape(-1, size).tolist()
 
 
 def axes_of(group: list[int], mesh: dict[str, int]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from launch.planning import cost, estimate, hlo
-from launch.planning.chips import Topology
 from launch.planning.compiler import compile_step
+from launch.planning.machines import Topology
 from moe.parallel import mesh_shape
 from moe.training import Config
 from moe.workloads.planned import planning_of
@@ -31,13 +31,13 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
 
     Raises:
       ConfigError: if the config does not fit the topology.
-      NoCompiler: without the TPU compiler.
+      NoCompiler: without the compiler.
       HLOError: if the program cannot be parsed.
       Implausible: if the figures contradict each other.
     """
     mesh = mesh_shape(config.mesh, topology.num_devices)
     config.check_batch(mesh)
-    config.check_platform('tpu')
+    config.check_platform(topology.platform)
     planning = planning_of(config)
     compiled = compile_step(planning, topology)
     units = planning.workload.units_per_step

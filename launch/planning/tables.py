@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.planning.chips import GIB
+from launch.planning.machines import GIB
 
 
 def table(plan: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from launch import plan as command_module
 from launch.planning import compare, tables
-from launch.planning.chips import GIB, parse_topology
+from launch.planning.chips import parse_topology
 from launch.planning.hlo import HLOError
+from launch.planning.machines import GIB
 from launch.planning.planner import plan
 from moe.config import ConfigError, changed
 from moe.workloads import registry
@@ -159,6 +160,7 @@ def made(seconds=4.0, fits=True):
                 'count': 3,
                 'bytes': 5e9,
                 'seconds': 0.5,
+                'links': {'ici': 5e9},
             }
         ],
         'mixtures': {
@@ -171,6 +173,7 @@ def made(seconds=4.0, fits=True):
                     'count': 4,
                     'bytes': 2e9,
                     'seconds': 0.5,
+                    'links': {'ici': 2e9},
                 }
             ],
             'recomputed': [],
@@ -260,7 +263,7 @@ SCHEMA = {
 }
 PLAIN = {'topology', 'chips', 'compile_seconds', 'hbm_bytes'}
 LISTS = {
-    'collectives': {'kind', 'axes', 'count', 'bytes', 'seconds'},
+    'collectives': {'kind', 'axes', 'count', 'bytes', 'seconds', 'links'},
     'parts': {'part', 'compute', 'memory'},
 }
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from launch.planning import estimate
-from launch.planning.chips import CHIPS, Topology, parse_topology
+from launch.planning.chips import parse_topology
 from launch.planning.cost import Collective, Cost
+from launch.planning.tpus import TPUS, Torus
 from moe.config import ConfigError
 
 # Figures that divide: 100 FLOP/s, 10 B/s of HBM, 6 B/s of six links.
 CHIP = dataclasses.replace(
-    CHIPS['v5p'], flops=100.0, bandwidth=10.0, ici=6.0, memory=1000.0
+    TPUS['v5p'], flops=100.0, bandwidth=10.0, ici=6.0, memory=1000.0
 )
-BOX = Topology('box', CHIP, (4, 2, 2))
+BOX = Torus('box', CHIP, (4, 2, 2))
 COORDS = np.array(
     [[x, y, z] for x in range(4) for y in range(2) for z in range(2)]
 )
@@ -90,8 +91,9 @@ def test_bytes_received_in_a_group_of_four(kind, received):
 )
 def test_time_on_the_links(kind, devices, time):
     group = COORDS[list(devices)]
-    found = estimate.seconds(kind, 120.0, group, BOX)
+    links, found = BOX.travel(kind, 120.0, [group])
     assert found == pytest.approx(time, rel=1e-12)
+    assert links == {'ici': 120.0}
 
 
 def test_collectives_by_kind_and_axes():
@@ -109,14 +111,16 @@ def test_collectives_by_kind_and_axes():
     )
     # Of x: (3 * 10 + 2) * 3 bytes at 2 B/s; of z: 2 * 10 / 2 at 1 B/s.
     assert [dataclasses.astuple(row) for row in found] == [
-        ('all-gather', 'fsdp', 4, 96.0, 48.0),
-        ('all-reduce', 'expert', 1, 10.0, 10.0),
+        ('all-gather', 'fsdp', 4, 96.0, 48.0, {'ici': 96.0}),
+        ('all-reduce', 'expert', 1, 10.0, 10.0, {'ici': 10.0}),
     ]
 
 
 # 16 chips: 8000 FLOPs useful of 16 * 1000 executed.
 COST = Cost(flops=1000.0, flops_once=500.0, bytes=30.0, collectives=())
-TRAFFIC = [estimate.Traffic('all-gather', 'fsdp', 1, 4.0, 2.0)]
+TRAFFIC = [
+    estimate.Traffic('all-gather', 'fsdp', 1, 4.0, 2.0, {'ici': 4.0}),
+]
 
 
 def test_roofline():

@@ -124,25 +124,47 @@ ALL = [0, 1, 2, 3, 4, 5, 6, 7]
         ("mesh['a'=2,'b'=4] {'a','b'}", ALL),
         # Devices 0 4 1 5 2 6 3 7 laid out as [2,4]: the first row.
         ("mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'b'}", [0, 1, 4, 5]),
-        ("mesh['a'=2,'b'=4], device_ids=(7,6,5,4,3,2,1,0) {'b'}", [4, 5, 6, 7]),
+        ("mesh['a'=2,'b'=4], device_ids=(7,6,5,4,3,2,1,0) {'b'}", [0, 1, 2, 3]),
         # The second half of b's four: pairs of neighbours.
         ("mesh['a'=2,'b'=4] {'b':(2)2}", [0, 1]),
         ("mesh['a'=2,'b'=4] {'b':(1)2}", [0, 2]),
     ],
 )
 def test_groups(groups, first):
-    found = hlo.first_group(f', replica_groups={groups}, to_apply=%add', 8)
-    assert found == first
+    found = hlo.groups_of(f', replica_groups={groups}, to_apply=%add', 8)
+    assert found[0] == first
+    # Every device once.
+    assert sorted(device for group in found for device in group) == ALL
+    assert {len(group) for group in found} == {len(first)}
+
+
+@pytest.mark.parametrize(
+    'groups',
+    [
+        '{{1,5},{0,4},{2,6},{3,7}}',
+        '[4,2]<=[2,4]T(1,0)',
+        "mesh['a'=2,'b'=4] {'a'}",
+        "mesh['a'=8] {'a':(1)2}",
+    ],
+)
+def test_every_group(groups):
+    found = hlo.groups_of(f', replica_groups={groups}', 8)
+    assert found == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def test_groups_of_a_permutation_are_its_cycles():
     pairs = ', source_target_pairs={{0,2},{2,4},{4,0},{1,3},{3,1}}'
-    assert hlo.first_group(pairs, 8) == [0, 2, 4]
+    assert hlo.groups_of(pairs, 8) == [[0, 2, 4], [1, 3]]
+
+
+def test_a_permutation_that_ends_is_of_all_it_reaches():
+    pairs = ', source_target_pairs={{0,2},{2,4},{1,3}}'
+    assert hlo.groups_of(pairs, 8) == [[0, 2, 4], [1, 3]]
 
 
 def test_groups_of_another_mesh_are_refused():
     with pytest.raises(hlo.HLOError, match='replica groups'):
-        hlo.first_group(", replica_groups=mesh['a'=4] {'a'}", 8)
+        hlo.groups_of(", replica_groups=mesh['a'=4] {'a'}", 8)
 
 
 @pytest.mark.parametrize(
