@@ -5,15 +5,18 @@ head width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from moe.config import Registry
 from moe.config.registry import entry_of
+from moe.ops.heads_first import heads_first
 
 # Positions of queries and of keys in a block of the TPU's kernel.
 _BLOCK = 512
@@ -56,7 +59,15 @@ def traits_of(kernel: Any) -> KernelTraits:
 @ATTENTION_KERNELS.register('xla')
 def xla(query, key, value, *, is_causal: bool):
     """`softmax(Q K^T / sqrt(h)) V` by XLA, on every platform; see `splash`."""
-    return jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+    return lax.platform_dependent(
+        query,
+        key,
+        value,
+        cpu=functools.partial(heads_first, is_causal=is_causal),
+        default=functools.partial(
+            jax.nn.dot_product_attention, is_causal=is_causal
+        ),
+    )
 
 
 @ATTENTION_KERNELS.register('cudnn')
