@@ -113,6 +113,8 @@ def _key(trial: Trial) -> str:
     plain = trial.plain
     if math.prod(size for size in plain['mesh'].values() if size > 0) > 1:
         return trial.name  # it runs on several devices, by itself
+    if plain.get('init_from'):
+        return trial.name  # a group starts from its seeds alone
     optimizer = {k: v for k, v in plain['optimizer'].items() if k not in TRACED}
     if isinstance(optimizer.get('schedule'), dict):
         schedule = optimizer['schedule'].items()

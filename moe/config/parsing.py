@@ -14,7 +14,7 @@ from moe.config.constraints import Counted, InUnits, OneOf
 from moe.config.errors import ConfigError
 from moe.config.hints import alternatives, choice_of
 from moe.config.names import unknown, unknown_option
-from moe.config.plain import completed, named
+from moe.config.plain import completed, named, short_form
 from moe.config.registry import Option, is_plain, option_table
 
 Schema = TypeVar('Schema')
@@ -54,9 +54,8 @@ def parse(schema: type[Schema], section: Any, path: str = 'config') -> Schema:
         own `__post_init__` refuses.
     """
     table = option_table(typing.cast(Any, schema))
-    section = _mapping(
-        section, path, f'a section with the fields {", ".join(table)}'
-    )
+    allowed = f'a section with the fields {", ".join(table)}'
+    section = _mapping(short_form(schema, section), path, allowed)
     values = _options(table, completed(schema, section), path)
     return _made(functools.partial(schema, **values), path)
 

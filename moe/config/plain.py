@@ -61,6 +61,7 @@ def completed(hint: Any, value: Any) -> Any:
         return {
             k: completed(inner, named(inner, k, v)) for k, v in value.items()
         }
+    value = short_form(dataclass_of(hint), value)
     known = children(hint, value)
     if known is None or not isinstance(value, Mapping):
         return value
@@ -72,6 +73,18 @@ def completed(hint: Any, value: Any) -> Any:
         elif not option.required:
             result[name] = to_plain(option.hint, option.default)
     return result
+
+
+def short_form(schema: Any, value: Any) -> Any:
+    """Returns the section that the value of one field stands for, if it does.
+
+    Args:
+      schema: the section's dataclass, or None; its `SHORT` names the field.
+      value: plain data.
+    """
+    field = getattr(schema, 'SHORT', None)
+    given = isinstance(value, str) and value[:1] != '{' and value != 'None'
+    return {field: value} if field and given else value
 
 
 def _onto_default(option: Option, section: Any) -> Any:

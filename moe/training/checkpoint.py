@@ -20,6 +20,7 @@ from moe.training.restore import (
     Restored,
     check_step,
     list_checkpoints,
+    restore,
     restore_newest,
 )
 from moe.training.step import TrainState, init_state
@@ -81,7 +82,9 @@ class Checkpoints:
         check_same('workdir', {'checkpoints': names})
         found, self._damages = None, ()
         if entries:
-            found, self._damages = restore_newest(self._workdir, entries, like)
+            found, self._damages = restore_newest(
+                self._workdir, entries, lambda path: restore(path, like)
+            )
         self._manager  # noqa: B018 - sets aside before anything is written
         return found
 
@@ -225,7 +228,9 @@ def restore_run(
         check_step(step, sorted({entry.step for entry in entries}))
         entries = [entry for entry in entries if entry.step == step]
     try:
-        found, damages = restore_newest(workdir, entries, like)
+        found, damages = restore_newest(
+            workdir, entries, lambda path: restore(path, like)
+        )
     except Damaged:
         if all(entry.path.exists() for entry in entries):
             raise

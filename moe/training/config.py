@@ -23,6 +23,7 @@ from moe.parallel.mesh import BATCH_AXES, RULES
 from moe.parameters import PARTS
 from moe.training.divergence import DivergenceConfig
 from moe.training.eval_metrics import METRICS
+from moe.training.init_from import InitFrom
 from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
 from moe.training.workload import Workload
 
@@ -44,6 +45,8 @@ class Config(abc.ABC):
         number of steps that read so many, rounded up.
       losses: coefficient of each auxiliary loss in the objective.
       metrics: evaluation metrics beside the workload's own.
+      init_from: another run whose parameters this one starts with, DIR or
+        DIR:STEP, or a section; None for none.
       optimizer: the optimizer's section.
       divergence: what is done when many updates in a row are left out, as
         the loss or the gradient is not finite.
@@ -68,6 +71,7 @@ class Config(abc.ABC):
     optimizer: Annotated[Optimizer, OneOf(OPTIMIZERS)] = dataclasses.field(
         default_factory=AdamW
     )
+    init_from: InitFrom | None = None
     divergence: DivergenceConfig = dataclasses.field(
         default_factory=DivergenceConfig
     )

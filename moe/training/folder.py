@@ -136,6 +136,8 @@ def check_same_config(workdir: pathlib.Path, config: Any) -> dict[str, Any]:
         if instead is not None:
             line = f'config.{name}: {old!r} there, {new!r} now'
             lines.append(line + (f' ({instead})' if instead else ''))
+    if lines:
+        lines[-1] += ', and config.init_from takes parameters to a new folder'
     _refuse(workdir, lines)
     return {name: [old, new] for name, old, new in found}
 

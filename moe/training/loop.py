@@ -20,10 +20,11 @@ from moe.training.host import check_deterministic
 from moe.training.lock import locked
 from moe.training.memory import check_memory
 from moe.training.processes import agreeing, check_same, ending
-from moe.training.restore import check_any_fits
+from moe.training.restore import check_any_fits, list_checkpoints
 from moe.training.step import init_state
 from moe.training.stopping import Stop, Stopped, stop_signals
 from moe.training.trainer import Diverged, MeshTrainer
+from moe.training.warm_start import check_init_from
 
 
 @runtime_checkable
@@ -112,10 +113,13 @@ def _run(
         mesh = make_mesh(config.mesh)
         config = on_mesh(config, mesh)
         check_memory(config, workload, mesh)
+        make = lambda: init_state(config, workload=workload)
         copied = not (workdir / folder.CONFIG).exists()
         if copied and (workdir / 'checkpoints').exists():
-            make = lambda: init_state(config, workload=workload)
             check_any_fits(workdir, jax.eval_shape(make))
+        if config.init_from and not list_checkpoints(workdir):
+            like = jax.eval_shape(make)
+            check_init_from(config, workload, workdir, described, like)
         notes = [*config.notes(), *workload.notes(data)]
     check_same('config', plain)
     check_same('data', described)

@@ -91,15 +91,16 @@ def _entry(path: pathlib.Path) -> Entry:
 
 
 def restore_newest(
-    workdir: pathlib.Path, entries: Sequence[Entry], like: TrainState
-) -> tuple[Restored, list[Damage]]:
+    workdir: pathlib.Path,
+    entries: Sequence[Entry],
+    read: Callable[[pathlib.Path], T],
+) -> tuple[T, list[Damage]]:
     """Reads the newest checkpoint that is whole, in all processes the same.
 
     Args:
       workdir: the run's folder.
       entries: checkpoints to choose from, in the order of preference.
-      like: a TrainState of `jax.ShapeDtypeStruct` with the shardings that the
-        restored one shall have.
+      read: reads a checkpoint's folder, such as `restore`.
 
     Returns:
       What was read; and the damage of those entries that were found damaged.
@@ -113,7 +114,7 @@ def restore_newest(
     for entry in entries:
         if not entry.damage:
             try:
-                return restore(entry.path, like), damages
+                return read(entry.path), damages
             except Damage as damage:
                 damages.append(damage)
     raise _none_left(workdir, damages)
@@ -167,22 +168,47 @@ def restore(folder: pathlib.Path, like: TrainState) -> Restored:
       Damage: if the checkpoint is not whole, or not of this model.
       ConfigError: for files that may not be read, or of another format.
     """
-    record, state = _agreed(lambda: _read(folder, like))
-    checksums = np.asarray(device_checksums(state))
-    found = with_checksums(describe_leaves(state), checksums)
-    for name, leaf in record.leaves.items():
-        if found[name] != leaf:
-            reason = 'does not have its checksum'
-            raise Damage(str(folder), f'leaf {name}', reason)
+
+    def choose(record):
+        _check_model(folder, record, like)
+        return like
+
+    record, state = read_leaves(folder, choose)
     if int(state.step) != record.step:
         raise Damage(str(folder), 'leaf step', f'is not {record.step}')
     return Restored(state, record.position)
 
 
-def _read(folder: pathlib.Path, like: TrainState) -> tuple[Record, TrainState]:
-    record = read_record(folder)
-    _check_model(folder, record, like)
-    return record, read_state(folder, record, like)
+def read_leaves(
+    folder: pathlib.Path, choose: Callable[[Record], Any]
+) -> tuple[Record, Any]:
+    """Reads leaves of a checkpoint onto any mesh, and verifies each.
+
+    Args:
+      folder: the checkpoint's folder.
+      choose: returns for the record a tree of `jax.ShapeDtypeStruct` with
+        shardings, whose leaves are named like those to read.
+
+    Returns:
+      The record, and the tree of arrays.
+
+    Raises:
+      Damage: if one of the leaves is not whole.
+      ConfigError: for files that may not be read, or of another format.
+    """
+
+    def read():
+        record = read_record(folder)
+        return record, read_state(folder, record, choose(record))
+
+    record, tree = _agreed(read)
+    checksums = np.asarray(device_checksums(tree))
+    found = with_checksums(describe_leaves(tree), checksums)
+    for name, leaf in found.items():
+        if record.leaves[name] != leaf:
+            reason = 'does not have its checksum'
+            raise Damage(str(folder), f'leaf {name}', reason)
+    return record, tree
 
 
 def _check_model(

@@ -24,7 +24,9 @@ from moe.training.evaluation import metrics_of
 from moe.training.health import Health
 from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
+from moe.training.restore import Restored
 from moe.training.step import init_state, jit_train_step, make_eval_step
+from moe.training.warm_start import WarmStart, warm_start
 from moe.training.workload import Workload
 
 
@@ -73,12 +75,12 @@ class MeshTrainer:
         self._like = with_shardings(shapes, shardings)
         self._first = jax.jit(make, out_shardings=shardings)
         found = self._checkpoints.resume(self._like)
-        self.start = found.step if found else 0
-        if found:
-            self.state = found.state
-            self._batches.set_state(found.position)
-        else:
-            self.state = self._first()
+        self._resumed = found is not None
+        self._warm: WarmStart | None = None
+        if found is None:
+            found = self._begin(mesh)
+        self._mesh, self.start, self.state = mesh, found.step, found.state
+        self._batches.set_state(found.position)
         self._train_step = one_at_a_time(
             jit_train_step(mesh, config, workload, shardings)
         )
@@ -118,11 +120,28 @@ class MeshTrainer:
         self.say('; '.join(filter(None, facts)))
         for note in notes:
             self.say(f'note: {note}')
-        if self.start:
+        if self._resumed:
             self.say(f'resuming from step {self.start}')
+        more = {}
+        if self._warm is not None:
+            for line in self._warm.lines():
+                self.say(line)
+            more['init_from'] = self._warm.facts()
         if not self._finished:
-            event = history.RESUMED if self.start else history.STARTED
-            self.record(event, step=self.start)
+            event = history.RESUMED if self._resumed else history.STARTED
+            self.record(event, step=self.start, **more)
+
+    def _begin(self, mesh: Mesh) -> Restored:
+        """Returns the state before the first step, and the data's place."""
+        batches = self._workload.train_batches(self._data, *self._hosts)
+        first, position = self._first(), batches.get_state()
+        if self._config.init_from is None:
+            return Restored(first, position)
+        self._warm = warm = warm_start(
+            self._config, self._workload, self._workdir, first, mesh
+        )
+        moved = warm.position is not None
+        return Restored(warm.state, warm.position if moved else position)
 
     def advance(self) -> Any:
         """Takes a step; returns its metrics, on the device."""
@@ -191,8 +210,8 @@ class MeshTrainer:
         self._checkpoints.leave(int(step) - int(guard.in_a_row))
         if not saved_steps(self._workdir):
             del self.state
-            batches = self._workload.train_batches(self._data, *self._hosts)
-            self._checkpoints.save(0, self._first(), batches.get_state())
+            begun = self._begin(self._mesh)
+            self._checkpoints.save(begun.step, begun.state, begun.position)
             self._checkpoints.close()
         config = self._config.divergence
         if config.then == 'stop' or self._returns == config.max_returns:

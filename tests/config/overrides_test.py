@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 
@@ -46,6 +46,48 @@ class Model:
 class Run:
     steps: int = 1
     model: Model = dataclasses.field(default_factory=Model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A section that the value of one field stands for."""
+
+    SHORT: ClassVar[str] = 'run'
+
+    run: str
+    strict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    origin: Origin | None = None
+
+
+@pytest.mark.parametrize(
+    ('changes', 'origin'),
+    [
+        ({}, None),
+        ({'origin': Text('a/b')}, Origin('a/b')),
+        ({'origin': 'a/b'}, Origin('a/b')),
+        ({'origin': Text('None')}, None),
+        ({'origin': Text("{'run': 'a'}")}, Origin('a')),
+        (
+            {'origin': Text('a'), 'origin.strict': Text('True')},
+            Origin('a', True),
+        ),
+        ({'origin.run': Text('3')}, Origin('3')),
+    ],
+    ids=str,
+)
+def test_a_section_by_the_value_of_one_field(changes, origin):
+    plain = override(Started, {}, changes.items())
+    assert parse(Started, plain).origin == origin
+
+
+def test_a_section_without_the_field_that_it_needs():
+    plain = override(Started, {}, {'origin.strict': Text('True')}.items())
+    with pytest.raises(ConfigError, match='given the missing run'):
+        parse(Started, plain)
 
 
 def read(plain, **changes):

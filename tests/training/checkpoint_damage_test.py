@@ -13,7 +13,7 @@ import pytest
 from moe import training
 from moe.checkpoints.verify import find_damage
 from moe.config import ConfigError, Damaged
-from moe.training.restore import list_checkpoints, restore_newest
+from moe.training.restore import list_checkpoints, restore, restore_newest
 from tests import tiny
 from tests.training import damage
 
@@ -47,7 +47,9 @@ def test_every_file_damaged_in_every_way(saved, tmp_path):
         for change in {**damage.KINDS, **damage.flips(2)}.values():
             damage.write(place / name, change(raw))
             found, damages = restore_newest(
-                folder, list_checkpoints(folder), damage.like()
+                folder,
+                list_checkpoints(folder),
+                lambda path: restore(path, damage.like()),
             )
             counts[name][outcome(found, list(map(str, damages)), folder)] += 1
             (place / name).write_bytes(raw)

@@ -1,16 +1,27 @@
 """Runs that go on in their folder with another config."""
 
 import json
+import pathlib
+import shutil
+from typing import Any, NamedTuple
 
 import chex
+import jax
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from moe import training
-from moe.config import ConfigError
+from moe.config import ConfigError, Damaged
+from moe.parallel import make_mesh
 from moe.training import history
 from moe.training.checkpoint import restore_run, saved_steps
+from moe.training.loop import on_mesh
+from moe.training.step import init_state
+from moe.training.warm_start import warm_start
 from tests import tiny
-from tests.training.loop_test import lines
+from tests.training import damage
+from tests.training.loop_test import contents, lines
 
 pytestmark = pytest.mark.slow
 
@@ -19,16 +30,18 @@ SHORT = {
     'log_every': 1,
     'eval_every': 10,
     'checkpoint_every': 2,
+    'sample_length': 0,
 }
-STABLE = {'name': 'constant', 'warmup_steps': 2}
-DECAYED = {**STABLE, 'name': 'warmup_stable_decay', 'decay_steps': 2}
-
-
-@pytest.fixture(scope='module')
-def corpus(tmp_path_factory):
-    base = tmp_path_factory.mktemp('extended')
-    with tiny.kept_programs(base / 'programs'):
-        yield {'data.source.files': tiny.write_corpus(base / 'corpus')}
+CONSTANT = {'name': 'constant', 'warmup_steps': 2}
+STABLE = {'steps': 4, 'sample_prompt': 'it', 'optimizer.schedule': CONSTANT}
+DECAYED = {
+    'steps': 6,
+    'optimizer.schedule': {
+        **CONSTANT,
+        'name': 'warmup_stable_decay',
+        'decay_steps': 2,
+    },
+}
 
 
 def start(folder, corpus, **changes):
@@ -44,21 +57,36 @@ def training_lines(folder):
     return [drop(line) for line in lines(folder)]
 
 
-def test_a_finished_run_goes_on_into_a_decay(corpus, tmp_path):
-    decayed = {'optimizer.schedule': DECAYED, 'steps': 6}
-    whole = start(tmp_path / 'whole', corpus, **decayed)
-    stable, folder = {'optimizer.schedule': STABLE}, tmp_path / 'run'
-    start(folder, corpus, steps=4, sample_length=2, **stable)
-    assert len((folder / 'sample.txt').read_text()) == len('def ') + 2
-    more = {**decayed, 'checkpoint_every': 1}
-    again = start(folder, corpus, **more)
+class Runs(NamedTuple):
+    """A run of 6 steps that decays, and one that was stable and ended at 4."""
+
+    corpus: dict
+    config: Any
+    whole: pathlib.Path
+    stable: pathlib.Path
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    base = tmp_path_factory.mktemp('extended')
+    corpus = {'data.source.files': tiny.write_corpus(base / 'corpus')}
+    with tiny.kept_programs(base / 'programs'):
+        config = start(base / 'whole', corpus, **DECAYED)
+        start(base / 'stable', corpus, **STABLE)
+        yield Runs(corpus, config, base / 'whole', base / 'stable')
+
+
+def test_a_finished_run_goes_on_into_a_decay(runs, tmp_path):
+    folder = shutil.copytree(runs.stable, tmp_path / 'run')
+    assert (folder / 'sample.txt').read_text() == 'it'
+    more = {**DECAYED, 'checkpoint_every': 1}
+    again = start(folder, runs.corpus, **more)
     # As if it had been one run, its results included.
     chex.assert_trees_all_equal(
-        restore_run(again, folder), restore_run(whole, tmp_path / 'whole')
+        restore_run(again, folder), restore_run(runs.config, runs.whole)
     )
-    assert training_lines(folder) == training_lines(tmp_path / 'whole')
-    sample = (folder / 'sample.txt').read_text()
-    assert sample == (tmp_path / 'whole' / 'sample.txt').read_text()
+    assert training_lines(folder) == training_lines(runs.whole)
+    assert (folder / 'sample.txt').read_text() == 'def '
     assert saved_steps(folder) == [2, 4, 5, 6]
     events = history.read(folder)
     assert [(e['event'], e.get('step')) for e in events] == [
@@ -71,7 +99,7 @@ def test_a_finished_run_goes_on_into_a_decay(corpus, tmp_path):
     assert events[2]['changes'] == {
         'steps': [4, 6],
         'checkpoint_every': [2, 1],
-        'sample_length': [2, 4],
+        'sample_prompt': ['it', 'def '],
         'optimizer.schedule.name': ['constant', 'warmup_stable_decay'],
         'optimizer.schedule.decay_steps': ['(absent)', 2],
         'optimizer.schedule.shape': ['(absent)', '1-sqrt'],
@@ -88,5 +116,144 @@ def test_a_finished_run_goes_on_into_a_decay(corpus, tmp_path):
         ),
     ):
         with pytest.raises(ConfigError) as caught:
-            start(folder, corpus, **{**more, **changes})
+            start(folder, runs.corpus, **{**more, **changes})
         assert told in caught.value.allowed
+
+
+def test_a_branch_from_a_stable_checkpoint(runs, tmp_path, capsys):
+    # On another mesh, with everything of the stable run's step 4: the last
+    # steps are those of a run that had this schedule from the start.
+    before, folder = contents(runs.stable), tmp_path / 'run'
+    section = {'run': str(runs.stable), 'optimizer': True, 'data': True}
+    config = start(folder, runs.corpus, **DECAYED, init_from=section)
+    assert contents(runs.stable) == before
+    chex.assert_trees_all_equal(
+        restore_run(config, folder), restore_run(runs.config, runs.whole)
+    )
+    own = [line for line in training_lines(folder) if line['step'] > 4]
+    assert own == training_lines(runs.whole)[-2:]
+    assert saved_steps(folder) == [6]
+    printed = capsys.readouterr().out
+    assert f'starting from {runs.stable}, step 4:\n' in printed
+    assert 'taken  head ' in printed
+    started, _ = history.read(folder)
+    assert started['event'] == 'started'
+    assert started['step'] == 4
+    taken = started['init_from']
+    assert (taken['run'], taken['step']) == (str(runs.stable), 4)
+    assert 'params/head' in taken['taken']
+    assert 'guard/updates' in taken['taken']
+    assert taken['new'] == taken['resized'] == taken['left'] == []
+
+
+def warm(runs, tmp_path, **changes):
+    """The parameters of a run after no step, with others as they are made."""
+    config = tiny.parsed({**SHORT, **runs.corpus, **DECAYED, **changes})
+    workload, mesh = config.make_workload(), make_mesh(config.mesh)
+    config = on_mesh(config, mesh)
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec())
+        first = jax.jit(
+            lambda: init_state(config, workload=workload), out_shardings=place
+        )()
+        # Read before any buffer of the first state is used up.
+        own = jax.device_get(first.params)
+        made = warm_start(config, workload, tmp_path, first, mesh)
+    return own, made
+
+
+def test_parameters_of_another_model(runs, tmp_path):
+    own, made = warm(
+        runs,
+        tmp_path,
+        **{
+            'model.vocab_size': 300,
+            'init_from': {
+                'run': f'{runs.stable}:2',
+                'map': {'embedding': 'resize', 'head': 'new', 'router': 'new'},
+            },
+        },
+    )
+    config = tiny.parsed({**SHORT, **runs.corpus, **STABLE})
+    other = jax.device_get(restore_run(config, runs.stable, step=2).params)
+    desired = jax.tree.map(lambda x: x, other)
+    router = own['stack']['layers']['block_0']['moe']['router']
+    desired['stack']['layers']['block_0']['moe']['router'] = router
+    desired['head'] = own['head']
+    rows = [other['embedding'], own['embedding'][256:]]
+    desired['embedding'] = np.concatenate(rows)
+    chex.assert_trees_all_equal(jax.device_get(made.state.params), desired)
+    # The rest is that of a run that begins.
+    assert (made.step, int(made.state.step), made.position) == (2, 0, None)
+    assert not any(map(np.any, jax.tree.leaves(made.state.opt_state)))
+
+
+def test_a_damaged_leaf_of_another_run(runs, tmp_path, capfd):
+    folder = shutil.copytree(runs.stable, tmp_path / 'run')
+    damage.flip_a_value(folder / 'checkpoints' / '4')
+    section = {'run': str(folder), 'optimizer': True}
+    _, made = warm(runs, tmp_path, init_from=section)
+    assert made.step == int(made.state.step) == 2
+    section = {**section, 'run': f'{folder}:4'}
+    with pytest.raises(Damaged, match='4 is damaged: leaf '):
+        warm(runs, tmp_path, init_from=section)
+    assert saved_steps(folder) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'field', 'allowed'),
+    [
+        ({'init_from': '/no/run'}, 'init_from.run', "a run's folder"),
+        ({'init_from': '{stable}:3'}, 'init_from.run', 'a checkpoint (2, 4)'),
+        (
+            {'init_from': '{stable}', 'model.d_model': 32},
+            'init_from.map.embedding',
+            'embedding is float32[256, 16] there and float32[256, 32] here',
+        ),
+        (
+            {'init_from.run': '{stable}', 'init_from.map': {'heads': 'new'}},
+            'init_from.map.heads',
+            'absent: this run has no such parameter or part',
+        ),
+        (
+            {
+                'init_from.run': '{stable}',
+                'init_from.optimizer': True,
+                'optimizer.name': 'lion',
+            },
+            'init_from.optimizer',
+            'False, as the optimizer differs: opt_state/',
+        ),
+        (
+            {
+                'init_from.run': '{stable}',
+                'init_from.data': True,
+                'seed': 1,
+            },
+            'init_from.data',
+            'config.seed: 0 there, 1 now',
+        ),
+        (
+            {
+                'init_from.run': '{stable}',
+                'init_from.optimizer': True,
+                'steps': 4,
+            },
+            'steps',
+            'more than the 4 of init_from',
+        ),
+    ],
+    ids=str,
+)
+def test_a_run_that_does_not_fit_leaves_no_folder(
+    runs, tmp_path, changes, field, allowed
+):
+    put = lambda v: (
+        v.replace('{stable}', str(runs.stable)) if isinstance(v, str) else v
+    )
+    changes = {name: put(value) for name, value in changes.items()}
+    with pytest.raises(ConfigError) as caught:
+        start(tmp_path / 'run', runs.corpus, **{**DECAYED, **changes})
+    assert caught.value.field == f'config.{field}'
+    assert allowed in caught.value.allowed
+    assert not (tmp_path / 'run').exists()
