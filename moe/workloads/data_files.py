@@ -99,14 +99,15 @@ def opened(path: str | pathlib.Path) -> Iterator[io.BufferedReader]:
         head = file.read(10)
         file.seek(0)
         made: Any = file
-        if head.startswith(b'\x1f\x8b'):
-            made = gzip.GzipFile(fileobj=file)
-        elif re.match(rb'BZh[1-9]1AY&SY', head):
-            made = bz2.BZ2File(file)
-        elif head.startswith(b'\xfd7zXZ\0'):
-            made = lzma.LZMAFile(file)  # noqa: SIM115
-        elif head.startswith(b'\x28\xb5\x2f\xfd'):
-            made = _zstandard().open(file)
+        match compression(head):
+            case 'gzip':
+                made = gzip.GzipFile(fileobj=file)
+            case 'bzip2':
+                made = bz2.BZ2File(file)
+            case 'xz':
+                made = lzma.LZMAFile(file)  # noqa: SIM115
+            case 'zstandard':
+                made = _zstandard().open(file)
         try:
             with made:
                 yield io.BufferedReader(made)
@@ -114,6 +115,17 @@ def opened(path: str | pathlib.Path) -> Iterator[io.BufferedReader]:
             if type(error).__name__ != 'ZstdError':
                 raise
             raise OSError(str(error)) from None
+
+
+def compression(head: bytes) -> str | None:
+    """Returns how a file is compressed by its first ten bytes, or None."""
+    if head.startswith(b'\x1f\x8b'):
+        return 'gzip'
+    if re.match(rb'BZh[1-9]1AY&SY', head):
+        return 'bzip2'
+    if head.startswith(b'\xfd7zXZ\0'):
+        return 'xz'
+    return 'zstandard' if head.startswith(b'\x28\xb5\x2f\xfd') else None
 
 
 def _zstandard() -> Any:

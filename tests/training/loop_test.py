@@ -193,7 +193,7 @@ def test_nothing_is_compiled_after_the_first_step(finished):
 def test_evaluation_is_the_mean_over_the_whole_text(finished):
     # 400 bytes have 399 targets; 24 windows of 16 and one of 15.
     config = tiny.check(finished.plain)
-    text = config.data.source.load(16).val
+    text = config.data.source.load(16).val[:]
     assert len(text) == 400
     tokens = np.zeros((25, 17), np.int32)
     for row in range(25):
@@ -217,7 +217,7 @@ def test_routing_of_a_piece_of_text(finished):
         texts, first = saved['texts'], saved['first']
     # All whole sequences of 16 within the 400 bytes, of two layers.
     assert first.shape == (2, len(texts)) == (2, 400)
-    text = config.data.source.load(16).val.tobytes().decode()
+    text = config.data.source.load(16).val[:].tobytes().decode()
     assert ''.join(texts) in text
     assert set(np.unique(first)) <= set(range(4))
     assert len(np.unique(first)) > 1

@@ -16,6 +16,9 @@ class LanguageModelPlanning(TransformerPlanning):
     def _batch_shapes(self):
         data = self.config.data
         shape = (data.batch_size, data.seq_len + 1)
-        # The data have token ids in the smallest type that holds them.
-        dtype = np.min_scalar_type(data.source.vocab_size - 1)
+        # The data have token ids in the smallest type that holds them; where
+        # the data alone tell how many there are, the model has as many.
+        known = data.source.vocab_size
+        known = known if known > 1 else self.config.model.vocab_size
+        dtype = np.min_scalar_type(known - 1)
         return jax.ShapeDtypeStruct(shape, dtype)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from moe.config import ConfigError
+from moe.workloads.lm.data import Source
 from moe.workloads.lm.model import LM
-from moe.workloads.lm.sources import Source
 from moe.workloads.lm.workload import LanguageConfig, sample
 from moe.workloads.trained import LayerRouting, TrainedRun, by_layer
 

@@ -28,10 +28,15 @@ from moe.training.workload import (
     state_of,
 )
 from moe.types import TokenChoice
+from moe.workloads.lm.data import Corpus
+from moe.workloads.lm.data.vocabulary import checked
+from moe.workloads.lm.data.windows import (
+    DataConfig,
+    train_batches,
+    val_batches,
+)
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
-from moe.workloads.lm.sources import Corpus
-from moe.workloads.lm.windows import DataConfig, train_batches, val_batches
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 
 _MAP_TOKENS = 512  # of the validation set, shown by expert in the report
@@ -85,7 +90,9 @@ class Language(TransformerWorkload):
 
     def __init__(self, config: LanguageConfig):
         super().__init__(config)
-        known = config.data.source.bytes_per_token is not None
+        source = config.data.source
+        self._token_bytes = source.token_bytes()
+        known = source.bytes_per_token or self._token_bytes is not None
         self.primary_metrics = ('bits_per_byte' if known else 'perplexity',)
         self._model = LM(config.model)
 
@@ -107,6 +114,9 @@ class Language(TransformerWorkload):
             variables, tokens[:, :-1], mask=mask, **options
         )
         means = masked_means(mask, loss=token_losses(logits, targets))
+        if mask is not None and self._token_bytes is not None:
+            sizes = jnp.asarray(self._token_bytes)[targets]
+            means |= masked_means(mask, bytes_per_token=sizes)
         if mask is None:
             mask = jnp.ones(targets.shape, bool)
         predictions = {'': Predictions(logits, targets, mask)}
@@ -123,16 +133,21 @@ class Language(TransformerWorkload):
         """Reads the corpus."""
         config = self._config.data
         try:
-            return config.source.load(config.seq_len)
+            corpus = config.source.load(config.seq_len)
         except ConfigError as error:
             raise error.inside('config.data.source') from None
+        return checked(corpus, self._config.model.vocab_size)
 
     def describe_data(self, data: Corpus):
         """Returns sizes and the fingerprint of the corpus."""
         return {**data.facts, 'fingerprint': data.fingerprint}
 
+    def notes(self, data: Corpus):
+        """Returns what was found in the data, and how much was looked at."""
+        return list(data.notes)
+
     def train_batches(self, data: Corpus, host, num_hosts):
-        """Returns the batches of `moe.workloads.lm.windows`."""
+        """Returns the batches of `moe.workloads.lm.data.windows`."""
         config = self._config
         return train_batches(data, config.data, config.seed, host, num_hosts)
 
@@ -142,7 +157,9 @@ class Language(TransformerWorkload):
 
     def eval_metrics(self, means, rows):
         """Returns the loss in nats, and in bits per byte or as perplexity."""
-        width = self._config.data.source.bytes_per_token
+        means = dict(means)
+        width = means.pop('bytes_per_token', None)
+        width = width or self._config.data.source.bytes_per_token
         if 'loss' not in means:
             return means
         if width is None:

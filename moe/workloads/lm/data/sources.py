@@ -1,7 +1,8 @@
-"""Data sources of the language model.
+"""The interface of data sources of the language model, and their registry.
 
 A source is a frozen dataclass whose fields are its options, registered in
 `SOURCES`; a config chooses one as `data.source = {name: ..., **options}`.
+N tokens, V token ids.
 """
 
 import abc
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moe.config import ConfigError, Registry
+from moe.workloads.lm.data.tokens import Tokens
 
 SOURCES = Registry('data source')
 
@@ -20,17 +22,20 @@ class Corpus:
     """Token ids of the training and the validation set.
 
     Attributes:
-      train: training tokens [N] of any integer dtype, an array or a memory map.
+      train: training tokens: `Tokens`, or an array [N] of any integers, which
+        may be a memory map.
       val: validation tokens, of text that is not in `train`.
       fingerprint: identifies the corpus, such as a hash of it.
       facts: sizes in the units of the source by name, JSON; they are compared
         when a run resumes.
+      notes: lines about the data, told when a run starts.
     """
 
-    train: np.ndarray
-    val: np.ndarray
+    train: Tokens | np.ndarray
+    val: Tokens | np.ndarray
     fingerprint: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +52,11 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """Returns V; every id is less than it."""
+        """Returns V; every id is less than it. 1 if the data alone tell."""
 
     @abc.abstractmethod
     def load(self, seq_len: int) -> Corpus:
-        """Reads the tokens.
+        """Opens the tokens.
 
         Args:
           seq_len: S; each part of a corpus needs at least S + 1 tokens.
@@ -76,6 +81,13 @@ class Source(abc.ABC):
     def pieces(self, ids: np.ndarray) -> list[str]:
         """Returns the text of each of the ids [N] by itself."""
         return [self.decode(np.array([i])) for i in ids]
+
+    def token_bytes(self) -> np.ndarray | None:
+        """Returns the bytes of text of each id, int32 [V]; None if unknown.
+
+        By it a loss is in bits per byte of the very tokens it is of.
+        """
+        return None
 
 
 def check_length(corpus: Corpus, seq_len: int, field: str, value: Any) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from moe.config import AtLeast, NaturalInt, OneOf, PositiveInt
 from moe.workloads.batches import host_batches
-from moe.workloads.lm.sources import SOURCES, Corpus, Source
-from moe.workloads.lm.text import TextFiles
+from moe.workloads.lm.data.sources import SOURCES, Corpus, Source
+from moe.workloads.lm.data.text import TextFiles
+from moe.workloads.lm.data.tokens import Tokens, as_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,9 @@ def train_batches(
       row holds S inputs and, one place on, S targets.
     """
     windows = (
-        grain.MapDataset.source(_Windows(corpus.train, config.seq_len))
+        grain.MapDataset.source(
+            _Windows(as_tokens(corpus.train), config.seq_len)
+        )
         .seed(seed)
         .shuffle()
         .repeat(None)
@@ -81,7 +84,7 @@ def val_batches(
       This host's rows: tokens [B / num_hosts, S + 1], and a bool mask
       [B / num_hosts, S], False for targets that are padding.
     """
-    length, text = config.seq_len, corpus.val
+    length, text = config.seq_len, as_tokens(corpus.val)
     starts: Sequence[int] = range(0, len(text) - 1, length)
     if 0 < config.eval_sequences < len(starts):
         count = config.eval_sequences
@@ -100,7 +103,7 @@ def val_batches(
 class _Windows:
     """Windows of S + 1 tokens; consecutive ones share a token."""
 
-    def __init__(self, text: np.ndarray, length: int):
+    def __init__(self, text: Tokens, length: int):
         self._text, self._length = text, length
 
     def __len__(self) -> int:

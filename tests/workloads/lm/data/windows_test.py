@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from moe.workloads.lm.sources import Corpus
-from moe.workloads.lm.windows import DataConfig, train_batches, val_batches
+from moe.workloads.lm.data import Corpus
+from moe.workloads.lm.data.windows import DataConfig, train_batches, val_batches
 
 SEQ_LEN = 5
 # 57 = 1 + 11 * 5 + 1 tokens: eleven windows, all different, and one over.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
-from moe.workloads.lm.sources import SOURCES, Corpus, Source, check_length
-from moe.workloads.lm.text import TextFiles
-from moe.workloads.lm.windows import DataConfig
+from moe.workloads.lm.data import SOURCES, Corpus, Source, check_length
+from moe.workloads.lm.data.text import TextFiles
+from moe.workloads.lm.data.windows import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def test_by_name():
     assert parse(DataConfig, {}).source == TextFiles()
     section = {'source': {'name': 'text', 'files': '*.txt'}}
     assert parse(DataConfig, section).source == TextFiles('*.txt')
-    with pytest.raises(ConfigError, match=r'source.name = .*one of text'):
+    with pytest.raises(ConfigError, match=r'source.name = .*one of array, '):
         parse(DataConfig, {'source': 'tape'})
 
 

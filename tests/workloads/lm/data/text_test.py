@@ -1,5 +1,6 @@
 """Text files as tokens: what they are, their split, their errors."""
 
+import dataclasses
 import gzip
 import hashlib
 import lzma
@@ -9,14 +10,18 @@ import pytest
 
 from moe.config import ConfigError
 from moe.workloads import data_files
-from moe.workloads.lm import text as text_module
-from moe.workloads.lm.text import TextFiles
+from moe.workloads.lm.data import text as text_module
+from moe.workloads.lm.data import texts
+from moe.workloads.lm.data.text import TextFiles
 
 SEQ_LEN = 5
 
 
 def load(files='', val_fraction=0.25, seq_len=SEQ_LEN):
-    return TextFiles(files, val_fraction).load(seq_len)
+    """The corpus, its tokens as arrays."""
+    corpus = TextFiles(files, val_fraction).load(seq_len)
+    parts = {'train': corpus.train[:], 'val': corpus.val[:]}
+    return dataclasses.replace(corpus, **parts)
 
 
 def write_letters(folder, count=8, size=20):
@@ -148,7 +153,7 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     def fail(path):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(text_module, 'opened', fail)
+    monkeypatch.setattr(texts.data_files, 'opened', fail)
     with pytest.raises(ConfigError, match='Permission denied'):
         load(write_letters(tmp_path))
 
