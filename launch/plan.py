@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # no warnings of XLA's
 os.environ['JAX_PLATFORMS'] = 'cpu'  # before jax: no chip is needed
 
 from absl import flags

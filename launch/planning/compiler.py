@@ -30,7 +30,8 @@ class Compiled:
 
     Attributes:
       text: optimised HLO; '' if it needs too much memory to compile.
-      flops_once: the compiler's count of FLOPs, each loop body once.
+      flops_once: the compiler's count of FLOPs, each loop body once; None if it
+        does not count.
       memory: bytes of a device by kind.
       seconds: seconds of the compilation.
       coords: coordinates of every device, [N, dimensions].
@@ -39,7 +40,7 @@ class Compiled:
     """
 
     text: str
-    flops_once: float
+    flops_once: float | None
     memory: dict[str, float]
     seconds: float
     coords: np.ndarray
@@ -62,7 +63,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
     """
     config, workload = planning.config, planning.workload
     mesh = make_mesh(config.mesh, devices_of(topology))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), topology.lowering():
         shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
         shardings = parameter_shardings(
             mesh, shapes, workload.parameters, config.expert_axes
@@ -78,7 +79,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
             'parameters': _share(state.params),
             'optimizer': _share(state.opt_state),
         }
-        text, flops = '', 0.0
+        text, flops = '', None
         try:
             program = step.lower(state, batch).compile(
                 compiler_options=dict(topology.compiler_options)
@@ -87,7 +88,7 @@ def compile_step(planning: Planning, topology: Topology) -> Compiled:
             memory['temporaries'] = wanted(error, memory)
         else:
             text = program.as_text() or ''
-            flops = dict(program.cost_analysis() or {}).get('flops', 0.0)
+            flops = dict(program.cost_analysis() or {}).get('flops')
             memory |= _memory(program.memory_analysis(), memory)
         seconds = time.perf_counter() - start
     total, active = workload.count_parameters()

@@ -7,16 +7,11 @@ compiler's own analysis counts a loop body once.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from launch.planning.hlo import (
-    Array,
-    Computation,
-    HLOError,
-    Instruction,
-    Program,
-)
-from launch.planning.kernels import attention
+from launch.planning.hlo import Computation, Instruction, Program
+from launch.planning.kernels import unseen
+from launch.planning.products import product_flops
 
 COLLECTIVES = (
     'all-gather',
@@ -86,11 +81,13 @@ class Cost:
     )
 
 
-def count(program: Program) -> Cost:
+def count(program: Program, rows: float = math.inf) -> Cost:
     """Returns the cost of a program.
 
     Args:
       program: the program of one device.
+      rows: rows that a grouped product has in the mean, where its kernel leaves
+        out the empty rows of a larger buffer.
 
     Returns:
       Its cost.
@@ -106,8 +103,8 @@ def count(program: Program) -> Cost:
             work = product_flops(here, instruction)
             moved = 0.0 if inside else traffic(program, here, instruction)
             once += work
-            unseen, streamed = attention(here, instruction)
-            work, moved = work + unseen, moved + streamed
+            more, streamed = unseen(here, instruction, rows)
+            work, moved = work + more, moved + streamed
             if work or moved:
                 name = part(instruction)
                 flops, size = parts.get(name, (0.0, 0.0))
@@ -162,7 +159,7 @@ def _walk(
         if opcode == 'while':
             often = times * program.trips(instruction)
             yield from _walk(program, called('body') or '', often, inside)
-        elif opcode == 'fusion':
+        elif opcode in ('fusion', 'fusion-start'):
             yield from _walk(program, called('calls') or '', times, True)
         elif opcode in ('call', 'call-start', 'async-start'):
             to = called('to_apply') or called('calls') or ''
@@ -194,95 +191,6 @@ def _collective_kind(instruction: Instruction, inside: str) -> str | None:
     return 'reduce-scatter' if fused else kind
 
 
-def product_flops(here: Computation, instruction: Instruction) -> float:
-    """Returns two FLOPs a multiplication of a dot, convolution or kernel.
-
-    Args:
-      here: the computation of the instruction.
-      instruction: any; others have no products.
-    """
-    if instruction.opcode == 'dot':
-        left = here.instructions[instruction.operands[0]].shape[0]
-        found = re.search(
-            r'lhs_contracting_dims=\{([\d,]*)\}', instruction.attributes
-        )
-        axes = found.group(1).split(',') if found and found.group(1) else []
-        depth = math.prod(left.dims[int(i)] for i in axes)
-        return 2.0 * math.prod(instruction.shape[0].dims) * depth
-    if instruction.opcode == 'convolution':
-        left, right = here.arrays(instruction)
-        return _convolution(left, right, instruction)
-    if instruction.opcode == 'custom-call':
-        # A kernel, such as that of a ragged dot, says itself.
-        found = re.search(r'"?flops"?:"?(\d+)', instruction.attributes)
-        return float(found.group(1)) if found else 0.0
-    return 0.0
-
-
-def _convolution(left: Array, right: Array, instruction: Instruction) -> float:
-    """Counts the multiplications without padding and holes, times two."""
-    labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.attributes)
-    if not labels:
-        raise HLOError(f'{instruction.name}: no dim_labels')
-    of_left, of_right, of_out = labels.groups()
-    out = instruction.shape[0]
-    batches = re.search(r'batch_group_count=(\d+)', instruction.attributes)
-    # The kernel's input features are those of one group already.
-    total = (
-        right.dims[of_right.index('i')]
-        * right.dims[of_right.index('o')]
-        * left.dims[of_left.index('b')]
-        // (int(batches.group(1)) if batches else 1)
-    )
-    window = _window(instruction.attributes)
-    for i in range(len(out.dims) - 2):
-        axis = str(i)
-        total *= _valid(
-            left.dims[of_left.index(axis)],
-            out.dims[of_out.index(axis)],
-            right.dims[of_right.index(axis)],
-            stride=window('stride', i, 1),
-            pad=window('pad', i, 0),
-            base=window('lhs_dilate', i, 1),
-            dilation=window('rhs_dilate', i, 1),
-        )
-    return 2.0 * total
-
-
-def _window(attributes: str) -> Callable[[str, int, int], int]:
-    """Returns a function for a window's fields by dimension; lower `pad`."""
-    found = re.search(r'window=\{([^}]*)\}', attributes)
-    fields = dict(
-        field.split('=') for field in (found.group(1).split() if found else [])
-    )
-
-    def get(name: str, dim: int, default: int) -> int:
-        if name not in fields:
-            return default
-        return int(fields[name].split('x')[dim].split('_')[0])
-
-    return get
-
-
-def _valid(size, out, kernel, *, stride, pad, base, dilation) -> int:
-    """Counts pairs of output and kernel positions that meet an element."""
-    span = (size - 1) * base + 1
-    total = 0
-    for k in range(kernel):
-        # First and last output whose place o*stride + k*dilation - pad exists.
-        shift = k * dilation - pad
-        low = max(0, math.ceil(-shift / stride))
-        high = min(out - 1, (span - 1 - shift) // stride)
-        if high < low:
-            continue
-        if base == 1:
-            total += high - low + 1
-        else:
-            places = range(low * stride + shift, high * stride + shift + 1)
-            total += sum(p % base == 0 for p in places[::stride])
-    return total
-
-
 def traffic(
     program: Program, here: Computation, instruction: Instruction
 ) -> float:
@@ -308,9 +216,11 @@ def traffic(
         return 0.0
     if opcode == 'copy-start':
         return _hbm(instruction.shape[:2])
+    operands = [here.instructions[name] for name in instruction.operands]
+    if opcode == 'all-reduce-start':
+        return 2 * _hbm(instruction.shape)
     if opcode.endswith('-start'):  # its shape is of operands and results
         return _hbm(instruction.shape)
-    operands = [here.instructions[name] for name in instruction.operands]
     if opcode == 'fusion':
         inner = program.computations[instruction.called('calls') or '']
         read = sum(

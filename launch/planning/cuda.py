@@ -1,18 +1,25 @@
 """The CUDA compiler, for GPUs that are not here."""
 
+import contextlib
 import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 
 from launch.planning.machines import NoCompiler
 
-# jax's plugins that have it, the newest first.
+# Version of cuDNN that programs are compiled for.
+CUDNN = (9, 10)
+# Where the compiler is if not beside the other packages, where jax would try it
+# in every run and log that there is no GPU.
+_FOLDER = pathlib.Path(sys.prefix) / 'cuda'
+# jax's plugins that have the compiler, the newest first.
 _PLUGINS = ('jax_plugins.xla_cuda13', 'jax_plugins.xla_cuda12')
 
 
@@ -27,7 +34,14 @@ def devices_of(name: str, sizes: str, target: str) -> Sequence[Any]:
     Raises:
       NoCompiler: without jax's plugin for CUDA.
     """
-    plugin = _plugin(name)
+    found = plugin()
+    if not found:
+        version = jax.__version__
+        raise NoCompiler(
+            f'{name}: the CUDA compiler is missing: pip install --no-deps '
+            f'--target={_FOLDER} jax-cuda13-pjrt=={version} '
+            f'jax-cuda13-plugin=={version}'
+        )
     describe = lambda: topologies.get_topology_desc(
         platform='cuda', topology=sizes, target_config=target
     )
@@ -36,37 +50,50 @@ def devices_of(name: str, sizes: str, target: str) -> Sequence[Any]:
             return describe().devices
         except NotImplementedError:
             # jax looks for plugins once, and this one was not on the path.
-            importlib.import_module(plugin).initialize()
+            importlib.import_module(found).initialize()
             return describe().devices
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NoCompiler(f'{name}: {reason}') from None
 
 
-def _plugin(name: str) -> str:
-    """Returns the plugin's module, from its own folder if need be.
-
-    On a machine without a GPU the plugin is not installed beside the other
-    packages: jax would try it in every run, and log an error.
-    """
-    folder = pathlib.Path(sys.prefix) / 'cuda'
-    for place in ('', str(folder)):
-        if place and place not in sys.path:
-            sys.path.append(place)
-            importlib.invalidate_caches()
-        for plugin in _PLUGINS:
-            if _there(plugin):
-                return plugin
-    version = jax.__version__
-    raise NoCompiler(
-        f'{name}: the CUDA compiler is missing: pip install --no-deps '
-        f'--target={folder} jax-cuda13-pjrt=={version} '
-        f'jax-cuda13-plugin=={version}'
+@contextlib.contextmanager
+def with_cudnn() -> Iterator[None]:
+    """Lowers cuDNN's attention where cuDNN is not: jax asks for its version."""
+    major, minor = CUDNN
+    asked = fused_attention_stablehlo.check_cudnn_version
+    fused_attention_stablehlo.check_cudnn_version = lambda: (
+        10_000 * major + 100 * minor
     )
-
-
-def _there(plugin: str) -> bool:
     try:
-        return importlib.util.find_spec(plugin) is not None
-    except ModuleNotFoundError:  # not even the package of all plugins
-        return False
+        yield
+    finally:
+        fused_attention_stablehlo.check_cudnn_version = asked
+
+
+def there() -> bool:
+    """Whether the compiler is there."""
+    return bool(_installed()) or (_FOLDER / 'jax_plugins').is_dir()
+
+
+def plugin() -> str | None:
+    """Returns the module of jax's plugin for CUDA, None if there is none.
+
+    On a machine without a GPU it is not installed beside the other packages,
+    but in a folder of its own, which is put on the path.
+    """
+    found = _installed()
+    if not found and (_FOLDER / 'jax_plugins').is_dir():
+        sys.path.append(str(_FOLDER))
+        importlib.invalidate_caches()
+        found = _installed()
+    return found
+
+
+def _installed() -> str | None:
+    for name in _PLUGINS:
+        # Without any plugin of jax's there is not even the package of all.
+        with contextlib.suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(name):
+                return name
+    return None

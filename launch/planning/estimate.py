@@ -150,7 +150,7 @@ def roofline(
 def check(
     useful: float,
     cost: Cost,
-    claimed: float,
+    claimed: float | None,
     step: Mapping[str, Any],
     n: int,
     agreement: float = 0.1,
@@ -160,7 +160,8 @@ def check(
     Args:
       useful: FLOPs of a step that the model requires, on all devices.
       cost: cost of a step on a device.
-      claimed: FLOPs of a device by the compiler, every loop body once.
+      claimed: FLOPs of a device by the compiler, every loop body once; None if
+        it does not count.
       step: times of `roofline`.
       n: number of devices.
       agreement: largest relative difference of our count from the compiler's.
@@ -169,7 +170,9 @@ def check(
       Implausible: if the program executes less than is useful, if the MFU is
         above 1, or if our count is not the compiler's where both count alike.
     """
-    if not math.isclose(cost.flops_once, claimed, rel_tol=agreement):
+    if claimed is not None and not math.isclose(
+        cost.flops_once, claimed, rel_tol=agreement
+    ):
         raise Implausible(
             f'counted {cost.flops_once:.3e} FLOPs with every loop body once, '
             f'where the compiler counts {claimed:.3e}'

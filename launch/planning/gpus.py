@@ -156,8 +156,8 @@ gpu_device_info {{
 }}
 platform_name: "CUDA"
 dnn_version_info {{
-  major: 9
-  minor: 10
+  major: {cudnn[0]}
+  minor: {cudnn[1]}
 }}
 device_description_str: "{title}"
 """
@@ -198,12 +198,17 @@ class Cluster(Topology):
             # Of 25 GB/s each way, 50 from the fifth generation on.
             links=int(chip.nvlink / ((50 if major >= 10 else 25) * GB)),
             title=chip.title,
+            cudnn=cuda.CUDNN,
         )
 
     def devices(self):
         """Returns the devices, by jax's plugin for CUDA."""
         nodes, gpus = self.shape
         return cuda.devices_of(self.name, f'1x{nodes}x{gpus}', self.target)
+
+    def lowering(self):
+        """Returns a context in which cuDNN is taken to be there."""
+        return cuda.with_cudnn()
 
     def coordinates(self, device: Any) -> tuple[int, ...]:
         """Returns the node, and the place in it."""

@@ -1,8 +1,9 @@
-"""The work of fused kernels, which the compiler does not count."""
+"""The work of kernels, which the compiler does not look into."""
 
 import math
 import re
 
+from launch.planning import gpu_kernels
 from launch.planning.hlo import Computation, Instruction
 
 # Products of a block of scores: Q K^T and P V; for the queries' gradient
@@ -13,24 +14,41 @@ _PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
 _STREAMED = {'fwd': (3, 4), 'dq': (3, 4), 'dkv': (2, 6)}
 
 
-def attention(here: Computation, instruction: Instruction) -> tuple[float, ...]:
-    """Returns the FLOPs of fused attention, and bytes it reads repeatedly.
+def unseen(
+    here: Computation, instruction: Instruction, rows: float
+) -> tuple[float, float]:
+    """Returns the FLOPs of a kernel, and bytes beyond its operands and results.
+
+    Args:
+      here: the computation of the instruction.
+      instruction: any; the result is 0 unless it is a kernel that is known.
+      rows: rows that a grouped product has in the mean, where its kernel leaves
+        out the empty rows of a larger buffer.
+
+    Returns:
+      FLOPs, and bytes beyond reading each operand and writing each result once,
+      negative if it does not read or write all of them.
+    """
+    if instruction.opcode != 'custom-call':
+        return 0.0, 0.0
+    found = re.search(r'/splash_mha_(fwd|dq|dkv)', instruction.attributes)
+    if found and 'tpu_custom_call' in instruction.attributes:
+        return _splash(here, instruction, found.group(1))
+    target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+    count = gpu_kernels.KERNELS.get(target.group(1) if target else '')
+    return count(here, instruction, rows) if count else (0.0, 0.0)
+
+
+def _splash(
+    here: Computation, instruction: Instruction, phase: str
+) -> tuple[float, float]:
+    """Counts jax's splash attention.
 
     Its operands are the order of its blocks [1, n, n], queries, keys and
     values. With a causal mask, made from positions as the last operand, it
     computes `n (n + 1) / 2` blocks of scores, else all.
-
-    Args:
-      here: the computation of the instruction.
-      instruction: any; the result is 0 unless it is jax's splash attention.
-
-    Returns:
-      FLOPs, and bytes beyond reading each operand once, of one run.
     """
-    found = re.search(r'/splash_mha_(fwd|dq|dkv)', instruction.attributes)
-    if not found or 'tpu_custom_call' not in instruction.attributes:
-        return 0.0, 0.0
-    phase, given = found.group(1), here.arrays(instruction)
+    given = here.arrays(instruction)
     blocks, query = given[0].dims[-1], given[2]
     causal = given[-1].dtype == 's32'
     visible = (blocks + 1) / (2 * blocks) if causal else 1.0

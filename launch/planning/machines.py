@@ -1,6 +1,7 @@
 """What plans know of machines: figures of a chip, and what joins chips."""
 
 import abc
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,10 @@ class Topology(abc.ABC):
         Raises:
           NoCompiler: without the compiler, or for a topology it does not have.
         """
+
+    def lowering(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which programs are lowered for it."""
+        return contextlib.nullcontext()
 
     @abc.abstractmethod
     def coordinates(self, device: Any) -> tuple[int, ...]:

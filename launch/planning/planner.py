@@ -67,7 +67,8 @@ def plan(config: Config, topology: Topology) -> dict[str, Any]:
     }
     if not compiled.text:
         return result
-    counted = cost.count(hlo.parse(compiled.text))
+    rows = planning.rows_of_experts(mesh)
+    counted = cost.count(hlo.parse(compiled.text), rows)
     traffic = estimate.network(
         counted.collectives, mesh, compiled.coords, topology
     )

@@ -39,19 +39,20 @@ def table(plan: Mapping[str, Any]) -> str:
 
 
 def _times(plan: Mapping[str, Any]) -> list[str]:
-    flops, step = plan['flops'], plan['step']
+    flops, step, rows = plan['flops'], plan['step'], plan['collectives']
     lines = [
         '',
         f'FLOPs a step: {flops["useful"]:.3e} useful, '
         f'{flops["executed"]:.3e} executed '
         f'({flops["useful_over_executed"]:.0%} useful)',
         f'HBM bytes a chip: {plan["hbm_bytes"]:.3e}',
-        'collectives of a step, a device: how many, bytes received, time',
+        'collectives of a step, a device: how many, bytes received'
+        f'{_by(rows)}, time',
     ]
     lines += [
         f'  {c["kind"]:<20}{c["axes"]:<20}{c["count"]:>6}'
-        f'{c["bytes"] / 1e9:>12.2f} GB {c["seconds"]:>9.3f} s'
-        for c in plan['collectives']
+        f'{_sizes(c["links"], 12, 2)} {c["seconds"]:>9.3f} s'
+        for c in [*rows, *_total(rows)]
     ]
     lines += _mixtures(plan.get('mixtures', {}))
     lines += ['', 'seconds a step']
@@ -89,11 +90,44 @@ def _mixtures(found: Mapping[str, Any]) -> list[str]:
     for name in ('forward', 'recomputed', 'backward'):
         lines += [
             f'  {name:<12}{c["kind"]:<20}{c["axes"]:<14}'
-            f'{c["count"] / runs:>6.3g}{c["bytes"] / runs / 1e9:>12.3f} GB'
+            f'{c["count"] / runs:>6.3g}{_sizes(c["links"], 12, 3, runs)}'
             for c in found[name]
             if c['bytes'] >= 0.01 * least * runs
         ]
     return lines
+
+
+def _by(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Names the links in the order of `_sizes`, if there are several."""
+    links = list(rows[0]['links']) if rows else []
+    return f' by {" and by ".join(links)}' if len(links) > 1 else ''
+
+
+def _sizes(
+    links: Mapping[str, float], width: int, digits: int, runs: int = 1
+) -> str:
+    """Formats the bytes by each link."""
+    sizes = [size / runs / 1e9 for size in links.values()]
+    return ''.join(f'{size:>{width}.{digits}f} GB' for size in sizes)
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Adds up rows, if their bytes come by several links."""
+    if not rows or len(rows[0]['links']) == 1:
+        return []
+    total = {
+        link: sum(row['links'][link] for row in rows)
+        for link in rows[0]['links']
+    }
+    return [
+        {
+            'kind': 'sum',
+            'axes': '',
+            'count': sum(row['count'] for row in rows),
+            'links': total,
+            'seconds': sum(row['seconds'] for row in rows),
+        }
+    ]
 
 
 def ranking(plans: Sequence[Mapping[str, Any]]) -> str:

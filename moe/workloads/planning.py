@@ -75,6 +75,15 @@ class Planning:
         """Returns how often mixture layers run in a forward pass of a step."""
         return 0
 
+    def rows_of_experts(self, mesh: Mapping[str, int]) -> float:
+        """Returns the rows of a mixture layer and pass, a device, in the mean.
+
+        Args:
+          mesh: sizes of the mesh by axis.
+        """
+        del mesh
+        return math.inf
+
     def least_communicated(self, mesh: Mapping[str, int]) -> float:
         """Returns the bytes a device must receive for a mixture layer and pass.
 
@@ -146,6 +155,14 @@ class TransformerPlanning(Planning, abc.ABC):
         config = self.config
         return len(config.model.moe_layers) * config.optimizer.accumulation
 
+    def rows_of_experts(self, mesh):
+        """Returns the assignments of a microbatch over the devices."""
+        config = self.config
+        tokens = config.data.batch_size * config.tokens_per_example
+        rows = tokens * config.model.moe.experts_per_token
+        rows /= config.optimizer.accumulation
+        return rows / math.prod(mesh[axis] for axis in BATCH_AXES)
+
     def least_communicated(self, mesh):
         """Returns the bytes a device must receive for a mixture layer and pass.
 
@@ -153,14 +170,9 @@ class TransformerPlanning(Planning, abc.ABC):
         rows of other devices for its experts, and the outputs for its own rows,
         all experts being chosen equally often.
         """
-        config, n = self.config, mesh['expert']
-        model = config.model
-        tokens = config.data.batch_size * config.tokens_per_example
-        rows = tokens * model.moe.experts_per_token
-        rows /= config.optimizer.accumulation
-        rows /= math.prod(mesh[axis] for axis in BATCH_AXES)
+        model, n = self.config.model, mesh['expert']
         width = model.d_model * {'float32': 4, 'bfloat16': 2}[model.dtype]
-        return 2.0 * rows * width * (n - 1) / n
+        return 2.0 * self.rows_of_experts(mesh) * width * (n - 1) / n
 
     @property
     def divides(self):
