@@ -46,6 +46,7 @@ LAYERS = {
     'moe.predict': 7,
     'moe.report.__main__': 7,
     'moe.sample': 7,
+    'moe.tokenize': 7,
     'benchmarks': 8,
     'examples': 8,
     'launch': 8,

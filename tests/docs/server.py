@@ -14,6 +14,7 @@ import moe.checkpoints.__main__
 import moe.predict
 import moe.report.__main__
 import moe.sample
+import moe.tokenize
 import train
 from launch.planning.chips import parse_topology
 from moe.command_line import read_config, read_flags
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     'moe.predict': moe.predict,
     'moe.report': moe.report.__main__,
     'moe.sample': moe.sample,
+    'moe.tokenize': moe.tokenize,
     'train': train,
 }
 
