@@ -1,129 +1,146 @@
-"""One mixture layer against the dense layer of the same useful FLOPs."""
+"""Suite `layer`: a mixture layer beside limits, baselines and peers."""
 
-import functools
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
-from benchmarks.timing import medians
-from moe.experts import MLP
-from moe.layers import MoE
-from moe.ops import grouped_matmul
-from moe.routing import top_k
+from benchmarks.layers import cases, digest
+from benchmarks.problem import Setting
+from benchmarks.record import Record, measured
+from benchmarks.timing import Call, Case, Timing, measure
 
-# Padding that a capacity factor of 1.25 executes is part of its cost.
-_LAYERS = {
-    'grouped, dropless': ('grouped', None),
-    'indexed, capacity 1.25': ('indexed', 1.25),
-    'onehot, capacity 1.25': ('onehot', 1.25),
+_BASE = Setting(tokens=4096, width=512, hidden=2048, num_experts=8)
+_SMALL = Setting(tokens=512, width=32, hidden=32, num_experts=8)
+_LOADS = ('balanced', 'half', 'zipf')
+
+# Size -> layers, each with its loads; they are timed in turns.
+SETTINGS: dict[str, list[tuple[Setting, tuple[str, ...]]]] = {
+    'full': [
+        (_BASE, _LOADS),
+        (dataclasses.replace(_BASE, num_experts=64), _LOADS),
+        (dataclasses.replace(_BASE, num_experts=256), ('balanced',)),
+        (
+            dataclasses.replace(_BASE, width=128, hidden=128, num_experts=32),
+            _LOADS,
+        ),
+    ],
+    'small': [(_SMALL, _LOADS)],
 }
+_COPIED = {'full': 2**28, 'small': 2**20}
+# Of results that should be the same, relative.
+_TOLERANCE = {'float32': 1e-3, 'bfloat16': 3e-2}
+
+COPY = 'copy of memory'
+DENSE_LIMIT = 'limit: dense'
+MEMORY_LIMIT = 'limit: dense and weights in memory'
+DROPLESS = 'grouped, dropless'
 
 
-_SLOW = ('product: jax.lax.ragged_dot',)
-
-
-def run(rows: int, width: int, hidden: int, rounds: int) -> list[str]:
-    """Measures products, then whole layers, forward and backward.
+def run(
+    size: str, rounds: int, experts: Sequence[int] = ()
+) -> Iterator[Record]:
+    """Yields the records of every layer.
 
     Args:
-      rows: (token, choice) pairs; tokens are half as many, K = 2.
-      width: D.
-      hidden: F of an expert; the dense layer has 2 F.
-      rounds: how many times each is timed.
-
-    Returns:
-      The lines of the report: times over the dense limit's.
+      size: a key of SETTINGS.
+      rounds: how many times each case is timed.
+      experts: the numbers of experts to measure; all if it is empty.
     """
-    lines = [
-        f'{rows} rows, D = {width}, F = {hidden}, K = 2, float32, '
-        f'{jax.devices()[0].platform}; time / time of the dense limit',
-        '',
-        '| | E=8 | E=64 | E=64 / E=8 |',
-        '| --- | --- | --- | --- |',
-    ]
-    table: dict[str, list[float]] = {}
-    for num_experts in (8, 64):
-        calls = _products(rows, width, hidden, num_experts)
-        # Too slow on CPU to be timed as often.
-        slow = {k: calls.pop(k) for k in _SLOW}
-        times = medians(calls, rounds)
-        _collect(table, times | medians(slow, 1))
-        calls = _layers(rows // 2, width, hidden, num_experts)
-        _collect(table, medians(calls, rounds))
-    for name, (few, many) in table.items():
-        lines.append(f'| {name} | {few:.2f} | {many:.2f} | {many / few:.2f} |')
-    return lines
+    for setting, loads in SETTINGS[size]:
+        if not experts or setting.num_experts in experts:
+            yield from _one_layer(setting, loads, rounds, _COPIED[size])
 
 
-def _collect(table: dict[str, list[float]], times: dict[str, float]) -> None:
-    """Adds each time over that of the dense call of the same kind."""
-    for name, seconds in times.items():
-        kind = name.split(':')[0]
-        if not name.endswith(': dense'):
-            table.setdefault(name, []).append(seconds / times[f'{kind}: dense'])
+def _one_layer(setting, loads, rounds, copied) -> Iterator[Record]:
+    tried = [copy_case(copied)]
+    for i, load in enumerate(loads):
+        loaded = dataclasses.replace(setting, load=load)
+        tried += cases(loaded, dropless_only=i > 0)
+    found = checked(measure(tried, rounds, digest))
+    yield from compared(found, setting)
 
 
-def _uneven_sizes(rows: int, num_experts: int) -> Array:
-    """Group sizes from 1/2 to 3/2 of the mean, as a trained router's."""
-    shares = jnp.linspace(0.5, 1.5, num_experts)
-    sizes = jnp.floor(shares / jnp.sum(shares) * rows).astype(jnp.int32)
-    return sizes.at[0].add(rows - jnp.sum(sizes))
+def compared(found: Sequence[tuple[Case, Timing]], setting) -> Iterator[Record]:
+    """Yields the records of a layer, with ratios to its limits.
+
+    Args:
+      found: what was measured; a copy of memory comes first.
+      setting: the setting, of the first load.
+    """
+    copied = found[0][0].facts['bytes']
+    dense = min(
+        timing.median
+        for case, timing in found
+        if case.name.startswith('dense') and timing.seconds
+    )
+    bandwidth = 2 * copied / found[0][1].median
+    moved = 3 * setting.weight_bytes  # read twice, their gradient written once
+    memory = dense + moved / bandwidth
+    for case, timing in found:
+        ratios = {}
+        if timing.seconds and case.name != COPY:
+            ratios['dense_over_time'] = round(dense / timing.median, 4)
+            ratios['limit_over_time'] = round(memory / timing.median, 4)
+        elif timing.seconds:
+            ratios['gigabytes_per_second'] = round(bandwidth / 1e9, 2)
+        yield measured(case, timing, **ratios)
+    for name, seconds in ((DENSE_LIMIT, dense), (MEMORY_LIMIT, memory)):
+        yield {
+            'case': name,
+            **setting.facts(),
+            'milliseconds': {'median': round(1e3 * seconds, 3)},
+            'dense_over_time': round(dense / seconds, 4),
+        }
 
 
-def _products(rows, width, hidden, num_experts):
-    """`grouped_matmul` and `ragged_dot` against one dense product."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (rows, width))
-    w = jax.random.normal(keys[1], (num_experts, width, hidden))
-    sizes = _uneven_sizes(rows, num_experts)
+def copy_case(size: int) -> Case:
+    """Returns the copy of memory by as many threads as there are cores.
 
-    def gradient(product):
-        def loss(x, w):
-            return jnp.sum(jnp.square(product(x, w)))
+    Args:
+      size: bytes; they are read and written.
+    """
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))
-
-    grouped = lambda x, w: grouped_matmul(x, w, sizes)
-    ragged = lambda x, w: jax.lax.ragged_dot(x, w, sizes)
-    dense = lambda x, w: x @ w
-    forward = {
-        'product: dense': functools.partial(jax.jit(dense), x, w[0]),
-        'product: grouped_matmul': functools.partial(jax.jit(grouped), x, w),
-        'product: jax.lax.ragged_dot': functools.partial(jax.jit(ragged), x, w),
-    }
-    backward = {
-        'product and gradients: dense': functools.partial(
-            gradient(dense), x, w[0]
-        ),
-        'product and gradients: grouped_matmul': functools.partial(
-            gradient(grouped), x, w
-        ),
-    }
-    return forward | backward
-
-
-def _layers(tokens, width, hidden, num_experts):
-    """Whole layers, routing included, with gradients of everything."""
-    group = min(tokens, 256)
-    x = jax.random.normal(jax.random.key(1), (tokens // group, group, width))
-
-    def gradient(module, output):
-        variables = module.init(jax.random.key(2), x)
-
-        def loss(variables, x):
-            return jnp.sum(jnp.square(output(module.apply(variables, x))))
-
-        step = jax.jit(jax.grad(loss, argnums=(0, 1)))
-        return functools.partial(step, variables, x)
-
-    calls = {'layer: dense': gradient(MLP(hidden=2 * hidden), lambda y: y)}
-    for name, (dispatcher, factor) in _LAYERS.items():
-        layer = MoE(
-            experts=MLP(hidden=hidden, num_experts=num_experts),
-            router=functools.partial(top_k, k=2),
-            dispatcher=dispatcher,
-            eval_capacity_factor=factor,
+    def build() -> Call:
+        threads = len(os.sched_getaffinity(0))
+        source = np.ones(size // 8)
+        target = np.zeros_like(source)
+        parts = list(
+            zip(
+                np.array_split(target, threads),
+                np.array_split(source, threads),
+                strict=True,
+            )
         )
-        calls[f'layer: {name}'] = gradient(layer, lambda out: out[0])
-    return calls
+        pool = concurrent.futures.ThreadPoolExecutor(threads)
+        return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
+
+    return Case(COPY, build, facts={'bytes': size})
+
+
+def checked(
+    found: Sequence[tuple[Case, Timing]],
+) -> list[tuple[Case, Timing]]:
+    """Fails the dropless cases whose results are not those of ours.
+
+    Args:
+      found: cases with Timings whose digests are of `layers.digest`.
+    """
+    desired = {
+        case.facts['load']: timing.digest
+        for case, timing in found
+        if case.name == DROPLESS and timing.seconds
+    }
+
+    def differs(case: Case, timing: Timing) -> bool:
+        same = desired.get(case.facts.get('load'))
+        dropless = case.rows and not case.rows.padded and not case.rows.dropped
+        if not same or not dropless or not timing.seconds:
+            return False
+        tolerance = _TOLERANCE[case.facts['dtype']]
+        return not np.allclose(timing.digest, same, rtol=tolerance)
+
+    wrong = Timing(not_run=f'results are not those of {DROPLESS}', failed=True)
+    return [(c, wrong if differs(c, t) else t) for c, t in found]
