@@ -63,7 +63,10 @@ def rows_times(x, w, group_sizes, transpose):
 
 
 def outer(x, dy, group_sizes):
-    """`sum_a x[a] dy[a]^T` of each expert over its row blocks, written once."""
+    """`sum_a x[a] dy[a]^T` of each expert over its row blocks, written once.
+
+    Summed in float32, in the dtype of `x`.
+    """
     num_rows, num_groups = x.shape[0], group_sizes.shape[0]
     block = block_rows(num_rows, num_groups)
     x_padded = jnp.pad(x, ((0, block), (0, 0)))
@@ -89,7 +92,8 @@ def outer(x, dy, group_sizes):
         num_blocks = (group_sizes[e] + block - 1) // block
         zero = jnp.zeros((x.shape[1], dy.shape[1]), jnp.float32)
         total = lax.fori_loop(0, num_blocks, step, zero)
+        total = total.astype(out.dtype)
         return lax.dynamic_update_index_in_dim(out, total, e, 0)
 
     shape = (num_groups, x.shape[1], dy.shape[1])
-    return lax.fori_loop(0, num_groups, expert, jnp.zeros(shape, jnp.float32))
+    return lax.fori_loop(0, num_groups, expert, jnp.zeros(shape, x.dtype))

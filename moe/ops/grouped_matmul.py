@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from moe.ops import blocks, native
+from moe.ops import blocks, native, nvidia
 
 
 def grouped_matmul(
@@ -23,8 +23,8 @@ def grouped_matmul(
 
     `y[a] = x[a] @ w[e]` for the rows a of group e; `y[a] = 0` for rows past
     the last group. Differentiable in `x` and `w`. The kernel is chosen by the
-    platform the program is lowered for: on CPU a loop over row blocks, whose
-    cost follows the rows and not E, elsewhere the native ragged product.
+    platform the program is lowered for, see docs/explanation/performance.md;
+    what it costs follows the rows and not E.
     Source: the grouped GEMM of MegaBlocks, arXiv 2211.15841.
 
     Args:
@@ -64,7 +64,7 @@ def _backward(residuals, dy):
     x, w, group_sizes = residuals
     dy = dy.astype(x.dtype)
     dx = _rows_times(dy, w, group_sizes, transpose=True)
-    dw = _outer(x, dy, group_sizes).astype(w.dtype)
+    dw = _outer(x, dy, group_sizes)
     return dx, dw, None
 
 
@@ -78,14 +78,20 @@ def _rows_times(x, w, group_sizes, *, transpose):
         w,
         group_sizes,
         cpu=functools.partial(_rows_times_cpu, transpose=transpose),
+        cuda=functools.partial(nvidia.rows_times, transpose=transpose),
         default=functools.partial(_rows_times_ragged, transpose=transpose),
     )
 
 
 def _outer(x, dy, group_sizes):
-    """`sum_a x[a] dy[a]^T` over the rows of each group, [E, D, F]."""
+    """`sum_a x[a] dy[a]^T` over the rows of each group, in their dtype."""
     return lax.platform_dependent(
-        x, dy, group_sizes, cpu=_outer_cpu, default=_outer_ragged
+        x,
+        dy,
+        group_sizes,
+        cpu=_outer_cpu,
+        cuda=nvidia.outer,
+        default=_outer_ragged,
     )
 
 
@@ -108,7 +114,7 @@ def _outer_ragged(x, dy, group_sizes):
         rhs_group_dimensions=[],
     )
     x, dy = jnp.where(filled, x, 0), jnp.where(filled, dy, 0)
-    return _ragged_dot(numbers, x, dy, group_sizes)
+    return _ragged_dot(numbers, x, dy, group_sizes).astype(x.dtype)
 
 
 def _ragged_dot(numbers, x, y, group_sizes):
@@ -142,5 +148,6 @@ def _rows_times_cpu(x, w, group_sizes, *, transpose):
 
 
 def _outer_cpu(x, dy, group_sizes):
+    # The kernels are for float32 alone.
     product = native.outer if _native(x) else blocks.outer
     return product(x, dy, group_sizes)
