@@ -206,6 +206,29 @@ def read_config(values: flags.FlagValues, argv: Sequence[str]) -> Given:
       ConfigError: for a file that gives no config, or anything that
         `read_flags` refuses.
     """
+    overrides = read_overrides(values, argv)
+    source = values['config'].value
+    if source is None:
+        raise ConfigError('--config', None, 'given')
+    return Given(source, load_config(source), overrides)
+
+
+def read_overrides(
+    values: flags.FlagValues, argv: Sequence[str]
+) -> list[tuple[str, Text]]:
+    """Parses the flags, among them overrides of fields of a config.
+
+    Args:
+      values: the flags of the program.
+      argv: the command line, the program's name first.
+
+    Returns:
+      Dotted name below the config and text of every flag `--config.NAME=TEXT`,
+      in order.
+
+    Raises:
+      ConfigError: for anything that `read_flags` refuses.
+    """
     prefix = '--config.'
     overrides = []
     for argument in argv:
@@ -216,10 +239,7 @@ def read_config(values: flags.FlagValues, argv: Sequence[str]) -> Given:
                 raise ConfigError(argument, value, allowed)
             overrides.append((name, Text(value)))
     read_flags(values, [a for a in argv if not a.startswith(prefix)])
-    source = values['config'].value
-    if source is None:
-        raise ConfigError('--config', None, 'given')
-    return Given(source, load_config(source), overrides)
+    return overrides
 
 
 def _flag_error(message: str) -> ConfigError:

@@ -31,7 +31,7 @@ _DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_FOLDERS = ('checkpoints', 'report', 'tensorboard')
+_FOLDERS = ('checkpoints', 'evaluations', 'report', 'tensorboard')
 
 
 def check_local(path: str | os.PathLike, field: str = 'workdir') -> None:

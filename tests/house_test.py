@@ -43,6 +43,7 @@ LAYERS = {
     'moe.workloads': 6,
     'configs': 7,
     'moe.checkpoints': 7,
+    'moe.evaluate': 7,
     'moe.predict': 7,
     'moe.report.__main__': 7,
     'moe.sample': 7,

@@ -1,6 +1,5 @@
 """`moe.checkpoints best DIR`: the checkpoint with the best metric."""
 
-import math
 import pathlib
 
 from absl import flags
@@ -8,9 +7,8 @@ from absl import flags
 from moe.checkpoints.verify import find_damage
 from moe.command_line import define_plugins
 from moe.config import ConfigError
-from moe.metrics import columns, read_metrics
+from moe.training.best import by_metric
 from moe.training.eval_metrics import is_higher_better
-from moe.training.restore import list_checkpoints
 from moe.workloads import registry
 
 FLAGS = flags.FlagValues()
@@ -32,24 +30,10 @@ def run(workdir: pathlib.Path) -> int:
     """
     workload = registry.read_run(workdir, FLAGS.plugins).make_workload()
     metric = FLAGS.metric or f'eval/{workload.primary_metrics[0]}'
-    path = workdir / 'metrics.jsonl'
-    found = columns(read_metrics(path) if path.exists() else ())
-    logged = found.get(metric)
-    values = {} if logged is None else dict(zip(*logged, strict=True))
-    sign = -1 if is_higher_better(workload, metric) else 1
-    entries = [
-        (sign * float(values[entry.step]), entry)
-        for entry in list_checkpoints(workdir)
-        if math.isfinite(float(values.get(entry.step, math.nan)))
-    ]
-    for value, entry in sorted(entries, key=lambda pair: pair[0]):
+    entries = by_metric(workdir, metric, is_higher_better(workload, metric))
+    for value, entry in entries:
         if not find_damage(entry):
-            print(
-                f'step {entry.step}  {metric} {sign * value:.6g}  {entry.path}'
-            )
+            print(f'step {entry.step}  {metric} {value:.6g}  {entry.path}')
             return 0
-    names = ', '.join(name for name in found if name.startswith('eval/'))
-    allowed = (
-        f'logged at the step of a checkpoint that is whole (there: {names})'
-    )
+    allowed = 'logged at the step of a checkpoint that is whole'
     raise ConfigError('--metric', metric, allowed)

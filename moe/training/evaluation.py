@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from moe.config import ConfigError
+from moe.totals import Total
 from moe.training.eval_metrics import METRICS, Metric
+from moe.training.objective import totals_of
 from moe.training.workload import Mean, Outputs, Workload
 
 
@@ -20,10 +22,12 @@ class EvalBatch(NamedTuple):
     Attributes:
       means: sums and counts of means, by name.
       rows: arrays [B, ...] of its examples, for metrics that are no means.
+      stats: the statistics of the mixtures; None without mixtures.
     """
 
     means: dict[str, Mean]
     rows: dict[str, Any]
+    stats: Total | None = None
 
 
 def evaluate(
@@ -50,7 +54,8 @@ def evaluate(
             allowed = "absent: the workload's own metric has this name"
             raise ConfigError('config.metrics', name, allowed)
         means[name] = mean
-    return EvalBatch(means, workload.eval_rows(out, batch))
+    stats = None if out.aux is None else totals_of(out.aux).stats
+    return EvalBatch(means, workload.eval_rows(out, batch), stats)
 
 
 def _registered(
@@ -82,3 +87,34 @@ def metrics_of(
     joined = lambda *arrays: np.concatenate(arrays)
     rows = jax.tree.map(joined, *(batch.rows for batch in batches))
     return workload.eval_metrics(means, rows)
+
+
+def routing_of(
+    workload: Workload, batches: Sequence[EvalBatch]
+) -> dict[str, Any]:
+    """Returns the statistics of the mixtures over an evaluation, by name.
+
+    Sums over all valid tokens of the batches are added up, and the statistics
+    are functions of these.
+
+    Args:
+      workload: workload of the run.
+      batches: results of one batch or more, on the host.
+
+    Returns:
+      `moe/LAYER/STATISTIC`, as in training, without the states of routers; {}
+      without mixtures, or without a valid token.
+    """
+    stats = [batch.stats for batch in batches if batch.stats is not None]
+    if not stats:
+        return {}
+    double = jax.tree.map(lambda x: np.asarray(x, np.float64), stats)
+    total = jax.tree.map(lambda *parts: sum(parts), *double)
+    if not np.sum(total.count):
+        return {}
+    found = {
+        name: np.asarray(value)
+        for name, value in total.term.items()
+        if not name.startswith('state/')
+    }
+    return workload.layer_metrics(found)

@@ -81,7 +81,7 @@ class Objective:
         )
         sums = Sums(out.means, {}, None, {})
         if out.aux is not None:
-            totals = out.aux.totals or _averaged(out.aux)
+            totals = totals_of(out.aux)
             sums = Sums(out.means, *totals, out.aux.state_statistics)
         return self.terms(sums), (sums, out.model_state)
 
@@ -161,8 +161,14 @@ class Objective:
         return metrics
 
 
-def _averaged(aux: Aux) -> Totals:
-    """Returns the totals of an Aux that has none: means over the parts."""
+def totals_of(aux: Aux) -> Totals:
+    """Returns the totals of an Aux; of one that has none, means over the parts.
+
+    Args:
+      aux: what the mixtures of a model return.
+    """
+    if aux.totals:
+        return aux.totals
     one = lambda x: Mean(x, jnp.ones_like(x))
     stats = jax.tree.map(one, aux.stats)
     losses: dict[str, Total] = {n: one(x) for n, x in aux.losses.items()}

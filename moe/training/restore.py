@@ -179,6 +179,31 @@ def restore(folder: pathlib.Path, like: TrainState) -> Restored:
     return Restored(state, record.position)
 
 
+def restore_variables(folder: pathlib.Path, like: TrainState) -> dict[str, Any]:
+    """Reads the model's variables of a checkpoint alone, and verifies them.
+
+    Args:
+      folder: the checkpoint's folder.
+      like: a TrainState of `jax.ShapeDtypeStruct`, see `restore`.
+
+    Returns:
+      The variables: 'params', and those without gradient.
+
+    Raises:
+      Damage, ConfigError: as `restore` does.
+    """
+    wanted = {'params': like.params, 'model_state': like.model_state}
+
+    def choose(record):
+        own = lambda name: name.partition('/')[0] in wanted
+        leaves = {n: leaf for n, leaf in record.leaves.items() if own(n)}
+        _check_model(folder, record._replace(leaves=leaves), wanted)
+        return wanted
+
+    _, found = read_leaves(folder, choose)
+    return {'params': found['params'], **found['model_state']}
+
+
 def read_leaves(
     folder: pathlib.Path, choose: Callable[[Record], Any]
 ) -> tuple[Record, Any]:
@@ -211,9 +236,7 @@ def read_leaves(
     return record, tree
 
 
-def _check_model(
-    folder: pathlib.Path, record: Record, like: TrainState
-) -> None:
+def _check_model(folder: pathlib.Path, record: Record, like: Any) -> None:
     """Refuses a checkpoint that has other leaves than the state."""
     wanted = describe_leaves(like)
     for name in sorted(wanted.keys() | record.leaves.keys()):

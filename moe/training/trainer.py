@@ -20,7 +20,7 @@ from moe.training.checkpoint import Checkpoints, saved_steps
 from moe.training.clock import Clock
 from moe.training.config import Config
 from moe.training.divergence import Diverged, all_finite, told
-from moe.training.evaluation import metrics_of
+from moe.training.evaluation import metrics_of, routing_of
 from moe.training.health import Health
 from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
@@ -160,9 +160,8 @@ class MeshTrainer:
         Args:
           evaluation: its results, on the host.
         """
-        results = metrics_of(self._workload, evaluation)
-        logged = {f'eval/{name}': value for name, value in results.items()}
-        self._writer.complete(self.start, logged)
+        values, results = logged(self._workload, {}, evaluation)
+        self._writer.complete(self.start, values)
         self.say(f'step {self.start}{self._validation(results)}')
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
@@ -302,8 +301,9 @@ def logged(
         one.
 
     Returns:
-      All metrics by name, without those that have no data; and the
-      evaluation's alone, which the first has as `eval/NAME`.
+      All metrics by name, without those that have no data; and those of the
+      evaluation, which the first has as `eval/NAME`, beside its statistics of
+      the mixtures, `eval/moe/LAYER/STATISTIC`.
     """
     has_data = lambda name: metrics.get(f'count/{name}', 1) > 0
     stats = metrics.get('moe', {}) if has_data('moe') else {}
@@ -313,8 +313,11 @@ def logged(
         if name != 'moe' and not name.startswith('count/') and has_data(name)
     }
     values |= workload.layer_metrics(stats)
-    results = metrics_of(workload, evaluation) if evaluation else {}
-    return values | {f'eval/{n}': v for n, v in results.items()}, results
+    if not evaluation:
+        return values, {}
+    results = metrics_of(workload, evaluation)
+    found = results | routing_of(workload, evaluation)
+    return values | {f'eval/{n}': v for n, v in found.items()}, results
 
 
 def _words(name: str) -> str:

@@ -11,13 +11,14 @@ import launch.plan
 import launch.results
 import launch.sweep
 import moe.checkpoints.__main__
+import moe.evaluate
 import moe.predict
 import moe.report.__main__
 import moe.sample
 import moe.tokenize
 import train
 from launch.planning.chips import parse_topology
-from moe.command_line import read_config, read_flags
+from moe.command_line import read_config, read_flags, read_overrides
 from moe.workloads import registry
 
 # By the name after `python -m`.
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Any] = {
     'launch.results': launch.results,
     'launch.sweep': launch.sweep,
     'moe.checkpoints': moe.checkpoints.__main__,
+    'moe.evaluate': moe.evaluate,
     'moe.predict': moe.predict,
     'moe.report': moe.report.__main__,
     'moe.sample': moe.sample,
@@ -71,6 +73,9 @@ def _read(name: str, arguments: list[str]) -> None:
             parse_topology(module._FLAGS.topology)
         return
     flags = [a for a in arguments if a.startswith('--')]
+    if name == 'moe.evaluate':
+        read_overrides(module._FLAGS, [name, *arguments])
+        return
     if name == 'moe.checkpoints':
         module = module.COMMANDS[arguments[0]]
         read_flags(module.FLAGS, [name, *flags])

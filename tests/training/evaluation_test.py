@@ -2,13 +2,20 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from moe.config import ConfigError
+from moe.stats import routing_total
 from moe.training.eval_metrics import METRICS
-from moe.training.evaluation import EvalBatch, evaluate, metrics_of
+from moe.training.evaluation import (
+    EvalBatch,
+    evaluate,
+    metrics_of,
+    routing_of,
+)
 from moe.training.workload import (
     Mean,
     Outputs,
@@ -44,7 +51,7 @@ class Sums(Workload):
 
 
 def test_of_a_batch():
-    means, rows = evaluate(Sums(), (), 2.0, jnp.array([1.0, 2.0, 6.0]))
+    means, rows, _ = evaluate(Sums(), (), 2.0, jnp.array([1.0, 2.0, 6.0]))
     assert means['loss'] == Mean(18.0, 3)
     np.testing.assert_array_equal(rows['row'], [4, 5, 9])
 
@@ -74,7 +81,7 @@ def test_registered_metrics(monkeypatch):
         return masked_means(predictions.mask, x=scale * predictions.labels)['x']
 
     twice = functools.partial(total, scale=2.0)
-    means, _ = evaluate(Sums(), (twice,), 1.0, jnp.array([1.0, 2.0, 6.0]))
+    means, *_ = evaluate(Sums(), (twice,), 1.0, jnp.array([1.0, 2.0, 6.0]))
     assert set(means) == {'loss', 'rare', 'part/total'}
     assert means['part/total'] == Mean(16.0, 2.0)
 
@@ -88,3 +95,29 @@ def test_a_name_that_is_taken(monkeypatch):
 
     with pytest.raises(ConfigError, match='own metric has this name'):
         evaluate(Sums(), (mine,), 1.0, jnp.array([1.0]))
+
+
+def test_routing_over_all_batches():
+    # Three experts, of one layer; the second batch has one valid token of two.
+    draw = np.random.default_rng(0)
+    probs = draw.dirichlet(np.ones(3), (2, 1, 2)).astype(np.float32)
+    masks = np.array([[[True, True]], [[True, False]]])
+    chosen = [[0, 2], [0, 1]]
+    batches = []
+    for p, mask, experts in zip(probs, masks, chosen, strict=True):
+        counts = np.zeros((1, 3), np.float32)
+        for valid, expert in zip(mask[0], experts, strict=True):
+            counts[0, expert] += valid
+        kept = np.float32(counts.sum() - (experts == [0, 1]))  # one is dropped
+        total = routing_total(p, counts, kept, mask)
+        total = jax.tree.map(lambda x: jnp.asarray(x)[None], total)
+        batches.append(EvalBatch({}, {}, jax.device_get(total)))
+    found = routing_of(Sums(), batches)
+    assert found['moe/layer_0/load'] == [2.0, 0.0, 1.0]
+    assert found['moe/layer_0/load_max'] == 2.0
+    assert found['moe/layer_0/dead_experts'] == 1.0
+    entropies = -np.sum(probs * np.log(probs), axis=-1)
+    mean = np.mean(entropies[masks])
+    np.testing.assert_allclose(found['moe/layer_0/entropy'], mean, rtol=1e-6)
+    np.testing.assert_allclose(found['moe/layer_0/dropped'], 1 / 3, rtol=1e-6)
+    assert routing_of(Sums(), [EvalBatch({}, {})]) == {}

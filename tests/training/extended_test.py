@@ -21,7 +21,7 @@ from moe.training.step import init_state
 from moe.training.warm_start import warm_start
 from tests import tiny
 from tests.training import damage
-from tests.training.loop_test import contents, lines
+from tests.training.written import contents, lines
 
 pytestmark = pytest.mark.slow
 

@@ -28,6 +28,7 @@ from moe.workloads.lm.model import LM
 from moe.workloads.registry import plain_of
 from tests import tiny
 from tests.training import damage
+from tests.training.written import contents, lines
 
 pytestmark = pytest.mark.slow
 
@@ -82,21 +83,6 @@ def params(folder, plain):
     return restore_run(tiny.check(plain), folder).params
 
 
-def lines(folder):
-    """The metrics, but the speed, which no run repeats."""
-    metrics = read_metrics(folder / 'metrics.jsonl')
-    return [
-        {k: v for k, v in m.items() if k != 'train/tokens_per_second'}
-        for m in metrics
-    ]
-
-
-def contents(folder):
-    """Every file below a folder."""
-    files = (p for p in sorted(folder.rglob('*')) if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
-
-
 def checkpoints(folder):
     names = [path.name for path in (folder / 'checkpoints').iterdir()]
     return sorted(int(name) for name in names if name.isdecimal())
@@ -148,9 +134,10 @@ def test_metrics(finished):
     assert [m['step'] for m in metrics] == [1, 8, 16, 20, 24, 32, 40]
     train = ('loss', 'objective', *LOSSES)
     train += ('grad_norm', 'learning_rate', 'skipped', 'skipped_in_a_row')
+    layers = {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}
     names = {'step', *(f'train/{n}' for n in train)}
-    names |= {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}
-    evaluation = {'eval/loss', 'eval/bits_per_byte'}
+    names |= layers
+    evaluation = {f'eval/{n}' for n in ('loss', 'bits_per_byte', *layers)}
     for line in metrics:
         extra = evaluation if line['step'] % 20 == 0 else set()
         # The first step is compiled; the speed is that of others.

@@ -197,7 +197,7 @@ def test_evaluation_sums_over_live_targets():
     eval_step = jax.jit(make_eval_step(config()))
     mask = np.ones((8, 16), bool)
     mask[5, 3:] = mask[6:] = False
-    means, rows = eval_step(initial(), (TOKENS, mask))
+    means, rows, _ = eval_step(initial(), (TOKENS, mask))
     total, count = means['loss'].sum, means['loss'].count
     assert rows == {}
     assert count == 5 * 16 + 3

@@ -41,7 +41,7 @@ def _test_results(run: Run) -> dict[str, float]:
 
 def _newest(run: Run) -> dict[str, float]:
     """Returns the newest value of every metric, by TASK/METRIC."""
-    found = run.matches('eval/(.+/.+)')
+    found = run.matches('eval/(?!moe/)(.+/.+)')
     return {
         name: float(run.metrics[metric].last)
         for metric, (name,) in found.items()
