@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from moe.ops import stable_sort
 from moe.types import Routing, TokenChoice
 
 
@@ -142,7 +143,7 @@ def _queue(routing: Routing) -> _Queue:
     ).reshape(total)
     index = jnp.arange(total, dtype=jnp.int32)
     if routing.priority is None:
-        segment, order = lax.sort((segment, index), num_keys=1, is_stable=True)
+        segment, order, starts = stable_sort(segment, last + 1)
     else:
         # Within a choice by falling priority; ties in token order.
         by_priority = jnp.argsort(-routing.priority, axis=-1, stable=True)
@@ -150,7 +151,7 @@ def _queue(routing: Routing) -> _Queue:
         rank = jnp.arange(rows)[:, None] * columns + rank
         rank = jnp.broadcast_to(rank, routing.weight.shape).reshape(total)
         segment, _, order = lax.sort((segment, rank, index), num_keys=2)
-    starts = jnp.searchsorted(segment, jnp.arange(last + 1))
+        starts = jnp.searchsorted(segment, jnp.arange(last + 1))
     position = index - starts[segment].astype(jnp.int32)
     return _Queue(order, segment, position, segment < last)
 

@@ -1,12 +1,14 @@
-"""Primitives: grouped products and row movements, per platform."""
+"""Primitives: grouped products, row movements and sorts, per platform."""
 
 from moe.ops.attention import ATTENTION_KERNELS
 from moe.ops.grouped_matmul import grouped_matmul
 from moe.ops.rows import combine_rows, dispatch_rows
+from moe.ops.sort import stable_sort
 
 __all__ = [
     'ATTENTION_KERNELS',
     'combine_rows',
     'dispatch_rows',
     'grouped_matmul',
+    'stable_sort',
 ]

@@ -129,25 +129,13 @@ def _ragged_dot(numbers, x, y, group_sizes):
     return product(x, y, group_sizes)
 
 
-def _native(x):
-    """Whether the kernels can be taken: the compiler cannot split them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    split = set(mesh.axis_names) - set(mesh.manual_axes)
-    whole = all(mesh.shape[axis] == 1 for axis in split)
-    fits = x.dtype == jnp.float32 and x.size > 0 and whole
-    # All platforms are traced; only for CPUs the kernels are worth building.
-    device = mesh.abstract_device
-    meant = device is None or device.platform == 'cpu'
-    return fits and meant and native.available()
-
-
 def _rows_times_cpu(x, w, group_sizes, *, transpose):
-    if _native(x):
+    if native.takes(x):
         return native.rows_times(x, w, group_sizes, transpose)
     return blocks.rows_times(x, w, group_sizes, transpose)
 
 
 def _outer_cpu(x, dy, group_sizes):
     # The kernels are for float32 alone.
-    product = native.outer if _native(x) else blocks.outer
+    product = native.outer if native.takes(x) else blocks.outer
     return product(x, dy, group_sizes)

@@ -4,12 +4,18 @@ T tokens, R buffer rows, K choices a token, D width. A plan is a partial
 injection of (choice, token) pairs into rows; `token` and `row` are its two
 directions. Knowing both, the gradient of either movement is again a gather:
 scatter-adds, slow on every platform, are only needed where a token may have
-any number of rows (`row is None`, expert choice).
+any number of rows (`row is None`, expert choice). On CPUs they are kernels of
+`moe.ops.native`: XLA's gathers move one number at a time.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
+
+from moe.ops import native
 
 
 def dispatch_rows(
@@ -60,13 +66,16 @@ def combine_rows(
     Returns:
       The sums, in the dtype of `rows`.
     """
-    # In float32, so that the router's gradient is not rounded on the way.
-    scaled = rows.astype(jnp.float32) * weight[:, None]
-    scaled = scaled.astype(rows.dtype)
     if row is None:
         zeros = jnp.zeros((num_tokens, rows.shape[1]), rows.dtype)
-        return zeros.at[token].add(scaled, mode='drop')
-    return _combine(scaled, token, row)
+        return zeros.at[token].add(_scaled(rows, weight), mode='drop')
+    return _combine(rows, weight, token, row)
+
+
+def _scaled(rows, weight):
+    # In float32, so that the router's gradient is not rounded on the way.
+    scaled = rows.astype(jnp.float32) * weight[:, None]
+    return scaled.astype(rows.dtype)
 
 
 def _take(x, index):
@@ -81,23 +90,78 @@ def _sum(rows, row):
     return total
 
 
-@jax.custom_vjp
-def _dispatch(x, token, row):
-    return _take(x, token)
+def _on_cpu(kernel, otherwise):
+    """Returns a function of arrays: on CPUs the kernel, where it takes them."""
+
+    def on_cpu(*arrays):
+        chosen = kernel if native.takes(arrays[0]) else otherwise
+        return chosen(*arrays)
+
+    return functools.partial(
+        lax.platform_dependent, cpu=on_cpu, default=otherwise
+    )
 
 
-_dispatch.defvjp(
-    lambda x, token, row: (_take(x, token), row),
-    lambda row, d: (_sum(d, row), None, None),
+def _ones(index):
+    return jnp.ones(index.shape, jnp.float32)
+
+
+def _weights(weight, row):
+    """The weight of each choice of each token, 0 where it has no row."""
+    return jnp.take(weight, row, mode='fill', fill_value=0)
+
+
+# `out[r] = x[token[r]]`
+_spread = _on_cpu(
+    lambda x, token: native.gather(x, token[None], _ones(token[None])), _take
+)
+# `y[t] = sum_k rows[row[k, t]]`
+_collect = _on_cpu(lambda d, row: native.gather(d, row, _ones(row)), _sum)
+# `y[t] = sum_k weight[row[k, t]] rows[row[k, t]]`
+_collect_weighted = _on_cpu(
+    lambda rows, weight, row: native.gather(rows, row, _weights(weight, row)),
+    lambda rows, weight, row: _sum(_scaled(rows, weight), row),
+)
+# `out[r] = weight[r] d[token[r]]`
+_spread_weighted = _on_cpu(
+    lambda d, weight, token: native.gather(d, token[None], weight[None]),
+    lambda d, weight, token: _scaled(_take(d, token), weight),
+)
+# `out[r] = rows[r] . d[token[r]]`
+_products = _on_cpu(
+    native.dots,
+    lambda rows, d, token: jnp.sum(
+        rows.astype(jnp.float32) * _take(d, token).astype(jnp.float32), axis=1
+    ),
 )
 
 
 @jax.custom_vjp
-def _combine(rows, token, row):
-    return _sum(rows, row)
+def _dispatch(x, token, row):
+    return _spread(x, token)
+
+
+_dispatch.defvjp(
+    lambda x, token, row: (_spread(x, token), row),
+    lambda row, d: (_collect(d, row), None, None),
+)
+
+
+@jax.custom_vjp
+def _combine(rows, weight, token, row):
+    return _collect_weighted(rows, weight, row)
+
+
+def _combine_backward(residuals, d):
+    rows, weight, token = residuals
+    d_rows = _spread_weighted(d, weight, token)
+    return d_rows, _products(rows, d, token).astype(weight.dtype), None, None
 
 
 _combine.defvjp(
-    lambda rows, token, row: (_sum(rows, row), token),
-    lambda token, d: (_take(d, token), None, None),
+    lambda rows, weight, token, row: (
+        _collect_weighted(rows, weight, row),
+        (rows, weight, token),
+    ),
+    _combine_backward,
 )

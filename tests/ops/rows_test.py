@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.ops import combine_rows, dispatch_rows
+from moe.ops import combine_rows, dispatch_rows, native
 from tests.reference.compare import assert_close
 
 T, R, K, D = 7, 10, 2, 3
@@ -38,6 +38,16 @@ def draw(seed):
     rng = np.random.default_rng(seed)
     shapes = [(T, D), (R, D), (R,)]
     return [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+
+@pytest.fixture(autouse=True, params=['kernels', 'xla'])
+def kernels(request, monkeypatch):
+    """With the kernels for CPUs, and with what other platforms have."""
+    if request.param == 'xla':
+        monkeypatch.setattr(native, 'takes', lambda *_: False)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 @jax.jit

@@ -1,15 +1,17 @@
-"""Grouped products of float32 on CPU, by kernels compiled for the processor.
+"""Grouped products and row movements of float32 on CPU, by kernels of our own.
 
 XLA's own product of many small groups reads and packs too much; see
 `docs/explanation/performance.md`. The kernels are LLVM code, made by llvmlite
-and called through XLA's foreign function interface.
+for the processor and called through XLA's foreign function interface.
 """
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from moe.ops.native.calls import outer, rows_times
+from moe.ops.native.calls import dots, gather, order, outer, rows_times
 
 
 @functools.cache
@@ -33,4 +35,31 @@ def available() -> bool:
     return True
 
 
-__all__ = ['available', 'outer', 'rows_times']
+def takes(x: jax.Array, dtype: Any = jnp.float32) -> bool:
+    """Returns whether a kernel can be taken, in a program for CPUs.
+
+    The compiler cannot split them, so there must be no axis of a mesh by which
+    it could.
+
+    Args:
+      x: the kernel's first argument.
+      dtype: what the kernel is for.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    split = set(mesh.axis_names) - set(mesh.manual_axes)
+    whole = all(mesh.shape[axis] == 1 for axis in split)
+    # All platforms are traced; only for CPUs the kernels are worth building.
+    device = mesh.abstract_device
+    meant = device is None or device.platform == 'cpu'
+    return x.dtype == dtype and x.size > 0 and whole and meant and available()
+
+
+__all__ = [
+    'available',
+    'dots',
+    'gather',
+    'order',
+    'outer',
+    'rows_times',
+    'takes',
+]

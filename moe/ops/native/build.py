@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jaxlib
@@ -14,6 +15,7 @@ from llvmlite import ir
 from moe.ops.native.gemm import Gemm
 from moe.ops.native.handlers import Handler
 from moe.ops.native.kernels import Kernels, Tile
+from moe.ops.native.movement import Dots, Gather, Order
 from moe.ops.native.products import Outer, Rows
 
 # By the features of processors, the best first: 32 registers of 16 numbers,
@@ -24,6 +26,7 @@ TILES = {
     ('neon',): Tile(lanes=4, vectors=3, rows=8),
 }
 
+HANDLERS = ('rows_0', 'rows_1', 'outer', 'gather', 'dots', 'order')
 _ENGINES: list[llvm.ExecutionEngine] = []  # machine code that XLA may call
 
 
@@ -59,10 +62,13 @@ def _handlers(tile: Tile, version: tuple[int, int]) -> ir.Module:
     """Returns the LLVM module of all handlers."""
     module = ir.Module(name='moe')
     kernels = Kernels(module, tile)
-    products = {
+    products: dict[str, Any] = {
         'rows_0': Rows(Gemm(module, kernels, False, False)),
         'rows_1': Rows(Gemm(module, kernels, False, True)),
         'outer': Outer(Gemm(module, kernels, True, False)),
+        'gather': Gather(module, tile.lanes),
+        'dots': Dots(module, tile.lanes),
+        'order': Order(),
     }
     threads = _processors()
     for name, product in products.items():
@@ -120,7 +126,7 @@ def register(prefix: str = 'moe', tile: Tile | None = None) -> None:
     """
     version = _version()
     engine = compiled(_handlers(tile or _tile(features()), version))
-    for name in ('rows_0', 'rows_1', 'outer'):
+    for name in HANDLERS:
         export(engine, name, f'{prefix}_{name}')
 
 

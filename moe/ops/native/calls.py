@@ -51,6 +51,58 @@ def outer(
     )
 
 
+def gather(
+    x: Float[Array, 'N D'],
+    index: Int[Array, 'K M'],
+    weight: Float[Array, 'K M'],
+) -> Float[Array, 'M D']:
+    """Sums rows by index: `out[m] = sum_k weight[k, m] x[index[k, m]]`.
+
+    Args:
+      x: rows, float32.
+      index: rows of each sum, int32; any other number stands for no row.
+      weight: their factors, float32.
+
+    Returns:
+      The sums, float32.
+    """
+    out = jax.ShapeDtypeStruct((index.shape[1], x.shape[1]), jnp.float32)
+    return _call('gather', out, x, index.astype(jnp.int32), weight)
+
+
+def dots(
+    x: Float[Array, 'M D'], y: Float[Array, 'N D'], index: Int[Array, 'M']
+) -> Float[Array, 'M']:
+    """Returns the products of rows `x[m] . y[index[m]]`, float32.
+
+    Args:
+      x: rows, float32.
+      y: rows, float32.
+      index: row of y for each of x, int32; 0 is the result for any other.
+    """
+    out = jax.ShapeDtypeStruct((x.shape[0], 1), jnp.float32)
+    return _call('dots', out, x, y, index.astype(jnp.int32)[:, None])[:, 0]
+
+
+def order(
+    keys: Int[Array, 'A'], bound: int
+) -> tuple[Int[Array, 'A'], Int[Array, 'S']]:
+    """Sorts small whole numbers by counting; equal ones stay in their order.
+
+    Args:
+      keys: from 0 to S - 1, int32.
+      bound: S.
+
+    Returns:
+      The places of the keys in rising order, and for each number below S how
+      many keys are not greater, both int32.
+    """
+    total = keys.shape[0]
+    out = jax.ShapeDtypeStruct((1, total + bound), jnp.int32)
+    found = _call('order', out, keys.astype(jnp.int32)[None])[0]
+    return found[:total], found[total:]
+
+
 def _call(name, out, *args):
     call = jax.ffi.ffi_call(f'moe_{name}', out, vmap_method='sequential')
     return call(*args)

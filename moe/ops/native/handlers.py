@@ -34,7 +34,9 @@ class Handler:
     Args:
       module: the module to which it is added.
       name: its name.
-      product: its tasks, `Rows` or `Outer`.
+      product: its tasks, such as `Rows`: the `ranks` of its arguments and its
+        result, the float32 numbers of `scratch` that a thread needs, `count`
+        and `emit`.
       threads: largest number of threads.
       version: major and minor version of XLA's interface.
     """
@@ -75,7 +77,7 @@ class Handler:
         function, code = self._start(f'work_{name}')
         self._work = function
         words = code.bitcast(function.args[0], I64.as_pointer())
-        size = 4 * self._product.gemm.scratch + 64
+        size = 4 * self._product.scratch + 64
         memory = code.call(malloc, [number(size)])
         # The next multiple of 64: vectors do not cross cache lines.
         address = code.add(code.ptrtoint(memory, I64), number(63))

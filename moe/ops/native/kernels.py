@@ -107,6 +107,25 @@ def at(code: ir.IRBuilder, base: ir.Value, row, stride, column) -> ir.Value:
     return code.gep(base, [code.add(code.mul(row, stride), column)])
 
 
+def load(code: ir.IRBuilder, address: ir.Value, kind: ir.VectorType):
+    """Returns the vector at the address of its first number."""
+    return code.load(code.bitcast(address, kind.as_pointer()), align=4)
+
+
+def store(code: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    """Stores a vector at the address of its first number."""
+    vectors = code.bitcast(address, value.type.as_pointer())
+    code.store(value, vectors, align=4)
+
+
+def splat(code: ir.IRBuilder, value: ir.Value, kind: ir.VectorType):
+    """Returns a vector of equal numbers."""
+    none = ir.Constant(kind, ir.Undefined)
+    first = code.insert_element(none, value, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, kind.count), None)
+    return code.shuffle_vector(first, none, zeros)
+
+
 class Kernels:
     """The functions of a module that fill tiles and pack what they read.
 
@@ -152,12 +171,7 @@ class Kernels:
         return function, ir.IRBuilder(function.append_basic_block())
 
     def _load(self, code, address):
-        vectors = code.bitcast(address, self._vector.as_pointer())
-        return code.load(vectors, align=4)
-
-    def _store(self, code, value, address):
-        vectors = code.bitcast(address, self._vector.as_pointer())
-        code.store(value, vectors, align=4)
+        return load(code, address, self._vector)
 
     def _fill(self, rows):
         types = [I64, FLOATS, FLOATS, FLOATS, I64, I64]
@@ -186,7 +200,7 @@ class Kernels:
         ]
         for row, vectors in enumerate(sums):
             left = code.load(at(code, strip, i, number(rows), number(row)))
-            left = self._splat(code, left)
+            left = splat(code, left, self._vector)
             for total, factor in zip(vectors, right, strict=True):
                 new = code.call(self._fma, [left, factor, total])
                 total.add_incoming(new, body)
@@ -208,13 +222,7 @@ class Kernels:
                 address = at(code, out, number(row), stride, place)
                 if adding:
                     value = code.fadd(value, self._load(code, address))
-                self._store(code, value, address)
-
-    def _splat(self, code, value):
-        none = ir.Constant(self._vector, ir.Undefined)
-        first = code.insert_element(none, value, I32(0))
-        zeros = ir.Constant(ir.VectorType(I32, self.tile.lanes), None)
-        return code.shuffle_vector(first, none, zeros)
+                store(code, value, address)
 
     def _pack_strip(self, transposed):
         types = [FLOATS, FLOATS, I64, I64, I64]
@@ -265,9 +273,7 @@ class Kernels:
                 ahead = code.gep(address, [columns])
                 code.call(self._prefetch, [ahead, I32(0), I32(2), I32(1)])
                 value = self._load(code, address)
-                self._store(
-                    code, value, at(code, panel, i, columns, number(place))
-                )
+                store(code, value, at(code, panel, i, columns, number(place)))
 
     def _transpose_panel(self, code, panel, matrix, stride, k):
         lanes, columns = self.tile.lanes, number(self.tile.columns)
@@ -283,7 +289,7 @@ class Kernels:
                 ]
                 for row, value in enumerate(transpose(code, square)):
                     to = code.add(i, number(row))
-                    self._store(
+                    store(
                         code, value, at(code, panel, to, columns, number(place))
                     )
         with (

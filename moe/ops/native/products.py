@@ -43,13 +43,17 @@ class Buffer:
 
     def row(self, code: ir.IRBuilder, index: ir.Value) -> ir.Value:
         """Returns the address of a row of all but the last dimension."""
-        return at(code, self.address, index, self.dims[-1], number(0))
+        return self.place(code, index, number(0))
 
-    def whole(self, code: ir.IRBuilder, row: ir.Value, column: int) -> ir.Value:
-        """Returns a number of an int32 matrix."""
-        ints = code.bitcast(self.address, I32.as_pointer())
-        found = at(code, ints, row, self.dims[-1], number(column))
-        return code.sext(code.load(found), I64)
+    def place(self, code: ir.IRBuilder, row: ir.Value, column) -> ir.Value:
+        """Returns the address of a number of a row."""
+        return at(code, self.address, row, self.dims[-1], column)
+
+    def whole(self, code: ir.IRBuilder, row: ir.Value, column) -> ir.Value:
+        """Returns a number of an int32 matrix; the column may be an int."""
+        column = number(column) if isinstance(column, int) else column
+        place = code.bitcast(self.place(code, row, column), I32.as_pointer())
+        return code.sext(code.load(place), I64)
 
 
 class Rows:
@@ -62,7 +66,7 @@ class Rows:
     ranks = (2, 3, 2, 2)
 
     def __init__(self, gemm: Gemm):
-        self.gemm = gemm
+        self.gemm, self.scratch = gemm, gemm.scratch
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks.
@@ -108,7 +112,7 @@ class Outer:
     ranks = (2, 2, 2, 3)
 
     def __init__(self, gemm: Gemm):
-        self.gemm = gemm
+        self.gemm, self.scratch = gemm, gemm.scratch
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks, see `Rows.count`."""

@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -56,3 +57,13 @@ def test_on_an_unknown_processor(monkeypatch, register):
     with pytest.raises(build.Unsupported, match='processor'):
         register()
     assert not native.available()
+
+
+def test_for_another_platform_none_is_built(monkeypatch):
+    device = jax.sharding.AbstractDevice('TPU v5', 1, 'tpu')
+    mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+    monkeypatch.setattr(native, 'available', None)  # an error, if asked
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert not native.takes(jnp.ones(1))
+    with pytest.raises(TypeError):
+        native.takes(jnp.ones(1))
