@@ -48,7 +48,10 @@ flags.DEFINE_enum(
     flag_values=_FLAGS,
 )
 flags.DEFINE_list(
-    'experts', [], 'Numbers of experts of the suite layer.', flag_values=_FLAGS
+    'experts',
+    [],
+    'Layers to measure, by numbers of experts; all without.',
+    flag_values=_FLAGS,
 )
 flags.DEFINE_bool(
     'dry_run',
@@ -67,7 +70,7 @@ _SUITES: dict[str, Callable[[Any], Records]] = {
     'memory': lambda f: memory.memory(f.size),
     'compile': lambda f: memory.compilation(f.size, f.rounds),
     'startup': lambda f: startup.run(f.size, f.rounds),
-    'gpu': lambda f: gpu.dry_run() if f.dry_run else gpu.run(f.rounds),
+    'gpu': lambda f: _gpu(f),
 }
 # What trains models, and prints a table that pages of docs/ have.
 _STUDIES: dict[str, Callable[[Any], Sequence[str]]] = {
@@ -81,6 +84,12 @@ _STUDIES: dict[str, Callable[[Any], Sequence[str]]] = {
     'synthetic': lambda f: multitask.synthetic(f.steps, f.seeds),
 }
 _NOT_RUN = 3
+
+
+def _gpu(values: Any) -> Records:
+    if values.dry_run:
+        return gpu.dry_run()
+    return gpu.run(values.rounds, _experts(values))
 
 
 @command('benchmarks')
@@ -124,12 +133,13 @@ def _measure(name: str, argv: list[str]) -> int:
     # Programs are compiled here, not read.
     jax.config.update('jax_enable_compilation_cache', False)
     line = shlex.join(['python', '-m', 'benchmarks', *argv[1:]])
+    records = record.surrounded(name, _SUITES[name](_FLAGS), line)
+    if _FLAGS.json:
+        records = record.written(pathlib.Path(_FLAGS.json), records)
     lines = []
-    for found in record.surrounded(name, _SUITES[name](_FLAGS), line):
+    for found in records:
         lines.append(found)
         print(_progress(found), file=sys.stderr, flush=True)
-    if _FLAGS.json:
-        record.write(pathlib.Path(_FLAGS.json), lines)
     print('\n'.join(sections.section(name, lines)))
     return int(any('failed' in found for found in lines))
 

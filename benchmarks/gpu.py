@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,14 +71,17 @@ def why_not() -> str:
     return f'JAX finds no NVIDIA GPU ({device.device_kind})'
 
 
-def run(rounds: int) -> Iterator[Record]:
+def run(rounds: int, experts: Sequence[int] = ()) -> Iterator[Record]:
     """Yields numerics, then layers, then steps.
 
     Args:
       rounds: how many times each case is timed.
+      experts: the layers to measure by numbers of experts; all if it is empty.
     """
     yield from numerics()
     for name, setting in SETTINGS.items():
+        if experts and setting.num_experts not in experts:
+            continue
         tried = [_copy(), *layers.cases(setting, repeats=_REPEATS)]
         found = checked(measure(tried, rounds, layers.digest))
         for record in compared(found, setting):

@@ -250,7 +250,10 @@ def _peers(problem: Problem, dropless_only: bool) -> Iterator[Case]:
     every = Rows(setting.rows)
     rows = {
         'dense (PyTorch)': None,
-        'mixture-of-experts, capacity 1.25': rows_within_capacity(setting),
+        # Its buffers have at least 4 rows.
+        'mixture-of-experts, capacity 1.25': rows_within_capacity(
+            setting, max(setting.capacity, 4)
+        ),
     }
     for name, modules in PEERS.items():
         if dropless_only and name in rows:

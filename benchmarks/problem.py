@@ -113,20 +113,22 @@ def inputs(
     return x + (wanted - x @ kernel) @ kernel.T, kernel
 
 
-def rows_within_capacity(setting: Setting) -> Rows:
+def rows_within_capacity(setting: Setting, capacity: int | None = None) -> Rows:
     """Counts the rows of buffers of E*G*C, from the logits alone.
 
     Args:
       setting: the setting.
+      capacity: C; None for that of the setting.
     """
+    capacity = capacity or setting.capacity
     chosen = np.argsort(-logits(setting), axis=1)[:, : setting.k]
     groups = np.arange(setting.tokens) // setting.group
     counts = np.zeros((groups[-1] + 1, setting.num_experts), int)
     np.add.at(counts, (groups[:, None], chosen), 1)
-    useful = int(np.minimum(counts, setting.capacity).sum())
+    useful = int(np.minimum(counts, capacity).sum())
     return Rows(
         useful=useful,
-        padded=counts.size * setting.capacity - useful,
+        padded=counts.size * capacity - useful,
         dropped=setting.rows - useful,
     )
 

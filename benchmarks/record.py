@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -122,15 +122,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes records as JSON lines.
+def written(path: pathlib.Path, records: Iterable[Record]) -> Iterator[Record]:
+    """Yields records, each when it is a line of a file.
 
     Args:
       path: the file, written anew.
       records: the records.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(''.join(f'{json.dumps(r)}\n' for r in records))
+    with path.open('w') as file:
+        for record in records:
+            print(json.dumps(record), file=file, flush=True)
+            yield record
 
 
 def read(folder: pathlib.Path) -> list[Record]:

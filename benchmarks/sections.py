@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.layer import COPY, DROPLESS
 from benchmarks.record import Record
 from benchmarks.startup import COLD, WARM
+from moe.dispatch import DISPATCHERS
 
 # A column: its title, and the cell of a record.
 Column = tuple[str, Callable[[Record], Any]]
@@ -52,6 +53,7 @@ def _row(kind: str) -> Callable[[Record], str]:
 _CASE: Column = ('', _of('case'))
 _MS: Column = ('ms', _time)
 _RATIO: Column = ('dense / time', _of('dense_over_time'))
+_LIMIT: Column = ('limit / time', _of('limit_over_time'))
 _ROWS: list[Column] = [
     (f'{kind} rows', _row(kind)) for kind in ('useful', 'padded', 'dropped')
 ]
@@ -103,10 +105,11 @@ def _layer(records: Sequence[Record]) -> Iterator[str]:
         'dense limit is a dense layer of the same useful FLOPs, the faster of '
         'XLA and PyTorch in the run. With many experts memory is a limit, too: '
         'the weights are read twice and their gradient is written once, at the '
-        'speed at which all cores copy memory in the run. Loads: balanced '
-        'draws the experts alike; half sends one choice of every token to one '
-        'expert; zipf draws expert e in proportion to 1/(e+1). The results of '
-        'all dropless cases are compared before they are timed.'
+        'speed at which all cores copy memory in the run; limit / time counts '
+        'the time of both. Loads: balanced draws the experts alike; half sends '
+        'one choice of every token to one expert; zipf draws expert e in '
+        'proportion to 1/(e+1). The results of all dropless cases are compared '
+        'before they are timed.'
     )
     keys = ('tokens', 'width', 'hidden', 'num_experts', 'k')
     copies = [r for r in records if r['case'] == COPY]
@@ -118,7 +121,7 @@ def _layer(records: Sequence[Record]) -> Iterator[str]:
             f'{tokens:,} tokens, K = {k}: {tokens * k:,} rows. '
             f'{_verdict(found)}'
         )
-        columns = [_CASE, ('load', _of('load')), _MS, _RATIO, *_ROWS]
+        columns = [_CASE, ('load', _of('load')), _MS, _RATIO, _LIMIT, *_ROWS]
         yield from table(found, columns)
         yield ''
     speeds = [r['gigabytes_per_second'] for r in copies if 'milliseconds' in r]
@@ -161,6 +164,17 @@ def _verdict(found: Sequence[Record]) -> str:
         text += (
             f'It is {where}: it takes {ratio:.2f} times the time of the '
             f'fastest other dropless case, {best["case"]}. '
+        )
+    dispatchers = [
+        r
+        for r in timed
+        if r['load'] == 'balanced' and r['case'].split(',')[0] in DISPATCHERS
+    ]
+    best = min(dispatchers, key=_median)
+    if best is not own:
+        text += (
+            f'It takes {_median(own) / _median(best):.2f} times the time of '
+            f'{best["case"]}. '
         )
     skewed = [
         f'{_median(r) / _median(own):.2f} times with {load}'

@@ -100,6 +100,7 @@ def test_a_row_of_the_table():
         Rows(1000, 24, 3),
         **LAYER.facts(),
         dense_over_time=0.456,
+        limit_over_time=0.611,
     )
     (row,) = (
         text
@@ -111,7 +112,7 @@ def test_a_row_of_the_table():
     assert cells[1] == 'balanced'
     assert cells[2].startswith('300 (200')
     assert cells[2].endswith('400)')
-    assert cells[3:] == ['0.46', '1,000', '24', '3']
+    assert cells[3:] == ['0.46', '0.61', '1,000', '24', '3']
 
 
 def test_what_is_not_run_says_why():
@@ -152,7 +153,7 @@ def test_figures_of_readme():
 def test_lines_are_written_and_read(tmp_path):
     path = tmp_path / 'results' / 'layer.jsonl'
     found = list(record.surrounded('layer', [{'case': 'a'}], 'a command'))
-    record.write(path, found)
+    assert list(record.written(path, found)) == found
     assert record.read(path.parent) == found
     (read,) = map(json.loads, path.read_text().splitlines())
     assert read['machine']['cores'] >= 1
