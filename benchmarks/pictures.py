@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from benchmarks.layer import DENSE_LIMIT
 from benchmarks.record import Record
 
 _COLOURS = ('#1b6ca8', '#e07a1f', '#4c956c', '#9b2226', '#6d597a', '#8d99ae')
@@ -35,7 +36,11 @@ def draw(records: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _layer(records: Sequence[Record]) -> Figure:
     """Bars of each case's speed over that of the dense limit, by layer."""
-    found = [r for r in records if r['load'] == 'balanced']
+    found = [
+        r
+        for r in records
+        if r['load'] == 'balanced' and r['case'] != DENSE_LIMIT
+    ]
     layers: dict[str, list[Record]] = {}
     for one in found:
         title = f'E = {one["num_experts"]}, D = {one["width"]}'
@@ -84,7 +89,9 @@ def _scaling(records: Sequence[Record]) -> Figure:
             axis.plot(
                 *zip(*points, strict=True), '.-', color=colour, label=case
             )
+        values = sorted({r['value'] for r in records if r['axis'] == name})
         axis.set_xscale('log', base=2)
+        axis.set_xticks(values, [f'{v:,}' for v in values])
         axis.set_xlabel(name, fontsize=9)
         axis.set_ylim(bottom=0)
         axis.tick_params(labelsize=8)
