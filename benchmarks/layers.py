@@ -266,12 +266,15 @@ def _peers(problem: Problem, dropless_only: bool) -> Iterator[Case]:
 
             return torch_layers.build(name, problem)
 
+        reason = why_missing(*modules)
+        if name.startswith('mixture') and setting.k != 2:
+            reason = 'has top-2 gating alone'
         yield Case(
             name,
             build,
             setting.flops,
             rows.get(name, every),
-            why_missing(*modules),
+            reason,
             setting.facts(),
             problem.repeats,
         )

@@ -108,8 +108,8 @@ def _layer(records: Sequence[Record]) -> Iterator[str]:
         'speed at which all cores copy memory in the run; limit / time counts '
         'the time of both. Loads: balanced draws the experts alike; half sends '
         'one choice of every token to one expert; zipf draws expert e in '
-        'proportion to 1/(e+1). The results of all dropless cases are compared '
-        'before they are timed.'
+        'proportion to 1/(e+1). Results of cases with the same rows are '
+        'compared before they are timed.'
     )
     keys = ('tokens', 'width', 'hidden', 'num_experts', 'k')
     copies = [r for r in records if r['case'] == COPY]

@@ -97,12 +97,14 @@ def test_cases_with_other_results_fail():
             (layer.DROPLESS, dropless, Timing((1.0,), digest=(2.0, 3.0))),
             ('same', dropless, Timing((1.0,), digest=(2.0002, 3.0))),
             ('other', dropless, Timing((1.0,), digest=(2.0, 3.1))),
-            ('dropping', dropping, Timing((1.0,), digest=(1.0, 1.0))),
+            (CAPACITY, dropping, Timing((1.0,), digest=(1.0, 1.0))),
+            ('drops others', dropping, Timing((1.0,), digest=(1.1, 1.0))),
+            ('fewer', Rows(50, 20, 14), Timing((1.0,), digest=(0.7, 1.0))),
             ('dense', None, Timing((1.0,), digest=(7.0, 7.0))),
         )
     ]
     failed = {c.name for c, timing in layer.checked(found) if timing.failed}
-    assert failed == {'other'}
+    assert failed == {'other', 'drops others'}
 
 
 def test_ratios_to_the_limits():
