@@ -178,6 +178,8 @@ KERNELS: dict[str, Count] = {
     '__cublas$lt$matmul': matmul,
     '__cudnn$fmhaSoftmax': attention,
     '__cudnn$fmhaSoftmaxBackward': attention,
+    '__cudnn$fmhaScaleBiasSoftmax': attention,  # of documents
+    '__cudnn$fmhaScaleBiasSoftmaxBackward': attention,
     '__cudnn$convForward': convolutions,
     '__cudnn$convBiasActivationForward': convolutions,
     '__cudnn$convBackwardInput': convolutions,

@@ -33,7 +33,7 @@ class Cache(NamedTuple):
 
 
 def rotate(
-    x: Float[Array, 'B S H h'], position: Int[Array, 'S'], theta: float
+    x: Float[Array, 'B S H h'], position: Int[Array, '*B S'], theta: float
 ) -> Float[Array, 'B S H h']:
     """Rotates queries or keys by their positions (rotary embedding).
 
@@ -42,7 +42,7 @@ def rotate(
 
     Args:
       x: queries or keys, float; h is even.
-      position: absolute positions, int32.
+      position: absolute positions, int32, [S] or [B, S].
       theta: base of the wavelengths.
 
     Returns:
@@ -50,11 +50,25 @@ def rotate(
     """
     half = x.shape[-1] // 2
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position[:, None, None].astype(jnp.float32) * frequency
+    angle = position[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
+    """Returns each position's distance from the first one of its document.
+
+    Args:
+      segments: number of each position's document, int32, those of a document
+        next to each other.
+    """
+    order = jnp.arange(segments.shape[1])
+    begins = segments[:, 1:] != segments[:, :-1]
+    begins = jnp.pad(begins, ((0, 0), (1, 0)), constant_values=True)
+    first = lax.cummax(jnp.where(begins, order, 0), axis=1)
+    return order - first
 
 
 class Attention(nn.Module):
@@ -85,6 +99,7 @@ class Attention(nn.Module):
         x: Float[Array, 'B S D'],
         cache: Cache | None = None,
         start: int | Int[Array, ''] = 0,
+        segments: Int[Array, 'B S'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], Cache | None]:
         """Attends within `x`, or from `x` to the cache and itself.
 
@@ -92,6 +107,8 @@ class Attention(nn.Module):
           x: inputs, float.
           cache: keys and values of the positions before `start`.
           start: absolute position of `x[:, 0]`.
+          segments: number of each position's document, int32, without a cache:
+            it sees only its own, and positions count from its beginning.
 
         Returns:
           The outputs, and the cache with this call's positions written.
@@ -99,6 +116,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         head = width // self.num_heads
         position = start + jnp.arange(x.shape[1])
+        if segments is not None:
+            position = positions_within(segments)
         query = self._project('query', x, self.num_heads, head)
         key = self._project('key', x, self.num_kv_heads, head)
         value = self._project('value', x, self.num_kv_heads, head)
@@ -112,7 +131,8 @@ class Attention(nn.Module):
             attend: Callable = functools.partial(run, is_causal=self.causal)
             if traits_of(run).by_device:
                 attend = over_heads(attend)
-            out = attend(query, key, value)
+            more = () if segments is None else (segments,)
+            out = attend(query, key, value, *more)
         else:
             write = lambda old, new: lax.dynamic_update_slice_in_dim(
                 old, new.astype(old.dtype), start, axis=1

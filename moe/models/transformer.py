@@ -145,6 +145,7 @@ class Block(nn.Module):
         start: int | Int[Array, ''],
         train: bool,
         record: bool,
+        segments: Int[Array, 'B S'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], Cache | None, Aux | None]:
         """Returns the outputs, the cache, and the mixture's Aux if it is one.
 
@@ -156,6 +157,7 @@ class Block(nn.Module):
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
           record: whether the Aux has the Routing.
+          segments: number of each position's document, int32; None for one.
         """
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
@@ -169,7 +171,12 @@ class Block(nn.Module):
             dtype=dtype,
             out_scale=scale,
             name='attention',
-        )(RMSNorm(c.norm_epsilon, name='attention_norm')(x), cache, start)
+        )(
+            RMSNorm(c.norm_epsilon, name='attention_norm')(x),
+            cache,
+            start,
+            segments,
+        )
         x = split_batch(x + h)
         h = split_batch(RMSNorm(c.norm_epsilon, name='mlp_norm')(x))
         if self.moe:
@@ -207,6 +214,7 @@ class Stack(nn.Module):
         start: int | Int[Array, ''] = 0,
         train: bool = False,
         record: bool = False,
+        segments: Int[Array, 'B S'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], tuple | None, Aux | None]:
         """Runs all blocks.
 
@@ -219,6 +227,8 @@ class Stack(nn.Module):
           start: absolute position of `x[:, 0]`.
           train: whether this is training.
           record: whether the Aux has the Routing.
+          segments: number of each position's document, int32, which sees no
+            other; None for one.
 
         Returns:
           The outputs, the cache, and the mixtures' Aux stacked over the
@@ -237,13 +247,13 @@ class Stack(nn.Module):
             body,
             variable_axes={'params': 0, 'router_state': 0},
             split_rngs={'params': True, 'router': True},
-            in_axes=(0, *5 * (nn.broadcast,)),
+            in_axes=(0, *6 * (nn.broadcast,)),
             out_axes=0,
             length=c.num_layers // c.period,
         )
         layers = scan(config=c, causal=self.causal, name='layers')
         x, (cache, aux) = layers(
-            x, cache, mask, token_ids, start, train, record
+            x, cache, mask, token_ids, start, train, record, segments
         )
         return x, cache, aux
 

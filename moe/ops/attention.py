@@ -6,13 +6,14 @@ head width.
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import Registry
 from moe.config.registry import entry_of
@@ -57,8 +58,12 @@ def traits_of(kernel: Any) -> KernelTraits:
 
 
 @ATTENTION_KERNELS.register('xla')
-def xla(query, key, value, *, is_causal: bool):
+def xla(query, key, value, segments=None, *, is_causal: bool):
     """`softmax(Q K^T / sqrt(h)) V` by XLA, on every platform; see `splash`."""
+    if segments is not None:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=same(segments), is_causal=is_causal
+        )
     return lax.platform_dependent(
         query,
         key,
@@ -72,10 +77,18 @@ def xla(query, key, value, *, is_causal: bool):
 
 @ATTENTION_KERNELS.register('cudnn')
 @kernel_traits(platform='gpu')
-def cudnn(query, key, value, *, is_causal: bool):
-    """`softmax(Q K^T / sqrt(h)) V` by cuDNN, on NVIDIA GPUs; see `splash`."""
+def cudnn(query, key, value, segments=None, *, is_causal: bool):
+    """`softmax(Q K^T / sqrt(h)) V` by cuDNN, on NVIDIA GPUs; see `splash`.
+
+    Segments are a mask `[B, 1, S, S]` that cuDNN reads as a bias.
+    """
     return jax.nn.dot_product_attention(
-        query, key, value, is_causal=is_causal, implementation='cudnn'
+        query,
+        key,
+        value,
+        mask=None if segments is None else same(segments),
+        is_causal=is_causal,
+        implementation='cudnn',
     )
 
 
@@ -85,6 +98,7 @@ def splash(
     query: Float[Array, 'B S H h'],
     key: Float[Array, 'B S N h'],
     value: Float[Array, 'B S N h'],
+    segments: Int[Array, 'B S'] | None = None,
     *,
     is_causal: bool,
     interpret: bool = False,
@@ -98,6 +112,8 @@ def splash(
       query: queries, any float; S is a multiple of 128.
       key: keys, in the dtype of `query`.
       value: values, in the dtype of `query`.
+      segments: number of each position's document, int32; a position sees
+        only those of its own. None if all are of one.
       is_causal: whether a position sees only itself and those before it.
       interpret: whether to emulate the kernel without a TPU, slowly.
 
@@ -132,5 +148,17 @@ def splash(
     scaled = query * jnp.asarray(head**-0.5, query.dtype)
     # The kernel is of one sequence, heads first.
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
-    out = jax.vmap(kernel)(*map(heads_first, (scaled, key, value)))
-    return heads_first(out)
+    arguments: list[Any] = list(map(heads_first, (scaled, key, value)))
+    if segments is not None:
+        arguments.append(kernels.SegmentIds(segments, segments))
+    return heads_first(jax.vmap(kernel)(*arguments))
+
+
+def same(segments: Int[Array, 'B S']) -> Bool[Array, 'B 1 S S']:
+    """Returns whether each position is of the document of each other."""
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
+def takes_segments(kernel: Any) -> bool:
+    """Whether a kernel can keep the documents of a sequence apart."""
+    return 'segments' in inspect.signature(entry_of(kernel)).parameters

@@ -204,7 +204,8 @@ def over_heads(attend: Callable) -> Callable:
     """Runs attention on each device, on its own sequences and heads.
 
     Args:
-      attend: a function of queries [B, S, H, h], keys and values [B, S, N, h].
+      attend: a function of queries [B, S, H, h], keys and values [B, S, N, h],
+        and perhaps of segments [B, S].
 
     Returns:
       The same function of global arrays, on the mesh in context: B is sharded
@@ -214,13 +215,17 @@ def over_heads(attend: Callable) -> Callable:
     if mesh.empty:
         return attend
 
-    def split(query, key, value):
+    def split(query, key, value, *segments):
         tensor = key.shape[2] % mesh.shape['tensor'] == 0
         spec = P(BATCH_AXES, None, 'tensor' if tensor else None)
+        rows = P(BATCH_AXES, None)
         run = jax.shard_map(
-            attend, in_specs=spec, out_specs=spec, check_vma=False
+            attend,
+            in_specs=(spec, spec, spec, *(rows for _ in segments)),
+            out_specs=spec,
+            check_vma=False,
         )
-        return run(query, key, value)
+        return run(query, key, value, *segments)
 
     return split
 

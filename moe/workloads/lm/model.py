@@ -61,6 +61,7 @@ class LM(nn.Module):
         start: int | Int[Array, ''] = 0,
         train: bool = False,
         record: bool = False,
+        segments: Int[Array, 'B S'] | None = None,
     ) -> tuple[Float[Array, 'B S V'], tuple | None, Aux | None]:
         """Predicts, at every position, the token that follows.
 
@@ -72,6 +73,8 @@ class LM(nn.Module):
           start: absolute position of `tokens[:, 0]`.
           train: whether this is training.
           record: whether the Aux has the Routing.
+          segments: number of each position's document, int32, without a cache:
+            logits of a document are those of it alone. None for one.
 
         Returns:
           Logits in float32, the cache, and the Aux stacked over the mixture
@@ -98,6 +101,7 @@ class LM(nn.Module):
             start=start,
             train=train,
             record=record,
+            segments=segments,
         )
         x = split_batch(RMSNorm(c.norm_epsilon, name='norm')(x))
         if c.tie_embeddings:

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from moe.workloads.lm.data.packing import Packed
 from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.planning import TransformerPlanning
 
@@ -21,4 +22,7 @@ class LanguageModelPlanning(TransformerPlanning):
         known = data.source.vocab_size
         known = known if known > 1 else self.config.model.vocab_size
         dtype = np.min_scalar_type(known - 1)
-        return jax.ShapeDtypeStruct(shape, dtype)
+        tokens = jax.ShapeDtypeStruct(shape, dtype)
+        if data.packing == 'stream':
+            return tokens
+        return Packed(tokens, jax.ShapeDtypeStruct(shape, np.int32))

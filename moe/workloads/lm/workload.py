@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from moe import files
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.config.constraints import check_unicode
+from moe.ops.attention import ATTENTION_KERNELS, takes_segments
 from moe.parallel import replicated
 from moe.training.workload import (
     Outputs,
@@ -29,11 +30,14 @@ from moe.training.workload import (
 )
 from moe.types import TokenChoice
 from moe.workloads.lm.data import Corpus
+from moe.workloads.lm.data.packing import Packed, check_documents
+from moe.workloads.lm.data.tokens import as_tokens
 from moe.workloads.lm.data.vocabulary import checked
 from moe.workloads.lm.data.windows import (
     DataConfig,
     train_batches,
     val_batches,
+    windows_of,
 )
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
@@ -62,6 +66,11 @@ class LanguageConfig(TransformerRun):
     def __post_init__(self):
         super().__post_init__()
         check_unicode('sample_prompt', self.sample_prompt)
+        kernel = self.model.attention
+        if self.data.packing != 'stream' and not takes_segments(kernel):
+            name = ATTENTION_KERNELS.name_of(kernel)
+            allowed = 'a kernel with segments, which data.packing needs'
+            raise ConfigError('model.attention.name', name, allowed)
         least = self.data.source.vocab_size
         if self.model.vocab_size < least:
             raise ConfigError(
@@ -82,7 +91,8 @@ class Language(TransformerWorkload):
     """Tokens, each predicted from those before it.
 
     Training batches are integers [B, W]; validation batches are pairs of these
-    and of bool [B, S], False for targets that are padding.
+    and of bool [B, S], False for targets that are padding. With known documents
+    both are `Packed`.
     """
 
     final_file = 'sample.txt'
@@ -107,14 +117,13 @@ class Language(TransformerWorkload):
 
     def forward(self, variables, batch, **options):
         """Applies the model; the loss is in nats, over the valid targets."""
-        tokens, mask = batch if isinstance(batch, tuple) else (batch, None)
-        tokens = tokens.astype(jnp.int32)
+        tokens, mask, valid, segments = _unpacked(batch)
         targets = tokens[:, 1:]
         logits, _, aux = self._model.apply(
-            variables, tokens[:, :-1], mask=mask, **options
+            variables, tokens[:, :-1], mask=valid, segments=segments, **options
         )
         means = masked_means(mask, loss=token_losses(logits, targets))
-        if mask is not None and self._token_bytes is not None:
+        if 'train' not in options and self._token_bytes is not None:
             sizes = jnp.asarray(self._token_bytes)[targets]
             means |= masked_means(mask, bytes_per_token=sizes)
         if mask is None:
@@ -136,6 +145,9 @@ class Language(TransformerWorkload):
             corpus = config.source.load(config.seq_len)
         except ConfigError as error:
             raise error.inside('config.data.source') from None
+        if config.packing != 'stream':
+            for part in (corpus.train, corpus.val):
+                check_documents(as_tokens(part), config.packing)
         return checked(corpus, self._config.model.vocab_size)
 
     def describe_data(self, data: Corpus):
@@ -144,7 +156,11 @@ class Language(TransformerWorkload):
 
     def notes(self, data: Corpus):
         """Returns what was found in the data, and how much was looked at."""
-        return list(data.notes)
+        found, config = list(data.notes), self._config.data
+        if config.packing == 'best_fit':
+            share = windows_of(data, 'train', config).padding()
+            found.append(f'best-fit packing leaves {share:.2%} as padding')
+        return found
 
     def train_batches(self, data: Corpus, host, num_hosts):
         """Returns the batches of `moe.workloads.lm.data.windows`."""
@@ -191,6 +207,21 @@ class Language(TransformerWorkload):
         start = (len(text) - count * span) // 2
         piece = text[start : start + count * span]
         return np.asarray(piece, np.int32).reshape(count, span)
+
+
+def _unpacked(batch: Any) -> tuple[Array, Any, Any, Any]:
+    """Returns tokens [B, W], and by position [B, S] or None for all alike.
+
+    Which targets count, which inputs are no padding, and the documents.
+    """
+    if isinstance(batch, Packed):
+        tokens, segments = (x.astype(jnp.int32) for x in batch)
+        inputs, targets = segments[:, :-1], segments[:, 1:]
+        # Nothing follows from the last token of a document.
+        mask = (inputs == targets) & (targets > 0)
+        return tokens, mask, inputs > 0, inputs
+    tokens, mask = batch if isinstance(batch, tuple) else (batch, None)
+    return tokens.astype(jnp.int32), mask, mask, None
 
 
 def token_losses(

@@ -4,14 +4,16 @@ S tokens a sequence, B sequences a batch over all hosts.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import grain
+import jax
 import numpy as np
 
 from moe.config import AtLeast, NaturalInt, OneOf, PositiveInt
 from moe.workloads.batches import host_batches
+from moe.workloads.lm.data.packing import PACKINGS, Evenly, Packed
 from moe.workloads.lm.data.sources import SOURCES, Corpus, Source
 from moe.workloads.lm.data.text import TextFiles
 from moe.workloads.lm.data.tokens import Tokens, as_tokens
@@ -25,6 +27,10 @@ class DataConfig:
       source: source of the tokens.
       seq_len: S, number of tokens of a sequence.
       batch_size: B, number of sequences of a step, over all hosts.
+      packing: what a sequence holds. stream: consecutive tokens, whatever
+        their documents. documents: the same, and attention, positions and
+        targets end where a document does. best_fit: whole documents together,
+        longer ones in pieces, with as little padding as best-fit leaves.
       eval_sequences: number of validation sequences that an evaluation takes,
         evenly spaced and always the same; 0 for all.
     """
@@ -32,6 +38,7 @@ class DataConfig:
     source: Annotated[Source, OneOf(SOURCES)] = TextFiles()
     seq_len: Annotated[int, AtLeast(2)] = 128
     batch_size: PositiveInt = 32
+    packing: Literal['stream', 'documents', 'best_fit'] = 'stream'
     eval_sequences: NaturalInt = 0
 
 
@@ -56,22 +63,18 @@ def train_batches(
 
     Returns:
       An iterator over arrays [B / num_hosts, S + 1] of the corpus's dtype: each
-      row holds S inputs and, one place on, S targets.
+      row holds S inputs and, one place on, S targets; or over `Packed`.
     """
-    windows = (
-        grain.MapDataset.source(
-            _Windows(as_tokens(corpus.train), config.seq_len)
-        )
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
+    windows = windows_of(corpus, 'train', config)
+    examples = (
+        grain.MapDataset.source(windows).seed(seed).shuffle().repeat(None)
     )
-    return host_batches(windows, config.batch_size, host, num_hosts)
+    return host_batches(examples, config.batch_size, host, num_hosts)
 
 
 def val_batches(
     corpus: Corpus, config: DataConfig, host: int = 0, num_hosts: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray] | Packed]:
     """Yields the validation set, or its share, once; the last batch is padded.
 
     Args:
@@ -82,22 +85,35 @@ def val_batches(
 
     Yields:
       This host's rows: tokens [B / num_hosts, S + 1], and a bool mask
-      [B / num_hosts, S], False for targets that are padding.
+      [B / num_hosts, S], False for targets that are padding; or `Packed`, of
+      known documents.
     """
-    length, text = config.seq_len, as_tokens(corpus.val)
-    starts: Sequence[int] = range(0, len(text) - 1, length)
-    if 0 < config.eval_sequences < len(starts):
-        count = config.eval_sequences
-        starts = [starts[i * len(starts) // count] for i in range(count)]
-    for first in range(0, len(starts), config.batch_size):
-        tokens = np.zeros((config.batch_size, length + 1), text.dtype)
-        mask = np.zeros((config.batch_size, length), bool)
-        rows = starts[first : first + config.batch_size]
-        for row, start in enumerate(rows):
-            window = text[start : start + length + 1]
-            tokens[row, : len(window)] = window
-            mask[row, : len(window) - 1] = True
-        yield tokens[host::num_hosts], mask[host::num_hosts]
+    windows = Evenly(windows_of(corpus, 'val', config), config.eval_sequences)
+    empty = jax.tree.map(np.zeros_like, windows[0])
+    for first in range(0, len(windows), config.batch_size):
+        count = min(config.batch_size, len(windows) - first)
+        rows = [windows[first + i] for i in range(count)]
+        rows += [empty] * (config.batch_size - count)
+        mine = rows[host::num_hosts]
+        yield jax.tree.map(lambda *parts: np.stack(parts), *mine)
+
+
+def windows_of(
+    corpus: Corpus, part: Literal['train', 'val'], config: DataConfig
+) -> Any:
+    """Returns the windows of a part of a corpus, in the order of the tokens.
+
+    Args:
+      corpus: the tokens.
+      part: which; in a stream the validation set has masks, and its last
+        window may be shorter.
+      config: config of the data.
+    """
+    tokens = as_tokens(getattr(corpus, part))
+    if config.packing != 'stream':
+        key = f'{corpus.fingerprint} {part}'
+        return PACKINGS[config.packing](tokens, config.seq_len, key)
+    return (_Windows if part == 'train' else _Masked)(tokens, config.seq_len)
 
 
 class _Windows:
@@ -109,6 +125,19 @@ class _Windows:
     def __len__(self) -> int:
         return (len(self._text) - 1) // self._length
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index) -> Any:
         start = int(index) * self._length
         return self._text[start : start + self._length + 1]
+
+
+class _Masked(_Windows):
+    """The same with a mask of the targets, and what is left at the end."""
+
+    def __len__(self) -> int:
+        return -(-(len(self._text) - 1) // self._length)
+
+    def __getitem__(self, index) -> Any:
+        window = super().__getitem__(index)
+        missing = self._length + 1 - len(window)
+        mask = np.arange(self._length) < len(window) - 1
+        return np.pad(window, (0, missing)), mask

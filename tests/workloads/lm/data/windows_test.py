@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from moe.workloads.lm.data import Corpus
-from moe.workloads.lm.data.windows import DataConfig, train_batches, val_batches
+from moe.workloads.lm.data.packing import Packed
+from moe.workloads.lm.data.tokens import InMemory
+from moe.workloads.lm.data.windows import (
+    DataConfig,
+    train_batches,
+    val_batches,
+    windows_of,
+)
 
 SEQ_LEN = 5
 # 57 = 1 + 11 * 5 + 1 tokens: eleven windows, all different, and one over.
@@ -150,3 +157,51 @@ def test_tokens_of_any_width(dtype):
     tokens, mask = next(iter(val_batches(corpus, config())))
     assert tokens.dtype == dtype
     assert tokens[:, :-1][mask].min() == 1100
+
+
+# 57 tokens in documents of 9, 1, 20 and 27.
+DOCUMENTS = Corpus(
+    InMemory(TRAIN, [0, 9, 10, 30]), InMemory(VAL, [0, 9, 10, 30]), 'x'
+)
+
+
+@pytest.mark.parametrize('num_hosts', [1, 2])
+@pytest.mark.parametrize('packing', ['documents', 'best_fit'])
+def test_batches_of_known_documents(cache, packing, num_hosts):
+    # In an epoch and in an evaluation each target is there once.
+    settings = config(4, packing=packing)
+    windows = len(windows_of(DOCUMENTS, 'train', settings))
+    hosts = [
+        train_batches(DOCUMENTS, settings, 3, host, num_hosts)
+        for host in range(num_hosts)
+    ]
+    rows = []
+    while len(rows) < windows:
+        for host in hosts:
+            batch = next(host)
+            assert isinstance(batch, Packed)
+            assert batch.tokens.shape == (4 // num_hosts, SEQ_LEN + 1)
+            assert batch.segments.dtype == np.int32
+            rows += list(zip(*batch, strict=True))
+    one = train_batches(DOCUMENTS, settings, 3)
+    batches = itertools.islice(one, len(rows) // 4)
+    whole = [row for batch in batches for row in zip(*batch, strict=True)]
+    assert sorted(map(str, whole)) == sorted(map(str, rows))
+    targets = collections.Counter(t for r in whole[:windows] for t in of(r))
+    desired = {i: 1 for i in range(57) if i not in (0, 9, 10, 30)}
+    assert targets == desired
+    found = collections.Counter()
+    for host in range(num_hosts):
+        for batch in val_batches(DOCUMENTS, settings, host, num_hosts):
+            assert batch.tokens.shape == (4 // num_hosts, SEQ_LEN + 1)
+            for row in zip(*batch, strict=True):
+                found.update(of(row))
+    firsts = (100, 109, 110, 130)
+    assert found == {i: 1 for i in range(100, 158) if i not in firsts}
+
+
+def of(row):
+    """The targets of a window: tokens that follow one of their document."""
+    tokens, segments = row
+    same = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+    return tokens[1:][same].tolist()
