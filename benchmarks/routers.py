@@ -264,6 +264,14 @@ class _Trainer:
     def log(self, step, metrics, evaluation):
         self.evaluation = evaluation
 
+    def improved(self, step):
+        """Returns False: there is no checkpoint."""
+        return False
+
+    def ended(self):
+        """Returns None: all steps are taken."""
+        return None
+
     def save(self, step):
         pass
 

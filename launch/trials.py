@@ -59,7 +59,8 @@ class Trial:
 
     def done(self) -> bool:
         """Whether it has trained to its last step and written its results."""
-        if self.step() < self.plain['steps']:
+        early = history.ended_early(self.folder)
+        if self.step() < self.plain['steps'] and not early:
             return False
         workload = registry.read_config(self.plain).make_workload()
         return history.is_finished(

@@ -113,8 +113,9 @@ def _key(trial: Trial) -> str:
     plain = trial.plain
     if math.prod(size for size in plain['mesh'].values() if size > 0) > 1:
         return trial.name  # it runs on several devices, by itself
-    if plain.get('init_from'):
-        return trial.name  # a group starts from its seeds alone
+    best = plain['best']
+    if plain['init_from'] or best['keep'] or best['patience']:
+        return trial.name  # a group starts from seeds, and ends at once
     optimizer = {k: v for k, v in plain['optimizer'].items() if k not in TRACED}
     if isinstance(optimizer.get('schedule'), dict):
         schedule = optimizer['schedule'].items()
@@ -220,6 +221,14 @@ class VmappedTrainer:
 
     def save(self, step: int) -> None:
         """Does nothing: the only checkpoint is that of `finalize`."""
+
+    def improved(self, step: int) -> bool:
+        """Returns False: no checkpoint is kept for its evaluation."""
+        return False
+
+    def ended(self) -> str | None:
+        """Returns None: all trials of a group take all steps."""
+        return None
 
     def finalize(self) -> None:
         """Writes the checkpoint, results and report page of each trial."""

@@ -108,6 +108,7 @@ _RULES: Mapping[str, Rule] = {
     'checkpoint_every': _free,
     'keep_checkpoints': _free,
     'metrics': _free,
+    'best': _free,
     'divergence': _free,
     'plugins': _free,
     'sample_prompt': _free,

@@ -24,6 +24,7 @@ from moe.training.restore import (
     restore_newest,
 )
 from moe.training.step import TrainState, init_state
+from moe.training.watch import Kept, Watch
 from moe.training.workload import Workload
 
 # In the names of folders that Orbax has not finished.
@@ -49,6 +50,7 @@ class Checkpoints:
       workdir: the run's folder; checkpoints are in `checkpoints` below it.
       keep: how many of the newest checkpoints are kept; None keeps all.
       tell: prints a line about what was found damaged.
+      watch: knows the best checkpoints, which are kept too.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Checkpoints:
         workdir: pathlib.Path,
         keep: int | None,
         tell: Callable[[str], None] = _print_error,
+        watch: Watch | None = None,
     ):
+        self._watch = watch
         self._workdir, self._keep, self._tell = workdir, keep, tell
         self._damages: Sequence[Damage] = ()
 
@@ -88,6 +92,15 @@ class Checkpoints:
         self._manager  # noqa: B018 - sets aside before anything is written
         return found
 
+    def watched(self, watch: Watch) -> None:
+        """Keeps the best checkpoints too, from now on.
+
+        Args:
+          watch: knows which they are.
+        """
+        self.close()
+        self._watch = watch
+
     def save(self, step: int, state: TrainState, data: Any) -> None:
         """Writes a checkpoint in the background, unless the step has one.
 
@@ -105,8 +118,9 @@ class Checkpoints:
             return
         checksums = one_at_a_time(device_checksums)(state)
         record = Record(step, data, describe_leaves(state))
+        arrays = {n: x for n, x in state._asdict().items() if x is not None}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()),
+            state=ocp.args.StandardSave(arrays),
             data=RecordSave(record, checksums),
         )
         if not self._manager.save(step, args=args, force=True):
@@ -143,7 +157,10 @@ class Checkpoints:
                     at = str(self._workdir)
                     raise ConfigError('workdir', at, allowed) from None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, lightweight_initialize=True
+            max_to_keep=None if self._watch else self._keep,
+            preservation_policy=self._watch
+            and Kept(self._keep or sys.maxsize, self._watch),
+            lightweight_initialize=True,
         )
         folder = (self._workdir / 'checkpoints').resolve()
         return _Manager(folder, options=options)

@@ -21,10 +21,12 @@ from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
 from moe.parameters import PARTS
+from moe.training.average import AverageConfig
 from moe.training.divergence import DivergenceConfig
 from moe.training.eval_metrics import METRICS
 from moe.training.init_from import InitFrom
 from moe.training.optimizer import OPTIMIZERS, AdamW, Optimizer
+from moe.training.watch import BestConfig
 from moe.training.workload import Workload
 
 
@@ -50,6 +52,10 @@ class Config(abc.ABC):
       optimizer: the optimizer's section.
       divergence: what is done when many updates in a row are left out, as
         the loss or the gradient is not finite.
+      best: what is done by the values of an evaluation metric: the best
+        checkpoints are kept, or the run ends early.
+      average: a moving average of the parameters, which is evaluated, sampled
+        and kept in their place; None for none.
       mesh: number of devices along each axis of the mesh.
       log_every: steps between lines of metrics.
       eval_every: steps between passes over the validation set.
@@ -75,6 +81,8 @@ class Config(abc.ABC):
     divergence: DivergenceConfig = dataclasses.field(
         default_factory=DivergenceConfig
     )
+    best: BestConfig = dataclasses.field(default_factory=BestConfig)
+    average: AverageConfig | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     log_every: PositiveInt = 10
     eval_every: PositiveInt = 300

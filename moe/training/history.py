@@ -49,6 +49,16 @@ def read(workdir: pathlib.Path) -> list[Event]:
     return events
 
 
+def ended_early(workdir: pathlib.Path) -> bool:
+    """Whether a finished run ended before its last step.
+
+    Args:
+      workdir: the run's folder.
+    """
+    ends = [event for event in read(workdir) if event['event'] == FINISHED]
+    return bool(ends) and 'ended_early_at' in ends[-1]
+
+
 def is_finished(workdir: pathlib.Path, final_file: str, steps: int) -> bool:
     """Whether a run has its results, those after a number of steps.
 

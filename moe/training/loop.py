@@ -57,6 +57,15 @@ class Trainer(Protocol):
     def save(self, step: int) -> None:
         """Saves a checkpoint after a number of steps."""
 
+    def improved(self, step: int) -> bool:
+        """Whether a step is to be saved for its evaluation."""
+
+    def ended(self) -> str | None:
+        """Returns why the run ends before its last step; None if it does not.
+
+        It is known when the metrics of the last evaluation were logged.
+        """
+
 
 def run(config: Config, workdir: pathlib.Path) -> bool:
     """Trains to the last step, resuming from the last checkpoint in `workdir`.
@@ -157,9 +166,12 @@ def _trained(trainer: MeshTrainer, config: Config, stop: Stop) -> bool:
     except Diverged as error:
         trainer.record(history.DIVERGED, reason=str(error))
         raise
-    if step == config.steps and not stop.decided:
+    early = None if stop.decided else trainer.ended()
+    if early and step < config.steps:
+        trainer.say(f'ends at step {step}: {early}')
+    if (step == config.steps or early) and not stop.decided:
         with progress.shown('results', active=main):
-            trainer.finalize()
+            trainer.finalize(step)
         return True
     trainer.say(f'stopped at step {step}; the same command resumes it')
     trainer.record(history.STOPPED, step=step)
@@ -204,7 +216,8 @@ def train(
             trainer.log(number, *found)
         pending.clear()
 
-    while step < config.steps and not stopping():
+    early = trainer.ended()
+    while step < config.steps and not early and not stopping():
         metrics = trainer.advance()
         step += 1
         # Only now: the device is busy with the step just started.
@@ -219,9 +232,12 @@ def train(
             evaluation = evaluated(trainer, stopping) if due else None
             if due or step == 1 or step % config.log_every == 0:
                 pending.append((step, metrics, evaluation))
-            if saves:
+            judged = due and (config.best.keep or config.best.patience)
+            if saves or judged:
                 # First, so that no checkpoint is ahead of its metrics.
                 write_pending(metrics)
+                early = trainer.ended()
+            if saves or (judged and trainer.improved(step)):
                 trainer.save(step)
     with clock.stopped():
         write_pending(())

@@ -80,6 +80,8 @@ def least_memory(
     )
     optimizer = make_optimizer(config.optimizer, config.steps, declared)
     moments = jax.eval_shape(optimizer.init, params)
+    if config.average:
+        moments = (moments, params)
 
     def size(tree: Any) -> int:
         places = parameter_shardings(mesh, tree, declared, config.expert_axes)

@@ -180,19 +180,24 @@ def restore(folder: pathlib.Path, like: TrainState) -> Restored:
 
 
 def restore_variables(folder: pathlib.Path, like: TrainState) -> dict[str, Any]:
-    """Reads the model's variables of a checkpoint alone, and verifies them.
+    """Reads the variables to evaluate alone, and verifies them.
 
     Args:
       folder: the checkpoint's folder.
       like: a TrainState of `jax.ShapeDtypeStruct`, see `restore`.
 
     Returns:
-      The variables: 'params', and those without gradient.
+      The variables: 'params', averaged if the run averages them, and those
+      without gradient.
 
     Raises:
       Damage, ConfigError: as `restore` does.
     """
-    wanted = {'params': like.params, 'model_state': like.model_state}
+    kind = 'params' if like.average is None else 'average'
+    wanted = {
+        kind: like.variables['params'],
+        'model_state': like.model_state,
+    }
 
     def choose(record):
         own = lambda name: name.partition('/')[0] in wanted
@@ -201,7 +206,7 @@ def restore_variables(folder: pathlib.Path, like: TrainState) -> dict[str, Any]:
         return wanted
 
     _, found = read_leaves(folder, choose)
-    return {'params': found['params'], **found['model_state']}
+    return {'params': found[kind], **found['model_state']}
 
 
 def read_leaves(

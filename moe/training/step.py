@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
 from moe.routing import update_router_state
+from moe.training.average import moved
 from moe.training.config import Config
 from moe.training.divergence import Guard, init_guard, judge
 from moe.training.evaluation import evaluate
@@ -34,6 +35,7 @@ class TrainState(NamedTuple):
       model_state: variables without gradient: router states, batch statistics.
       key: PRNG key of the run; each step folds its number in.
       guard: what decides whether an update is made.
+      average: moving average of the parameters; None without one.
     """
 
     step: Int[Array, '']
@@ -42,11 +44,13 @@ class TrainState(NamedTuple):
     model_state: Any
     key: Key[Array, '']
     guard: Guard
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Returns the model's variables, parameters and state."""
-        return {'params': self.params, **self.model_state}
+        """Returns the variables to evaluate: averaged parameters, and state."""
+        params = self.params if self.average is None else self.average
+        return {'params': params, **self.model_state}
 
 
 def init_state(
@@ -75,6 +79,7 @@ def init_state(
         model_state=variables,
         key=jax.random.fold_in(key, 1),
         guard=init_guard(),
+        average=jax.tree.map(jnp.copy, params) if config.average else None,
     )
 
 
@@ -135,8 +140,19 @@ def make_train_step(
         )
         metrics['train/skipped'] = guard.skipped
         metrics['train/skipped_in_a_row'] = guard.in_a_row
+        average = state.average
+        if config.average:
+            new = moved(config.average, average, params, guard.updates)
+            keep = lambda new, old: jnp.where(made, new, old)
+            average = jax.tree.map(keep, new, average)
         state = TrainState(
-            state.step + 1, params, opt_state, model_state, state.key, guard
+            state.step + 1,
+            params,
+            opt_state,
+            model_state,
+            state.key,
+            guard,
+            average,
         )
         return state, metrics
 

@@ -27,6 +27,7 @@ from moe.training.processes import check_same, ending, gather
 from moe.training.restore import Restored
 from moe.training.step import init_state, jit_train_step, make_eval_step
 from moe.training.warm_start import WarmStart, warm_start
+from moe.training.watch import Watch
 from moe.training.workload import Workload
 
 
@@ -81,6 +82,9 @@ class MeshTrainer:
             found = self._begin(mesh)
         self._mesh, self.start, self.state = mesh, found.step, found.state
         self._batches.set_state(found.position)
+        self._watch = Watch(config.best, workload, workdir, self.start)
+        if config.best.keep:
+            self._checkpoints.watched(self._watch)
         self._train_step = one_at_a_time(
             jit_train_step(mesh, config, workload, shardings)
         )
@@ -91,6 +95,7 @@ class MeshTrainer:
         look = lambda state: (state.guard.in_a_row, all_finite(state))
         self._look = one_at_a_time(jax.jit(look, out_shardings=replicated))
         self._told, self._told_absent, self._returns = False, False, 0
+        self._told_metric = False
         self._health = Health()
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
@@ -162,6 +167,7 @@ class MeshTrainer:
         """
         values, results = logged(self._workload, {}, evaluation)
         self._writer.complete(self.start, values)
+        self._watch.note(self.start, values)
         self.say(f'step {self.start}{self._validation(results)}')
 
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
@@ -187,6 +193,10 @@ class MeshTrainer:
                 f'step {step}, of a loss or a gradient that is not finite or '
                 'too large; train/skipped counts them'
             )
+        problem = self._watch.note(step, values)
+        if problem and not self._told_metric:
+            self._told_metric = True
+            self.say(f'note: {problem}')
         for warning in self._health.warnings(values):
             self.say(f'warning: {warning}')
         reason = told(step, values, self._config.divergence)
@@ -253,21 +263,35 @@ class MeshTrainer:
         position = self._batches.get_state()
         self._checkpoints.save(step, self.state, position)
 
+    def improved(self, step: int) -> bool:
+        """Whether a step is to be saved for its evaluation, the best so far."""
+        return self._watch.improved(step)
+
+    def ended(self) -> str | None:
+        """Returns why the run ends before its last step, if it does."""
+        return self._watch.ended()
+
     def wait(self) -> None:
         """Waits until all checkpoints are written."""
         self._checkpoints.close()
 
     @ending()
-    def finalize(self) -> None:
-        """Writes the workload's results of a finished run, once."""
+    def finalize(self, step: int) -> None:
+        """Writes the workload's results of a finished run, once.
+
+        Args:
+          step: number of steps taken.
+        """
         if self._finished:
             return
         texts = self._workload.finalize(
             self.state.variables, self._data, self._workdir
         )
         if self._main and texts:
-            self._writer.write_texts(self._config.steps, texts)
-        self.record(history.FINISHED, step=self._config.steps)
+            self._writer.write_texts(step, texts)
+        steps = self._config.steps
+        early = {'ended_early_at': step} if step < steps else {}
+        self.record(history.FINISHED, step=steps, **early)
 
     def close(self) -> None:
         """Closes the files of metrics."""

@@ -34,7 +34,7 @@ from moe.training.workload import Workload
 TAKEN, RESIZED, MADE, LEFT = 'taken', 'resized', 'new', 'left'
 # What has parameters and variables; the rest is of the optimizer.
 _MODEL = ('params/', 'model_state/')
-_OPTIMIZER = ('opt_state/', 'guard/', 'step')
+_OPTIMIZER = ('opt_state/', 'average/', 'guard/', 'step')
 
 
 class Row(NamedTuple):

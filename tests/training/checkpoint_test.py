@@ -14,7 +14,10 @@ from moe.parallel import make_mesh, parameter_shardings, with_shardings
 from moe.training.checkpoint import Checkpoints, restore_run, saved_steps
 from moe.training.restore import restore
 from moe.training.step import init_state
+from moe.training.watch import BestConfig, Watch
 from tests import tiny
+from tests.training import damage
+from tests.training.evaluation_test import Sums
 
 pytestmark = pytest.mark.slow
 
@@ -125,3 +128,14 @@ def test_no_checkpoint_yet(tmp_path):
     assert caught.value.field == 'workdir'
     assert caught.value.value == str(tmp_path)
     assert caught.value.allowed == 'the folder of a run with a checkpoint'
+
+
+def test_the_best_are_kept(tmp_path):
+    watch = Watch(BestConfig(keep=1), Sums(), tmp_path, 0)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.watched(watch)
+    with contextlib.closing(checkpoints):
+        for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0), (4, 2.0)):
+            watch.note(step, {'eval/loss': loss})
+            checkpoints.save(step, damage.state(step), {})
+    assert saved_steps(tmp_path) == [2, 4]

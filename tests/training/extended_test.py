@@ -13,14 +13,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from moe import training
 from moe.config import ConfigError, Damaged
+from moe.evaluate import evaluate_run
 from moe.parallel import make_mesh
 from moe.training import history
 from moe.training.checkpoint import restore_run, saved_steps
-from moe.training.loop import on_mesh
+from moe.training.clock import Clock
+from moe.training.loop import on_mesh, train
 from moe.training.step import init_state
 from moe.training.warm_start import warm_start
+from moe.training.watch import Watch
 from tests import tiny
 from tests.training import damage
+from tests.training.evaluation_test import Sums
 from tests.training.written import contents, lines
 
 pytestmark = pytest.mark.slow
@@ -257,3 +261,87 @@ def test_a_run_that_does_not_fit_leaves_no_folder(
     assert caught.value.field == f'config.{field}'
     assert allowed in caught.value.allowed
     assert not (tmp_path / 'run').exists()
+
+
+class Told:
+    """A trainer without devices, whose evaluations have given losses."""
+
+    start, clock = 0, Clock(9, Sums())
+
+    def __init__(self, watch, losses):
+        self._watch, self._losses, self.saved = watch, losses, []
+        self.improved, self.ended = watch.improved, watch.ended
+
+    def advance(self):
+        return ()
+
+    def evaluate(self):
+        return iter(())
+
+    def log(self, step, metrics, evaluation):
+        if evaluation is not None:
+            self._watch.note(step, {'eval/loss': self._losses[step]})
+
+    def save(self, step):
+        self.saved.append(step)
+
+
+def test_the_loop_saves_the_best_and_ends():
+    # Evaluated every second step, and saved every fourth.
+    losses = {2: 3.0, 4: 2.0, 6: 1.0, 8: 5.0, 10: 4.0, 12: 0.0}
+    best = {'best.keep': 1, 'best.patience': 2}
+    every = {'eval_every': 2, 'checkpoint_every': 4, 'log_every': 100}
+    config = tiny.parsed({'steps': 20, **every, **best})
+    watch = Watch(config.best, Sums(), pathlib.Path('/no/run'), 0)
+    trainer = Told(watch, losses)
+    assert train(trainer, config) == 10
+    assert trainer.saved == [2, 4, 6, 8, 10]
+
+
+def test_an_average_and_an_early_end(runs, tmp_path, capsys):
+    # The rate is so high that the loss soon rises.
+    folder = tmp_path / 'run'
+    changes = {
+        **STABLE,
+        'steps': 30,
+        'eval_every': 1,
+        'checkpoint_every': 1,
+        'keep_checkpoints': 30,
+        'optimizer.learning_rate': 0.3,
+        'average.decay': 0.4,
+        'best.patience': 2,
+    }
+    config = start(folder, runs.corpus, **changes)
+    losses = [line['eval/bits_per_byte'] for line in lines(folder)]
+    steps, best = len(losses), int(np.argmin(losses)) + 1
+    # It ends after two evaluations that are no better.
+    assert steps == best + 2 < 30
+    told = f'ends at step {steps}: eval/bits_per_byte of step {best} has not'
+    assert told in capsys.readouterr().out
+    *_, end = history.read(folder)
+    assert (end['event'], end['step']) == ('finished', 30)
+    assert end['ended_early_at'] == steps
+    # The average of the parameters after every step, which is evaluated.
+    first = jax.jit(lambda: init_state(config).params)()
+    average = jax.tree.map(np.float64, jax.device_get(first))
+    for t in range(1, steps + 1):
+        decay = min(0.4, (1 + t) / (10 + t))
+        state = jax.device_get(restore_run(config, folder, step=t))
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params
+        )
+        chex.assert_trees_all_close(
+            state.average, average, rtol=1e-4, atol=1e-6
+        )
+    assert state.variables['params'] is state.average
+    found = evaluate_run(folder, 'best')
+    assert found['step'] == best
+    np.testing.assert_allclose(
+        found['metrics']['eval/bits_per_byte'], losses[best - 1], rtol=1e-5
+    )
+    # It has ended, for the same command too.
+    before = contents(folder)
+    start(folder, runs.corpus, **changes)
+    after = contents(folder)
+    same = lambda files: {k: v for k, v in files.items() if k[:6] != 'tensor'}
+    assert same(after) == same(before)
