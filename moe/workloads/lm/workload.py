@@ -29,12 +29,14 @@ from moe.training.workload import (
     state_of,
 )
 from moe.types import TokenChoice
-from moe.workloads.lm.data import Corpus
+from moe.workloads.lm.data import Corpus, Source
+from moe.workloads.lm.data.mixture import check_tokenizers
 from moe.workloads.lm.data.packing import Packed, check_documents
-from moe.workloads.lm.data.tokens import as_tokens
+from moe.workloads.lm.data.tokens import Joined, as_tokens
 from moe.workloads.lm.data.vocabulary import checked
 from moe.workloads.lm.data.windows import (
     DataConfig,
+    OfSet,
     train_batches,
     val_batches,
     windows_of,
@@ -71,6 +73,11 @@ class LanguageConfig(TransformerRun):
             name = ATTENTION_KERNELS.name_of(kernel)
             allowed = 'a kernel with segments, which data.packing needs'
             raise ConfigError('model.attention.name', name, allowed)
+        own = getattr(self.data.source, 'sources', {})
+        for name in self.data.eval_sources:
+            if name in own or '/' in name or not name:
+                allowed = 'other names than those of sources, without a slash'
+                raise ConfigError('data.eval_sources', name, allowed)
         least = self.data.source.vocab_size
         if self.model.vocab_size < least:
             raise ConfigError(
@@ -102,6 +109,8 @@ class Language(TransformerWorkload):
         super().__init__(config)
         source = config.data.source
         self._token_bytes = source.token_bytes()
+        # Validation sets of what is trained on.
+        self._own_sets = list(getattr(source, 'sources', {'': source}))
         known = source.bytes_per_token or self._token_bytes is not None
         self.primary_metrics = ('bits_per_byte' if known else 'perplexity',)
         self._model = LM(config.model)
@@ -117,19 +126,37 @@ class Language(TransformerWorkload):
 
     def forward(self, variables, batch, **options):
         """Applies the model; the loss is in nats, over the valid targets."""
+        batch, number = batch if isinstance(batch, OfSet) else (batch, None)
         tokens, mask, valid, segments = _unpacked(batch)
         targets = tokens[:, 1:]
         logits, _, aux = self._model.apply(
             variables, tokens[:, :-1], mask=valid, segments=segments, **options
         )
-        means = masked_means(mask, loss=token_losses(logits, targets))
+        values = {'loss': token_losses(logits, targets)}
         if 'train' not in options and self._token_bytes is not None:
-            sizes = jnp.asarray(self._token_bytes)[targets]
-            means |= masked_means(mask, bytes_per_token=sizes)
+            values['bytes_per_token'] = jnp.asarray(self._token_bytes)[targets]
+        means = {}
+        if number is not None:
+            means = self._means_of_sets(mask, number, values)
+            own = number < len(self._own_sets)
+            mask = mask & own[:, None]
+        means |= masked_means(mask, **values)
         if mask is None:
             mask = jnp.ones(targets.shape, bool)
         predictions = {'': Predictions(logits, targets, mask)}
         return Outputs(means, aux, state_of(variables), predictions)
+
+    def _means_of_sets(self, mask, number, values):
+        """Returns the means of each validation set that has a name."""
+        means = {}
+        others = self._config.data.eval_sources
+        for i, name in enumerate([*self._own_sets, *others]):
+            if name:
+                found = masked_means(mask & (number == i)[:, None], **values)
+                means |= {
+                    f'{name}/{kind}': mean for kind, mean in found.items()
+                }
+        return means
 
     def example_bytes(self):
         """Returns those of the logits too."""
@@ -141,18 +168,36 @@ class Language(TransformerWorkload):
     def load_data(self):
         """Reads the corpus."""
         config = self._config.data
+        corpus = self._load(config.source, 'source')
+        others = {}
+        for name, source in config.eval_sources.items():
+            found = self._load(source, f'eval_sources.{name}')
+            check_tokenizers(
+                {'data.source': config.source, name: source},
+                'config.data.eval_sources',
+            )
+            whole = [as_tokens(found.val), as_tokens(found.train)]
+            others[name] = dataclasses.replace(found, val=Joined(whole))
+        return dataclasses.replace(corpus, others=others)
+
+    def _load(self, source: Source, field: str) -> Corpus:
+        config = self._config.data
         try:
-            corpus = config.source.load(config.seq_len)
+            corpus = source.load(config.seq_len)
         except ConfigError as error:
-            raise error.inside('config.data.source') from None
+            raise error.inside(f'config.data.{field}') from None
         if config.packing != 'stream':
             for part in (corpus.train, corpus.val):
                 check_documents(as_tokens(part), config.packing)
         return checked(corpus, self._config.model.vocab_size)
 
     def describe_data(self, data: Corpus):
-        """Returns sizes and the fingerprint of the corpus."""
-        return {**data.facts, 'fingerprint': data.fingerprint}
+        """Returns sizes and the fingerprints of all sets."""
+        found = {**data.facts, 'fingerprint': data.fingerprint}
+        for name, other in data.others.items():
+            found[f'{name}_tokens'] = len(other.val)
+            found[f'{name}_fingerprint'] = other.fingerprint
+        return found
 
     def notes(self, data: Corpus):
         """Returns what was found in the data, and how much was looked at."""
@@ -173,14 +218,22 @@ class Language(TransformerWorkload):
 
     def eval_metrics(self, means, rows):
         """Returns the loss in nats, and in bits per byte or as perplexity."""
-        means = dict(means)
-        width = means.pop('bytes_per_token', None)
-        width = width or self._config.data.source.bytes_per_token
-        if 'loss' not in means:
-            return means
-        if width is None:
-            return {**means, 'perplexity': math.exp(min(means['loss'], 700))}
-        return {**means, 'bits_per_byte': means['loss'] / math.log(2) / width}
+        found = {}
+        for name, value in means.items():
+            of, _, kind = name.rpartition('/')
+            of = f'{of}/' if of else ''
+            if kind != 'bytes_per_token':
+                found[name] = value
+            if kind != 'loss':
+                continue
+            width = means.get(
+                f'{of}bytes_per_token', self._config.data.source.bytes_per_token
+            )
+            if width:
+                found[f'{of}bits_per_byte'] = value / math.log(2) / width
+            else:
+                found[f'{of}perplexity'] = math.exp(min(value, 700))
+        return found
 
     def finalize(self, variables, data: Corpus, workdir: pathlib.Path):
         """Writes a sample, and the experts of a piece of the validation set."""

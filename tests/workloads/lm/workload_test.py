@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from moe import training
+from moe.config import ConfigError
 from moe.workloads.lm import workload as language
 from moe.workloads.lm.workload import token_losses
 from tests import tiny
@@ -16,6 +18,83 @@ def test_token_losses():
     found = token_losses(logits, jnp.array([[0, 2, 1]]))
     desired = [[np.log(2), np.log(4), 0]]
     np.testing.assert_allclose(found, desired, atol=1e-6)
+
+
+MIXTURE = {
+    'data.source': {
+        'name': 'mixture',
+        'sources': {
+            'a': {'name': 'array', 'ids': list(range(90))},
+            'b': {'name': 'array', 'ids': list(range(100, 200))},
+        },
+    },
+    'data.eval_sources': {'c': {'name': 'array', 'ids': list(range(80))}},
+    'model.num_layers': 1,
+}
+
+
+def test_losses_of_every_set():
+    # All of two sources beside each by itself, and a set that is only
+    # evaluated, all of whose 80 ids are: 64 targets in rows of 16, and 15.
+    workload = tiny.parsed(MIXTURE).make_workload()
+    data = workload.load_data()
+    assert data.others['c'].val[:].tolist() == [*range(63, 80), *range(63)]
+    variables = tiny.state(tiny.parsed(MIXTURE)).variables
+    forward = jax.jit(workload.forward)
+    totals = {}
+    for batch in workload.eval_batches(data, 0, 1):
+        out = forward(variables, batch)
+        rows, mask = (np.asarray(x) for x in batch.batch)
+        losses = token_losses(out.predictions[''].logits, rows[:, 1:])
+        name = 'abc'[int(batch.number[0])]
+        total, count = totals.get(name, (0.0, 0))
+        more = np.float64(losses)[mask].sum()
+        totals[name] = total + more, count + mask.sum()
+        for key, mean in out.means.items():
+            total, count = totals.get(key, (0.0, 0))
+            totals[key] = total + float(mean.sum), count + float(mean.count)
+        # Other metrics are of the first sets alone.
+        assert np.any(out.predictions[''].mask) == (name != 'c')
+    assert [totals[name][1] for name in 'abc'] == [16, 16, 79]
+    for name in 'abc':
+        np.testing.assert_allclose(totals[f'{name}/loss'], totals[name], 1e-5)
+    both = np.add(totals['a'], totals['b'])
+    np.testing.assert_allclose(totals['loss'], both, 1e-5)
+
+
+def test_units_of_losses(monkeypatch):
+    # In bits per byte where bytes are known, else as perplexity.
+    bits = np.log(2)
+    workload = tiny.parsed(MIXTURE).make_workload()
+    found = workload.eval_metrics(
+        {
+            'loss': 3 * bits,
+            'bytes_per_token': 1.5,
+            'a/loss': 4 * bits,
+            'a/bytes_per_token': 2.0,
+            'c/loss': 0.0,
+            'top_k_accuracy': 0.5,
+        },
+        {},
+    )
+    assert found == {
+        'loss': 3 * bits,
+        'bits_per_byte': 2.0,
+        'a/loss': 4 * bits,
+        'a/bits_per_byte': 2.0,
+        'c/loss': 0.0,
+        'c/perplexity': 1.0,
+        'top_k_accuracy': 0.5,
+    }
+    own = tiny.parsed().make_workload()
+    assert own.eval_metrics({'loss': bits}, {})['bits_per_byte'] == 1.0
+
+
+@pytest.mark.parametrize('name', ['a', 'x/y'])
+def test_names_of_sets(name):
+    sets = {name: {'name': 'array', 'ids': [1]}}
+    with pytest.raises(ConfigError, match='eval_sources'):
+        tiny.parsed({**MIXTURE, 'data.eval_sources': sets})
 
 
 def test_sample_stays_within_the_positions_trained_on(monkeypatch):

@@ -5,6 +5,7 @@ from moe.workloads.lm.data.array_record import ArrayRecord
 from moe.workloads.lm.data.flat import LLMC, NanoGPT
 from moe.workloads.lm.data.jsonl import JSONLines
 from moe.workloads.lm.data.megatron import Megatron
+from moe.workloads.lm.data.mixture import Mixture
 from moe.workloads.lm.data.sources import SOURCES, Corpus, Source, check_length
 from moe.workloads.lm.data.text import TextFiles
 from moe.workloads.lm.data.tokens import Tokens
@@ -17,6 +18,7 @@ __all__ = [
     'Corpus',
     'JSONLines',
     'Megatron',
+    'Mixture',
     'NanoGPT',
     'Source',
     'TextFiles',

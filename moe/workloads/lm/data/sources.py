@@ -7,7 +7,8 @@ N tokens, V token ids.
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,19 @@ from moe.config import ConfigError, Registry
 from moe.workloads.lm.data.tokens import Tokens
 
 SOURCES = Registry('data source')
+
+
+class Mixed(NamedTuple):
+    """How the training sets of several corpora are mixed.
+
+    Attributes:
+      parts: the corpora by name.
+      stages: pairs of a step and the weight of each corpus from it on by name;
+        the first step is 0.
+    """
+
+    parts: Mapping[str, 'Corpus']
+    stages: Sequence[tuple[int, Mapping[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +43,8 @@ class Corpus:
       facts: sizes in the units of the source by name, JSON; they are compared
         when a run resumes.
       notes: lines about the data, told when a run starts.
+      mixture: the corpora that it is mixed of; None for a single one.
+      others: corpora by name whose `val` is evaluated too.
     """
 
     train: Tokens | np.ndarray
@@ -36,6 +52,8 @@ class Corpus:
     fingerprint: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    mixture: Mixed | None = None
+    others: Mapping[str, 'Corpus'] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +99,10 @@ class Source(abc.ABC):
     def pieces(self, ids: np.ndarray) -> list[str]:
         """Returns the text of each of the ids [N] by itself."""
         return [self.decode(np.array([i])) for i in ids]
+
+    def tokenizer_digest(self) -> str | None:
+        """Returns what identifies the tokenizer; None if it is unknown."""
+        return None
 
     def token_bytes(self) -> np.ndarray | None:
         """Returns the bytes of text of each id, int32 [V]; None if unknown.

@@ -39,6 +39,11 @@ class Tokenized(Source, abc.ABC):
         except ConfigError:
             return None
 
+    def tokenizer_digest(self):
+        """Returns the hash of the tokenizer."""
+        found = self._tokenizer()
+        return found.digest if found else None
+
     @property
     def vocab_size(self) -> int:
         """Returns that of the tokenizer; 1 if it is unknown."""

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from moe.config import ConfigError
+from moe.workloads.lm.data.mixture import mixed
 from moe.workloads.lm.data.sources import Corpus
 from moe.workloads.lm.data.tokens import Tokens, as_tokens, largest_id
 
@@ -62,9 +63,13 @@ def checked(corpus: Corpus, vocab_size: int) -> Corpus:
     Raises:
       ConfigError: with the largest id that was found.
     """
-    parts: dict[str, Any] = {'train': corpus.train, 'val': corpus.val}
+    if corpus.mixture:
+        parts = corpus.mixture.parts
+        each = {n: checked(part, vocab_size) for n, part in parts.items()}
+        return mixed(each, corpus.mixture._replace(parts=each))
+    tokens_of: dict[str, Any] = {'train': corpus.train, 'val': corpus.val}
     notes = list(corpus.notes)
-    for name, ids in parts.items():
+    for name, ids in tokens_of.items():
         tokens = as_tokens(ids)
         least, largest, seen = largest_id(tokens)
         _check(largest, least, vocab_size)
@@ -75,8 +80,8 @@ def checked(corpus: Corpus, vocab_size: int) -> Corpus:
                 f'{largest:,}; the others are compared with vocab_size when '
                 'they are read'
             )
-        parts[name] = tokens
-    return dataclasses.replace(corpus, **parts, notes=tuple(notes))
+        tokens_of[name] = tokens
+    return dataclasses.replace(corpus, **tokens_of, notes=tuple(notes))
 
 
 def _check(largest: int, least: int, vocab_size: int) -> None:

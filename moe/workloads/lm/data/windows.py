@@ -4,8 +4,9 @@ S tokens a sequence, B sequences a batch over all hosts.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+from zlib import crc32
 
 import grain
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from moe.config import AtLeast, NaturalInt, OneOf, PositiveInt
 from moe.workloads.batches import host_batches
+from moe.workloads.lm.data.mixture import MixedExamples
 from moe.workloads.lm.data.packing import PACKINGS, Evenly, Packed
 from moe.workloads.lm.data.sources import SOURCES, Corpus, Source
 from moe.workloads.lm.data.text import TextFiles
@@ -31,8 +33,10 @@ class DataConfig:
         their documents. documents: the same, and attention, positions and
         targets end where a document does. best_fit: whole documents together,
         longer ones in pieces, with as little padding as best-fit leaves.
-      eval_sequences: number of validation sequences that an evaluation takes,
-        evenly spaced and always the same; 0 for all.
+      eval_sequences: number of validation sequences that an evaluation takes of
+        each set, evenly spaced and always the same; 0 for all.
+      eval_sources: further validation sets by name, of sources whose tokens are
+        all taken; their losses are `eval/NAME/loss`.
     """
 
     source: Annotated[Source, OneOf(SOURCES)] = TextFiles()
@@ -40,6 +44,9 @@ class DataConfig:
     batch_size: PositiveInt = 32
     packing: Literal['stream', 'documents', 'best_fit'] = 'stream'
     eval_sequences: NaturalInt = 0
+    eval_sources: Mapping[str, Annotated[Source, OneOf(SOURCES)]] = (
+        dataclasses.field(default_factory=dict)
+    )
 
 
 def train_batches(
@@ -65,17 +72,35 @@ def train_batches(
       An iterator over arrays [B / num_hosts, S + 1] of the corpus's dtype: each
       row holds S inputs and, one place on, S targets; or over `Packed`.
     """
-    windows = windows_of(corpus, 'train', config)
-    examples = (
-        grain.MapDataset.source(windows).seed(seed).shuffle().repeat(None)
-    )
+    if corpus.mixture is None:
+        examples = _shuffled(corpus, config, seed)
+    else:
+        each = {
+            # Sources of one size have orders of their own.
+            name: _shuffled(part, config, (seed + crc32(name.encode())) % 2**32)
+            for name, part in corpus.mixture.parts.items()
+        }
+        dtype = as_tokens(corpus.train).dtype
+        examples = grain.MapDataset.source(
+            MixedExamples(each, corpus.mixture, config.batch_size, dtype)
+        )
     return host_batches(examples, config.batch_size, host, num_hosts)
+
+
+def _shuffled(corpus: Corpus, config: DataConfig, seed: int) -> Any:
+    """Returns the windows of a corpus without an end, shuffled each time."""
+    windows = windows_of(corpus, 'train', config)
+    return grain.MapDataset.source(windows).seed(seed).shuffle().repeat(None)
 
 
 def val_batches(
     corpus: Corpus, config: DataConfig, host: int = 0, num_hosts: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray] | Packed]:
+) -> Iterator[Any]:
     """Yields the validation set, or its share, once; the last batch is padded.
+
+    Of several sets the batches are `OfSet`, and each has a share of its own.
+
+    Several sets follow each other, each with a share of its own.
 
     Args:
       corpus: the tokens.
@@ -88,14 +113,46 @@ def val_batches(
       [B / num_hosts, S], False for targets that are padding; or `Packed`, of
       known documents.
     """
-    windows = Evenly(windows_of(corpus, 'val', config), config.eval_sequences)
-    empty = jax.tree.map(np.zeros_like, windows[0])
-    for first in range(0, len(windows), config.batch_size):
-        count = min(config.batch_size, len(windows) - first)
-        rows = [windows[first + i] for i in range(count)]
-        rows += [empty] * (config.batch_size - count)
-        mine = rows[host::num_hosts]
-        yield jax.tree.map(lambda *parts: np.stack(parts), *mine)
+    sets = validation_sets(corpus)
+    for index, part in enumerate(sets.values()):
+        windows = Evenly(windows_of(part, 'val', config), config.eval_sequences)
+        empty = jax.tree.map(np.zeros_like, windows[0])
+        for first in range(0, len(windows), config.batch_size):
+            count = min(config.batch_size, len(windows) - first)
+            rows = [windows[first + i] for i in range(count)]
+            rows += [empty] * (config.batch_size - count)
+            mine = rows[host::num_hosts]
+            batch = jax.tree.map(lambda *rows: np.stack(rows), *mine)
+            if len(sets) == 1:
+                yield batch
+            else:
+                wide = batch[0].astype(np.int32)  # one program for all
+                made = (wide, *batch[1:])
+                whole = Packed(*made) if isinstance(batch, Packed) else made
+                yield OfSet(whole, np.full(len(mine), index, np.int32))
+
+
+class OfSet(NamedTuple):
+    """A validation batch that says of which set it is.
+
+    Attributes:
+      batch: as of a single set.
+      number: number of the set, int32 [B].
+    """
+
+    batch: Any
+    number: Any
+
+
+def validation_sets(corpus: Corpus) -> dict[str, Corpus]:
+    """Returns what is evaluated by name: `val` of each.
+
+    Args:
+      corpus: the tokens; of a mixture each part is a set, then come the others.
+    """
+    mixture = corpus.mixture
+    sets = {'': corpus} if mixture is None else mixture.parts
+    return {**sets, **corpus.others}
 
 
 def windows_of(
