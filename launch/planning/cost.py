@@ -53,7 +53,7 @@ class Collective:
     """
 
     kind: str
-    bytes: int
+    bytes: float
     attributes: str
     times: int
     part: str = ''
@@ -86,8 +86,8 @@ def count(program: Program, rows: float = math.inf) -> Cost:
 
     Args:
       program: the program of one device.
-      rows: rows that a grouped product has in the mean, where its kernel leaves
-        out the empty rows of a larger buffer.
+      rows: rows of experts on a device in the mean, where they are in a larger
+        buffer whose empty rows are neither sent nor multiplied.
 
     Returns:
       Its cost.
@@ -105,13 +105,15 @@ def count(program: Program, rows: float = math.inf) -> Cost:
             once += work
             more, streamed = unseen(here, instruction, rows)
             work, moved = work + more, moved + streamed
+            kind = _collective_kind(instruction, at)
+            given = _given(here, instruction, kind, rows)
+            if kind == 'ragged-all-to-all':
+                moved = 2 * given
             if work or moved:
                 name = part(instruction)
                 flops, size = parts.get(name, (0.0, 0.0))
                 parts[name] = flops + times * work, size + times * moved
-            kind = _collective_kind(instruction, at)
             if kind:
-                given = sum(a.bytes for a in here.arrays(instruction))
                 collectives.append(
                     Collective(
                         kind,
@@ -189,6 +191,21 @@ def _collective_kind(instruction: Instruction, inside: str) -> str | None:
     # The TPU's fusion of an all-reduce with the slice that each device keeps.
     fused = kind == 'all-reduce' and 'all-reduce-scatter' in inside
     return 'reduce-scatter' if fused else kind
+
+
+def _given(
+    here: Computation, instruction: Instruction, kind: str | None, rows: float
+) -> float:
+    """Returns the bytes that a device puts into a collective."""
+    if not kind:
+        return 0.0
+    arrays = here.arrays(instruction)
+    if kind != 'ragged-all-to-all':
+        return float(sum(array.bytes for array in arrays))
+    # Of rows, and of room for those of the others, which may be larger: what is
+    # sent in the mean.
+    least = min(arrays[:2], key=lambda array: array.bytes)
+    return least.bytes * min(1.0, rows / least.dims[0])
 
 
 def traffic(

@@ -22,8 +22,8 @@ def unseen(
     Args:
       here: the computation of the instruction.
       instruction: any; the result is 0 unless it is a kernel that is known.
-      rows: rows that a grouped product has in the mean, where its kernel leaves
-        out the empty rows of a larger buffer.
+      rows: rows of experts on a device in the mean, where they are in a larger
+        buffer whose empty rows the kernel leaves out.
 
     Returns:
       FLOPs, and bytes beyond reading each operand and writing each result once,

@@ -1,5 +1,7 @@
 """Programs as text: shapes, loops, groups, and what one run costs."""
 
+import math
+
 import pytest
 
 from launch.planning import cost, hlo
@@ -104,6 +106,29 @@ def test_a_known_trip_count_is_believed():
 def test_text_without_an_entry_is_refused():
     with pytest.raises(hlo.HLOError, match='no entry'):
         hlo.parse(LOOP.replace('ENTRY ', ''))
+
+
+@pytest.mark.parametrize(
+    ('rows', 'sent'), [(math.inf, 2 * 6 * 8), (6, 2 * 6 * 8), (4, 2 * 4 * 8)]
+)
+@pytest.mark.parametrize('sizes', [(6, 24), (24, 6)])
+def test_rows_without_their_room(sizes, rows, sent):
+    # 6 rows are sent into room for 24, or back; of them `rows` are filled.
+    before, after = (f'bf16[{size},8]' for size in sizes)
+    text = f"""\
+HloModule one
+
+ENTRY %main () -> {after} {{
+  %x = {before} parameter(0)
+  %room = {after} parameter(1)
+  %n = s32[4] parameter(2)
+  %start = (({before}, {after}, s32[4], s32[4], s32[4], s32[4]), {after}) ragged-all-to-all-start(%x, %room, %n, %n, %n, %n), replica_groups={{{{0,1}}}}
+  ROOT %done = {after} ragged-all-to-all-done(%start)
+}}
+"""
+    found = cost.count(hlo.parse(text), rows)
+    assert [one.bytes for one in found.collectives] == [sent]
+    assert found.bytes == 2 * sent  # read, and written
 
 
 ALL = [0, 1, 2, 3, 4, 5, 6, 7]
