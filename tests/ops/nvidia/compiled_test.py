@@ -10,11 +10,18 @@ import sys
 
 import pytest
 
-from launch.planning.cost import product_flops
+from launch.planning import cuda
 from launch.planning.hlo import parse
+from launch.planning.products import product_flops
 from tests.ops.nvidia.layer import CASES
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not cuda.there(),
+        reason='needs the CUDA compiler: requirements-cuda.txt',
+    ),
+]
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 # Of the tests: they would be the compiler's.
