@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Imports a module once and forks for every command line, as if each had been
 # typed: flags, standard streams and exit codes are all its own.
 _SERVER = """
-import importlib, json, os, signal, sys, traceback
+import gc, importlib, json, os, signal, sys, traceback
+gc.set_threshold(50_000, 20, 10)  # as in tests/conftest.py
 name, folder, seconds = sys.argv[1:]
 main = importlib.import_module(name).main
 found = []

@@ -18,6 +18,7 @@ UNWANTED = (
     'JAX_DISABLE_MOST_OPTIMIZATIONS',
     'JAX_NUM_CPU_DEVICES',
     'TPU_LIBRARY_PATH',
+    'XLA_FLAGS',
 )
 BYTES = 2  # of a bfloat16
 pytestmark = [

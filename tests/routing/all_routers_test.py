@@ -213,8 +213,12 @@ def objective(params, x, layer, name, problem, mask, train, state):
     return total, (y, aux)
 
 
-# train, bfloat16, capacity, mask
-SETTINGS = list(itertools.product([False, True], repeat=4))
+# train, bfloat16, capacity, mask: every three of them in every combination, in
+# half the settings of all four.
+SETTINGS = [
+    (*three, sum(three) % 2 == 0)
+    for three in itertools.product([False, True], repeat=3)
+]
 
 
 @pytest.mark.parametrize('name', ASSIGNING)

@@ -30,7 +30,8 @@ def programs(tmp_path_factory):
     """Texts of the programs by name."""
     folder = tmp_path_factory.mktemp('programs')
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL='2')
-    environment.pop('JAX_DISABLE_MOST_OPTIMIZATIONS', None)
+    for name in ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'XLA_FLAGS'):
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, '-m', 'tests.launch.planning.gpu_programs', folder],
         cwd=ROOT,

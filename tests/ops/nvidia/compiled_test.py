@@ -25,7 +25,11 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 # Of the tests: they would be the compiler's.
-UNWANTED = ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'JAX_NUM_CPU_DEVICES')
+UNWANTED = (
+    'JAX_DISABLE_MOST_OPTIMIZATIONS',
+    'JAX_NUM_CPU_DEVICES',
+    'XLA_FLAGS',
+)
 T, D, F, E, K = CASES['h100'][1:6]
 ROWS = T * K  # of all experts
 
