@@ -98,7 +98,7 @@ def reaching(name):
         _, aux = apply(layer, {**variables, 'params': params}, given, True)
         return jnp.stack([aux.losses[loss] for loss in LOSSES])
 
-    gradients = jax.jacrev(losses)(variables['params']['router'])
+    gradients = jax.jit(jax.jacrev(losses))(variables['params']['router'])
     assert np.all(np.isfinite(gradients)), name
     largest = np.max(np.abs(gradients), axis=(1, 2))
     return [n for n, g in zip(LOSSES, largest, strict=True) if g > REACHES]
@@ -127,7 +127,7 @@ def serving(name):
             return total, (y, aux.losses)
 
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-        training = gradient(variables['params'], given['x'])
+        training = jax.jit(gradient)(variables['params'], given['x'])
         evaluation = apply(layer, variables, given, False)[0]
         results[dispatcher] = jax.device_get((training, evaluation))
     oracle = results['onehot']
