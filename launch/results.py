@@ -24,6 +24,7 @@ from moe.command_line import command, define_plugins, read_flags
 from moe.config import ConfigError
 from moe.config.plugins import import_plugins_of_run
 from moe.metrics import read_metrics
+from moe.report.same_data import different_data
 from moe.training.eval_metrics import is_higher_better
 from moe.workloads import registry
 
@@ -50,7 +51,8 @@ def read(
       `metrics`, None where there is none) by name, `groups` (of trials that are
       done and differ only in the seed: `values`, `trials`, and `metrics` with
       `n`, `mean` and `std`, the sample standard deviation, None of one), and
-      the `best` trial and the index of the `best_group`, None without any.
+      the `best` trial and the index of the `best_group`, None without any;
+      `note` if they are on different data.
       And the metrics of every trial that has some, with the patterns' means.
 
     Raises:
@@ -116,6 +118,9 @@ def read(
         'best': pick(finished, key=finished.__getitem__, default=None),
         'best_group': pick(means, key=means.__getitem__, default=None),
     }
+    folders = {trial.name: trial.folder for trial in sweep.trials}
+    if note := different_data(folders):
+        found['note'] = note
     return found, logged
 
 
@@ -233,7 +238,8 @@ def table(found: Results) -> str:
                 ]
             )
         lines += ['', *_aligned(rows)]
-    return '\n'.join([*lines, '', f'{metrics[0]}: {found["better"]} is better'])
+    lines += ['', f'{metrics[0]}: {found["better"]} is better']
+    return '\n'.join([*lines, *([found['note']] if 'note' in found else [])])
 
 
 def _cell(value: Any) -> str:

@@ -15,6 +15,7 @@ from moe.paths import reading
 from moe.report import plots, statistics
 from moe.report.markup import figure, page, table
 from moe.report.run import Run
+from moe.report.same_data import different_data
 
 # Metrics `train/NAME` that are no auxiliary losses.
 _NO_LOSS = frozenset({'grad_norm', 'learning_rate', 'loss', 'objective'})
@@ -98,7 +99,10 @@ def write(
     names = _short_names(list(runs))
     labelled = {names[p]: run for p, run in runs.items()}
     with reading(workdir):
-        parts = [_table(labelled), *_comparison(labelled)]
+        folders = {label: run.workdir for label, run in labelled.items()}
+        note = html.escape(different_data(folders))
+        parts = [f'<p>{note}</p>'] if note else []
+        parts += [_table(labelled), *_comparison(labelled)]
     for label, run in labelled.items():
         if others:
             parts.append(f'<h2>{html.escape(label)}</h2>')

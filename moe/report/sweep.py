@@ -26,7 +26,7 @@ def page(found: Mapping[str, Any], logged: Mapping[str, _Lines]) -> str:
     done = sum(trial['done'] for trial in trials.values())
     intro = (
         f'{done} of {len(trials)} trials are done. {metrics[0]}: '
-        f'{found["better"]} is better.'
+        f'{found["better"]} is better. {found.get("note", "")}'
     )
     parts = [f'<p>{html.escape(intro)}</p>']
     if found['seed']:

@@ -143,6 +143,20 @@ def test_table(folder):
     assert len(widths) == 1
 
 
+def test_different_data(folder):
+    # Of two trials; the others have no description yet.
+    for name, fingerprint in (((1, 0), '1f'), ((2, 0), '2e')):
+        described = json.dumps({'fingerprint': fingerprint})
+        (folder / NAMES[name] / 'data.json').write_text(described)
+    found, _ = results.read(folder)
+    last = results.table(found).splitlines()[-1]
+    assert last == (
+        'These runs are on different data, or on other splits: '
+        'k=1,seed=0 on 1f; k=2,seed=0 on 2e.'
+    )
+    assert 'note' in found
+
+
 def test_command(folder, capsys):
     # The same again, on paper.
     assert results.main(['results', str(folder)]) == 0

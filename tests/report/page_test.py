@@ -4,6 +4,7 @@ import base64
 import contextlib
 import html.parser
 import io
+import json
 import re
 
 import pytest
@@ -159,7 +160,11 @@ def test_comparison(tmp_path):
     one = runs.write(tmp_path / 'a' / 'run')
     changed = [{**m, 'eval/loss': 9.25} for m in runs.lines()]
     two = runs.write(tmp_path / 'b' / 'run', changed)
+    for folder, fingerprint in ((one, '1f'), (two, '2e')):
+        described = json.dumps({'fingerprint': fingerprint})
+        (folder / 'data.json').write_text(described)
     text, parsed = page(one, two)
+    assert 'on different data, or on other splits: a/run on 1f;' in text
     head, *rows = parsed.rows
     assert [row[0] for row in rows] == ['a/run', 'b/run']
     loss = head.index('validation loss')

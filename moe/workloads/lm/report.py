@@ -5,6 +5,7 @@ import html
 import numpy as np
 
 from moe.paths import reading
+from moe.report.markup import table
 from moe.report.page import Sections
 from moe.report.run import Run
 
@@ -13,7 +14,7 @@ def details(run: Run) -> list[str]:
     """Returns the validation text coloured by expert, and the sample, HTML."""
     text = _sample(run)
     shown = f'<h3>Sample</h3><pre>{html.escape(text)}</pre>' if text else ''
-    return [_tokens_by_expert(run), shown]
+    return [_validation_sets(run), _tokens_by_expert(run), shown]
 
 
 def summary(run: Run) -> list[str]:
@@ -21,6 +22,20 @@ def summary(run: Run) -> list[str]:
     text = _sample(run)
     lines = ['    ' + line for line in text.splitlines()]
     return ['sample:', *lines] if text else []
+
+
+def _validation_sets(run: Run) -> str:
+    """Returns a table of the metrics of each named validation set."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, (place, metric) in run.matches('eval/([^/]+)/([^/]+)').items():
+        value = run.last(name)
+        if place != 'moe' and value is not None:
+            label = metric.replace('_per_', '/').replace('_', ' ')
+            rows.setdefault(place, {})[label] = f'{value:.4f}'
+    if not rows:
+        return ''
+    columns = list(dict.fromkeys(m for row in rows.values() for m in row))
+    return '<h3>Validation sets</h3>' + table(rows, columns, 'set')
 
 
 def _sample(run: Run) -> str:

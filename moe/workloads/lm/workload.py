@@ -148,7 +148,7 @@ class Language(TransformerWorkload):
 
     def _means_of_sets(self, mask, number, values):
         """Returns the means of each validation set that has a name."""
-        means = {}
+        means: dict[str, Any] = {}
         others = self._config.data.eval_sources
         for i, name in enumerate([*self._own_sets, *others]):
             if name:

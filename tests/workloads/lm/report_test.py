@@ -52,6 +52,18 @@ def test_colours_of_experts_that_no_load_counts(tmp_path, count):
     assert len(set(re.findall('&nbsp;([0-9]+)&nbsp;', text))) == count
 
 
+def test_losses_of_every_set(tmp_path):
+    lines = list(runs.lines())
+    lines[-1] |= {'eval/mail/loss': 1.25, 'eval/library/loss': 2.5}
+    lines[-1]['eval/mail/bits_per_byte'] = 0.75
+    run = Run(runs.write(tmp_path / 'one', lines))
+    assert Parsed(report.details(run)[0]).rows == [
+        ['set', 'loss', 'bits/byte'],
+        ['mail', '1.2500', '0.7500'],
+        ['library', '2.5000', '-'],
+    ]
+
+
 def test_run_without_sample_or_routing(tmp_path):
     folder = runs.write(tmp_path / 'one', sample='', routing=False)
     assert ''.join(report.details(Run(folder))) == ''
