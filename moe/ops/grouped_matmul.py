@@ -63,8 +63,16 @@ def _forward(x, w, group_sizes):
 def _backward(residuals, dy):
     x, w, group_sizes = residuals
     dy = dy.astype(x.dtype)
-    dx = _rows_times(dy, w, group_sizes, transpose=True)
     dw = _outer(x, dy, group_sizes)
+    # On GPUs XLA would put off all gradients of matrices, and keep what they
+    # are made of: rows, and cotangents of rows.
+    dy, dw = lax.platform_dependent(
+        dy,
+        dw,
+        cuda=lambda *v: lax.optimization_barrier(v),
+        default=lambda *v: v,
+    )
+    dx = _rows_times(dy, w, group_sizes, transpose=True)
     return dx, dw, None
 
 
@@ -78,7 +86,7 @@ def _rows_times(x, w, group_sizes, *, transpose):
         w,
         group_sizes,
         cpu=functools.partial(_rows_times_cpu, transpose=transpose),
-        cuda=functools.partial(nvidia.rows_times, transpose=transpose),
+        cuda=lambda *v: nvidia.rows_times(*v, transpose),
         default=functools.partial(_rows_times_ragged, transpose=transpose),
     )
 

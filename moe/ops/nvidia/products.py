@@ -1,5 +1,7 @@
 """Which implementation of a grouped product a GPU of NVIDIA's takes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,8 @@ _DTYPES = (jnp.bfloat16, jnp.float16)
 _NARROWEST = 64
 
 
+# Traced once for each shape, also in the programs for other platforms.
+@functools.partial(jax.jit, static_argnums=3)
 def rows_times(x, w, group_sizes, transpose: bool):
     """Rows times w[e], or its transpose; empty rows give zero."""
     cores = _cores(x, *w.shape[1:])
@@ -27,6 +31,7 @@ def rows_times(x, w, group_sizes, transpose: bool):
     return product(x, w, group_sizes)
 
 
+@jax.jit
 def outer(x, dy, group_sizes):
     """`sum_a x[a] dy[a]^T` over the rows of each group, [E, D, F]."""
     cores = _cores(x, x.shape[1], dy.shape[1])
