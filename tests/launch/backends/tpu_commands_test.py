@@ -149,6 +149,7 @@ def test_job_names_differ_and_are_short():
         assert re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which('gcloud') is None, reason='needs gcloud on the PATH'
 )
