@@ -31,7 +31,13 @@ _DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_FOLDERS = ('checkpoints', 'evaluations', 'report', 'tensorboard')
+_FOLDERS = (
+    'checkpoints',
+    'evaluations',
+    'profile',
+    'report',
+    'tensorboard',
+)
 
 
 def check_local(path: str | os.PathLike, field: str = 'workdir') -> None:

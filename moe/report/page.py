@@ -18,7 +18,9 @@ from moe.report.run import Run
 from moe.report.same_data import different_data
 
 # Metrics `train/NAME` that are no auxiliary losses.
-_NO_LOSS = frozenset({'grad_norm', 'learning_rate', 'loss', 'objective'})
+_NO_LOSS = frozenset(
+    {'grad_norm', 'learning_rate', 'loss', 'objective', 'param_norm'}
+)
 
 
 class Sections(NamedTuple):

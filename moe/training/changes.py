@@ -111,6 +111,7 @@ _RULES: Mapping[str, Rule] = {
     'best': _free,
     'divergence': _free,
     'plugins': _free,
+    'profile': _free,
     'sample_prompt': _free,
     'sample_length': _free,
     'model.attention': _free,

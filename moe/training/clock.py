@@ -28,6 +28,18 @@ class Clock:
         self._base: tuple[int, float] | None = None
         self._newest: tuple[int, float] | None = None
         self._rate: float | None = None
+        # Time for data since the base, and its share of the last rate's.
+        self._waited: float | None = None
+        self._share: float | None = None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside the block as waiting for data."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited = (self._waited or 0.0) + time.perf_counter() - begun
 
     def reached(self, step: int) -> None:
         """Notes that a step is over.
@@ -37,7 +49,8 @@ class Clock:
         """
         if self._newest is None or step > self._newest[0]:
             self._newest = (step, self._now())
-        self._base = self._base or self._newest
+        if self._base is None:
+            self._base, self._waited = self._newest, self._waited and 0.0
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -54,21 +67,26 @@ class Clock:
         return now - self._idle
 
     def speed(self) -> dict[str, float]:
-        """Returns the speed since the last call, as a metric.
+        """Returns the speed since the last call, as metrics.
 
-        It is empty before the second step, of which alone it is known.
+        They are empty before the second step, of which alone it is known. If
+        `waiting` is called, the share of the time for data is one of them.
         """
         if self._base and self._newest and self._newest > self._base:
             steps = self._newest[0] - self._base[0]
-            self._rate = steps / max(self._newest[1] - self._base[1], 1e-9)
-            self._base = self._newest
+            seconds = max(self._newest[1] - self._base[1], 1e-9)
+            self._rate, self._base = steps / seconds, self._newest
+            if self._waited is not None:
+                self._share = min(self._waited / seconds, 1.0)
+                self._waited = 0.0
         if self._rate is None:
             return {}
         workload = self._workload
-        return {
-            f'train/{workload.unit}_per_second': self._rate
-            * workload.units_per_step
-        }
+        speed = self._rate * workload.units_per_step
+        found = {f'train/{workload.unit}_per_second': speed}
+        if self._share is not None:
+            found['cost/data_wait'] = self._share
+        return found
 
     def line(self, step: int, values: dict[str, Any]) -> str:
         """Returns the line to print for metrics, which include the speed."""

@@ -11,6 +11,7 @@ from moe.config import (
     ConfigError,
     Counted,
     NaturalFloat,
+    NaturalInt,
     OneOf,
     PositiveInt,
     PositiveSteps,
@@ -61,6 +62,8 @@ class Config(abc.ABC):
       eval_every: steps between passes over the validation set.
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: how many of the newest checkpoints are kept.
+      profile: (start, stop) traces the steps after `start` up to `stop` with
+        JAX's profiler; () for none.
     """
 
     unit: ClassVar[str] = 'examples'
@@ -88,6 +91,7 @@ class Config(abc.ABC):
     eval_every: PositiveInt = 300
     checkpoint_every: PositiveInt = 300
     keep_checkpoints: PositiveInt = 2
+    profile: tuple[NaturalInt, ...] = ()
 
     @abc.abstractmethod
     def make_workload(self) -> Workload:
@@ -173,6 +177,12 @@ class Config(abc.ABC):
                     self.losses[name],
                     f'absent: no such loss (there are {known})',
                 )
+        if self.profile and not (
+            len(self.profile) == 2 and self.profile[0] < self.profile[1]
+        ):
+            raise ConfigError(
+                'profile', self.profile, '() or (start, stop), start < stop'
+            )
         names = [METRICS.name_of(metric) for metric in self.metrics]
         for name in names:
             if names.count(name) > 1:

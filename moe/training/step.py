@@ -13,12 +13,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
+from moe.parameters import parts
 from moe.routing import update_router_state
 from moe.training.average import moved
 from moe.training.config import Config
 from moe.training.divergence import Guard, init_guard, judge
 from moe.training.evaluation import evaluate
 from moe.training.gradient import make_gradient
+from moe.training.norms import named, squares
 from moe.training.optimizer import make_optimizer
 from moe.training.workload import Workload
 
@@ -102,6 +104,7 @@ def make_train_step(
     )
     schedule = config.optimizer.learning_rates(config.steps)
     gradient = make_gradient(config, workload)
+    where = parts(workload.parameters)
 
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -109,7 +112,9 @@ def make_train_step(
         grads, metrics, statistics, model_state = gradient(
             state.params, state.model_state, batch, key
         )
-        norm = metrics['train/grad_norm'] = optax.tree.norm(grads)
+        metrics |= named('train/grad_norm', squares(grads, where))
+        norm = metrics['train/grad_norm']
+        metrics |= named('train/param_norm', squares(state.params, where))
         metrics |= workload.step_metrics(state.params, model_state)
         # Update of the parameters by the optimizer.
         updates, opt_state = optimizer.update(

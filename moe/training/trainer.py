@@ -19,11 +19,13 @@ from moe.training import history
 from moe.training.checkpoint import Checkpoints, saved_steps
 from moe.training.clock import Clock
 from moe.training.config import Config
+from moe.training.cost import Cost
 from moe.training.divergence import Diverged, all_finite, told
 from moe.training.evaluation import metrics_of, routing_of
 from moe.training.health import Health
 from moe.training.host import one_at_a_time
 from moe.training.processes import check_same, ending, gather
+from moe.training.profile import Profile
 from moe.training.restore import Restored
 from moe.training.step import init_state, jit_train_step, make_eval_step
 from moe.training.warm_start import WarmStart, warm_start
@@ -99,6 +101,10 @@ class MeshTrainer:
         self._health = Health()
         self._writer = Writer(workdir, self.start, self._main)
         self.clock = Clock(config.steps, workload)
+        self._cost = Cost(workload, list(mesh.devices.flat))
+        self._constants = {} if self._resumed else self._cost.constants()
+        self._profile = Profile(workdir, config.profile)
+        self._taken = self.start
         due = self.start % config.eval_every == 0 or self.start == config.steps
         owes = due and not self._finished and not self._writer.evaluated
         self.owes_evaluation = bool(self.start and gather(owes)[0])
@@ -150,8 +156,12 @@ class MeshTrainer:
 
     def advance(self) -> Any:
         """Takes a step; returns its metrics, on the device."""
-        batch = self._global(next(self._batches))
+        self._profile.before(self._taken)
+        with self.clock.waiting():
+            batch = self._global(next(self._batches))
         self.state, metrics = self._train_step(self.state, batch)
+        self._taken += 1
+        self._profile.after(self._taken, metrics)
         return metrics
 
     def evaluate(self) -> Iterator[Any]:
@@ -182,7 +192,9 @@ class MeshTrainer:
           Diverged: if too many updates in a row were left out.
         """
         values, results = logged(self._workload, metrics, evaluation)
-        values |= self.clock.speed()
+        speed = self.clock.speed()
+        values |= speed | self._cost.metrics(step, speed) | self._constants
+        self._constants = {}  # they stand in the first line
         line = self.clock.line(step, values)
         self.say(line + (self._validation(results) if evaluation else ''))
         self._writer.write_scalars(step, values)
@@ -294,7 +306,8 @@ class MeshTrainer:
         self.record(history.FINISHED, step=steps, **early)
 
     def close(self) -> None:
-        """Closes the files of metrics."""
+        """Closes the files of metrics, and a trace that is open."""
+        self._profile.close()
         self._writer.close()
 
     def record(self, event: str, **facts: Any) -> None:

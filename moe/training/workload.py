@@ -242,6 +242,15 @@ class Workload(abc.ABC):
         total = sum(p.size for p in jax.tree.leaves(self.parameters))
         return total, total
 
+    def flops_per_unit(self) -> dict[str, float]:
+        """Returns the FLOPs of a step for a token or example, by part.
+
+        What the model requires, forward and backward, and nothing that is
+        computed again; the parts are those of `moe.parameters`. {} if it is not
+        known.
+        """
+        return {}
+
     def example_bytes(self) -> dict[str, int]:
         """Returns bytes that an example of a step takes at least, by term.
 

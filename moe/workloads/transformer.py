@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from moe.config import ConfigError, options
@@ -15,6 +16,7 @@ from moe.losses import AUXILIARY_LOSSES
 from moe.models.transformer import TransformerConfig
 from moe.ops.attention import ATTENTION_KERNELS, splash, traits_of
 from moe.parallel import COMMUNICATION, expert_axes_of, none
+from moe.parameters import parts
 from moe.routing import ROUTERS
 from moe.training.config import Config
 from moe.training.workload import Workload
@@ -184,7 +186,12 @@ class TransformerWorkload(Workload):
 
     Args:
       config: config of the run.
+
+    Attributes:
+      seen: mean share of the positions that a query attends to.
     """
+
+    seen = 1.0
 
     def __init__(self, config: TransformerRun):
         self._config = config
@@ -208,3 +215,25 @@ class TransformerWorkload(Workload):
     def count_parameters(self):
         """Returns the number of parameters, and of those active for a token."""
         return active_parameters(self._config.model, self.parameters)
+
+    def flops_per_unit(self):
+        """Returns 6 FLOPs for each active parameter, and those of attention.
+
+        For each query the two products with keys and values are
+        `12 * L * D * seen * S`. Source: PaLM, arXiv 2204.02311, appendix B.
+        """
+        model, found = self._config.model, dict[str, float]()
+        where = jax.tree.leaves(parts(self.parameters))
+        for part, p in zip(
+            where, jax.tree.leaves(self.parameters), strict=True
+        ):
+            if model.moe_layers or 'expert' not in p.axes:
+                active = active_parameters(model, p)[1]
+                found[part] = found.get(part, 0.0) + 6.0 * active
+        positions = self.seen * self._config.tokens_per_example
+        found['attention'] = found.get('attention', 0.0) + (
+            12.0 * model.num_layers * model.d_model * positions
+        )
+        # A table that is multiplied is the head too.
+        found['head'] = found.get('head', 0.0) + found.pop('embedding', 0.0)
+        return found

@@ -36,3 +36,20 @@ def test_speed_and_time_left(monkeypatch):
     # What was over before is no later for being said again.
     clock.reached(11)
     assert clock.speed() == {'train/tokens_per_second': 1.5}
+
+
+def test_share_of_waiting_for_data(monkeypatch):
+    # The first step waits from 0 s to 3 s, and is over at 4 s; the next two
+    # wait 1 s and 2 s of the 12 s until 16 s.
+    times = itertools.chain([0.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 16.0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: next(times))
+    clock = Clock(50, Sums())
+    with clock.waiting():
+        pass
+    clock.reached(1)
+    assert clock.speed() == {}
+    for _ in range(2):
+        with clock.waiting():
+            pass
+    clock.reached(3)
+    assert clock.speed()['cost/data_wait'] == 0.25

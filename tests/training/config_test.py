@@ -234,6 +234,8 @@ REFUSED = [
     ),
     ({'mesh.replica': -1}, 'mesh.replica', 'at least 1'),
     ({'keep_checkpoints': 0}, 'keep_checkpoints', 'at least 1'),
+    ({'profile': (5, 5)}, 'profile', '() or (start, stop), start < stop'),
+    ({'profile': (5,)}, 'profile', '() or (start, stop), start < stop'),
     # Types and names.
     ({'steps': 10.0}, 'steps', 'an int'),
     ({'steps': True}, 'steps', 'an int'),

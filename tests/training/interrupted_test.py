@@ -13,6 +13,7 @@ from moe.training.lock import locked
 from moe.training.trainer import MeshTrainer
 from moe.workloads.lm.workload import Language
 from tests import tiny
+from tests.training.written import lines
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +35,6 @@ def plain(tmp_path_factory):
 def run(folder, plain, **changes):
     changes = {name.replace('__', '.'): v for name, v in changes.items()}
     return training.run(tiny.check(changed(plain, changes)), folder)
-
-
-def lines(folder):
-    """The metrics, but the speed, which no run repeats."""
-    return [
-        {k: v for k, v in m.items() if k != 'train/tokens_per_second'}
-        for m in read_metrics(folder / 'metrics.jsonl')
-    ]
 
 
 def events(folder):

@@ -33,6 +33,7 @@ from tests.training.written import contents, lines
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
+MODEL_PARTS = ('embedding', 'attention', 'router', 'experts', 'head', 'other')
 STATISTICS = ('load', 'load_max', 'load_min', 'load_cv', 'max_violation')
 STATISTICS += ('entropy', 'confidence', 'dropped', 'dead_experts')
 STATISTICS += ('experts_per_token',)
@@ -134,6 +135,8 @@ def test_metrics(finished):
     assert [m['step'] for m in metrics] == [1, 8, 16, 20, 24, 32, 40]
     train = ('loss', 'objective', *LOSSES)
     train += ('grad_norm', 'learning_rate', 'skipped', 'skipped_in_a_row')
+    train += tuple(f'grad_norm/{part}' for part in MODEL_PARTS)
+    train += ('param_norm', *(f'param_norm/{part}' for part in MODEL_PARTS))
     layers = {f'moe/layer_{i}/{n}' for i in (0, 1) for n in STATISTICS}
     names = {'step', *(f'train/{n}' for n in train)}
     names |= layers
@@ -141,8 +144,15 @@ def test_metrics(finished):
     for line in metrics:
         extra = evaluation if line['step'] % 20 == 0 else set()
         # The first step is compiled; the speed is that of others.
-        assert line.pop('train/tokens_per_second', line['step'] == 1) > 0
-        assert set(line) == names | extra
+        first = line['step'] == 1
+        assert line.pop('train/tokens_per_second', first) > 0
+        assert line.pop('cost/model_tflops', first) > 0
+        assert 0 <= line.pop('cost/data_wait', 0) <= 1
+        assert line.pop('cost/tokens_seen') == line['step'] * 8 * 16
+        parts = MODEL_PARTS if first else ()
+        flops = {f'cost/flops_per_token/{part}' for part in parts}
+        flops -= {'cost/flops_per_token/embedding'}
+        assert set(line) == names | extra | flops
         for layer in (0, 1):
             load = line[f'moe/layer_{layer}/load']
             assert len(load) == 4

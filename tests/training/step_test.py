@@ -181,12 +181,16 @@ def test_metrics_of_a_dense_model():
     dense = config(moe_every=0)
     shapes = jax.eval_shape(lambda: init_state(dense))
     _, metrics = jax.eval_shape(make_train_step(dense), shapes, TOKENS)
+    parts = ('attention', 'dense', 'embedding', 'head', 'other')
     assert sorted(metrics) == [
         'count/train/loss',
         'train/grad_norm',
+        *(f'train/grad_norm/{part}' for part in parts),
         'train/learning_rate',
         'train/loss',
         'train/objective',
+        'train/param_norm',
+        *(f'train/param_norm/{part}' for part in parts),
         'train/skipped',
         'train/skipped_in_a_row',
     ]

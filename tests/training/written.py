@@ -3,13 +3,15 @@
 from moe.metrics import read_metrics
 
 
+def repeatable(line):
+    """The metrics of a line without those of speed, which no run repeats."""
+    timed = lambda name: name.startswith('cost/') or name.endswith('_second')
+    return {name: value for name, value in line.items() if not timed(name)}
+
+
 def lines(folder):
     """The metrics, but the speed, which no run repeats."""
-    metrics = read_metrics(folder / 'metrics.jsonl')
-    return [
-        {k: v for k, v in m.items() if k != 'train/tokens_per_second'}
-        for m in metrics
-    ]
+    return [repeatable(m) for m in read_metrics(folder / 'metrics.jsonl')]
 
 
 def contents(folder):

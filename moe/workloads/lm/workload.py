@@ -103,6 +103,7 @@ class Language(TransformerWorkload):
     """
 
     final_file = 'sample.txt'
+    seen = 0.5  # by causal attention
     _config: LanguageConfig
 
     def __init__(self, config: LanguageConfig):
