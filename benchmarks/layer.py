@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from benchmarks.layers import cases, digest
 from benchmarks.problem import Setting
-from benchmarks.record import Record, measured
+from benchmarks.record import Record, cores, measured
 from benchmarks.timing import Call, Case, Timing, measure
 
 _BASE = Setting(tokens=4096, width=512, hidden=2048, num_experts=8)
@@ -105,7 +104,7 @@ def copy_case(size: int) -> Case:
     """
 
     def build() -> Call:
-        threads = len(os.sched_getaffinity(0))
+        threads = cores()
         source = np.ones(size // 8)
         target = np.zeros_like(source)
         parts = list(

@@ -58,8 +58,8 @@ def _surroundings(records: Sequence[Record]) -> Iterator[str]:
         yield from ['```sh', command, '```', '']
         yield from paragraph(
             f'{machine["processor"]}, {machine["cores"]} cores{where}; '
-            f'{names}; load average {min(loads):.1f} to {max(loads):.1f}; '
-            f'{first["time"][:10]}.'
+            f'{names}; load average {min(loads):.1f} to {max(loads):.1f}, its '
+            f'own threads included; {first["time"][:10]}.'
         )
 
 

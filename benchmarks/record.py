@@ -94,11 +94,18 @@ def machine() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         'processor': _processor(),
-        'cores': len(os.sched_getaffinity(0)),
+        'cores': cores(),
         'platform': device.platform,
         'device': device.device_kind,
         'devices': jax.device_count(),
     }
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

