@@ -153,12 +153,16 @@ def weights(
         'up': (num_experts, width, hidden),
         'down': (num_experts, hidden, width),
     }
-    draw = jax.jit(
-        lambda key, shape, scale: scale * jax.random.normal(key, shape, dtype),
-        static_argnums=(1, 2),
-    )
+
+    def draw(key, shape):
+        # One expert after another, whose bits take little memory.
+        normal = lambda key: jax.random.normal(key, shape[1:], dtype)
+        keys = jax.random.split(key, shape[0])
+        return jax.lax.map(lambda k: shape[1] ** -0.5 * normal(k), keys)
+
+    drawn = jax.jit(draw, static_argnums=1)
     return {
-        name: draw(jax.random.key(i), shape, shape[1] ** -0.5)
+        name: drawn(jax.random.key(i), shape)
         for i, (name, shape) in enumerate(shapes.items())
     }
 
