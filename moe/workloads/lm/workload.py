@@ -203,9 +203,16 @@ class Language(TransformerWorkload):
     def notes(self, data: Corpus):
         """Returns what was found in the data, and how much was looked at."""
         found, config = list(data.notes), self._config.data
-        if config.packing == 'best_fit':
-            share = windows_of(data, 'train', config).padding()
-            found.append(f'best-fit packing leaves {share:.2%} as padding')
+        if not self._has_text():
+            found.append(
+                'the data have no tokenizer (config.data.source.tokenizer): '
+                'there is no sample, and losses are per token'
+            )
+        parts = {'': data} if data.mixture is None else data.mixture.parts
+        for name, part in parts.items() if config.packing == 'best_fit' else ():
+            share = windows_of(part, 'train', config).padding()
+            of = f' of {name}' if name else ''
+            found.append(f'best-fit packing{of} leaves {share:.2%} as padding')
         return found
 
     def train_batches(self, data: Corpus, host, num_hosts):
@@ -239,7 +246,7 @@ class Language(TransformerWorkload):
     def finalize(self, variables, data: Corpus, workdir: pathlib.Path):
         """Writes a sample, and the experts of a piece of the validation set."""
         config = self._config
-        text = config.sample_prompt
+        text = config.sample_prompt if self._has_text() else ''
         if config.sample_length and text:
             text += sample(config, variables, text, config.sample_length)
         if config.model.moe_every:
@@ -253,6 +260,13 @@ class Language(TransformerWorkload):
         if jax.process_index() == 0:
             files.write_text(workdir / self.final_file, text)
         return {'sample': text}
+
+    def _has_text(self) -> bool:
+        """Whether the tokens of the source stand for text."""
+        try:
+            return len(self._config.data.source.encode('a')) > 0
+        except ConfigError:
+            return False
 
     def _piece(self, data: Corpus) -> np.ndarray:
         """Returns sequences from the middle of the validation set, [B, S]."""

@@ -86,6 +86,8 @@ def test_units_of_losses(monkeypatch):
         'c/perplexity': 1.0,
         'top_k_accuracy': 0.5,
     }
+    notes = workload.notes(workload.load_data())
+    assert any('no tokenizer' in note for note in notes)
     own = tiny.parsed().make_workload()
     assert own.eval_metrics({'loss': bits}, {})['bits_per_byte'] == 1.0
 

@@ -52,7 +52,11 @@ class _Records(Tokens):
         first = bisect.bisect_right(self.ends, start)
         last = bisect.bisect_left(self.ends, stop, lo=first)
         records = _opened(self.path)
-        data = b''.join(records[i] for i in range(first, last + 1))
+        if last - first < 2:
+            found = [records[i] for i in range(first, last + 1)]
+        else:  # together: each call looks for its place in the file
+            found = records.__getitems__(range(first, last + 1))
+        data = b''.join(found)
         ids = np.frombuffer(data, self.stored)
         before = self.ends[first - 1] if first else 0
         ids = ids[start - before : stop - before]

@@ -14,7 +14,13 @@ from moe.config import ConfigError, NaturalInt, Within
 from moe.workloads.data_files import matching
 from moe.workloads.lm.data.sources import Corpus, Source, check_length
 from moe.workloads.lm.data.tokenizer import Bytes, Tokenizer, read_tokenizer
-from moe.workloads.lm.data.tokens import Delimited, Joined, Span, Tokens
+from moe.workloads.lm.data.tokens import (
+    Delimited,
+    Joined,
+    Span,
+    Tokens,
+    repeated_documents,
+)
 
 MANIFEST = 'manifest.json'  # of `python -m moe.tokenize`
 _NEAR = 2**20  # tokens in which a split looks for the start of a document
@@ -185,7 +191,13 @@ class TokenFiles(Tokenized, abc.ABC):
             digests.append(str(len(train)))
         facts |= {'train_tokens': len(train), 'val_tokens': len(val)}
         fingerprint = hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]
-        corpus = Corpus(train, val, fingerprint, facts)
+        seen, repeated = repeated_documents([train, val])
+        note = (
+            f'{repeated:,} of {seen:,} documents that were looked at are there '
+            'more than once: validation may have what was trained on'
+        )
+        notes = (note,) if repeated else ()
+        corpus = Corpus(train, val, fingerprint, facts, notes)
         check_length(corpus, seq_len, 'files', self.files)
         return corpus
 

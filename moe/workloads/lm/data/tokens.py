@@ -5,6 +5,7 @@ N tokens. Nothing is read before it is asked for.
 
 import abc
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -291,6 +292,39 @@ class Delimited(Tokens):
 def as_tokens(ids: Tokens | np.ndarray) -> Tokens:
     """Returns an array [N] of ids as `Tokens`, which stay as they are."""
     return ids if isinstance(ids, Tokens) else InMemory(ids)
+
+
+def repeated_documents(
+    parts: Sequence[Tokens], span: int = 2**16, spans: int = 64
+) -> tuple[int, int]:
+    """Looks for documents that are there more than once.
+
+    Args:
+      parts: the tokens; those of unknown documents are left out.
+      span: tokens that are looked at, at once.
+      spans: of how many evenly spaced spans of each part, at most.
+
+    Returns:
+      How many documents were looked at, those that lie within a span, and how
+      many of them are like an earlier one.
+    """
+    found: dict[tuple[int, int], bytes] = {}  # by part and position
+    for part, tokens in enumerate(parts):
+        last = max(len(tokens) - span, 0)
+        count = min(spans, -(-len(tokens) // span))
+        for i in range(count):
+            start = i * last // max(count - 1, 1)
+            stop = min(start + span, len(tokens))
+            begins = tokens.document_starts(start, stop)
+            if begins is None:
+                break
+            ids = tokens.read(start, stop).astype('<i4')
+            ends = [*begins[1:], *([stop] if stop == len(tokens) else [])]
+            for low, high in zip(begins, ends, strict=False):
+                text = ids[low - start : high - start].tobytes()
+                digest = hashlib.blake2b(text, digest_size=16).digest()
+                found[part, int(low)] = digest
+    return len(found), len(found) - len({*found.values()})
 
 
 def largest_id(

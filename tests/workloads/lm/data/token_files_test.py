@@ -68,6 +68,12 @@ def test_text_of_the_ids(tmp_path, tokenizer_file):
     assert starts.tolist() == list(range(0, 30, len(ids) + 1))
 
 
+def test_repeated_documents_are_told(tmp_path):
+    files = write(tmp_path / 'a.bin', [1, 2, 0, 3, 4, 0, 1, 2, 0, 5, 6, 0])
+    (note,) = NanoGPT(files=files, end_of_text=0).load(2).notes
+    assert note.startswith('1 of 4 documents')
+
+
 def test_without_a_tokenizer(tmp_path):
     source = NanoGPT(files=write(tmp_path / 'a.bin', range(40)))
     assert (source.vocab_size, source.token_bytes()) == (1, None)

@@ -14,6 +14,7 @@ from moe.workloads.lm.data.tokens import (
     largest_id,
     narrow,
     narrow_dtype,
+    repeated_documents,
 )
 
 
@@ -91,6 +92,17 @@ def test_slices():
     assert (found[1:3].tolist(), found[3:99].tolist()) == ([1, 2], [3, 4])
     assert found[:].tolist() == [0, 1, 2, 3, 4]
     assert as_tokens(found) is found
+
+
+@pytest.mark.parametrize(('span', 'spans'), [(4, 9), (100, 1)])
+def test_repeated_documents(span, spans):
+    # Documents 12, 34 and 12 again, then 12 once more in the other part.
+    one = InMemory(np.array([1, 2, 3, 4, 1, 2]), [0, 2, 4])
+    two = InMemory(np.array([1, 2]), [0])
+    found = repeated_documents([one, two], span, spans)
+    assert found == (4, 2)
+    assert repeated_documents([one], span, spans) == (3, 1)
+    assert repeated_documents([InMemory(np.zeros(9, int))], 4, 4) == (0, 0)
 
 
 def test_largest_id(monkeypatch):
