@@ -247,15 +247,24 @@ value = lambda argument: argument.partition('=')[2]
 processes.start(value(coordinator), int(value(count)), int(value(index)))
 given = language.train_batches
 
-def fragile(*args):
-    for i, batch in enumerate(given(*args)):
-        if value(index) == '1' and i == 2:
+class Fragile:
+    def __init__(self, *args):
+        self.batches, self.count = given(*args), 0
+        self.get_state = self.batches.get_state
+        self.set_state = self.batches.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.count += 1
+        if value(index) == '1' and self.count == 3:
             raise OSError('the disk is gone')
-        yield batch
+        return next(self.batches)
 
 for plain, workdir in json.loads(runs):
     broken = workdir.endswith('fragile')
-    language.train_batches = fragile if broken else given
+    language.train_batches = Fragile if broken else given
     try:
         config = registry.read_config(plain)
         training.run(config, pathlib.Path(workdir))
@@ -372,7 +381,8 @@ def test_what_one_sees_all_refuse(plain, environment, tmp_path):
     with Started(tmp_path / 'out', 2 * [line], environment, cwds) as started:
         first, second = started.end(60)
     message = "workdir = 'run': must be a new folder, or one of the same run: "
-    message += 'config.seed: 3 there, 0 now\n'
+    message += 'config.seed: 3 there, 0 now, and config.init_from takes '
+    message += 'parameters to a new folder\n'
     assert first == Result(2, '', f'train.py: {message}')
     assert second == Result(2, '', f'train.py: process 0: {message}')
     assert not (cwds[1] / 'run').exists()
