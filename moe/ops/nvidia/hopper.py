@@ -93,7 +93,7 @@ def outer(x, dy, group_sizes, num_sms: int):
     step read of other rows is set to 0 in shared memory.
     """
     (_, rows), columns = x.shape, dy.shape[1]
-    x, dy = (_padded(v, {0: STEP, 1: LEAST}) for v in (x, dy))
+    x, dy = (_padded(v, {0: STEP, 1: STEP}, least=1) for v in (x, dy))
     tiling = Tiling.of(2 * STEP, dy.shape[1], buffers=1)
     shape = (group_sizes.shape[0], x.shape[1], dy.shape[1])
     dw = plgpu.kernel(

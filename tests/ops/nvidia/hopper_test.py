@@ -144,3 +144,21 @@ def test_columns_of_a_tile(width, columns):
     assert tiling.columns == columns
     # A step of both operands, of which there are three in shared memory.
     assert tiling.stages >= 3
+
+
+@pytest.mark.parametrize(
+    ('widths', 'copied'),
+    [((192, 320), False), ((64, 192), True), ((200, 192), True)],
+)
+def test_only_widths_off_the_blocks_are_copied(widths, copied):
+    # Multiples of 64, two of them at least, are taken as they are.
+    x, w, dy = whole_numbers(256, 2, widths)
+    args = (jnp.asarray(v, jnp.bfloat16) for v in (x, w, dy))
+
+    def run(x, w, dy):
+        sizes = jnp.array([128, 128])
+        y = hopper.rows_times(x, w, sizes, False, SMS)
+        dx = hopper.rows_times(dy, w, sizes, True, SMS)
+        return y, dx, hopper.outer(x, dy, sizes, SMS)
+
+    assert (' pad[' in str(jax.make_jaxpr(run)(*args))) == copied
