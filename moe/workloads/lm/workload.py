@@ -30,7 +30,7 @@ from moe.training.workload import (
 )
 from moe.types import TokenChoice
 from moe.workloads.lm.data import Corpus, Source
-from moe.workloads.lm.data.mixture import check_tokenizers
+from moe.workloads.lm.data.mixture import check_name, check_tokenizers
 from moe.workloads.lm.data.packing import Packed, check_documents
 from moe.workloads.lm.data.tokens import Joined, as_tokens
 from moe.workloads.lm.data.vocabulary import checked
@@ -75,8 +75,9 @@ class LanguageConfig(TransformerRun):
             raise ConfigError('model.attention.name', name, allowed)
         own = getattr(self.data.source, 'sources', {})
         for name in self.data.eval_sources:
-            if name in own or '/' in name or not name:
-                allowed = 'other names than those of sources, without a slash'
+            check_name('data.eval_sources', name)
+            if name in own:
+                allowed = 'of other names than the sources have'
                 raise ConfigError('data.eval_sources', name, allowed)
         least = self.data.source.vocab_size
         if self.model.vocab_size < least:

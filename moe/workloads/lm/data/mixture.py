@@ -57,6 +57,10 @@ class Mixture(Source):
     def __post_init__(self):
         if not self.sources:
             raise ConfigError('sources', {}, 'one source at least')
+        for name, source in self.sources.items():
+            check_name('sources', name)
+            if isinstance(source, Mixture):
+                raise ConfigError(f'sources.{name}', 'mixture', 'no mixture')
         given = {'weights': self.weights} if self.weights else {}
         stages = enumerate(self.stages)
         given |= {f'stages[{i}].weights': stage.weights for i, stage in stages}
@@ -64,11 +68,6 @@ class Mixture(Source):
             if set(weights) != set(self.sources):
                 allowed = f'of each of {", ".join(self.sources)}'
                 raise ConfigError(field, dict(weights), allowed)
-        for name, source in self.sources.items():
-            if isinstance(source, Mixture):
-                raise ConfigError(f'sources.{name}', 'mixture', 'no mixture')
-            if '/' in name:
-                raise ConfigError('sources', name, 'names without a slash')
         steps = [0, *(stage.step for stage in self.stages)]
         if any(a >= b for a, b in itertools.pairwise(steps)):
             raise ConfigError('stages', steps[1:], 'of ascending steps above 0')
@@ -124,6 +123,20 @@ class Mixture(Source):
         weights = self.weights or dict.fromkeys(parts, 1.0)
         stages = [(0, weights), *((s.step, s.weights) for s in self.stages)]
         return mixed(parts, Mixed(parts, tuple(stages)))
+
+
+def check_name(field: str, name: Any) -> None:
+    """Refuses the name of a validation set that metrics cannot have.
+
+    Args:
+      field: the section that has it.
+      name: the name.
+
+    Raises:
+      ConfigError: for no text, an empty one, or one with a slash.
+    """
+    if not isinstance(name, str) or not name or '/' in name:
+        raise ConfigError(field, name, 'of names without a slash')
 
 
 def check_tokenizers(sources: Mapping[str, Source], field: str) -> None:
