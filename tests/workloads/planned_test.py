@@ -1,5 +1,7 @@
 """The planning of each workload."""
 
+import math
+
 import jax
 
 from moe.workloads.lm.planning import LanguageModelPlanning
@@ -29,3 +31,4 @@ def test_any_workload_is_planned_by_its_data_and_its_step():
     assert found.describe() == {}
     assert found.mixtures == 0
     assert found.least_communicated({}) == 0
+    assert found.rows_of_experts({}) == math.inf

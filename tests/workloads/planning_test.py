@@ -41,6 +41,14 @@ def test_what_a_mixture_has_to_receive(changes, mesh, received):
     assert of(changes).least_communicated(sizes) == received
 
 
+def test_rows_of_the_experts_of_a_device():
+    # 8 * 16 tokens, each to 2 experts, over 4 devices; `tensor` divides none.
+    sizes = {'replica': 1, 'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2}
+    assert of({}).rows_of_experts(sizes) == 64
+    halves = of({'optimizer.accumulation': 2})
+    assert halves.rows_of_experts(sizes) == 32
+
+
 def test_mixtures_run_for_every_microbatch():
     changes = {'model.moe_every': 2, 'optimizer.accumulation': 4}
     assert of(changes).mixtures == 4
