@@ -6,7 +6,6 @@ import functools
 import os
 from typing import Any, ClassVar, Literal
 
-import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
@@ -51,12 +50,8 @@ class _Records(Tokens):
             return np.zeros(0, self.dtype)
         first = bisect.bisect_right(self.ends, start)
         last = bisect.bisect_left(self.ends, stop, lo=first)
-        records = _opened(self.path)
-        if last - first < 2:
-            found = [records[i] for i in range(first, last + 1)]
-        else:  # together: each call looks for its place in the file
-            found = records.__getitems__(range(first, last + 1))
-        data = b''.join(found)
+        # Together: each call looks for its place in the file.
+        data = b''.join(_opened(self.path).read(first, last + 1))
         ids = np.frombuffer(data, self.stored)
         before = self.ends[first - 1] if first else 0
         ids = ids[start - before : stop - before]
@@ -74,8 +69,8 @@ class _Records(Tokens):
 class ArrayRecord(TokenFiles):
     """ArrayRecord files, each record the ids of a document, little-endian.
 
-    They are written with `group_size:1`, and read through grain. The lengths
-    of the documents come from the files' footers; those of Zstandard need
+    They are written with `group_size:1`, as grain reads them. The lengths of
+    the documents come from the files' footers; those of Zstandard need
     Python 3.14 or the package `zstandard`, without which the records are read
     once, and their lengths kept.
 
@@ -142,6 +137,15 @@ class ArrayRecord(TokenFiles):
         return ConfigError(field, getattr(self, field), allowed)
 
 
+def _opened(path: str) -> ArrayRecordReader:
+    now = os.stat(path)
+    return _reader(path, (now.st_ino, now.st_size, now.st_mtime_ns))
+
+
 @functools.lru_cache(_OPEN)
-def _opened(path: str) -> grain.sources.ArrayRecordDataSource:
-    return grain.sources.ArrayRecordDataSource([path])
+def _reader(path: str, version: tuple[int, ...]) -> ArrayRecordReader:
+    del version  # of the key: a file may be replaced
+    # As grain opens it: for random access, without threads.
+    return ArrayRecordReader(
+        path, options='readahead_buffer_size:0,max_parallelism:0'
+    )
