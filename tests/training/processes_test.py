@@ -19,9 +19,7 @@ import pytest
 
 import moe.config
 from moe import training
-from moe.config import ConfigError
 from moe.metrics import read_metrics
-from moe.training import processes
 from moe.training.folder import write_plain_config
 from tests import table_run, tiny
 from tests.commands import ROOT, Result
@@ -237,10 +235,8 @@ def test_a_run_through_stop_and_death(
 PROGRAM = """
 import json, pathlib, sys
 from moe import training
-from moe.config import ConfigError
 from moe.workloads import registry
 from moe.workloads.lm import workload as language
-from moe.training import processes
 
 runs, coordinator, count, index = sys.argv[1:]
 value = lambda argument: argument.partition('=')[2]
@@ -386,24 +382,3 @@ def test_what_one_sees_all_refuse(plain, environment, tmp_path):
     assert first == Result(2, '', f'train.py: {message}')
     assert second == Result(2, '', f'train.py: process 0: {message}')
     assert not (cwds[1] / 'run').exists()
-
-
-@pytest.mark.parametrize(
-    ('given', 'message'),
-    [
-        ((None, 2, 0), '--coordinator = None: must be given with the others'),
-        (('localhost:1234', None, 0), '--processes = None: must be given'),
-        (('localhost:1234', 2, None), '--process = None: must be given'),
-        (('localhost', 2, 0), "= 'localhost': must be HOST:PORT"),
-        ((':1234', 2, 0), "= ':1234': must be HOST:PORT"),
-        (('localhost:0', 2, 0), "= 'localhost:0': must be HOST:PORT"),
-        (('localhost:65536', 2, 0), "= 'localhost:65536': must be HOST:PORT"),
-        (('localhost:1234', 0, 0), '--processes = 0: must be at least 1'),
-        (('localhost:1234', 2, 2), '--process = 2: must be between 0 and 1'),
-        (('localhost:1234', 2, -1), '--process = -1: must be between 0 and 1'),
-    ],
-)
-def test_what_cannot_start(given, message):
-    with pytest.raises(ConfigError) as caught:
-        processes.start(*given)
-    assert message in str(caught.value)
