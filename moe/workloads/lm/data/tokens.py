@@ -60,7 +60,9 @@ def narrow(ids: np.ndarray) -> np.ndarray:
     inside = (ids >= 0) & (ids < 2**31)
     if ids.dtype.kind == 'f':
         inside &= ids == np.floor(ids)
-    return np.where(inside, ids, -1).astype(np.int32)
+    found = np.where(inside, ids, 0).astype(np.int32)
+    found[~inside] = -1
+    return found
 
 
 def narrow_dtype(dtype: Any) -> np.dtype:
