@@ -5,7 +5,13 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moe.config.hints import children, choice_of, dataclass_of, is_mapping
+from moe.config.hints import (
+    alternatives,
+    children,
+    choice_of,
+    dataclass_of,
+    is_mapping,
+)
 from moe.config.registry import Option, options
 
 
@@ -54,7 +60,8 @@ def completed(hint: Any, value: Any) -> Any:
         entry's name it has the field's default options.
     """
     choice = choice_of(hint)
-    if choice is not None and isinstance(value, str) and value[:1] != '{':
+    none = value == 'None' and alternatives(hint)
+    if choice and isinstance(value, str) and value[:1] != '{' and not none:
         value = {'name': str(value)}
     if is_mapping(hint) and isinstance(value, Mapping):
         inner = typing.get_args(hint)[1]

@@ -1,6 +1,7 @@
 """Dispatch: plans of who goes where, and the dispatchers that follow them."""
 
 from moe.dispatch.base import DISPATCHERS, Dispatcher, Experts
+from moe.dispatch.choice import choose
 from moe.dispatch.dispatchers import (
     grouped,
     indexed,
@@ -22,6 +23,7 @@ __all__ = [
     'Experts',
     'Plan',
     'SparseDispatcher',
+    'choose',
     'grouped',
     'grouped_plan',
     'indexed',

@@ -14,6 +14,7 @@ class Lifted(nn.Module):
 
     expert: nn.Module
     num_experts: int
+    takes_sorted_rows = False
 
     @nn.compact
     def __call__(

@@ -18,7 +18,7 @@ from moe.config import (
     options,
 )
 from moe.config.registry import entry_of
-from moe.dispatch import DISPATCHERS, Dispatcher, grouped
+from moe.dispatch import DISPATCHERS, Dispatcher
 from moe.experts import EXPERTS, MLP, ZeroComputationExperts
 from moe.experts.base import SUPPLIED, make_experts
 from moe.layers.checks import experts_per_token, routing_of
@@ -90,7 +90,8 @@ class MoEConfig:
       allow_lookahead: whether a causal model may have a router that sees later
         tokens.
       jitter: the router sees `x * U(1 - jitter, 1 + jitter)` in training.
-      dispatcher: layout of the experts' rows; same values, different cost.
+      dispatcher: layout of the experts' rows; same values, different cost. None
+        is the fastest.
       capacity: how many assignments an expert takes.
       communication: how tokens reach experts on other devices.
       num_groups: G, groups in which tokens compete for capacity; None for one
@@ -109,7 +110,7 @@ class MoEConfig:
     router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top_k']
     allow_lookahead: bool = False
     jitter: NaturalFloat = 0.0
-    dispatcher: Annotated[Dispatcher, OneOf(DISPATCHERS)] = grouped
+    dispatcher: Annotated[Dispatcher, OneOf(DISPATCHERS)] | None = None
     capacity: Annotated[Capacity, OneOf(CAPACITIES)] = Dropless()
     communication: Annotated[Communication, OneOf(COMMUNICATION)] = none
     num_groups: PositiveInt | None = None
@@ -177,9 +178,9 @@ class MoEConfig:
         """all_to_all needs capacity buffers, ragged the dispatcher grouped."""
         choice = self.communication
         name, given = COMMUNICATION.name_of(choice), options(choice)
-        dispatcher = DISPATCHERS.name_of(self.dispatcher)
+        dispatcher = self.dispatcher and DISPATCHERS.name_of(self.dispatcher)
         is_grouped = dispatcher == 'grouped'
-        if name == ('all_to_all' if is_grouped else 'ragged'):
+        if dispatcher and name == ('all_to_all' if is_grouped else 'ragged'):
             other = 'ragged' if name == 'all_to_all' else 'all_to_all'
             allowed = f"'none', 'gather' or '{other}', of {dispatcher} rows"
             raise ConfigError('communication.name', name, allowed)

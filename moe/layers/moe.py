@@ -23,6 +23,7 @@ from moe.experts import ZeroComputationExperts
 from moe.layers.auxiliary import auxiliary, buffer_stats, summarize
 from moe.layers.gate import Gate, in_groups
 from moe.parallel import (
+    COMMUNICATION,
     Communication,
     communication_of,
     expert_axes_of,
@@ -55,7 +56,8 @@ class MoE(nn.Module):
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
         (Switch, arXiv 2101.03961).
       dispatcher: an entry of `DISPATCHERS` or its name, such as 'grouped': the
-        layout of the experts' rows; same values, different cost.
+        layout of the experts' rows; same values, different cost. None is the
+        fastest by `moe.dispatch.choose`.
       communication: how tokens reach experts on other devices of a mesh in
         context: an entry of `moe.parallel.COMMUNICATION`, perhaps with
         options, or its name: 'all_to_all' (of capacity buffers), 'ragged' (of
@@ -79,7 +81,7 @@ class MoE(nn.Module):
     experts: nn.Module
     router: Router | str = top_k
     jitter: float = 0.0
-    dispatcher: str | Dispatcher = 'indexed'
+    dispatcher: str | Dispatcher | None = None
     communication: Communication | str = 'none'
     capacity_factor: float | None = None
     eval_capacity_factor: float | None = None
@@ -221,10 +223,15 @@ class MoE(nn.Module):
         Returns the outputs, the assignments within capacity, and with bounded
         receive buffers how many of them [G, E] the buffers had no row for.
         """
-        dispatcher: Any = DISPATCHERS.find(self.dispatcher, 'dispatcher')
         communication = communication_of(self.communication)
         axes = expert_axes_of(communication)
         devices = num_shards(jax.sharding.get_abstract_mesh(), axes)
+        dispatcher: Any = self.dispatcher
+        if dispatcher is None:
+            name = COMMUNICATION.name_of(communication)
+            given = (routing, self.experts, capacity, tokens.dtype, name)
+            dispatcher = dispatch.choose(*given)
+        dispatcher = DISPATCHERS.find(dispatcher, 'dispatcher')
         bounded = options(communication).get('buffer_factor') is not None
         local = entry_of(communication) is none or devices == 1
         if local or self.is_initializing():

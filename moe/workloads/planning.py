@@ -145,7 +145,8 @@ class TransformerPlanning(Planning, abc.ABC):
             'remat': model.remat,
             'attention': ATTENTION_KERNELS.name_of(model.attention),
             'communication': COMMUNICATION.name_of(model.moe.communication),
-            'dispatcher': DISPATCHERS.name_of(model.moe.dispatcher),
+            'dispatcher': model.moe.dispatcher
+            and DISPATCHERS.name_of(model.moe.dispatcher),
             'capacity_factor': getattr(model.moe.capacity, 'train', None),
         }
 

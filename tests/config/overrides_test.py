@@ -14,6 +14,7 @@ from moe.config import (
     override,
     parse,
 )
+from moe.config.registry import entry_of
 from moe.workloads.lm.workload import LanguageConfig
 
 ROUTERS = Registry('router')
@@ -171,3 +172,16 @@ def test_the_config_itself_stays():
     plain = {'model': {'router': {'name': 'one', 'k': 7}}}
     override(Run, plain, [('model.router.k', 3), ('model.width', 2)])
     assert plain == {'model': {'router': {'name': 'one', 'k': 7}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chooses:
+    router: Annotated[Callable, OneOf(ROUTERS)] | None = None
+
+
+@pytest.mark.parametrize('given', [{}, {'router': 'one'}, {'router': None}])
+def test_a_choice_may_be_none(given):
+    plain = override(Chooses, given, [('router', Text('None'))])
+    assert parse(Chooses, plain).router is None
+    plain = override(Chooses, given, [('router', Text('one'))])
+    assert entry_of(parse(Chooses, plain).router) is one

@@ -1,0 +1,64 @@
+"""Which dispatcher is the fastest, from static shapes."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moe.dispatch.base import Dispatcher
+from moe.dispatch.dispatchers import grouped, indexed
+from moe.ops import native
+from moe.types import Routing
+
+# Padded rows that cost as much as one sorted row, where products of groups are
+# slower than those of equal batches: loops of XLA's, and accelerators.
+_WORTH = 1.5
+
+
+def choose(
+    routing: Routing,
+    experts: Any,
+    capacity: int | None,
+    dtype: Any = jnp.float32,
+    communication: str = 'none',
+) -> Dispatcher:
+    """Returns `grouped` or `indexed`: the same values at the lower cost.
+
+    `grouped` multiplies the A assignments, `indexed` the E*G*C rows of its
+    buffers, full or not. Where the kernels of `moe.ops.native` multiply groups
+    as fast as batches, as they do in a program for CPUs, `grouped` is chosen
+    unless it has more rows; elsewhere `indexed` is, up to 1.5 padded rows for
+    an assignment. Communication and experts may need one of the two.
+
+    Args:
+      routing: the routing of a batch.
+      experts: the experts; a module may have the attribute `takes_sorted_rows`,
+        and is called with `sizes` otherwise if it has such an argument.
+      capacity: C; None drops nothing.
+      dtype: dtype of the rows.
+      communication: name of how tokens reach other devices.
+    """
+    if communication in ('all_to_all', 'ragged'):
+        return grouped if communication == 'ragged' else indexed
+    if not _takes_sorted_rows(experts):
+        return indexed
+    capacity = capacity or routing.max_per_expert()
+    padded = routing.num_experts * routing.weight.shape[0] * capacity
+    sorted_rows = routing.weight.size
+    if _platform() == 'cpu' and native.takes(jnp.zeros(1, dtype)):
+        return indexed if padded < sorted_rows else grouped
+    return indexed if padded <= _WORTH * sorted_rows else grouped
+
+
+def _takes_sorted_rows(experts: Any) -> bool:
+    given = getattr(experts, 'takes_sorted_rows', None)
+    if given is None:
+        given = 'sizes' in inspect.signature(experts).parameters
+    return given
+
+
+def _platform() -> str:
+    """The platform of the mesh in context, or of JAX."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
