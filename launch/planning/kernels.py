@@ -3,7 +3,7 @@
 import math
 import re
 
-from launch.planning import gpu_kernels
+from launch.planning import gpu_kernels, tpu_kernels
 from launch.planning.hlo import Computation, Instruction
 
 # Products of a block of scores: Q K^T and P V; for the queries' gradient
@@ -29,11 +29,17 @@ def unseen(
       FLOPs, and bytes beyond reading each operand and writing each result once,
       negative if it does not read or write all of them.
     """
+    if instruction.opcode == 'fusion':
+        return tpu_kernels.masked_product(here, instruction, rows)
     if instruction.opcode != 'custom-call':
         return 0.0, 0.0
     found = re.search(r'/splash_mha_(fwd|dq|dkv)', instruction.attributes)
     if found and 'tpu_custom_call' in instruction.attributes:
         return _splash(here, instruction, found.group(1))
+    if 'ragged_dot_tiling' in instruction.attributes:
+        return tpu_kernels.ragged_dot(here, instruction, rows)
+    if re.search(r'/grouped_(products|outer)\b', instruction.attributes):
+        return tpu_kernels.grouped_products(here, instruction, rows)
     target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
     count = gpu_kernels.KERNELS.get(target.group(1) if target else '')
     return count(here, instruction, rows) if count else (0.0, 0.0)

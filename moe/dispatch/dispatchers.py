@@ -96,13 +96,15 @@ def grouped(
     group sizes [E].
     """
     plan = grouped_plan(routing, capacity)
-    return _through_rows(x, routing, plan, lambda r: experts(r, plan.sizes))
+    run = lambda rows: experts(rows, plan.sizes)
+    # Rows past the last expert's are not read.
+    return _through_rows(x, routing, plan, run, zeros=False)
 
 
-def _through_rows(x, routing, plan: Plan, run: Callable):
+def _through_rows(x, routing, plan: Plan, run: Callable, *, zeros=True):
     num_groups, group_size, width = x.shape
     flat = x.reshape(num_groups * group_size, width)
-    out = run(dispatch_rows(flat, plan.token, plan.row))
+    out = run(dispatch_rows(flat, plan.token, plan.row, zeros=zeros))
     out = checkpoint_name(out, 'returned')
     weight = row_weight(routing, plan)
     y = combine_rows(out, weight, plan.token, plan.row, flat.shape[0])

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from moe.config import ConfigError, PositiveInt
 from moe.experts.base import EXPERTS
-from moe.ops import grouped_matmul
+from moe.ops import grouped_matmuls
 from moe.parameters import parameter
 
 Activation = Literal['relu', 'gelu', 'silu', 'swiglu', 'geglu']
@@ -79,22 +79,47 @@ class MLP(nn.Module):
             allowed = f'[{count}, N, D], or [A, D] with sizes'
             raise ConfigError('MLP: shape of x', x.shape, allowed)
         act, gated = _pointwise(self.activation)
-        product = functools.partial(self._product, sizes=sizes)
+        products = functools.partial(self._products, sizes=sizes)
         shape, width = x.shape, x.shape[-1]
         x = x.astype(self.dtype)
         if self.num_experts is None:
             # As one matrix: XLA transposes the gradients of batched products.
             x = x.reshape(-1, width)
-        h = checkpoint_name(product('up', x, self.hidden), 'hidden')
-        if gated:
-            gate = checkpoint_name(product('gate', x, self.hidden), 'hidden')
-            h = act(gate) * h
-        else:
-            h = act(h)
-        return product('down', h, width, scale=self.down_scale).reshape(shape)
+        names = ('up', 'gate') if gated else ('up',)
+        made = products(names, x, self.hidden)
+        h, *gate = [checkpoint_name(y, 'hidden') for y in made]
+        h = act(gate[0]) * h if gated else act(h)
+        (y,) = products(('down',), h, width, scale=self.down_scale)
+        return y.reshape(shape)
 
-    def _product(self, name, x, features, *, sizes, scale=1.0):
+    def _products(self, names, x, features, *, sizes, scale=1.0):
         """Multiplies rows with parameters made here, in the layout of `x`."""
+        made = [self._weights(n, x.shape[-1], features, scale) for n in names]
+        ws, biases = zip(*made, strict=True)
+        if self.num_experts is None:
+            ys = [x @ w for w in ws]
+        elif sizes is None:
+            ys = [jnp.einsum('end,edf->enf', x, w) for w in ws]
+        else:
+            ys = list(grouped_matmuls(x, ws, sizes))
+        pairs = zip(ys, biases, strict=True)
+        return [
+            y if bias is None else y + self._by_row(bias, x, sizes)
+            for y, bias in pairs
+        ]
+
+    def _by_row(self, bias, x, sizes):
+        """Returns the bias of each row, in the layout of `x`."""
+        if self.num_experts is None:
+            return bias
+        if sizes is None:
+            return bias[:, None]
+        rows = jnp.arange(x.shape[0])
+        expert = jnp.searchsorted(jnp.cumsum(sizes), rows, 'right')
+        return jnp.take(bias, expert, 0, mode='fill', fill_value=0)
+
+    def _weights(self, name, width, features, scale):
+        """Makes a matrix, and its bias if there are biases."""
         lead = () if self.num_experts is None else (self.num_experts,)
         init = nn.initializers.variance_scaling(
             scale**2,
@@ -102,41 +127,28 @@ class MLP(nn.Module):
             'truncated_normal',
             batch_axis=tuple(range(len(lead))),
         )
-        shape = (*lead, x.shape[-1], features)
         experts = () if not lead else ('expert',)
         inner = ('hidden', 'embed') if name == 'down' else ('embed', 'hidden')
         w = parameter(
             self,
             name,
             init,
-            shape,
+            (*lead, width, features),
             axes=(*experts, *inner),
             decay=True,
             matrix=(1, 1),
         ).astype(self.dtype)
-        bias = None
-        if self.use_bias:
-            zeros = nn.initializers.zeros_init()
-            bias = parameter(
-                self,
-                f'{name}_bias',
-                zeros,
-                (*lead, features),
-                axes=(*experts, None),
-                decay=False,
-            ).astype(self.dtype)
-        if not lead:
-            y = x @ w
-        elif sizes is None:
-            y = jnp.einsum('end,edf->enf', x, w)
-            bias = None if bias is None else bias[:, None]
-        else:
-            y = grouped_matmul(x, w, sizes)
-            if bias is not None:
-                rows = jnp.arange(x.shape[0])
-                expert = jnp.searchsorted(jnp.cumsum(sizes), rows, 'right')
-                bias = jnp.take(bias, expert, 0, mode='fill', fill_value=0)
-        return y if bias is None else y + bias
+        if not self.use_bias:
+            return w, None
+        bias = parameter(
+            self,
+            f'{name}_bias',
+            nn.initializers.zeros_init(),
+            (*lead, features),
+            axes=(*experts, None),
+            decay=False,
+        ).astype(self.dtype)
+        return w, bias
 
 
 def _pointwise(

@@ -1,7 +1,7 @@
 """Primitives: grouped products, row movements and sorts, per platform."""
 
 from moe.ops.attention import ATTENTION_KERNELS
-from moe.ops.grouped_matmul import grouped_matmul
+from moe.ops.grouped_matmul import grouped_matmul, grouped_matmuls
 from moe.ops.rows import combine_rows, dispatch_rows
 from moe.ops.sort import stable_sort
 
@@ -10,5 +10,6 @@ __all__ = [
     'combine_rows',
     'dispatch_rows',
     'grouped_matmul',
+    'grouped_matmuls',
     'stable_sort',
 ]

@@ -5,6 +5,7 @@ A rows in all, E experts, D and F the two widths. Rows are sorted by expert;
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from moe.ops import blocks, native, nvidia
+
+_BFLOAT16 = jnp.dtype(jnp.bfloat16)
 
 
 def grouped_matmul(
@@ -43,40 +46,99 @@ def grouped_matmul(
     >>> grouped_matmul(x, w, jnp.array([1, 2])).ravel().tolist()
     [10.0, 200.0, 300.0]
     """
-    if x.shape[1] != w.shape[1] or group_sizes.shape[0] != w.shape[0]:
-        raise ValueError(
-            f'grouped_matmul: x {x.shape}, w {w.shape} and group_sizes '
-            f'{group_sizes.shape} must be [A,D], [E,D,F] and [E]'
-        )
-    return _matmul(x, w, group_sizes)
+    return grouped_matmuls(x, (w,), group_sizes)[0]
+
+
+def grouped_matmuls(
+    x: Float[Array, 'A D'],
+    ws: Sequence[Float[Array, 'E D F']],
+    group_sizes: Int[Array, 'E'],
+) -> tuple[Float[Array, 'A F'], ...]:
+    """Multiplies the same rows with several matrices of each group.
+
+    `grouped_matmul` of each of `ws`; kernels for TPUs read the rows once, and
+    add up the gradient of `x` where they make it.
+
+    Args:
+      x: rows sorted by group, float.
+      ws: arrays of one matrix a group, the dtype of `x`.
+      group_sizes: rows of each group, int32, their sum at most A.
+
+    Returns:
+      The products, in the dtype of `x`, accumulated in float32.
+
+    Raises:
+      ValueError: if the shapes do not fit each other.
+    """
+    for w in ws:
+        if x.shape[1] != w.shape[1] or group_sizes.shape[0] != w.shape[0]:
+            raise ValueError(
+                f'grouped_matmul: x {x.shape}, w {w.shape} and group_sizes '
+                f'{group_sizes.shape} must be [A,D], [E,D,F] and [E]'
+            )
+    return _matmuls(x, tuple(ws), group_sizes)
 
 
 @jax.custom_vjp
-def _matmul(x, w, group_sizes):
-    return _rows_times(x, w, group_sizes, transpose=False)
+def _matmuls(x, ws, group_sizes):
+    def each(x, ws, sizes):
+        return tuple(_rows_times(x, w, sizes, transpose=False) for w in ws)
+
+    return _by_kernel('products', each, (x, ws), group_sizes, ws)
 
 
-def _forward(x, w, group_sizes):
-    return _matmul(x, w, group_sizes), (x, w, group_sizes)
+def _forward(x, ws, group_sizes):
+    return _matmuls(x, ws, group_sizes), (x, ws, group_sizes)
 
 
-def _backward(residuals, dy):
-    x, w, group_sizes = residuals
-    dy = dy.astype(x.dtype)
-    dw = _outer(x, dy, group_sizes)
+def _backward(residuals, dys):
+    x, ws, group_sizes = residuals
+    dys = tuple(dy.astype(x.dtype) for dy in dys)
+
+    def outer(x, dys, sizes):
+        return tuple(_outer(x, dy, sizes) for dy in dys)
+
+    def back(dys, ws, sizes):
+        pairs = zip(dys, ws, strict=True)
+        dxs = [_rows_times(d, w, sizes, transpose=True) for d, w in pairs]
+        return functools.reduce(jnp.add, dxs)
+
+    dws = _by_kernel('outer_products', outer, (x, dys), group_sizes, ws)
     # On GPUs XLA would put off all gradients of matrices, and keep what they
     # are made of: rows, and cotangents of rows.
-    dy, dw = lax.platform_dependent(
-        dy,
-        dw,
-        cuda=lambda *v: lax.optimization_barrier(v),
-        default=lambda *v: v,
-    )
-    dx = _rows_times(dy, w, group_sizes, transpose=True)
-    return dx, dw, None
+    held = [
+        lax.platform_dependent(
+            dy,
+            dw,
+            cuda=lambda *v: lax.optimization_barrier(v),
+            default=lambda *v: v,
+        )
+        for dy, dw in zip(dys, dws, strict=True)
+    ]
+    dys, dws = zip(*held, strict=True)
+    dx = _by_kernel('summed_products', back, (dys, ws), group_sizes, ws)
+    return dx, dws, None
 
 
-_matmul.defvjp(_forward, _backward)
+_matmuls.defvjp(_forward, _backward)
+
+
+def _by_kernel(name, elsewhere, operands, group_sizes, ws):
+    """Takes a kernel for TPUs where the program is lowered for one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = device.platform if device else jax.default_backend()
+    rows = jax.tree.leaves(operands)[0]
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((operands, ws))}
+    alike = len({w.shape for w in ws}) == 1 and dtypes == {_BFLOAT16}
+    if platform == 'tpu' and alike and _is_whole():
+        from moe.ops import tpu  # only here: the import takes a second
+
+        if tpu.fits(len(rows), ws[0].shape, len(ws)):
+            kernel = jax.custom_batching.sequential_vmap(getattr(tpu, name))
+            return lax.platform_dependent(
+                *operands, group_sizes, tpu=kernel, default=elsewhere
+            )
+    return elsewhere(*operands, group_sizes)
 
 
 def _rows_times(x, w, group_sizes, *, transpose):
@@ -135,6 +197,13 @@ def _ragged_dot(numbers, x, y, group_sizes):
         )
 
     return product(x, y, group_sizes)
+
+
+def _is_whole():
+    """Whether no axis is left to the compiler, which cannot split kernels."""
+    mesh = jax.sharding.get_abstract_mesh()
+    split = set(mesh.axis_names) - set(mesh.manual_axes)
+    return all(mesh.shape[axis] == 1 for axis in split)
 
 
 def _rows_times_cpu(x, w, group_sizes, *, transpose):
