@@ -15,6 +15,7 @@ from moe.parallel.communication import (
 from moe.parallel.mesh import (
     MeshConfig,
     batch_sharding,
+    compiler_options,
     host_of,
     make_mesh,
     mesh_shape,
@@ -33,6 +34,7 @@ __all__ = [
     'batch_sharding',
     'by_device',
     'communication_of',
+    'compiler_options',
     'expert_axes_of',
     'gather',
     'host_of',

@@ -26,7 +26,13 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.config import AtLeast, ConfigError, Registry, options
+from moe.config import (
+    AtLeast,
+    ConfigError,
+    PositiveInt,
+    Registry,
+    options,
+)
 from moe.dispatch import (
     Dispatcher,
     grouped_plan,
@@ -78,27 +84,38 @@ def none(dispatcher: Dispatcher, axis_names: Axes) -> Dispatcher:
 
 @COMMUNICATION.register('all_to_all')
 def all_to_all(
-    dispatcher: Dispatcher, axis_names: Axes, *, levels: Literal[1, 2] = 1
+    dispatcher: Dispatcher,
+    axis_names: Axes,
+    *,
+    levels: Literal[1, 2] = 1,
+    overlap_degree: PositiveInt = 1,
 ) -> Dispatcher:
     """Sends whole capacity buffers to the experts and back.
 
     Each device sends `(n - 1) / n` of its [E, G*C, D] each way, whatever the
-    load. Source: GShard, arXiv 2006.16668.
+    load. Source: GShard, arXiv 2006.16668; of the overlap, Tutel, arXiv
+    2206.03382.
 
     Args:
       dispatcher: a dispatcher with capacity buffers, 'onehot' or 'indexed'.
       axis_names: the mesh axes of the experts.
       levels: number of mesh axes; 2 is a hierarchical all-to-all, over
         `replica` too.
+      overlap_degree: number of parts of the buffers that travel one after
+        another, so that one part's exchange overlaps with the experts of the
+        others; each part reads the experts' weights again.
 
     Returns:
       The dispatcher over all devices.
     """
-    axes = _axes(axis_names)[:levels]
-    return functools.reduce(_all_to_all, axes, dispatcher)
+    first, *others = _axes(axis_names)[:levels]
+    dispatcher = _all_to_all(dispatcher, first, overlap_degree)
+    return functools.reduce(_all_to_all, others, dispatcher)
 
 
-def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
+def _all_to_all(
+    dispatcher: Dispatcher, axis_name: str, parts: int = 1
+) -> Dispatcher:
     swap = functools.partial(lax.all_to_all, axis_name=axis_name, tiled=True)
 
     def run(x, routing, experts, capacity):
@@ -107,8 +124,14 @@ def _all_to_all(dispatcher: Dispatcher, axis_name: str) -> Dispatcher:
                 raise ValueError(
                     "all_to_all: needs capacity buffers, 'onehot' or 'indexed'"
                 )
-            rows = swap(rows, split_axis=0, concat_axis=1)
-            return swap(experts(rows), split_axis=1, concat_axis=0)
+
+            def there_and_back(rows):
+                rows = swap(rows, split_axis=0, concat_axis=1)
+                return swap(experts(rows), split_axis=1, concat_axis=0)
+
+            # The groups' rows, so that capacity is what it is in one part.
+            some = jnp.array_split(rows, min(parts, rows.shape[1]), axis=1)
+            return jnp.concatenate([*map(there_and_back, some)], axis=1)
 
         return dispatcher(x, routing, on_owners, capacity)
 

@@ -80,6 +80,21 @@ def mesh_shape(config: MeshConfig, count: int) -> dict[str, int]:
     return {a: count // fixed if s == -1 else s for a, s in sizes.items()}
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """Returns options of the compiler for programs on a mesh.
+
+    On TPU an all-to-all is only overlapped with compute if the compiler is
+    told to make it asynchronous. Source: MaxText,
+    benchmarks/xla_flags_library.py.
+
+    Args:
+      mesh: the device mesh.
+    """
+    if mesh.devices.flat[0].platform != 'tpu':
+        return {}
+    return {'xla_tpu_enable_async_all_to_all': 'true'}
+
+
 def make_mesh(
     config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:

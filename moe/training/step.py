@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
+from moe.parallel import compiler_options
 from moe.parameters import parts
 from moe.routing import update_router_state
 from moe.training.average import moved
@@ -203,4 +204,5 @@ def jit_train_step(
         make_train_step(config, workload),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, P())),
+        compiler_options=compiler_options(mesh),
     )

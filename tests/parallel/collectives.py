@@ -78,7 +78,8 @@ def collectives(text: str) -> list[Collective]:
     for match in _LINE.finditer(text):
         shapes = _SHAPE.findall(match['shapes'])
         if match['start'] and match['kind'] != 'all-reduce':
-            shapes = shapes[-1:]  # (operand, result)
+            # (operand, result), and perhaps scalars of its context
+            shapes = [shape for shape in shapes if shape[2]][-1:]
         size = sum(_bytes(*shape) for shape in shapes)
         found[match['kind'], _devices(match['rest']), size] += 1
     return sorted(

@@ -87,10 +87,21 @@ def check(found, desired):
     assert_close(found[0], desired[0], 1e-6)
 
 
+@pytest.mark.parametrize('parts', [2, 3])
+def test_in_parts(parts):
+    # Of 3 rows of an expert in a group 2 and 1, or each on its own.
+    check_over_a_mesh('all_to_all', 'indexed', overlap_degree=parts)
+
+
 @pytest.mark.parametrize(('name', 'dispatcher'), CASES[1:])
 def test_over_a_mesh(name, dispatcher):
+    check_over_a_mesh(name, dispatcher)
+
+
+def check_over_a_mesh(name, dispatcher, **options):
     # The gradient of the whole, experts split over 4 of 8 devices.
-    execute = COMMUNICATION[name](DISPATCHERS[dispatcher], 'expert')
+    communication = functools.partial(COMMUNICATION[name], **options)
+    execute = communication(DISPATCHERS[dispatcher], 'expert')
 
     def split(x, routing, experts, slots):
         def run(w, x, routing):

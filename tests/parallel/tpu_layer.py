@@ -23,6 +23,7 @@ from moe.parallel import (
     COMMUNICATION,
     MeshConfig,
     batch_sharding,
+    compiler_options,
     make_mesh,
     parameter_shardings,
     with_shardings,
@@ -45,11 +46,13 @@ class Case(NamedTuple):
     communication: str
     buffer_factor: float | None = None
     router: str = 'top_k'
+    overlap_degree: int = 1
 
 
 CASES = {
     'all_to_all': Case('v5e:2x2', 1, 4, 'all_to_all'),
     'expert_choice': Case('v5e:2x2', 1, 4, 'all_to_all', None, 'expert_choice'),
+    'overlap': Case('v5e:2x2', 1, 4, 'all_to_all', overlap_degree=2),
     'gather': Case('v5e:2x2', 1, 4, 'gather'),
     'ragged': Case('v5e:2x2', 1, 4, 'ragged'),
     'buffer': Case('v5p:2x2x2', 1, 8, 'ragged', 1.5),
@@ -63,6 +66,8 @@ def program(case):
     options = {'levels': 2} if case.replica > 1 else {}
     if case.buffer_factor:
         options = {'buffer_factor': case.buffer_factor}
+    if case.overlap_degree > 1:
+        options = {'overlap_degree': case.overlap_degree}
     layer = MoE(
         MLP(F, num_experts=E, activation='relu', dtype=jnp.bfloat16),
         ROUTERS[case.router],
@@ -92,7 +97,8 @@ def program(case):
 
     gradients = jax.grad(objective, argnums=(0, 1), has_aux=True)
     with jax.set_mesh(mesh):
-        return jax.jit(gradients).lower(params, x).compile().as_text()
+        step = jax.jit(gradients, compiler_options=compiler_options(mesh))
+        return step.lower(params, x).compile().as_text()
 
 
 if __name__ == '__main__':

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from launch.planning.hlo import parse
+from launch.planning.products import product_flops
 from tests.parallel.collectives import Collective, collectives
-from tests.parallel.tpu_layer import CASES, C, D, E, G, K, S
+from tests.parallel.tpu_layer import CASES, C, D, E, F, G, K, S
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Of the tests, or of jax in the process that runs them.
@@ -80,6 +81,44 @@ def test_all_to_all(texts, name):
     assert sum(one.times for one in found_all) == 4
     assert {one.size for one in found_all} == {buffer}
     check_sent(found, 4 * buffer * 3 // 4)
+
+
+def products_between(text):
+    """FLOPs of products between start and end of each all-to-all, in order."""
+    program = parse(text)
+
+    def flops(here, one):
+        inner = program.computations.get(one.called('calls') or '')
+        fused = inner.instructions.values() if inner else ()
+        return product_flops(here, one) + sum(flops(inner, i) for i in fused)
+
+    found, going = [], {}
+    main = program.computations[program.entry]
+    for one in main.instructions.values():  # in the order of the schedule
+        if one.opcode == 'all-to-all-start':
+            going[one.name] = 0.0
+        elif one.opcode == 'all-to-all-done':
+            found.append(going.pop(one.operands[0]))
+        else:
+            work = flops(main, one)
+            going = {name: total + work for name, total in going.items()}
+    return found
+
+
+def test_exchange_overlaps_with_experts(texts):
+    # In two parts: each of half the buffer, and at least one that travels
+    # while the experts multiply the other, forward and backward.
+    found = collectives(texts['overlap'])
+    half = BYTES * E * (G // 4) * C * D // 2
+    assert Collective('all-to-all', 4, half, 8) in found
+    check_sent(found, 8 * half * 3 // 4)
+    product = 2 * (E // 4) * (G * C // 2) * D * F
+    between = products_between(texts['overlap'])
+    assert len(between) == 8
+    assert max(between[:4]) >= product
+    assert max(between[4:]) >= product
+    # Whole, the experts wait for the rows, and the way back for the experts.
+    assert max(products_between(texts['all_to_all'])[:2]) < product
 
 
 def test_two_levels(texts):
