@@ -21,7 +21,8 @@ class JSONLines(Texts):
 
     Attributes:
       files: path or glob of the files, or a folder.
-      val_fraction: share that is for validation.
+      val_fraction: share that is for validation; it is doubled, up to a half,
+        until there is one sequence at least.
       tokenizer: path of a `tokenizer.json`; '' for bytes.
       split: what is split: whole documents, by their hashes alone, so that a
         further document moves no other; or the bytes, of which the first

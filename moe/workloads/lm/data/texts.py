@@ -112,10 +112,15 @@ class Texts(Tokenized, abc.ABC):
         return Text(path, size, digest.digest())
 
     def _blob(
-        self, texts: Sequence[Text], tokenizer: Tokenizer
+        self,
+        texts: Sequence[Text],
+        tokenizer: Tokenizer,
+        fraction: float | None,
     ) -> tuple[pathlib.Path, dict[str, Any]]:
-        """Returns the tokens of all documents, made once."""
-        fraction = self.val_fraction if self.split == 'documents' else None
+        """Returns the tokens of all documents, made once, and facts of them.
+
+        See `moe.workloads.lm.data.blob.write` for the fraction.
+        """
         digests = [text.digest.hex() for text in texts]
         made_of = [tokenizer.digest, fraction, self.read_as(), digests]
         total = sum(text.size for text in texts)
@@ -163,10 +168,15 @@ class Texts(Tokenized, abc.ABC):
         texts, repeated = self._texts()
         facts: dict[str, Any] = {'files': len(texts)}
         if self.split == 'documents':
-            folder, made = self._blob(texts, tokenizer)
+            fraction = self.val_fraction
+            folder, made = self._blob(texts, tokenizer, fraction)
+            # Of few documents none may be there: at least one sequence is.
+            while made['val']['tokens'] <= seq_len and fraction < 0.5:
+                fraction = min(2 * max(fraction, 0.01), 0.5)
+                folder, made = self._blob(texts, tokenizer, fraction)
             train: Tokens = blob.open_part(folder, made, 'train')
             val: Tokens = blob.open_part(folder, made, 'val')
-            more = f'documents {self.val_fraction}'
+            more = f'documents {fraction}'
         else:
             tokens, made = self.stream(texts, tokenizer)
             train, val, more = self._split(tokens, seq_len, tokenizer)
@@ -191,7 +201,7 @@ class Texts(Tokenized, abc.ABC):
         """Returns all documents one after another, and facts of the blob."""
         if not texts:
             return InMemory(np.zeros(0, np.uint8)), {}
-        folder, made = self._blob(texts, tokenizer)
+        folder, made = self._blob(texts, tokenizer, None)
         tokens: Tokens = blob.open_part(folder, made, 'train')
         if isinstance(tokenizer, Bytes):  # none after the last document
             tokens = Span(tokens, 0, len(tokens) - 1)

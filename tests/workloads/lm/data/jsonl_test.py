@@ -65,6 +65,18 @@ def test_repeated_documents_are_on_one_side(tmp_path, cache):
     assert not set(texts_of(corpus.train)) & set(texts_of(corpus.val))
 
 
+def test_few_documents(tmp_path, cache):
+    # Doubled until the documents of the lowest hashes make a sequence.
+    texts = TEXTS[:9]
+    shares = [0.01 * 2**i for i in range(6)]
+    fraction = next(share for share in shares if sum(by_hash(texts, share)))
+    assert fraction > 0.01
+    files = write(tmp_path / 'a.jsonl', texts)
+    corpus = JSONLines(files=files, val_fraction=0.01).load(4)
+    pairs = zip(texts, by_hash(texts, fraction), strict=True)
+    assert texts_of(corpus.val) == [text for text, is_val in pairs if is_val]
+
+
 def test_split_by_bytes(tmp_path, cache):
     files = write(tmp_path / 'a.jsonl', TEXTS)
     corpus = JSONLines(files=files, val_fraction=0.25, split='bytes').load(4)
