@@ -1,7 +1,8 @@
 """The workloads by name, and how their configs are read."""
 
+import importlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,15 +13,30 @@ from moe.config.plugins import import_plugins, import_plugins_of_run
 from moe.config.reference import reference
 from moe.training.config import Config
 from moe.training.folder import read_plain_config
-from moe.workloads.lm.workload import LanguageConfig
-from moe.workloads.multitask.workload import MultiTaskRun
-from moe.workloads.vision.workload import VisionConfig
 
-WORKLOADS: dict[str, type[Config]] = {
-    'lm': LanguageConfig,
-    'multitask': MultiTaskRun,
-    'vision': VisionConfig,
+# Name -> module and its config.
+_CONFIGS = {
+    'lm': ('moe.workloads.lm.workload', 'LanguageConfig'),
+    'multitask': ('moe.workloads.multitask.workload', 'MultiTaskRun'),
+    'vision': ('moe.workloads.vision.workload', 'VisionConfig'),
 }
+
+
+class _Workloads(Mapping[str, type[Config]]):
+    """The config of each workload, imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> type[Config]:
+        module, config = _CONFIGS[name]
+        return getattr(importlib.import_module(module), config)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CONFIGS)
+
+    def __len__(self) -> int:
+        return len(_CONFIGS)
+
+
+WORKLOADS = _Workloads()
 
 
 def read_config(
@@ -115,7 +131,7 @@ def schema_of(
       ConfigError: for an unknown workload.
     """
     name = (overrides or {}).get('workload', plain.get('workload'))
-    if not isinstance(name, str) or name not in WORKLOADS:
+    if not isinstance(name, str) or name not in _CONFIGS:
         known = ', '.join(repr(workload) for workload in WORKLOADS)
         if name is None and 'task' in plain:
             allowed = f'absent: the field is now workload, one of {known}'
