@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from moe import losses, stats
 from moe.losses import AUXILIARY_LOSSES
 from moe.parallel import by_device
-from moe.totals import Derived, Mean, Total, constant
+from moe.totals import Derived, Mean, Total, constant, mean_over
 from moe.types import (
     Aux,
     AuxiliaryLoss,
@@ -180,8 +180,9 @@ def auxiliary(
       record: whether to keep the Routing.
 
     Returns:
-      The Aux with every loss by name, `stats.routing_stats`, and the values of
-      the router's states as the statistics `state/NAME`.
+      The Aux with every loss by name, `stats.routing_stats`, the scale of the
+      router's logits as `logit_rms`, and the values of the router's states as
+      the statistics `state/NAME`.
     """
     functions = {**LOSSES, **extra_losses}
     counted = stats.routing_total(
@@ -190,7 +191,7 @@ def auxiliary(
         within_capacity,
         summary.mask,
     )
-    others = dict(extra_stats)
+    others = {'logit_rms': logit_scale(summary), **extra_stats}
     leaves = jax.tree_util.tree_leaves_with_path(dict(summary.state))
     for path, value in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -201,6 +202,21 @@ def auxiliary(
     )
     routing = summary.routing if record else None
     return Aux.of(totals, dict(state_statistics), routing)
+
+
+def logit_scale(summary: RoutingSummary) -> Derived:
+    """Returns the root of the mean square of the logits over valid tokens.
+
+    Args:
+      summary: summary of a layer's routing.
+    """
+    logits = jax.lax.stop_gradient(summary.logits).astype(jnp.float32)
+    mean = mean_over(summary.mask, jnp.mean(jnp.square(logits), axis=-1))
+    return Derived(mean, mean.count, _root)
+
+
+def _root(mean: Mean) -> Float[Array, '*L']:
+    return jnp.sqrt(mean.term)
 
 
 def loss_total(loss: AuxiliaryLoss, summary: RoutingSummary) -> Total:

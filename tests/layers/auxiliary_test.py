@@ -138,6 +138,7 @@ def test_equals_the_loop(kind, scope):
         }
         assert_close(dict(aux.losses), losses, 2e-6)
         stats = reference.statistics(probs, chosen.sum(1), kept, mask)
+        stats['logit_rms'] = reference.logit_rms(logits, mask)
         assert_close(dict(aux.stats), stats, 2e-6)
         for value in (*aux.losses.values(), *aux.stats.values()):
             assert value.dtype == jnp.float32

@@ -76,6 +76,7 @@ def layer(x, router, experts, mask, options):
         'l1': reference_losses.l1(dense, mask),
     }
     stats = statistics(probs, counts, kept, mask)
+    stats['logit_rms'] = logit_rms(logits, mask)
     return Output(y, chosen, gates, kept, probs, logits, losses, stats)
 
 
@@ -114,6 +115,11 @@ def load_balance(probs, counts, mask, scope):
 def log_sum_exp(logits):
     """Of one token's logits [E]."""
     return np.max(logits) + np.log(np.sum(np.exp(logits - np.max(logits))))
+
+
+def logit_rms(logits, mask):
+    """Root of the mean square of the logits of live tokens."""
+    return np.sqrt(np.mean(logits[mask] ** 2)) if np.any(mask) else 0.0
 
 
 def router_z(logits, mask):

@@ -164,15 +164,14 @@ def spread_by_hand(routing, values, live):
 def account_by_hand(name, routing, kept, mask):
     """Losses and statistics of a Routing."""
     ones, live = np.ones(routing.weight.shape), np.asarray(routing.valid)
-    probs = np.float64(routing.probs)
+    probs, logits = np.float64(routing.probs), np.float64(routing.logits)
     chosen = spread_by_hand(routing, ones, live)
     gates = spread_by_hand(routing, routing.weight, live)
     counted = chosen
     if routing.balance_mask is not None:
         counted = spread_by_hand(routing, ones, routing.balance_mask)
     chance = routing.selection_probability
-    if chance is None:
-        chance = chosen
+    chance = chosen if chance is None else chance
     unbiased = counted
     if STATES.get(name) == 'bias':  # the K greatest logits
         order = np.argsort(-routing.logits, axis=-1, kind='stable')
@@ -180,7 +179,7 @@ def account_by_hand(name, routing, kept, mask):
         unbiased = (rank < routing.weight.shape[1]) & mask[..., None]
     l1 = reference_losses.l1(gates, mask)
     if name == 'relu':
-        every = np.maximum(np.float64(routing.logits), 0)
+        every = np.maximum(logits, 0)
         load = np.mean(every[mask] > 0, axis=0) / (1 - 0.75)
         l1 = 0.25 * reference_losses.l1(every * load, mask)
     losses = {
@@ -190,13 +189,14 @@ def account_by_hand(name, routing, kept, mask):
         'sequence_balance': reference_losses.sequence_balance(
             probs, unbiased, mask
         ),
-        'router_z': reference_layer.router_z(np.float64(routing.logits), mask),
+        'router_z': reference_layer.router_z(logits, mask),
         'importance': reference_losses.importance(gates, mask),
         'load': reference_losses.load(np.float64(chance), mask),
         'l1': l1,
     }
     safe = np.maximum(probs, 1e-300)
     stats = reference_layer.statistics(safe, chosen.sum(1), kept, mask)
+    stats['logit_rms'] = reference_layer.logit_rms(logits, mask)
     if name in STATES:
         stats[f'state/{STATES[name]}'] = VALUES[STATES[name]]
     return losses, stats

@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODEL_PARTS = ('embedding', 'attention', 'router', 'experts', 'head', 'other')
 STATISTICS = ('load', 'load_max', 'load_min', 'load_cv', 'max_violation')
 STATISTICS += ('entropy', 'confidence', 'dropped', 'dead_experts')
-STATISTICS += ('experts_per_token',)
+STATISTICS += ('experts_per_token', 'logit_rms')
 
 
 class Finished(NamedTuple):
