@@ -30,7 +30,7 @@ from moe.parallel import (
     none,
     on_expert_devices,
 )
-from moe.parallel.mesh import num_shards
+from moe.parallel.mesh import BATCH_AXES, num_shards
 from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import (
@@ -234,12 +234,17 @@ class MoE(nn.Module):
         dispatcher = DISPATCHERS.find(dispatcher, 'dispatcher')
         bounded = options(communication).get('buffer_factor') is not None
         local = entry_of(communication) is none or devices == 1
-        if local or self.is_initializing():
+        by_hand = not local or (devices == 1 and self._splits(len(tokens)))
+        if self.is_initializing() or not by_hand:
             y, within = dispatcher(tokens, routing, self.experts, capacity)
             nothing = jnp.zeros((len(tokens), routing.num_experts))
             return y, within, nothing if bounded else None
-        module, variables = _part(self.experts, devices)
-        dispatcher = communication(dispatcher, axes)
+        if local:
+            axes = ()
+            module, variables = self.experts.unbind()
+        else:
+            module, variables = _part(self.experts, devices)
+            dispatcher = communication(dispatcher, axes)
 
         def run(variables, tokens, routing):
             def experts(rows, sizes=None):
@@ -261,6 +266,22 @@ class MoE(nn.Module):
             active_share=None,
         )
         return on_expert_devices(run, axes)(variables, tokens, routing)
+
+    def _splits(self, groups: int) -> bool:
+        """Whether each device can run all experts on groups of its own.
+
+        The compiler alone would bring the rows of all devices to each, to sort
+        them. What experts draw or update is that of the whole batch.
+        """
+        mesh = jax.sharding.get_abstract_mesh()
+        shares = num_shards(mesh, BATCH_AXES)
+        if shares == 1 or groups % shares or set(mesh.manual_axes):
+            return False
+        draws = set(self.scope.rngs if self.scope else ()) - {'params', 'router'}
+        module = isinstance(self.experts, nn.Module)
+        return (
+            module and not draws and set(self.experts.variables) <= {'params'}
+        )
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:

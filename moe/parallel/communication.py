@@ -318,6 +318,8 @@ def on_expert_devices(
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     devices = num_shards(mesh, axes)
+    # Kernels for TPUs want every axis mapped, also those of one device.
+    mapped = {axis for axis in mesh.axis_names if mesh.shape[axis] == 1}
 
     def split(parameters, *arrays):
         groups = len(jax.tree.leaves(arrays)[0])
@@ -339,7 +341,7 @@ def on_expert_devices(
             narrowed,
             in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
             out_specs=P(axes),
-            axis_names=set(axes),
+            axis_names=mapped | set(axes),
             check_vma=False,
         )(jax.tree.map(_at_least_float32, parameters), *arrays)
 
