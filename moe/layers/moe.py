@@ -277,11 +277,11 @@ class MoE(nn.Module):
         shares = num_shards(mesh, BATCH_AXES)
         if shares == 1 or groups % shares or set(mesh.manual_axes):
             return False
-        draws = set(self.scope.rngs if self.scope else ()) - {'params', 'router'}
-        module = isinstance(self.experts, nn.Module)
-        return (
-            module and not draws and set(self.experts.variables) <= {'params'}
-        )
+        rngs = self.scope.rngs if self.scope else ()
+        draws = set(rngs) - {'params', 'router'}
+        if draws or not isinstance(self.experts, nn.Module):
+            return False
+        return set(self.experts.variables) <= {'params'}
 
 
 def _part(experts: nn.Module, devices: int) -> tuple[nn.Module, Any]:
