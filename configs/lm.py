@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from moe.config import options
 from moe.routing import ROUTERS
 
-_CAPACITY = {'dispatcher': 'indexed', 'capacity': 'factor'}
 VARIANTS = {
     'quickstart': {},
     # 2 experts of 128, and what the router multiplies.
@@ -32,10 +31,10 @@ VARIANTS = {
             'router': 'switch',
             'experts': {'hidden': 256},
             'jitter': 0.01,
-            **_CAPACITY,
+            'capacity': 'factor',
         }
     },
-    'top2': {'moe': _CAPACITY},
+    'top2': {'moe': {'capacity': 'factor'}},
     'dropless': {
         'moe': {
             'num_experts': 128,

@@ -27,12 +27,10 @@ from configs import lm
 VARIANTS: dict[str, dict[str, Any]] = {
     'vmoe': {
         'router': {'name': 'noisy_top_k', 'k': 2},
-        'dispatcher': 'indexed',
         'capacity': {'name': 'factor', 'train': 1.05, 'prioritized': True},
     },
     'expert_choice': {
         'router': {'name': 'expert_choice', 'capacity_factor': 2.0},
-        'dispatcher': 'indexed',
     },
     'soft': {'router': {'name': 'soft', 'capacity_factor': 2.0}},
     'dense': {},

@@ -17,8 +17,6 @@ from typing import Any
 
 import jax
 import jaxlib
-from jax._src import compilation_cache
-from jax._src.compilation_cache_interface import CacheInterface
 
 MAX_BYTES = 1 << 30  # of one kind of processor and version of JAX
 _SUM_BYTES = hashlib.sha256().digest_size
@@ -50,10 +48,18 @@ def keep_programs() -> None:
         return
     # Many small programs together cost as much as a large one.
     settings.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-    # There is no public way to give JAX a cache, only a folder.
-    compilation_cache.reset_cache()
-    compilation_cache._cache = Cache(path)
-    compilation_cache._cache_initialized = True
+    _give(Cache(path))
+
+
+def _give(cache: Any) -> None:
+    # There is no public way to give JAX a cache, only a folder. A JAX that has
+    # moved its own compiles every time.
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import compilation_cache
+
+        compilation_cache.reset_cache()
+        compilation_cache._cache = cache
+        compilation_cache._cache_initialized = True
 
 
 def folder() -> pathlib.Path:
@@ -126,7 +132,7 @@ def _is_ours(path: pathlib.Path) -> bool:
     return mine and os.access(path, os.W_OK)
 
 
-class Cache(CacheInterface):
+class Cache:
     """JAX's interface of a cache: a file a program, with its SHA-256 before.
 
     A file that is not whole is removed, and its program compiled anew. No

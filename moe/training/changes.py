@@ -115,6 +115,7 @@ _RULES: Mapping[str, Rule] = {
     'sample_prompt': _free,
     'sample_length': _free,
     'model.attention': _free,
+    'model.moe.dispatcher': _free,
     'model.remat': _free,
     'steps': _as_before,
     'optimizer.schedule': _as_before,

@@ -26,6 +26,7 @@ LOWERED = {'event': CHANGED, 'changes': {RATE: [0.1, 0.01]}}
         ('keep_checkpoints', 2, 1, [], None),
         ('sample_length', 2, 1, [], None),
         ('model.remat', 'none', 'full', [], None),
+        ('model.moe.dispatcher', 'grouped', None, [], None),
         ('model.remat_other', 'none', 'full', [], ''),
         ('mesh.data', 1, 8, [], None),
         (RATE, 0.1, 0.01, [RESUMED], ALONE),
