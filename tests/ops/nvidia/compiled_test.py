@@ -127,3 +127,21 @@ def test_kernels_on_each_device(programs):
     assert 'ragged-all-to-all' in text
     case = CASES['ragged']
     assert largest(text) <= case.experts * case.width * case.hidden
+
+
+def test_rows_of_each_device(programs):
+    # All experts on each device: none multiplies or holds the rows of others.
+    text, _ = programs['data']
+    assert kernels(text) == [6, 3]
+    case = CASES['data']
+    rows = case.tokens * case.k // 4
+    matrices = case.experts * case.width * case.hidden
+    shapes = [
+        array.dims
+        for computation in parse(text).computations.values()
+        for one in computation.instructions.values()
+        for array in one.shape
+    ]
+    assert max(map(math.prod, shapes)) <= matrices
+    assert (rows, case.hidden) in shapes
+    assert (4 * rows, case.hidden) not in shapes

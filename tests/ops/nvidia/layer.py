@@ -49,6 +49,7 @@ CASES = {
     'h100': Case('h100:1x1'),
     'b200': Case('b200:1x1'),
     'ragged': Case('h100:1x4', 1024, 256, 512, 16, 2, 'ragged'),
+    'data': Case('h100:1x4', 1024, 256, 512, 16, 2),
 }
 
 
@@ -62,9 +63,10 @@ def program(case):
         capacity_factor=None,
     )
     topology = parse_topology(case.topology)
-    mesh = make_mesh(
-        MeshConfig(1, 1, 1, topology.num_devices, 1), devices_of(topology)
-    )
+    count = topology.num_devices
+    alone = case.communication == 'none'
+    axes = {'data': count} if alone else {'data': 1, 'expert': count}
+    mesh = make_mesh(MeshConfig(**axes), devices_of(topology))
     shape = (8, case.tokens // 8, case.width)
     x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=batch_sharding(mesh))
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
