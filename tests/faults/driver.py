@@ -129,7 +129,7 @@ def keep_hashes():
 
     finalize = MeshTrainer.finalize
 
-    def hashed(self):
+    def hashed(self, *arguments):
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.state._replace(key=None)):
             digest.update(np.asarray(leaf.addressable_data(0)).tobytes())
@@ -138,7 +138,7 @@ def keep_hashes():
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
             os.write(descriptor, digest.hexdigest().encode())
             os.close(descriptor)
-        finalize(self)
+        finalize(self, *arguments)
 
     MeshTrainer.finalize = hashed
 

@@ -235,6 +235,8 @@ def test_a_run_through_stop_and_death(
 PROGRAM = """
 import json, pathlib, sys
 from moe import training
+from moe.config import ConfigError
+from moe.training import processes
 from moe.workloads import registry
 from moe.workloads.lm import workload as language
 

@@ -99,11 +99,11 @@ def test_sums_by_hand(files):
     np.testing.assert_array_equal(labels, [1, 0])
     np.testing.assert_array_equal(mask, [True, False])
     del batch['mask']
-    means, rows = evaluate(workload, (), {'params': params}, batch)
+    means, rows, statistics = evaluate(workload, (), {'params': params}, batch)
     loss, right = means['loss'], means['accuracy']
     np.testing.assert_allclose(loss.sum, np.log(2) + np.log(4), rtol=1e-6)
     assert (loss.count, right.sum, right.count) == (2, 1, 2)
-    assert rows == {}
+    assert (rows, statistics) == ({}, None)
 
 
 @pytest.mark.parametrize(
