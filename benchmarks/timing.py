@@ -13,7 +13,7 @@ import jax
 
 Call = Callable[[], Any]
 
-LONG = 5.0  # seconds of a call that is made once
+LONG = 10.0  # seconds of a call that is made once
 
 
 @dataclasses.dataclass(frozen=True)
