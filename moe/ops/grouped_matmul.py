@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from moe.ops import blocks, native, nvidia
+from moe.ops.meshes import is_whole
 
 _BFLOAT16 = jnp.dtype(jnp.bfloat16)
 
@@ -125,12 +126,13 @@ _matmuls.defvjp(_forward, _backward)
 
 def _by_kernel(name, elsewhere, operands, group_sizes, ws):
     """Takes a kernel for TPUs where the program is lowered for one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
     platform = device.platform if device else jax.default_backend()
     rows = jax.tree.leaves(operands)[0]
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((operands, ws))}
     alike = len({w.shape for w in ws}) == 1 and dtypes == {_BFLOAT16}
-    if platform == 'tpu' and alike and _is_whole():
+    if platform == 'tpu' and alike and is_whole(mesh):
         from moe.ops import tpu  # only here: the import takes a second
 
         if tpu.fits(len(rows), ws[0].shape, len(ws)):
@@ -197,13 +199,6 @@ def _ragged_dot(numbers, x, y, group_sizes):
         )
 
     return product(x, y, group_sizes)
-
-
-def _is_whole():
-    """Whether no axis is left to the compiler, which cannot split kernels."""
-    mesh = jax.sharding.get_abstract_mesh()
-    split = set(mesh.axis_names) - set(mesh.manual_axes)
-    return all(mesh.shape[axis] == 1 for axis in split)
 
 
 def _rows_times_cpu(x, w, group_sizes, *, transpose):

@@ -1,50 +1,21 @@
 """What the layer sends when compiled for TPUs: its rows, and no more."""
 
-import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from launch.planning.hlo import parse
 from launch.planning.products import product_flops
+from tests import compiled
 from tests.parallel.collectives import Collective, collectives
-from tests.parallel.tpu_layer import CASES, C, D, E, F, G, K, S
+from tests.parallel.tpu_layer import C, D, E, F, G, K, S
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-# Of the tests, or of jax in the process that runs them.
-UNWANTED = (
-    'JAX_DISABLE_MOST_OPTIMIZATIONS',
-    'JAX_NUM_CPU_DEVICES',
-    'TPU_LIBRARY_PATH',
-    'XLA_FLAGS',
-)
 BYTES = 2  # of a bfloat16
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec('libtpu') is None,
-        reason='needs the TPU compiler: pip install moe[plan]',
-    ),
-]
+pytestmark = [pytest.mark.slow, compiled.needs_tpu]
 
 
 @pytest.fixture(scope='module')
 def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp('programs')
-    environment = {n: v for n, v in os.environ.items() if n not in UNWANTED}
-    done = subprocess.run(
-        [sys.executable, '-m', 'tests.parallel.tpu_layer', str(folder)],
-        cwd=ROOT,
-        env={**environment, 'JAX_PLATFORMS': 'cpu'},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: (folder / f'{name}.txt').read_text() for name in CASES}
+    return compiled.texts('tests.parallel.tpu_layer', folder)
 
 
 def check_sent(found, least):

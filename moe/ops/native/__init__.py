@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moe.ops.meshes import is_whole
 from moe.ops.native.calls import dots, gather, order, outer, rows_times
 
 
@@ -46,12 +47,16 @@ def takes(x: jax.Array, dtype: Any = jnp.float32) -> bool:
       dtype: what the kernel is for.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    split = set(mesh.axis_names) - set(mesh.manual_axes)
-    whole = all(mesh.shape[axis] == 1 for axis in split)
     # All platforms are traced; only for CPUs the kernels are worth building.
     device = mesh.abstract_device
     meant = device is None or device.platform == 'cpu'
-    return x.dtype == dtype and x.size > 0 and whole and meant and available()
+    return (
+        x.dtype == dtype
+        and x.size > 0
+        and is_whole(mesh)
+        and meant
+        and available()
+    )
 
 
 __all__ = [

@@ -5,6 +5,8 @@ import re
 import jax
 from jax.extend import backend
 
+from moe.ops.meshes import is_whole
+
 # Names of cards of compute capability 9.0, as their driver gives them.
 _HOPPER = re.compile(r'\bG?H(20|100|200|800)\b')
 
@@ -27,8 +29,7 @@ def hopper_cores(x: jax.Array) -> int | None:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         mesh = jax.typeof(x).sharding.mesh
-    split = set(mesh.axis_names) - set(mesh.manual_axes)
-    if any(mesh.shape[axis] > 1 for axis in split):
+    if not is_whole(mesh):
         return None
     device = None if mesh.empty else mesh.abstract_device
     if device is not None:

@@ -1,26 +1,15 @@
 """Programs that the CUDA compiler made, counted by arithmetic."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from launch.planning import cost, cuda, estimate, hlo
+from launch.planning import cost, estimate, hlo
 from launch.planning.chips import parse_topology
+from tests import compiled
 from tests.launch.planning.gpu_programs import STEPS, WIDTH, B, D, F, H, N, S
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not cuda.there(),
-        reason='needs the CUDA compiler: requirements-cuda.txt',
-    ),
-]
+pytestmark = [pytest.mark.slow, compiled.needs_cuda]
 
-ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 TOPOLOGY = parse_topology('h100:2x2')
 PLACES = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 
@@ -29,19 +18,7 @@ PLACES = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 def programs(tmp_path_factory):
     """Texts of the programs by name."""
     folder = tmp_path_factory.mktemp('programs')
-    environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL='2')
-    for name in ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'XLA_FLAGS'):
-        environment.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, '-m', 'tests.launch.planning.gpu_programs', folder],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return {path.stem: path.read_text() for path in folder.glob('*.txt')}
+    return compiled.texts('tests.launch.planning.gpu_programs', folder)
 
 
 def counted(text):

@@ -2,34 +2,17 @@
 
 import json
 import math
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
-from launch.planning import cuda
 from launch.planning.hlo import parse
 from launch.planning.products import product_flops
+from tests import compiled
 from tests.ops.nvidia.layer import CASES
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not cuda.there(),
-        reason='needs the CUDA compiler: requirements-cuda.txt',
-    ),
-]
+pytestmark = [pytest.mark.slow, compiled.needs_cuda]
 
-ROOT = pathlib.Path(__file__).parent.parent.parent.parent
-# Of the tests: they would be the compiler's.
-UNWANTED = (
-    'JAX_DISABLE_MOST_OPTIMIZATIONS',
-    'JAX_NUM_CPU_DEVICES',
-    'XLA_FLAGS',
-)
 T, D, F, E, K = CASES['h100'][1:6]
 ROWS = T * K  # of all experts
 
@@ -38,23 +21,9 @@ ROWS = T * K  # of all experts
 def programs(tmp_path_factory):
     """(text, bytes of temporaries) of each case."""
     folder = tmp_path_factory.mktemp('programs')
-    environment = {n: v for n, v in os.environ.items() if n not in UNWANTED}
-    done = subprocess.run(
-        [sys.executable, '-m', 'tests.ops.nvidia.layer', str(folder)],
-        cwd=ROOT,
-        env={**environment, 'JAX_PLATFORMS': 'cpu'},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return {
-        name: (
-            (folder / f'{name}.txt').read_text(),
-            json.loads((folder / f'{name}.json').read_text())['temporaries'],
-        )
-        for name in CASES
-    }
+    texts = compiled.texts('tests.ops.nvidia.layer', folder)
+    size = lambda name: json.loads((folder / f'{name}.json').read_text())
+    return {n: (text, size(n)['temporaries']) for n, text in texts.items()}
 
 
 def products(text):

@@ -1,49 +1,22 @@
 """What a layer executes and moves when compiled for a TPU."""
 
-import importlib.util
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from launch.planning import cost, hlo
+from tests import compiled
 from tests.ops.tpu.layer import DISPATCHERS, D, E, F, K, T
 
-ROOT = pathlib.Path(__file__).parents[3]
-# Of the tests, or of jax in the process that runs them.
-UNWANTED = (
-    'JAX_DISABLE_MOST_OPTIMIZATIONS',
-    'JAX_NUM_CPU_DEVICES',
-    'TPU_LIBRARY_PATH',
-)
 A = T * K
 BYTES = 2  # of a bfloat16
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec('libtpu') is None,
-        reason='needs the TPU compiler: pip install moe[plan]',
-    ),
-]
+pytestmark = [pytest.mark.slow, compiled.needs_tpu]
 
 
 @pytest.fixture(scope='module')
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('programs')
-    environment = {n: v for n, v in os.environ.items() if n not in UNWANTED}
-    done = subprocess.run(
-        [sys.executable, '-m', 'tests.ops.tpu.layer', str(folder)],
-        cwd=ROOT,
-        env={**environment, 'JAX_PLATFORMS': 'cpu'},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    texts = {n: (folder / f'{n}.txt').read_text() for n in DISPATCHERS}
+    texts = compiled.texts('tests.ops.tpu.layer', folder)
     return {name: hlo.parse(text) for name, text in texts.items()}
 
 
