@@ -57,9 +57,7 @@ def expected(config, params):
         mask[row, : len(window) - 1] = True
     options = tiny.oracle_options(config.model)
     x = params['embedding'][tokens[:, :-1]] * 4.0  # sqrt(d_model)
-    x, mixtures = reference.stack(
-        x, params['stack']['layers'], options, mask=mask
-    )
+    x, mixtures = reference.stack(x, params['stack'], options, mask=mask)
     x = reference.norm(x, params['norm']['scale'], options['epsilon'])
     logits = x @ params['head']
     powers = np.exp(logits - logits.max(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks with mixture layers at a cadence.
+"""Pre-norm transformer blocks, any of which may have a mixture.
 
 B batch, S positions, D width.
 """
@@ -23,6 +23,7 @@ from moe.experts import MLP, make_experts
 from moe.experts.base import EXPERTS, SUPPLIED
 from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
+from moe.models.pattern import Kind, Place, Scan, cut, in_order, places
 from moe.ops.attention import ATTENTION_KERNELS, xla
 from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
 from moe.parallel import split_batch
@@ -55,6 +56,8 @@ class TransformerConfig:
       rope_theta: base of the rotary wavelengths; None for no rotation.
       attention: the attention kernel: xla, on GPUs also cudnn, on TPUs splash.
       moe_every: every n-th block has a mixture; 0 for none.
+      dense_layers: blocks without a mixture beside those, counted from 0, such
+        as (0, 1, 2) where the first three are dense.
       moe: the mixture layers.
       dtype: dtype of the computation; parameters are float32.
       remat: what the backward pass recomputes, from least to most: none, dots
@@ -73,6 +76,7 @@ class TransformerConfig:
     rope_theta: PositiveFloat | None = 10_000.0
     attention: Annotated[Any, OneOf(ATTENTION_KERNELS, KERNEL_SUPPLIED)] = xla
     moe_every: NaturalInt = 1
+    dense_layers: tuple[NaturalInt, ...] = ()
     moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
     dtype: Literal['float32', 'bfloat16'] = 'float32'
     remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
@@ -84,14 +88,41 @@ class TransformerConfig:
         if self.num_heads % self.num_kv_heads:
             allowed = f'a divisor of num_heads ({self.num_heads})'
             raise ConfigError('num_kv_heads', self.num_kv_heads, allowed)
-        if self.moe_every and self.num_layers % self.moe_every:
-            allowed = f'0 or a divisor of num_layers ({self.num_layers})'
+        if self.moe_every > self.num_layers:
+            allowed = f'at most num_layers ({self.num_layers}); 0 for none'
             raise ConfigError('moe_every', self.moe_every, allowed)
+        self._check_dense_layers()
+
+    def _check_dense_layers(self):
+        """Refuses layers that are none, and those of a dense stack."""
+        given = self.dense_layers
+        if not given:
+            return
+        allowed = None
+        if not self.moe_every:
+            allowed = '(), as moe_every = 0 has no mixtures'
+        elif max(given) >= self.num_layers or len({*given}) < len(given):
+            allowed = f'layers below num_layers ({self.num_layers}), each once'
+        elif not self.moe_layers:
+            allowed = 'fewer layers; moe_every = 0 is a stack without mixtures'
+        if allowed:
+            raise ConfigError('dense_layers', given, allowed)
 
     @property
-    def period(self) -> int:
-        """Returns the number of layers in one repetition of the pattern."""
-        return self.moe_every or 1
+    def kinds(self) -> tuple[Kind, ...]:
+        """Returns the kind of each layer."""
+        mixtures = self.moe_layers
+        return tuple(Kind(i in mixtures) for i in range(self.num_layers))
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """Returns the scans that the layers are cut into, see `cut`."""
+        return cut(self.kinds, self.moe_every or 1)
+
+    @property
+    def places(self) -> list[Place]:
+        """Returns where in the stack the parameters of each layer are."""
+        return places(self.scans)
 
     @property
     def down_scale(self) -> float:
@@ -103,7 +134,8 @@ class TransformerConfig:
         """Returns the indices of the mixture layers."""
         if not self.moe_every:
             return []
-        return list(range(self.period - 1, self.num_layers, self.period))
+        found = range(self.moe_every - 1, self.num_layers, self.moe_every)
+        return [i for i in found if i not in self.dense_layers]
 
 
 class RMSNorm(nn.Module):
@@ -191,9 +223,10 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """All blocks, as one scan over repetitions of the layer pattern.
+    """All blocks, as one or several scans over repetitions of a pattern.
 
-    Parameters are stacked: the first axis of each is the repetition.
+    Parameters are stacked: the first axis of each is the repetition. See
+    `TransformerConfig.places` for where those of a layer are.
 
     Attributes:
       config: config of the blocks.
@@ -220,8 +253,8 @@ class Stack(nn.Module):
 
         Args:
           x: inputs, float.
-          cache: one Cache for each layer of the pattern, each stacked over
-            repetitions (see `empty_cache`).
+          cache: one Cache for each layer of the pattern of each scan, each
+            stacked over repetitions (see `empty_cache`).
           mask: True for valid tokens, for the mixtures; None if all are.
           token_ids: token ids for routers that read them, int32.
           start: absolute position of `x[:, 0]`.
@@ -243,40 +276,52 @@ class Stack(nn.Module):
                 static_argnums=(6, 7),
                 policy=REMAT_POLICIES[c.remat],
             )
-        scan = nn.scan(
-            body,
-            variable_axes={'params': 0, 'router_state': 0},
-            split_rngs={'params': True, 'router': True},
-            in_axes=(0, *6 * (nn.broadcast,)),
-            out_axes=0,
-            length=c.num_layers // c.period,
-        )
-        layers = scan(config=c, causal=self.causal, name='layers')
-        x, (cache, aux) = layers(
-            x, cache, mask, token_ids, start, train, record, segments
-        )
-        return x, cache, aux
+        written: list[Cache] = []
+        mixtures = []
+        for part in c.scans:
+            scan = nn.scan(
+                body,
+                variable_axes={'params': 0, 'router_state': 0},
+                split_rngs={'params': True, 'router': True},
+                in_axes=(0, *6 * (nn.broadcast,)),
+                out_axes=0,
+                length=part.repeats,
+            )
+            layers = scan(c, self.causal, part.kinds, name=part.name)
+            old = None
+            if cache is not None:
+                end = len(written) + len(part.kinds)
+                old = cache[len(written) : end]
+            x, (new, found) = layers(
+                x, old, mask, token_ids, start, train, record, segments
+            )
+            written += new or ()
+            mixtures.append(found)
+        new_cache = None if cache is None else tuple(written)
+        return x, new_cache, in_order(mixtures)
 
 
 class _Period(nn.Module):
-    """One repetition: dense blocks, then the mixture block."""
+    """One repetition of the pattern of a scan."""
 
     config: TransformerConfig
     causal: bool
+    kinds: tuple[Kind, ...]
 
     @nn.compact
     def __call__(self, x, cache, *args):
         c = self.config
-        new, aux = [], None
-        for i in range(c.period):
+        new, mixtures = [], []
+        for i, kind in enumerate(self.kinds):
             moe = None
-            if c.moe_every and i == c.period - 1:
+            if kind.mixture:
                 moe = c.moe.build(jnp.dtype(c.dtype), c.down_scale)
             block = Block(c, moe, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
             x, written, aux = block(x, old, *args)
             new.append(written)
-        return x, (None if cache is None else tuple(new), aux)
+            mixtures += [] if aux is None else [aux]
+        return x, (None if cache is None else tuple(new), tuple(mixtures))
 
 
 def empty_cache(
@@ -294,6 +339,13 @@ def empty_cache(
     """
     c = config
     head = c.d_model // c.num_heads
-    shape = (c.num_layers // c.period, batch, length, c.num_kv_heads, head)
-    zeros = jnp.zeros(shape, c.dtype)
-    return tuple(Cache(zeros, zeros) for _ in range(c.period))
+
+    def zeros(repeats):
+        shape = (repeats, batch, length, c.num_kv_heads, head)
+        return jnp.zeros(shape, c.dtype)
+
+    return tuple(
+        Cache(empty := zeros(part.repeats), empty)
+        for part in c.scans
+        for _ in part.kinds
+    )

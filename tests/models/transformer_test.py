@@ -12,6 +12,7 @@ import pytest
 
 from moe.config import ConfigError, options
 from moe.models.transformer import RMSNorm, Stack, empty_cache
+from moe.routing import update_router_state
 from tests import tiny
 from tests.reference import model as reference
 from tests.reference.compare import assert_close
@@ -51,7 +52,7 @@ def shapes(stack):
 def test_cadence(every, mixtures, repeats, layers):
     config = tiny.model({'num_layers': 4, 'moe_every': every})
     assert config.moe_layers == layers
-    assert config.period == len(mixtures)
+    assert [scan.repeats for scan in config.scans] == [repeats]
     tree = shapes(Stack(config, causal=True))
     assert sorted(tree) == [f'block_{i}' for i in range(len(mixtures))]
     for i, mixture in enumerate(mixtures):
@@ -65,9 +66,19 @@ def test_cadence(every, mixtures, repeats, layers):
             assert block['mlp']['up'] == (repeats, 16, 32)
 
 
-def test_equals_the_loop_over_layers():
-    # Layers 0 and 2 dense, 1 and 3 mixtures, in this order.
-    config = tiny.model({'num_layers': 4, 'moe_every': 2})
+# Layers 0 and 2 dense, 1 and 3 mixtures; a dense one, then two mixtures; two
+# mixtures around a dense one in a scan of one repetition.
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'num_layers': 4, 'moe_every': 2},
+        {'num_layers': 3, 'dense_layers': (0,)},
+        {'num_layers': 3, 'dense_layers': (1,)},
+    ],
+    ids=str,
+)
+def test_equals_the_loop_over_layers(changes):
+    config = tiny.model(changes)
     stack, x = Stack(config, causal=True), inputs()
     params = initial(stack)
     actual, cache, aux = jax.jit(lambda p: stack.apply({'params': p}, x))(
@@ -76,7 +87,7 @@ def test_equals_the_loop_over_layers():
     assert cache is None
     double = jax.tree.map(np.float64, params)
     desired, mixtures = reference.stack(
-        np.float64(x), double['layers'], tiny.oracle_options(config)
+        np.float64(x), double, tiny.oracle_options(config)
     )
     assert_close(actual, desired, 1e-5)
     for name in ('load_balance', 'router_z'):
@@ -187,6 +198,72 @@ def test_positions_are_seen_through_the_rotation_alone():
     np.testing.assert_allclose(apply(x)[:, order], apply(x[:, order]), 0, 1e-5)
 
 
+def test_scans_of_several_patterns():
+    # A scan of a mixture and a dense layer, then one of two mixtures. All
+    # differ at the start, as do their draws in training.
+    config = tiny.model(
+        {
+            'num_layers': 4,
+            'dense_layers': (1,),
+            'moe.jitter': 0.5,
+            'moe.router.name': 'sigmoid',
+        }
+    )
+    stack, x = Stack(config, causal=True), inputs()
+    assert [(scan.name, scan.repeats) for scan in config.scans] == [
+        ('layers_0', 1),
+        ('layers_1', 2),
+    ]
+    init = jax.jit(stack.init)(jax.random.key(0), x)
+    first, second = (init['params'][f'layers_{i}'] for i in range(2))
+    routers = [first['block_0']['moe']['router'][0]]
+    routers += list(second['block_0']['moe']['router'])
+    assert 'moe' not in first['block_1']
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.mean(np.abs(routers[a] - routers[b]) > 1e-4) > 0.9
+
+    # Layers that add nothing, with the same router: only their draws differ.
+    def same(path, leaf):
+        name = path[-1].key
+        if name in ('out', 'down'):
+            return jnp.zeros_like(leaf)
+        return (
+            jnp.broadcast_to(routers[0], leaf.shape)
+            if name == 'router'
+            else leaf
+        )
+
+    same = jax.tree_util.tree_map_with_path(same, init)
+    apply = jax.jit(functools.partial(stack.apply, train=True, record=True))
+    _, _, aux = apply(same, x, rngs={'router': jax.random.key(1)})
+    draws = np.asarray(aux.routing.logits)
+    assert draws.shape == (3, 2, 8, 4)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.mean(np.abs(draws[a] - draws[b]) > 1e-4) > 0.9
+    # The states move by what their own layers counted: 16 tokens' 2 choices.
+    state = update_router_state(init['router_state'], aux.state_statistics)
+    for number, repeats in ((0, 1), (1, 2)):
+        bias = state[f'layers_{number}']['block_0']['moe']['bias']
+        assert bias.shape == (repeats, 4)
+        load = aux.stats['load'][number : number + repeats]
+        signs = np.sign(1 - load)
+        desired = 1e-3 * (signs - np.mean(signs, axis=1, keepdims=True))
+        np.testing.assert_allclose(bias, desired, atol=1e-9)
+
+
+def test_cache_of_several_scans():
+    # Five positions, then three that see them, are the pass over all eight.
+    config = tiny.model({'num_layers': 3, 'dense_layers': (0,)})
+    stack, x = Stack(config, causal=True), inputs()
+    apply = jax.jit(functools.partial(stack.apply, {'params': initial(stack)}))
+    cache = empty_cache(config, batch=2, length=9)
+    before, cache, _ = apply(x[:, :5], cache=cache)
+    after, cache, _ = apply(x[:, 5:], cache=cache, start=5)
+    assert [part.key.shape[0] for part in cache] == [1, 2]
+    both = np.concatenate([before, after], axis=1)
+    np.testing.assert_allclose(both, apply(x)[0], atol=2e-5)
+
+
 def test_dense_stack_has_no_aux():
     stack = Stack(tiny.model({'moe_every': 0}), causal=True)
     made = jax.eval_shape(stack.init_with_output, jax.random.key(0), inputs())
@@ -225,6 +302,12 @@ def test_empty_cache():
         for leaf in part:
             assert (leaf.shape, leaf.dtype) == ((2, 3, 7, 1, 8), jnp.bfloat16)
             assert not np.any(leaf)
+    # One dense layer, then three mixtures.
+    config = tiny.model({'num_layers': 4, 'dense_layers': (0,)})
+    cache = empty_cache(config, batch=3, length=7)
+    assert [part.key.shape for part in cache] == [
+        (repeats, 3, 7, 2, 8) for repeats in (1, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +321,27 @@ def test_empty_cache():
             'a divisor of num_heads (4)',
         ),
         ({'num_kv_heads': 4}, 'num_kv_heads', 'a divisor of num_heads (2)'),
-        ({'moe_every': 3}, 'moe_every', '0 or a divisor of num_layers (2)'),
+        ({'moe_every': 3}, 'moe_every', 'at most num_layers (2); 0 for none'),
+        (
+            {'dense_layers': (2,)},
+            'dense_layers',
+            'layers below num_layers (2), each once',
+        ),
+        (
+            {'dense_layers': (0, 0)},
+            'dense_layers',
+            'layers below num_layers (2), each once',
+        ),
+        (
+            {'dense_layers': (0, 1)},
+            'dense_layers',
+            'fewer layers; moe_every = 0 is a stack without mixtures',
+        ),
+        (
+            {'dense_layers': (0,), 'moe_every': 0},
+            'dense_layers',
+            '(), as moe_every = 0 has no mixtures',
+        ),
         ({'remat': 'some'}, 'remat', "one of 'none', 'dots', 'hidden', 'full'"),
         ({'rope_theta': 0.0}, 'rope_theta', 'greater than 0.0, or None'),
         ({'dtype': 'float16'}, 'dtype', "one of 'float32', 'bfloat16'"),

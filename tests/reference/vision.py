@@ -49,8 +49,8 @@ def logits(images, params, size, options, mask):
     tokens = np.zeros(x.shape[:2], bool)
     for b in range(len(x)):
         tokens[b] = mask[b]
-    layers = params['stack']['layers']
-    x, mixtures = model.stack(x, layers, options, causal=False, mask=tokens)
+    stack = params['stack']
+    x, mixtures = model.stack(x, stack, options, causal=False, mask=tokens)
     x = model.norm(x, params['norm']['scale'], options['epsilon'])
     scores = np.zeros((len(x), params['head'].shape[1]))
     for b in range(len(x)):

@@ -178,9 +178,9 @@ REFUSED = [
         'a divisor of num_heads (2)',
     ),
     (
-        {'model.moe_every': 3},
+        {'model.moe_every': 5},
         'model.moe_every',
-        '0 or a divisor of num_layers (4)',
+        'at most num_layers (4); 0 for none',
     ),
     ({'mesh.data': 0}, 'mesh.data', '-1 or at least 1'),
     # Ranges.

@@ -92,6 +92,12 @@ def test_tied_embeddings_are_the_head():
         ({'moe_every': 0}, 13392, 9296),
         # One layer of each: 1120 + 3072, 1056 + 1536.
         ({'moe_every': 2}, 14992, 1120 + 1536 + 1056 + 1536 + 4112),
+        # The first one dense, and as many of each again: 4192 + 2656.
+        (
+            {'num_layers': 3, 'dense_layers': (0,)},
+            14992 + 4192,
+            1120 + 1536 + 1056 + 1536 + 4112 + 2656,
+        ),
         (
             {'moe.router': {'name': 'top_k', 'k': 1, 'renormalize': True}},
             16592,

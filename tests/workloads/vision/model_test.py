@@ -342,7 +342,7 @@ def test_other_images_are_refused(shape):
         ({'image_size': 0}, 'image_size', 'at least 1'),
         ({'channels': 0}, 'channels', 'at least 1'),
         ({'num_classes': 0}, 'num_classes', 'at least 1'),
-        ({'moe_every': 3}, 'moe_every', '0 or a divisor of num_layers (2)'),
+        ({'moe_every': 3}, 'moe_every', 'at most num_layers (2); 0 for none'),
     ],
     ids=str,
 )
