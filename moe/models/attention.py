@@ -71,6 +71,25 @@ def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
     return order - first
 
 
+def write_at(
+    old: Float[Array, 'B M ...'],
+    new: Float[Array, 'B S ...'],
+    start: int | Int[Array, '*B'],
+) -> Float[Array, 'B M ...']:
+    """Returns a cache with the positions from `start` on written.
+
+    Args:
+      old: the cache, float.
+      new: what is written, converted to its dtype.
+      start: the first position, int32; that of all rows, or of each.
+    """
+    new = new.astype(old.dtype)
+    if jnp.ndim(start) == 0:
+        return lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
+    write = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.vmap(write)(old, new, start)
+
+
 class Attention(nn.Module):
     """Multi-head attention, grouped-query if there are fewer key heads.
 
@@ -98,7 +117,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, 'B S D'],
         cache: Cache | None = None,
-        start: int | Int[Array, ''] = 0,
+        start: int | Int[Array, '*B'] = 0,
         segments: Int[Array, 'B S'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], Cache | None]:
         """Attends within `x`, or from `x` to the cache and itself.
@@ -106,7 +125,8 @@ class Attention(nn.Module):
         Args:
           x: inputs, float.
           cache: keys and values of the positions before `start`.
-          start: absolute position of `x[:, 0]`.
+          start: absolute position of `x[:, 0]`, int32; with a cache it may be
+            one of each row, [B].
           segments: number of each position's document, int32, without a cache:
             it sees only its own, and positions count from its beginning.
 
@@ -115,7 +135,7 @@ class Attention(nn.Module):
         """
         width = x.shape[-1]
         head = width // self.num_heads
-        position = start + jnp.arange(x.shape[1])
+        position = jnp.asarray(start)[..., None] + jnp.arange(x.shape[1])
         if segments is not None:
             position = positions_within(segments)
         query = self._project('query', x, self.num_heads, head)
@@ -134,16 +154,17 @@ class Attention(nn.Module):
             more = () if segments is None else (segments,)
             out = attend(query, key, value, *more)
         else:
-            write = lambda old, new: lax.dynamic_update_slice_in_dim(
-                old, new.astype(old.dtype), start, axis=1
+            new = (key, value)
+            cache = Cache(
+                *(write_at(*v, start) for v in zip(cache, new, strict=True))
             )
-            cache = Cache(write(cache.key, key), write(cache.value, value))
-            seen = jnp.arange(cache.key.shape[1]) <= position[:, None]
+            columns = jnp.arange(cache.key.shape[1])
+            seen = columns <= jnp.atleast_2d(position)[:, None, :, None]
             out = jax.nn.dot_product_attention(
                 query,
                 cache.key.astype(self.dtype),
                 cache.value.astype(self.dtype),
-                mask=seen[None, None],
+                mask=seen,
             )
         out = checkpoint_name(out, 'attention')
         init = nn.initializers.variance_scaling(

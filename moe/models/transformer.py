@@ -174,7 +174,7 @@ class Block(nn.Module):
         cache: Cache | None,
         mask: Bool[Array, 'B S'] | None,
         token_ids: Int[Array, 'B S'] | None,
-        start: int | Int[Array, ''],
+        start: int | Int[Array, '*B'],
         train: bool,
         record: bool,
         segments: Int[Array, 'B S'] | None = None,
@@ -186,7 +186,8 @@ class Block(nn.Module):
           cache: this layer's keys and values, if decoding.
           mask: True for valid tokens, for the mixture; None if all are.
           token_ids: token ids for routers that read them, int32.
-          start: absolute position of `x[:, 0]`.
+          start: absolute position of `x[:, 0]`, int32; with a cache it may be
+            one of each row, [B].
           train: whether this is training.
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32; None for one.
@@ -244,7 +245,7 @@ class Stack(nn.Module):
         cache: tuple[Cache, ...] | None = None,
         mask: Bool[Array, 'B S'] | None = None,
         token_ids: Int[Array, 'B S'] | None = None,
-        start: int | Int[Array, ''] = 0,
+        start: int | Int[Array, '*B'] = 0,
         train: bool = False,
         record: bool = False,
         segments: Int[Array, 'B S'] | None = None,
@@ -257,7 +258,8 @@ class Stack(nn.Module):
             stacked over repetitions (see `empty_cache`).
           mask: True for valid tokens, for the mixtures; None if all are.
           token_ids: token ids for routers that read them, int32.
-          start: absolute position of `x[:, 0]`.
+          start: absolute position of `x[:, 0]`, int32; with a cache it may be
+            one of each row, [B].
           train: whether this is training.
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32, which sees no

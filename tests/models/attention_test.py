@@ -117,6 +117,23 @@ def test_cached_equals_uncached(chunks):
     assert_close(cache.key[:, :8], np.asarray(key), 2e-6)
 
 
+def test_each_row_goes_on_from_a_position_of_its_own():
+    # Rows of 3 and 5 positions, padded on the right; then two more of each.
+    layer = Attention(num_heads=4, num_kv_heads=2)
+    params, x = initial(layer), normal(7, 2, 7, WIDTH)
+    empty = jnp.zeros((2, 8, 2, 4))
+    padded = x[:, :5].copy()
+    padded[0, 3:] = 1e3
+    run = compiled(layer)
+    _, cache = run(params, padded, Cache(empty, empty), jnp.int32(0))
+    start = np.array([3, 5], np.int32)
+    more = np.stack([x[0, 3:5], x[1, 5:7]])
+    y, _ = run(params, more, cache, start)
+    for row, size in enumerate(start):
+        desired, _ = run(params, x[row : row + 1, : size + 2])
+        assert_close(y[row], np.asarray(desired)[0, size:], 2e-6)
+
+
 def test_dtype_of_the_computation():
     layer = Attention(num_heads=2, num_kv_heads=2, dtype=jnp.bfloat16)
     params, x = initial(layer), normal(6, 1, 4, WIDTH)

@@ -58,7 +58,7 @@ class LM(nn.Module):
         *,
         cache: tuple | None = None,
         mask: Bool[Array, 'B S'] | None = None,
-        start: int | Int[Array, ''] = 0,
+        start: int | Int[Array, '*B'] = 0,
         train: bool = False,
         record: bool = False,
         segments: Int[Array, 'B S'] | None = None,
@@ -70,7 +70,8 @@ class LM(nn.Module):
           cache: cache of the positions before `start`, see `empty_cache`; None
             unless decoding.
           mask: True for valid tokens, for the mixtures; None if all are.
-          start: absolute position of `tokens[:, 0]`.
+          start: absolute position of `tokens[:, 0]`, int32; with a cache it may
+            be one of each row, [B].
           train: whether this is training.
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32, without a cache:
