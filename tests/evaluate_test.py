@@ -58,7 +58,7 @@ def expected(config, params):
     options = tiny.oracle_options(config.model)
     x = params['embedding'][tokens[:, :-1]] * 4.0  # sqrt(d_model)
     x, mixtures = reference.stack(x, params['stack'], options, mask=mask)
-    x = reference.norm(x, params['norm']['scale'], options['epsilon'])
+    x = reference.norm(x, params['norm'], options['epsilon'])
     logits = x @ params['head']
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     probs = powers / powers.sum(-1, keepdims=True)

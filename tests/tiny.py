@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import moe.config
 from moe import training
 from moe.config import options, override
+from moe.experts import ACTIVATIONS
 from moe.workloads import registry
 from moe.workloads.lm.model import LM
 from moe.workloads.lm.workload import LanguageConfig
@@ -141,9 +142,12 @@ def state(config):
 
 def oracle_options(model):
     """A dropless `LMConfig` as `tests.reference.model` takes it."""
-    activation = options(model.dense)['activation']
-    assert options(model.moe.experts)['activation'] == activation
+    activation = activation_of(model.dense)
+    assert activation_of(model.moe.experts) == activation
+    scales = ('embedding_scale', 'residual_scale', 'logit_scale')
+    given = {name: getattr(model, name, None) for name in scales}
     return {
+        **{name: v for name, v in given.items() if v is not None},
         'theta': model.rope_theta,
         'epsilon': model.norm_epsilon,
         'activation': activation,
@@ -152,6 +156,13 @@ def oracle_options(model):
         'slots': None,
         'scope': 'global',
     }
+
+
+def activation_of(network):
+    """The activation of an `MLP`, as `tests.reference.experts` takes it."""
+    activation = options(network)['activation']
+    name, given = ACTIVATIONS.name_of(activation), options(activation)
+    return (name, *given.values()) if given else name
 
 
 def write_corpus(folder, files=4, size=400):

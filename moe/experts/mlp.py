@@ -4,43 +4,33 @@ E experts, N rows of a padded buffer, A sorted rows, D width, F hidden width.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from moe.config import ConfigError, PositiveInt
+from moe.config import ConfigError, OneOf, PositiveInt
+from moe.experts import activations
+from moe.experts.activations import ACTIVATIONS
 from moe.experts.base import EXPERTS
 from moe.ops import grouped_matmuls
 from moe.parameters import parameter
-
-Activation = Literal['relu', 'gelu', 'silu', 'swiglu', 'geglu']
-
-# name -> (pointwise function, whether a second matrix gates it)
-_ACTIVATIONS: dict[str, tuple[Callable, bool]] = {
-    'relu': (nn.relu, False),
-    'gelu': (nn.gelu, False),
-    'silu': (nn.silu, False),
-    'swiglu': (nn.silu, True),
-    'geglu': (nn.gelu, True),
-}
 
 
 @EXPERTS.register('mlp')
 class MLP(nn.Module):
     """A two-layer network, or E of them in parallel.
 
-    `y = act(x W_up) W_down`, or gated, `y = (act(x W_gate) * x W_up) W_down`.
-    Source of the gated forms: arXiv 2002.05202.
+    `y = act(x W_up) W_down`, or gated, `y = act(x W_gate, x W_up) W_down`, such
+    as `(silu(x W_gate) * x W_up) W_down` for 'swiglu'.
 
     Attributes:
       hidden: F, the hidden width.
       num_experts: E; None is one dense network.
-      activation: 'relu', 'gelu' or 'silu', gated 'swiglu' or 'geglu', or any
-        pointwise function, e.g. `nn.tanh`, which is not gated.
+      activation: an entry of `ACTIVATIONS`, perhaps with options, or its name;
+        or any pointwise function, e.g. `nn.tanh`, which is not gated.
       use_bias: whether each product has a bias.
       dtype: dtype of the computation; parameters are float32.
       down_scale: factor on the initial W_down, for deep residual stacks.
@@ -48,7 +38,7 @@ class MLP(nn.Module):
 
     hidden: PositiveInt
     num_experts: int | None = None
-    activation: Activation | Callable[[Array], Array] = 'swiglu'
+    activation: Annotated[Any, OneOf(ACTIVATIONS)] = ACTIVATIONS['swiglu']
     use_bias: bool = False
     dtype: Any = jnp.float32
     down_scale: float = 1.0
@@ -78,7 +68,8 @@ class MLP(nn.Module):
         if padded and (x.ndim != 3 or len(x) != count):
             allowed = f'[{count}, N, D], or [A, D] with sizes'
             raise ConfigError('MLP: shape of x', x.shape, allowed)
-        act, gated = _pointwise(self.activation)
+        act = activations.find(self.activation)
+        gated = activations.is_gated(act)
         products = functools.partial(self._products, sizes=sizes)
         shape, width = x.shape, x.shape[-1]
         x = x.astype(self.dtype)
@@ -88,7 +79,7 @@ class MLP(nn.Module):
         names = ('up', 'gate') if gated else ('up',)
         made = products(names, x, self.hidden)
         h, *gate = [checkpoint_name(y, 'hidden') for y in made]
-        h = act(gate[0]) * h if gated else act(h)
+        h = act(*gate, h)
         (y,) = products(('down',), h, width, scale=self.down_scale)
         return y.reshape(shape)
 
@@ -149,17 +140,3 @@ class MLP(nn.Module):
             decay=False,
         ).astype(self.dtype)
         return w, bias
-
-
-def _pointwise(
-    activation: Activation | Callable[[Array], Array],
-) -> tuple[Callable[[Array], Array], bool]:
-    """Returns the function of an activation, and whether a matrix gates it."""
-    if callable(activation):
-        return activation, False
-    if activation not in _ACTIVATIONS:
-        known = ', '.join(_ACTIVATIONS)
-        raise ConfigError(
-            'activation', activation, f'one of {known}, or a function'
-        )
-    return _ACTIVATIONS[activation]

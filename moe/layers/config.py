@@ -87,6 +87,7 @@ class MoEConfig:
       num_experts: E, zero-computation experts not included.
       experts: the type of the experts.
       router: what chooses each token's experts; 'soft' for Soft MoE.
+      router_bias: whether the logits of the routers have a trained bias.
       allow_lookahead: whether a causal model may have a router that sees later
         tokens.
       jitter: the router sees `x * U(1 - jitter, 1 + jitter)` in training.
@@ -108,6 +109,7 @@ class MoEConfig:
         MLP, hidden=128
     )
     router: Annotated[Router, OneOf(ROUTERS)] = ROUTERS['top_k']
+    router_bias: bool = False
     allow_lookahead: bool = False
     jitter: NaturalFloat = 0.0
     dispatcher: Annotated[Dispatcher, OneOf(DISPATCHERS)] | None = None
@@ -166,6 +168,7 @@ class MoEConfig:
         unread: dict[str, tuple[Any, Any]] = {
             'capacity.name': (CAPACITIES.name_of(self.capacity), 'dropless'),
             'jitter': (self.jitter, 0.0),
+            'router_bias': (self.router_bias, False),
         }
         for name, (value, default) in unread.items():
             if value != default:
@@ -257,6 +260,7 @@ class MoEConfig:
             layer = MoE(
                 experts=experts,
                 router=self.router,
+                router_bias=self.router_bias,
                 jitter=self.jitter,
                 dispatcher=self.dispatcher,
                 communication=self.communication,

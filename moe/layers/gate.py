@@ -42,7 +42,7 @@ class RouterState(NamedTuple):
 class Gate(nn.Module):
     """A router with its projections and its state.
 
-    `logits = x W` in float32, whatever the dtype of `x`.
+    `logits = x W`, or `x W + b`, in float32, whatever the dtype of `x`.
 
     Attributes:
       num_experts: E.
@@ -53,6 +53,7 @@ class Gate(nn.Module):
       batch_prioritized: whether tokens take capacity by the router's
         confidence, and not in their order (arXiv 2106.05974).
       router_init: initializer of the router's kernel [D, E].
+      router_bias: whether the logits have a trained bias [E], at first 0.
       noise_init: initializer of the noise logits' kernel [D, E].
       temperature: what the logits are divided by.
       dropout: probability that an expert is removed from a token's choice in
@@ -66,6 +67,7 @@ class Gate(nn.Module):
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
+    router_bias: bool = False
     noise_init: Any = nn.initializers.zeros_init()
     temperature: float = 1.0
     dropout: float = 0.0
@@ -101,6 +103,9 @@ class Gate(nn.Module):
         }
         context = context._replace(state=state)
         logits = self._project('router', inputs, self.router_init)
+        if self.router_bias:
+            zeros, shape = nn.initializers.zeros_init(), (self.num_experts,)
+            logits += parameter(self, 'router_bias', zeros, shape, decay=False)
         logits = self._with_dropout(logits / self.temperature, context)
         routing = router(logits, context)
         if not isinstance(routing, Routing):

@@ -104,6 +104,7 @@ class HierarchicalMoE(nn.Module):
             inner.jitter,
             inner.batch_prioritized,
             inner.router_init,
+            inner.router_bias,
             name='outer',
         )
         routing, state = gate(tokens, context)

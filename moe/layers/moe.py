@@ -76,6 +76,7 @@ class MoE(nn.Module):
       zero_computation: zero, copy and constant experts beside the others; the
         router numbers them last.
       router_init: initializer of the router's kernel [D, E].
+      router_bias: whether the router's logits have a trained bias [E].
     """
 
     experts: nn.Module
@@ -94,6 +95,7 @@ class MoE(nn.Module):
     router_init: Any = nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'
     )
+    router_bias: bool = False
 
     @nn.compact
     def __call__(
@@ -148,6 +150,7 @@ class MoE(nn.Module):
             self.jitter,
             self.batch_prioritized,
             self.router_init,
+            self.router_bias,
         )
         nn.share_scope(self, gate)  # its parameters are this layer's
         routing, state = gate(tokens, context)

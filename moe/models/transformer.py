@@ -23,11 +23,11 @@ from moe.experts import MLP, make_experts
 from moe.experts.base import EXPERTS, SUPPLIED
 from moe.layers import MoEConfig
 from moe.models.attention import Attention, Cache
+from moe.models.norms import NORMS, Norm
 from moe.models.pattern import Kind, Place, Scan, cut, in_order, places
 from moe.ops.attention import ATTENTION_KERNELS, xla
 from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
 from moe.parallel import split_batch
-from moe.parameters import parameter
 from moe.types import Aux
 
 # What the backward pass keeps of a block; it recomputes the rest.
@@ -52,13 +52,16 @@ class TransformerConfig:
       num_kv_heads: number of key and value heads; fewer than query heads is
         grouped-query attention.
       dense: the feed-forward network of blocks without a mixture.
-      norm_epsilon: epsilon of RMSNorm.
+      norm: RMSNorm, or LayerNorm with a bias.
+      norm_epsilon: epsilon of the norms.
       rope_theta: base of the rotary wavelengths; None for no rotation.
       attention: the attention kernel: xla, on GPUs also cudnn, on TPUs splash.
       moe_every: every n-th block has a mixture; 0 for none.
       dense_layers: blocks without a mixture beside those, counted from 0, such
         as (0, 1, 2) where the first three are dense.
       moe: the mixture layers.
+      residual_scale: factor on what attention and feed-forwards add to the
+        residual stream; None for 1.
       dtype: dtype of the computation; parameters are float32.
       remat: what the backward pass recomputes, from least to most: none, dots
         (all but unbatched products), hidden (all but the outputs of attention
@@ -72,12 +75,14 @@ class TransformerConfig:
     dense: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
         MLP, hidden=256
     )
+    norm: Norm = 'rms'
     norm_epsilon: PositiveFloat = 1e-6
     rope_theta: PositiveFloat | None = 10_000.0
     attention: Annotated[Any, OneOf(ATTENTION_KERNELS, KERNEL_SUPPLIED)] = xla
     moe_every: NaturalInt = 1
     dense_layers: tuple[NaturalInt, ...] = ()
     moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
+    residual_scale: PositiveFloat | None = None
     dtype: Literal['float32', 'bfloat16'] = 'float32'
     remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
 
@@ -108,6 +113,14 @@ class TransformerConfig:
         if allowed:
             raise ConfigError('dense_layers', given, allowed)
 
+    def make_norm(self, name: str) -> nn.Module:
+        """Makes a norm of the residual stream, of the calling module.
+
+        Args:
+          name: name of the norm.
+        """
+        return NORMS[self.norm](self.norm_epsilon, name=name)
+
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Returns the kind of each layer."""
@@ -136,22 +149,6 @@ class TransformerConfig:
             return []
         found = range(self.moe_every - 1, self.num_layers, self.moe_every)
         return [i for i in found if i not in self.dense_layers]
-
-
-class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32. arXiv 1910.07467."""
-
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
-        """Normalises the last axis; returns the dtype of `x`."""
-        ones = nn.initializers.ones_init()
-        scale = parameter(self, 'scale', ones, (x.shape[-1],), decay=False)
-        wide = x.astype(jnp.float32)
-        square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(square + self.epsilon)
-        return (normed * scale).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -205,22 +202,26 @@ class Block(nn.Module):
             out_scale=scale,
             name='attention',
         )(
-            RMSNorm(c.norm_epsilon, name='attention_norm')(x),
+            c.make_norm('attention_norm')(x),
             cache,
             start,
             segments,
         )
-        x = split_batch(x + h)
-        h = split_batch(RMSNorm(c.norm_epsilon, name='mlp_norm')(x))
+        x = split_batch(self._added(x, h))
+        h = split_batch(c.make_norm('mlp_norm')(x))
         if self.moe:
             y, aux = self.moe(
                 h, mask=mask, token_ids=token_ids, train=train, record=record
             )
-            return x + y, cache, aux
+            return self._added(x, y), cache, aux
         dense = make_experts(
             c.dense, None, dtype=dtype, down_scale=scale, name='mlp'
         )
-        return x + dense(h), cache, None
+        return self._added(x, dense(h)), cache, None
+
+    def _added(self, x, y):
+        scale = self.config.residual_scale
+        return x + y if scale is None else x + y * scale
 
 
 class Stack(nn.Module):

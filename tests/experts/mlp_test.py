@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.config import ConfigError, OneOf, Registry, parse
-from moe.experts import MLP
+from moe.config import ConfigError, OneOf, Registry, options, parse
+from moe.config.registry import entry_of
+from moe.experts import ACTIVATIONS, MLP
 from tests.reference import experts as reference
 from tests.reference import scenarios
 from tests.reference.compare import assert_close
 
 E, N, D, F = 3, 5, scenarios.WIDTH, scenarios.HIDDEN
-ACTIVATIONS = list(reference.POINTWISE)
+NAMES = [*reference.POINTWISE, reference.CLAMPED]
 # Rows of each expert: E full buffers, or sorted rows of which 2 are empty.
 SIZES = {'padded': (5, 5, 5), 'grouped': (6, 0, 7)}
 
@@ -27,6 +28,14 @@ def draw(activation, use_bias, seed=0):
     params = {n: rng.standard_normal(s) for n, s in shapes.items()}
     x, dy = rng.standard_normal((2, E * N, D))
     return jax.tree.map(np.float32, (params, x, dy))
+
+
+def own(activation):
+    """What an `MLP` takes, of what the oracle does."""
+    if activation != reference.CLAMPED:
+        return activation
+    name, limit, alpha = activation
+    return functools.partial(ACTIVATIONS[name], limit=limit, alpha=alpha)
 
 
 def expected(params, x, dy, activation, sizes):
@@ -54,11 +63,11 @@ def value_and_gradients(module, params, x, dy, *sizes):
 
 
 @pytest.mark.parametrize('layout', SIZES)
-@pytest.mark.parametrize('activation', ACTIVATIONS)
+@pytest.mark.parametrize('activation', NAMES, ids=str)
 def test_equals_the_loop(activation, layout):
     params, x, dy = draw(activation, use_bias=True)
     desired = expected(params, x, dy, activation, SIZES[layout])
-    module = MLP(F, E, activation, use_bias=True)
+    module = MLP(F, E, own(activation), use_bias=True)
     if layout == 'padded':
         x, dy = x.reshape(E, N, D), dy.reshape(E, N, D)
         y, dx, d_params = value_and_gradients(module, params, x, dy)
@@ -79,14 +88,14 @@ def test_a_function_is_an_activation(layout):
     params, x, _ = draw('relu', use_bias=True)
     sizes = (jnp.array(SIZES[layout]),) if layout == 'grouped' else ()
     x = x if sizes else x.reshape(E, N, D)
-    named, own = (
+    named, given = (
         MLP(F, E, activation, use_bias=True)
         for activation in ('relu', lambda h: jnp.maximum(h, 0))
     )
-    y = own.apply({'params': params}, x, *sizes)
+    y = given.apply({'params': params}, x, *sizes)
     desired = named.apply({'params': params}, x, *sizes)
     np.testing.assert_array_equal(y, desired)
-    first = jax.eval_shape(own.init, jax.random.key(0), x, *sizes)
+    first = jax.eval_shape(given.init, jax.random.key(0), x, *sizes)
     assert set(first['params']) == set(params)
 
 
@@ -101,13 +110,21 @@ def test_a_config_names_its_activation():
 
     section = {'name': 'mlp', 'hidden': F, 'activation': 'geglu'}
     parsed = parse(Schema, {'experts': section})
-    assert parsed.experts().activation == 'geglu'
-    with pytest.raises(ConfigError, match=r"'swiglu', 'geglu'$"):
+    assert entry_of(parsed.experts().activation) is ACTIVATIONS['geglu']
+    with pytest.raises(ConfigError, match=r'must be one of .*, silu, swiglu$'):
         parse(Schema, {'experts': section | {'activation': 'tanh'}})
+    # One with options is a section.
+    clamped = {'name': 'clamped_swiglu', 'limit': 7}
+    parsed = parse(Schema, {'experts': section | {'activation': clamped}})
+    activation = parsed.experts().activation
+    assert options(activation) == {'limit': 7, 'alpha': 1.702}
+    bad = section | {'activation': clamped | {'limit': 0}}
+    with pytest.raises(ConfigError, match=r'activation.limit = 0: must be '):
+        parse(Schema, {'experts': bad})
 
 
 def test_refuses_an_unknown_activation():
-    line = '^activation = .tanh.: must be one of relu, .*, or a function'
+    line = '^activation = .tanh.: must be one of .*, swiglu, or a function'
     with pytest.raises(ConfigError, match=line):
         MLP(F, activation='tanh').init(jax.random.key(0), jnp.ones((1, D)))
 
@@ -119,9 +136,9 @@ def test_dense_twin_is_a_single_expert(activation, use_bias):
     params, x, dy = draw(activation, use_bias)
     y, dx, d_params = expected(params, x, dy, activation, (0, E * N, 0))
     module = MLP(F, None, activation, use_bias)
-    own = reference.expert_of(params, 1)
+    one = reference.expert_of(params, 1)
     x, dy = x.reshape(5, 1, 3, D), dy.reshape(5, 1, 3, D)
-    actual = value_and_gradients(module, own, x, dy)
+    actual = value_and_gradients(module, one, x, dy)
     desired = (
         y.reshape(x.shape),
         dx.reshape(x.shape),

@@ -64,8 +64,8 @@ def call(module, *args, **given):
         ),
         (
             lambda: call(MLP(4, activation='tanh'), ROWS),
-            "activation = 'tanh': must be one of relu, gelu, silu, swiglu, "
-            'geglu, or a function',
+            "activation = 'tanh': must be one of clamped_swiglu, geglu, gelu, "
+            'relu, relu_squared, silu, swiglu, or a function',
         ),
         (
             lambda: call(HardSwitch((nn.Dense(8),) * 2), TOKENS),

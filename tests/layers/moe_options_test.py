@@ -12,6 +12,7 @@ from moe.config import ConfigError, options, parse
 from moe.config.registry import entry_of
 from moe.dispatch import grouped
 from moe.experts import MLP
+from moe.experts.activations import relu
 from moe.layers import MoE, MoEConfig
 from moe.parallel import ragged
 from moe.routing import top_k
@@ -257,7 +258,7 @@ def test_config_builds_the_layer_it_describes():
     assert options(layer.communication) == {'levels': 1, 'buffer_factor': 2.5}
     experts = layer.experts
     assert (experts.num_experts, experts.hidden) == (4, 8)
-    assert (experts.activation, experts.use_bias) == ('relu', True)
+    assert (entry_of(experts.activation), experts.use_bias) == (relu, True)
     assert (experts.dtype, experts.down_scale) == (jnp.bfloat16, 0.5)
 
 

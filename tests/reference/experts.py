@@ -9,17 +9,22 @@ import numpy as np
 # Of a gated activation, the function that the gate goes through.
 POINTWISE = {
     'relu': 'relu',
+    'relu_squared': 'relu_squared',
     'gelu': 'gelu',
     'silu': 'silu',
     'swiglu': 'silu',
     'geglu': 'gelu',
 }
+# An activation is its name, or with its options (name, limit, alpha).
+CLAMPED = ('clamped_swiglu', 0.75, 1.5)
 
 
 def activate(name, x):
-    """relu, silu `x sigmoid(x)`, or gelu in its tanh approximation."""
+    """relu, its square, silu `x sigmoid(x)`, or gelu by its tanh formula."""
     if name == 'relu':
         return np.maximum(x, 0)
+    if name == 'relu_squared':
+        return np.maximum(x, 0) ** 2
     if name == 'silu':
         return x / (1 + np.exp(-x))
     inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
@@ -30,6 +35,8 @@ def slope(name, x):
     """Derivative of `activate`."""
     if name == 'relu':
         return np.where(x > 0, 1.0, 0.0)
+    if name == 'relu_squared':
+        return 2 * np.maximum(x, 0)
     if name == 'silu':
         s = 1 / (1 + np.exp(-x))
         return s + x * s * (1 - s)
@@ -41,7 +48,23 @@ def slope(name, x):
 
 def is_gated(activation):
     """Whether there is a gate matrix."""
-    return activation in ('swiglu', 'geglu')
+    return activation in ('swiglu', 'geglu', CLAMPED)
+
+
+def hidden(activation, up, gate):
+    """The hidden numbers, and their derivatives by up and gate (or None)."""
+    if activation == CLAMPED:
+        _, limit, alpha = activation
+        g, u = np.minimum(gate, limit), np.clip(up, -limit, limit)
+        s = 1 / (1 + np.exp(-alpha * g))
+        d_up = np.where(np.abs(up) < limit, g * s, 0.0)
+        d_gate = (u + 1) * (s + alpha * g * s * (1 - s))
+        return (u + 1) * g * s, d_up, np.where(gate < limit, d_gate, 0.0)
+    name = POINTWISE[activation]
+    if gate is None:
+        return activate(name, up), slope(name, up), None
+    h = activate(name, gate) * up
+    return h, activate(name, gate), up * slope(name, gate)
 
 
 def expert_of(params, e):
@@ -49,7 +72,7 @@ def expert_of(params, e):
     return {name: value[e] for name, value in params.items()}
 
 
-def _hidden(x, params, activation):
+def _products(x, params, activation):
     """Before the activation: up, and gate or None."""
     up = x @ params['up'] + params.get('up_bias', 0.0)
     if not is_gated(activation):
@@ -59,29 +82,21 @@ def _hidden(x, params, activation):
 
 def mlp(x, params, activation):
     """Output of one expert for one token [D]."""
-    name = POINTWISE[activation]
-    up, gate = _hidden(x, params, activation)
-    h = activate(name, up) if gate is None else activate(name, gate) * up
+    h, _, _ = hidden(activation, *_products(x, params, activation))
     return h @ params['down'] + params.get('down_bias', 0.0)
 
 
 def mlp_gradients(x, params, activation, dy):
     """Gradients of `sum(mlp(x) * dy)`: of x, and of each parameter."""
-    name = POINTWISE[activation]
-    up, gate = _hidden(x, params, activation)
-    d = {}
+    products = _products(x, params, activation)
+    h, slope_up, slope_gate = hidden(activation, *products)
     dh = params['down'] @ dy
-    if gate is None:
-        h = activate(name, up)
-        d_up = dh * slope(name, up)
-    else:
-        h = activate(name, gate) * up
-        d_up = dh * activate(name, gate)
-        d_gate = dh * up * slope(name, gate)
-        d['gate'], d['gate_bias'] = np.outer(x, d_gate), d_gate
-    d['up'], d['up_bias'] = np.outer(x, d_up), d_up
+    d_up = dh * slope_up
+    d = {'up': np.outer(x, d_up), 'up_bias': d_up}
     d['down'], d['down_bias'] = np.outer(h, dy), dy
     dx = params['up'] @ d_up
-    if gate is not None:
+    if slope_gate is not None:
+        d_gate = dh * slope_gate
+        d['gate'], d['gate_bias'] = np.outer(x, d_gate), d_gate
         dx = dx + params['gate'] @ d_gate
     return dx, {name: d[name] for name in params}

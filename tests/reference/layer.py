@@ -25,7 +25,7 @@ class Output(NamedTuple):
     stats: dict
 
 
-def layer(x, router, experts, mask, options):
+def layer(x, router, experts, mask, options, bias=0.0):
     """The mixture of tokens x [G, S, D], whose groups are its sequences.
 
     Args:
@@ -35,6 +35,7 @@ def layer(x, router, experts, mask, options):
       mask: live tokens [G, S].
       options: a dictionary of `k`, `renormalize`, `slots` (or None),
         `activation` and `scope` ('global' or 'group').
+      bias: of the router's logits [E].
     """
     x = np.where(mask[..., None], x, 0.0)  # whatever padding holds
     num_groups, group_size, width = x.shape
@@ -47,7 +48,7 @@ def layer(x, router, experts, mask, options):
     y = np.zeros((num_groups, group_size, width))
     for g in range(num_groups):
         for s in range(group_size):
-            logits[g, s] = x[g, s] @ router
+            logits[g, s] = x[g, s] @ router + bias
             probs[g, s] = reference_routing.softmax(logits[g, s])
             chosen[g, :, s], gates[g, :, s] = (
                 reference_routing.softmax_then_select(

@@ -10,11 +10,14 @@ from tests.reference.attention import attention
 from tests.reference.layer import layer
 
 
-def norm(x, scale, epsilon):
-    """Divides each token's vector by its root mean square."""
+def norm(x, params, epsilon):
+    """RMSNorm of each token's vector; LayerNorm if there is a bias."""
     y = np.zeros(x.shape)
+    bias = params.get('bias')
     for at in np.ndindex(x.shape[:-1]):
-        y[at] = x[at] / np.sqrt(np.mean(x[at] ** 2) + epsilon) * scale
+        v = x[at] if bias is None else x[at] - np.mean(x[at])
+        y[at] = v / np.sqrt(np.mean(v**2) + epsilon) * params['scale']
+        y[at] += 0.0 if bias is None else bias
     return y
 
 
@@ -25,8 +28,8 @@ def stack(x, params, options, *, causal=True, mask=None):
       x: inputs.
       params: `layers`, or `layers_0`, `layers_1` and so on, one after another:
         each a pattern `block_0`, `block_1` ..., each stacked [R, ...].
-      options: a dictionary of `theta`, `epsilon`, `activation`, and what
-        `layer` needs.
+      options: a dictionary of `theta`, `epsilon`, `activation`, what `layer`
+        needs, and maybe `residual_scale`.
       causal: whether a position sees only itself and those before it.
       mask: live tokens [B, S] of the mixtures; None if all are.
 
@@ -35,28 +38,28 @@ def stack(x, params, options, *, causal=True, mask=None):
     """
     mixtures = []
     mask = np.ones(x.shape[:2], bool) if mask is None else mask
+    scale = options.get('residual_scale', 1.0)
     for block in blocks(params):
-        scales = (block[f'{n}_norm']['scale'] for n in ('attention', 'mlp'))
-        before_attention, before_mlp = scales
-        x = x + attention(
-            norm(x, before_attention, options['epsilon']),
+        x = x + scale * attention(
+            norm(x, block['attention_norm'], options['epsilon']),
             block['attention'],
             causal=causal,
             theta=options['theta'],
         )
-        h = norm(x, before_mlp, options['epsilon'])
+        h = norm(x, block['mlp_norm'], options['epsilon'])
         if 'moe' in block:
             moe = block['moe']
-            out = layer(h, moe['router'], moe['experts'], mask, options)
-            mixtures.append(out)
-            x = x + out.y
+            bias = moe.get('router_bias', 0.0)
+            given = (moe['router'], moe['experts'], mask, options, bias)
+            mixtures.append(layer(h, *given))
+            x = x + scale * mixtures[-1].y
         else:
             y = np.zeros(x.shape)
             for at in np.ndindex(x.shape[:2]):
                 y[at] = reference_experts.mlp(
                     h[at], block['mlp'], options['activation']
                 )
-            x = x + y
+            x = x + scale * y
     return x, mixtures
 
 
@@ -73,11 +76,16 @@ def blocks(params):
 
 
 def logits(tokens, params, options):
-    """Logits [B, S, V] of token ids [B, S]; the embedding is scaled."""
-    x = params['embedding'][tokens] * np.sqrt(params['embedding'].shape[1])
-    x, _ = stack(x, params['stack'], options)
-    x = norm(x, params['norm']['scale'], options['epsilon'])
-    return x @ params['head']
+    """Logits [B, S, V] of token ids [B, S].
+
+    The embedding is times sqrt(D), or `embedding_scale` of the options; the
+    logits are times `logit_scale`, if it is one of them.
+    """
+    width = params['embedding'].shape[1]
+    scale = options.get('embedding_scale', np.sqrt(width))
+    x, _ = stack(params['embedding'][tokens] * scale, params['stack'], options)
+    x = norm(x, params['norm'], options['epsilon'])
+    return x @ params['head'] * options.get('logit_scale', 1.0)
 
 
 def _select(tree, index):

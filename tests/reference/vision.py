@@ -51,7 +51,7 @@ def logits(images, params, size, options, mask):
         tokens[b] = mask[b]
     stack = params['stack']
     x, mixtures = model.stack(x, stack, options, causal=False, mask=tokens)
-    x = model.norm(x, params['norm']['scale'], options['epsilon'])
+    x = model.norm(x, params['norm'], options['epsilon'])
     scores = np.zeros((len(x), params['head'].shape[1]))
     for b in range(len(x)):
         pooled = sum(x[b]) / len(x[b])

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.config import PositiveInt
+from moe.config import PositiveFloat, PositiveInt
 from moe.layers import check_model
-from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.models.transformer import Stack, TransformerConfig
 from moe.parallel import split_batch
 from moe.parameters import parameter
 from moe.types import Aux
@@ -27,10 +27,14 @@ class LMConfig(TransformerConfig):
     Attributes:
       vocab_size: V, number of token ids; 256 for bytes.
       tie_embeddings: whether the output matrix is the embedding, transposed.
+      embedding_scale: factor on the embeddings; None for sqrt(D).
+      logit_scale: factor on the logits; None for 1.
     """
 
     vocab_size: PositiveInt = 256
     tie_embeddings: bool = False
+    embedding_scale: PositiveFloat | None = None
+    logit_scale: PositiveFloat | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,7 +97,8 @@ class LM(nn.Module):
             multiplied=c.tie_embeddings,
         )
         # Rows of unit scale into the stack, rows of unit norm out of it.
-        x = table[tokens].astype(c.dtype) * c.d_model**0.5
+        scale = c.embedding_scale or c.d_model**0.5
+        x = table[tokens].astype(c.dtype) * scale
         x, cache, aux = Stack(c, causal=True, name='stack')(
             x,
             cache=cache,
@@ -104,7 +109,7 @@ class LM(nn.Module):
             record=record,
             segments=segments,
         )
-        x = split_batch(RMSNorm(c.norm_epsilon, name='norm')(x))
+        x = split_batch(c.make_norm('norm')(x))
         if c.tie_embeddings:
             head = table.T
         else:
@@ -118,6 +123,8 @@ class LM(nn.Module):
             )
         logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
         logits = logits.astype(jnp.float32)
+        if c.logit_scale is not None:
+            logits *= c.logit_scale
         return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from moe.config import ConfigError, PositiveFloat, PositiveInt
 from moe.layers import check_model
-from moe.models.transformer import RMSNorm, Stack, TransformerConfig
+from moe.models.transformer import Stack, TransformerConfig
 from moe.parameters import parameter
 from moe.types import Aux
 
@@ -119,7 +119,7 @@ class ViT(nn.Module):
         x, _, aux = Stack(c, causal=False, name='stack')(
             x, mask=mask, train=train, record=record
         )
-        x = RMSNorm(c.norm_epsilon, name='norm')(x)
+        x = c.make_norm('norm')(x)
         zeros = nn.initializers.zeros_init()
         head = parameter(
             self,
