@@ -59,7 +59,7 @@ class _Attention(nn.Module):
         self.heads, width = config.num_heads, config.d_model
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.theta = config.rope_theta
+        self.theta = config.rope.theta
 
     def forward(self, x):
         count, length, width = x.shape

@@ -64,7 +64,7 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
         'num_heads': heads,
         'num_kv_heads': kv_heads,
         'dense': {'hidden': hidden},
-        'rope_theta': 1e6,
+        'rope': {'theta': 1e6},
         'norm_epsilon': 1e-5,
         'attention': 'splash',
         'dtype': 'bfloat16',

@@ -148,7 +148,7 @@ def oracle_options(model):
     given = {name: getattr(model, name, None) for name in scales}
     return {
         **{name: v for name, v in given.items() if v is not None},
-        'theta': model.rope_theta,
+        'theta': model.rope and model.rope.theta,
         'epsilon': model.norm_epsilon,
         'activation': activation,
         'k': options(model.moe.router)['k'],

@@ -69,6 +69,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     'positive': ('target.positive',),
     'renorm': ('batch_norm.renorm',),
     'renorm_momentum': ('batch_norm.renorm.momentum', 'renorm.momentum'),
+    'rope_theta': ('rope.theta',),
     'sequence_length': ('seq_len',),
     'shared_d_ff': ('shared.network.hidden',),
     'shared_experts': ('shared.network',),

@@ -15,6 +15,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from moe.models.norms import RMSNorm
+from moe.models.rope import Rope, rotate
 from moe.ops.attention import ATTENTION_KERNELS, traits_of
 from moe.parallel import over_heads
 from moe.parameters import parameter
@@ -30,31 +32,6 @@ class Cache(NamedTuple):
 
     key: Float[Array, '*L B M N h']
     value: Float[Array, '*L B M N h']
-
-
-def rotate(
-    x: Float[Array, 'B S H h'], position: Int[Array, '*B S'], theta: float
-) -> Float[Array, 'B S H h']:
-    """Rotates queries or keys by their positions (rotary embedding).
-
-    The pair `(x[i], x[i + h/2])` turns by `position * theta^(-2i/h)`.
-    Source: RoFormer, arXiv 2104.09864.
-
-    Args:
-      x: queries or keys, float; h is even.
-      position: absolute positions, int32, [S] or [B, S].
-      theta: base of the wavelengths.
-
-    Returns:
-      The rotated x, in its dtype.
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position[..., None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return turned.astype(x.dtype)
 
 
 def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
@@ -97,7 +74,14 @@ class Attention(nn.Module):
       num_heads: H, number of query heads.
       num_kv_heads: N, number of key and value heads.
       causal: whether a position sees only itself and those before it.
-      rope_theta: base of the rotary wavelengths; None for no rotation.
+      rope: rotary positions; None for no rotation.
+      head_dim: h, width of a head; None for `D / H`.
+      qk_norm: norm of queries and keys: none, head (each head) or width (all
+        heads of a position at once).
+      clip: bound on queries, keys and values, after the norm; None for none.
+      bias: biases of the projections: none, qkv, or all (the output's too).
+      scale: factor on the scores; None for `1 / sqrt(h)`.
+      epsilon: epsilon of the norms.
       kernel: an entry of `moe.ops.ATTENTION_KERNELS`, or its name; decoding
         always takes XLA's.
       dtype: dtype of the computation.
@@ -107,7 +91,13 @@ class Attention(nn.Module):
     num_heads: int
     num_kv_heads: int
     causal: bool = True
-    rope_theta: float | None = 10_000.0
+    rope: Rope | None = Rope()
+    head_dim: int | None = None
+    qk_norm: str = 'none'
+    clip: float | None = None
+    bias: str = 'none'
+    scale: float | None = None
+    epsilon: float = 1e-6
     kernel: str | Callable = 'xla'
     dtype: Any = jnp.float32
     out_scale: float = 1.0
@@ -134,25 +124,33 @@ class Attention(nn.Module):
           The outputs, and the cache with this call's positions written.
         """
         width = x.shape[-1]
-        head = width // self.num_heads
+        head = self.head_dim or width // self.num_heads
         position = jnp.asarray(start)[..., None] + jnp.arange(x.shape[1])
         if segments is not None:
             position = positions_within(segments)
         query = self._project('query', x, self.num_heads, head)
         key = self._project('key', x, self.num_kv_heads, head)
         value = self._project('value', x, self.num_kv_heads, head)
-        if self.rope_theta is not None:
-            query = rotate(query, position, self.rope_theta)
-            key = rotate(key, position, self.rope_theta)
+        query, key = self._norm('query', query), self._norm('key', key)
+        if self.clip is not None:
+            query, key, value = (
+                jnp.clip(z, -self.clip, self.clip) for z in (query, key, value)
+            )
+        if self.rope is not None:
+            query = rotate(query, position, self.rope)
+            key = rotate(key, position, self.rope)
+        more: Any = {} if self.scale is None else {'scale': self.scale}
         if cache is None:
             run: Any = 'xla' if self.is_initializing() else self.kernel
             if isinstance(run, str):
                 run = ATTENTION_KERNELS[run]
-            attend: Callable = functools.partial(run, is_causal=self.causal)
+            attend: Callable = functools.partial(
+                run, is_causal=self.causal, **more
+            )
             if traits_of(run).by_device:
                 attend = over_heads(attend)
-            more = () if segments is None else (segments,)
-            out = attend(query, key, value, *more)
+            apart = () if segments is None else (segments,)
+            out = attend(query, key, value, *apart)
         else:
             new = (key, value)
             cache = Cache(
@@ -165,6 +163,7 @@ class Attention(nn.Module):
                 cache.key.astype(self.dtype),
                 cache.value.astype(self.dtype),
                 mask=seen,
+                **more,
             )
         out = checkpoint_name(out, 'attention')
         init = nn.initializers.variance_scaling(
@@ -181,7 +180,20 @@ class Attention(nn.Module):
         )
         out = out.reshape(-1, self.num_heads * head)
         y = out @ w.astype(self.dtype).reshape(-1, width)
+        if self.bias == 'all':
+            zeros = nn.initializers.zeros_init()
+            b = parameter(self, 'out_bias', zeros, (width,), decay=False)
+            y += b.astype(self.dtype)
         return y.reshape(x.shape), cache
+
+    def _norm(self, name, x):
+        """Normalises queries or keys, by head or all heads at once."""
+        if self.qk_norm == 'none':
+            return x
+        norm = RMSNorm(self.epsilon, name=f'{name}_norm')
+        if self.qk_norm == 'head':
+            return norm(x)
+        return norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
     def _project(self, name, x, heads, head):
         init = nn.initializers.variance_scaling(
@@ -199,4 +211,42 @@ class Attention(nn.Module):
         # As one matrix: XLA transposes the gradients of batched products.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         y = rows @ w.astype(self.dtype).reshape(x.shape[-1], -1)
-        return y.reshape(*x.shape[:-1], heads, head)
+        y = y.reshape(*x.shape[:-1], heads, head)
+        if self.bias == 'none':
+            return y
+        b = parameter(
+            self,
+            f'{name}_bias',
+            nn.initializers.zeros_init(),
+            (heads, head),
+            axes=('heads', None),
+            decay=False,
+        )
+        return y + b.astype(self.dtype)
+
+
+def attention_of(config: Any, causal: bool, *, name: str) -> nn.Module:
+    """Makes the attention of one block.
+
+    Args:
+      config: a `TransformerConfig`.
+      causal: whether a position sees only itself and those before it.
+      name: name of the module inside the block.
+    """
+    c = config
+    return Attention(
+        num_heads=c.num_heads,
+        num_kv_heads=c.num_kv_heads,
+        causal=causal,
+        rope=c.rope,
+        head_dim=c.head_dim,
+        qk_norm=c.qk_norm,
+        clip=c.clip_qkv,
+        bias=c.attention_bias,
+        scale=c.attention_scale,
+        epsilon=c.norm_epsilon,
+        kernel=c.attention,
+        dtype=jnp.dtype(c.dtype),
+        out_scale=c.down_scale,
+        name=name,
+    )

@@ -22,10 +22,11 @@ from moe.config import (
 from moe.experts import MLP, make_experts
 from moe.experts.base import EXPERTS, SUPPLIED
 from moe.layers import MoEConfig
-from moe.models.attention import Attention, Cache
+from moe.models.attention import Cache, attention_of
 from moe.models.norms import NORMS, Norm
 from moe.models.pattern import Kind, Place, Scan, cut, in_order, places
-from moe.ops.attention import ATTENTION_KERNELS, xla
+from moe.models.rope import Rope
+from moe.ops.attention import ATTENTION_KERNELS, takes, xla
 from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
 from moe.parallel import split_batch
 from moe.types import Aux
@@ -51,10 +52,19 @@ class TransformerConfig:
       num_heads: number of query heads.
       num_kv_heads: number of key and value heads; fewer than query heads is
         grouped-query attention.
+      head_dim: h, width of each head; None for `d_model / num_heads`.
+      qk_norm: RMSNorm of queries and keys before they are rotated: none, of
+        each head, or over the whole width of all heads.
+      clip_qkv: queries, keys and values are clipped to plus and minus it,
+        after the norm; None leaves them as they are.
+      attention_bias: biases of the projections of attention: none, of queries,
+        keys and values, or all (of the output too).
+      attention_scale: factor on the scores before the softmax; None for
+        `1 / sqrt(h)`.
       dense: the feed-forward network of blocks without a mixture.
       norm: RMSNorm, or LayerNorm with a bias.
       norm_epsilon: epsilon of the norms.
-      rope_theta: base of the rotary wavelengths; None for no rotation.
+      rope: rotary positions; None for no rotation.
       attention: the attention kernel: xla, on GPUs also cudnn, on TPUs splash.
       moe_every: every n-th block has a mixture; 0 for none.
       dense_layers: blocks without a mixture beside those, counted from 0, such
@@ -72,12 +82,17 @@ class TransformerConfig:
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 2
     num_kv_heads: PositiveInt = 2
+    head_dim: PositiveInt | None = None
+    qk_norm: Literal['none', 'head', 'width'] = 'none'
+    clip_qkv: PositiveFloat | None = None
+    attention_bias: Literal['none', 'qkv', 'all'] = 'none'
+    attention_scale: PositiveFloat | None = None
     dense: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
         MLP, hidden=256
     )
     norm: Norm = 'rms'
     norm_epsilon: PositiveFloat = 1e-6
-    rope_theta: PositiveFloat | None = 10_000.0
+    rope: Rope | None = dataclasses.field(default_factory=Rope)
     attention: Annotated[Any, OneOf(ATTENTION_KERNELS, KERNEL_SUPPLIED)] = xla
     moe_every: NaturalInt = 1
     dense_layers: tuple[NaturalInt, ...] = ()
@@ -87,12 +102,19 @@ class TransformerConfig:
     remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
 
     def __post_init__(self):
-        if self.d_model % (2 * self.num_heads):
+        if self.head_dim is None and self.d_model % (2 * self.num_heads):
             allowed = f'a multiple of 2 * num_heads ({2 * self.num_heads})'
             raise ConfigError('d_model', self.d_model, allowed)
         if self.num_heads % self.num_kv_heads:
             allowed = f'a divisor of num_heads ({self.num_heads})'
             raise ConfigError('num_kv_heads', self.num_kv_heads, allowed)
+        if self.rope is not None:
+            self.rope.check(self.head_width)
+        if self.attention_scale is not None and not takes(
+            self.attention, 'scale'
+        ):
+            allowed = 'None: this attention kernel has a scale of its own'
+            raise ConfigError('attention_scale', self.attention_scale, allowed)
         if self.moe_every > self.num_layers:
             allowed = f'at most num_layers ({self.num_layers}); 0 for none'
             raise ConfigError('moe_every', self.moe_every, allowed)
@@ -120,6 +142,11 @@ class TransformerConfig:
           name: name of the norm.
         """
         return NORMS[self.norm](self.norm_epsilon, name=name)
+
+    @property
+    def head_width(self) -> int:
+        """Returns h, the width of each head."""
+        return self.head_dim or self.d_model // self.num_heads
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -192,16 +219,7 @@ class Block(nn.Module):
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
         x = split_batch(x)
-        h, cache = Attention(
-            num_heads=c.num_heads,
-            num_kv_heads=c.num_kv_heads,
-            causal=self.causal,
-            rope_theta=c.rope_theta,
-            kernel=c.attention,
-            dtype=dtype,
-            out_scale=scale,
-            name='attention',
-        )(
+        h, cache = attention_of(c, self.causal, name='attention')(
             c.make_norm('attention_norm')(x),
             cache,
             start,
@@ -341,10 +359,9 @@ def empty_cache(
       What `Stack` takes as its cache, zeros in the compute dtype.
     """
     c = config
-    head = c.d_model // c.num_heads
 
     def zeros(repeats):
-        shape = (repeats, batch, length, c.num_kv_heads, head)
+        shape = (repeats, batch, length, c.num_kv_heads, c.head_width)
         return jnp.zeros(shape, c.dtype)
 
     return tuple(

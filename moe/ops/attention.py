@@ -25,7 +25,7 @@ _BLOCK = 512
 
 ATTENTION_KERNELS = Registry('attention kernel')
 # Parameters that the attention layer fills in, and no config has.
-SUPPLIED = frozenset({'is_causal', 'interpret'})
+SUPPLIED = frozenset({'is_causal', 'scale', 'interpret'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,26 +58,30 @@ def traits_of(kernel: Any) -> KernelTraits:
 
 
 @ATTENTION_KERNELS.register('xla')
-def xla(query, key, value, segments=None, *, is_causal: bool):
+def xla(query, key, value, segments=None, *, is_causal: bool, scale=None):
     """`softmax(Q K^T / sqrt(h)) V` by XLA, on every platform; see `splash`."""
     if segments is not None:
         return jax.nn.dot_product_attention(
-            query, key, value, mask=same(segments), is_causal=is_causal
+            query,
+            key,
+            value,
+            mask=same(segments),
+            is_causal=is_causal,
+            scale=scale,
         )
+    options = {'is_causal': is_causal, 'scale': scale}
     return lax.platform_dependent(
         query,
         key,
         value,
-        cpu=functools.partial(heads_first, is_causal=is_causal),
-        default=functools.partial(
-            jax.nn.dot_product_attention, is_causal=is_causal
-        ),
+        cpu=functools.partial(heads_first, **options),
+        default=functools.partial(jax.nn.dot_product_attention, **options),
     )
 
 
 @ATTENTION_KERNELS.register('cudnn')
 @kernel_traits(platform='gpu')
-def cudnn(query, key, value, segments=None, *, is_causal: bool):
+def cudnn(query, key, value, segments=None, *, is_causal: bool, scale=None):
     """`softmax(Q K^T / sqrt(h)) V` by cuDNN, on NVIDIA GPUs; see `splash`.
 
     Segments are a mask `[B, 1, S, S]` that cuDNN reads as a bias.
@@ -88,6 +92,7 @@ def cudnn(query, key, value, segments=None, *, is_causal: bool):
         value,
         mask=None if segments is None else same(segments),
         is_causal=is_causal,
+        scale=scale,
         implementation='cudnn',
     )
 
@@ -101,6 +106,7 @@ def splash(
     segments: Int[Array, 'B S'] | None = None,
     *,
     is_causal: bool,
+    scale: float | None = None,
     interpret: bool = False,
 ) -> Float[Array, 'B S H h']:
     """`softmax(Q K^T / sqrt(h)) V` on TPUs, without the scores in HBM.
@@ -115,6 +121,7 @@ def splash(
       segments: number of each position's document, int32; a position sees
         only those of its own. None if all are of one.
       is_causal: whether a position sees only itself and those before it.
+      scale: factor on the scores; None for `1 / sqrt(h)`.
       interpret: whether to emulate the kernel without a TPU, slowly.
 
     Returns:
@@ -145,7 +152,8 @@ def splash(
         residual_checkpoint_name='attention',
         interpret=interpret,
     )
-    scaled = query * jnp.asarray(head**-0.5, query.dtype)
+    scale = head**-0.5 if scale is None else scale
+    scaled = query * jnp.asarray(scale, query.dtype)
     # The kernel is of one sequence, heads first.
     heads_first = lambda x: jnp.swapaxes(x, 1, 2)
     arguments: list[Any] = list(map(heads_first, (scaled, key, value)))
@@ -159,6 +167,12 @@ def same(segments: Int[Array, 'B S']) -> Bool[Array, 'B 1 S S']:
     return (segments[:, :, None] == segments[:, None, :])[:, None]
 
 
-def takes_segments(kernel: Any) -> bool:
-    """Whether a kernel can keep the documents of a sequence apart."""
-    return 'segments' in inspect.signature(entry_of(kernel)).parameters
+def takes(kernel: Any, option: str) -> bool:
+    """Whether a kernel has an argument that the attention layer may give.
+
+    Args:
+      kernel: an entry of `ATTENTION_KERNELS`.
+      option: name of the argument, such as `segments`, by which it keeps the
+        documents of a sequence apart.
+    """
+    return option in inspect.signature(entry_of(kernel)).parameters

@@ -6,6 +6,8 @@ matrices that are contiguous, one a sequence and key-value head: `R = H/N * S`
 rows of queries, S of keys.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,6 +23,7 @@ def heads_first(
     value: Float[Array, 'B S N h'],
     *,
     is_causal: bool,
+    scale: float | None = None,
 ) -> Float[Array, 'B S H h']:
     """`softmax(Q K^T / sqrt(h)) V`, for gradients in reverse mode.
 
@@ -29,6 +32,7 @@ def heads_first(
       key: keys, in the dtype of `query`.
       value: values, in the dtype of `query`.
       is_causal: whether a position sees only itself and those before it.
+      scale: factor on the scores; None for `1 / sqrt(h)`.
 
     Returns:
       The weighted means of the values, in the dtype of `query`. The scores and
@@ -38,7 +42,8 @@ def heads_first(
     kv_heads = key.shape[2]
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     rows = query.reshape(batch, kv_heads, -1, width)
-    y = (_causal if is_causal else _full)(rows, key, value)
+    scale = width**-0.5 if scale is None else scale
+    y = _attention(is_causal, scale)(rows, key, value)
     return jnp.swapaxes(y.reshape(batch, heads, length, width), 1, 2)
 
 
@@ -53,9 +58,9 @@ def _turned(x):
     return jnp.swapaxes(x, 2, 3)
 
 
-def _forward(query, key, value, *, is_causal):
+def _forward(query, key, value, is_causal, scale):
     length = key.shape[2]
-    scores = _product(query, _turned(key)) * query.shape[-1] ** -0.5
+    scores = _product(query, _turned(key)) * scale
     if is_causal:
         seen = jnp.tril(jnp.ones((length, length), bool))
         grid = scores.reshape(*scores.shape[:2], -1, length, length)
@@ -65,32 +70,30 @@ def _forward(query, key, value, *, is_causal):
     return y, (query, key, value, share)
 
 
-def _backward(residuals, dy):
-    """With p the softmax, `ds = p (dp - sum(p dp)) / sqrt(h)`."""
+def _backward(scale, residuals, dy):
+    """With p the softmax, `ds = p (dp - sum(p dp)) * scale`."""
     query, key, value, share = residuals
     d_share = _product(dy, _turned(value))
     d_scores = share * (
         d_share - jnp.sum(share * d_share, axis=-1, keepdims=True)
     )
-    d_scores = (d_scores * query.shape[-1] ** -0.5).astype(query.dtype)
+    d_scores = (d_scores * scale).astype(query.dtype)
     d_query = _product(d_scores, key)
     d_key = _product(_turned(d_scores), query)
     d_value = _product(_turned(share), dy)
     return tuple(d.astype(query.dtype) for d in (d_query, d_key, d_value))
 
 
-def _attention(is_causal):
+@functools.cache
+def _attention(is_causal, scale):
     """Returns the function of [B, N, R, h] and keys and values [B, N, S, h]."""
 
     def forward(query, key, value):
-        return _forward(query, key, value, is_causal=is_causal)
+        return _forward(query, key, value, is_causal, scale)
 
     @jax.custom_vjp
     def attention(query, key, value):
         return forward(query, key, value)[0]
 
-    attention.defvjp(forward, _backward)
+    attention.defvjp(forward, functools.partial(_backward, scale))
     return attention
-
-
-_causal, _full = _attention(True), _attention(False)

@@ -76,6 +76,17 @@ def read_plain_config(workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError('workdir', str(workdir), "a run's folder")
     plain = read_json(workdir / CONFIG)
     check_format(plain.pop('format', None), workdir)
+    return _renamed(plain)
+
+
+def _renamed(plain: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config with today's names of fields that had others."""
+    model = plain.get('model')
+    if isinstance(model, Mapping) and 'rope_theta' in model:
+        theta = model['rope_theta']
+        rope = None if theta is None else {'theta': theta}
+        model = {k: v for k, v in model.items() if k != 'rope_theta'}
+        plain = {**plain, 'model': {**model, 'rope': rope}}
     return plain
 
 

@@ -19,6 +19,7 @@ from moe.parallel import COMMUNICATION
 from moe.parallel.mesh import BATCH_AXES
 from moe.training.config import Config
 from moe.training.step import init_state, make_train_step
+from moe.workloads.lm.model import attention_flops
 from moe.workloads.transformer import TransformerRun
 
 Changes = dict[str, Any]
@@ -125,15 +126,14 @@ class TransformerPlanning(Planning, abc.ABC):
     def useful_flops(self) -> float:
         """Returns the FLOPs of a step that the model requires, on all devices.
 
-        `(6 * active + 12 * L * D * seen * S) * tokens`: two for each parameter
-        that multiplies a token, and for each query the two products with the
-        keys and the values at the positions it sees, S/2 in the mean if it is
-        causal; the backward pass costs twice the forward pass. Nothing that is
-        recomputed counts. Source: PaLM, arXiv 2204.02311, appendix B.
+        `(6 * active + attention) * tokens`: two for each parameter that
+        multiplies a token, and twice that in the backward pass, and what
+        `attention_flops` counts. Nothing that is recomputed counts. Source:
+        PaLM, arXiv 2204.02311, appendix B.
         """
         model, length = self.config.model, self.config.tokens_per_example
         _, active = self.workload.count_parameters()
-        attention = 12 * model.num_layers * model.d_model * length * self.seen
+        attention = attention_flops(model, length, self.seen)
         tokens = self.config.data.batch_size * length
         return float((6 * active + attention) * tokens)
 

@@ -20,7 +20,7 @@ from moe.parameters import parts
 from moe.routing import ROUTERS
 from moe.training.config import Config
 from moe.training.workload import Workload
-from moe.workloads.lm.model import active_parameters
+from moe.workloads.lm.model import active_parameters, attention_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,8 +219,7 @@ class TransformerWorkload(Workload):
     def flops_per_unit(self):
         """Returns 6 FLOPs for each active parameter, and those of attention.
 
-        For each query the two products with keys and values are
-        `12 * L * D * seen * S`. Source: PaLM, arXiv 2204.02311, appendix B.
+        See `attention_flops`.
         """
         model, found = self._config.model, dict[str, float]()
         where = jax.tree.leaves(parts(self.parameters))
@@ -230,9 +229,8 @@ class TransformerWorkload(Workload):
             if model.moe_layers or 'expert' not in p.axes:
                 active = active_parameters(model, p)[1]
                 found[part] = found.get(part, 0.0) + 6.0 * active
-        positions = self.seen * self._config.tokens_per_example
-        found['attention'] = found.get('attention', 0.0) + (
-            12.0 * model.num_layers * model.d_model * positions
+        found['attention'] = found.get('attention', 0.0) + attention_flops(
+            model, self._config.tokens_per_example, self.seen
         )
         # A table that is multiplied is the head too.
         found['head'] = found.get('head', 0.0) + found.pop('embedding', 0.0)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.models.attention import Attention, Cache, rotate
+from moe.models.attention import Attention, Cache
+from moe.models.rope import Rope, rotate
 from tests import tiny
 from tests.reference import attention as reference
 from tests.reference.compare import assert_close
@@ -31,51 +32,14 @@ def compiled(layer):
     return jax.jit(lambda p, x, *args: layer.apply({'params': p}, x, *args))
 
 
-def test_rotate():
-    # 1 row, positions 0, 3 and 40, 2 heads of width 6.
-    x, position = normal(0, 1, 3, 2, 6), [0, 3, 40]
-    desired = np.zeros(x.shape)
-    for s, h in np.ndindex(3, 2):
-        desired[0, s, h] = reference.rotate(x[0, s, h], position[s], 50.0)
-    actual = rotate(jnp.asarray(x), jnp.array(position), 50.0)
-    assert_close(actual, desired, 2e-6)
-    # A single pair turns by one radian a position, whatever theta.
-    one = rotate(jnp.array([[[[1.0, 0.0]]]]), jnp.array([1]), 7.0)
-    np.testing.assert_allclose(one[0, 0, 0], [np.cos(1), np.sin(1)], rtol=1e-6)
-
-
-def test_only_distances_count():
-    query, key = normal(1, 1, 1, 2, 8), normal(2, 1, 1, 2, 8)
-
-    def product(at, other):
-        a = rotate(jnp.asarray(query), jnp.array([at]), 100.0)
-        b = rotate(jnp.asarray(key), jnp.array([other]), 100.0)
-        return jnp.sum(a * b, axis=-1)
-
-    near = product(9, 4)
-    np.testing.assert_allclose(product(22, 17), near, atol=1e-5)
-    np.testing.assert_allclose(product(5, 0), near, atol=1e-5)
-    assert np.max(np.abs(product(9, 5) - near)) > 0.1
-    assert np.max(np.abs(product(4, 9) - near)) > 0.1
-
-
-def test_rotate_keeps_lengths_and_the_dtype():
-    x = normal(3, 2, 5, 3, 4)
-    turned = rotate(jnp.asarray(x), jnp.arange(5), 10_000.0)
-    norm = functools.partial(np.linalg.norm, axis=-1)
-    np.testing.assert_allclose(norm(turned), norm(x), rtol=1e-6)
-    np.testing.assert_array_equal(turned[:, 0], x[:, 0])
-    small = rotate(jnp.asarray(x, jnp.bfloat16), jnp.arange(5), 10_000.0)
-    assert small.dtype == jnp.bfloat16
-
-
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize(
     ('num_heads', 'num_kv_heads', 'theta'),
     [(2, 2, 10_000.0), (4, 2, 30.0), (4, 1, None)],
 )
 def test_equals_the_loop(num_heads, num_kv_heads, theta, causal):
-    layer = Attention(num_heads, num_kv_heads, causal, theta)
+    rope = theta and Rope(theta)
+    layer = Attention(num_heads, num_kv_heads, causal, rope)
     params, x = initial(layer), normal(4, 2, 5, WIDTH)
     head = WIDTH // num_heads
     assert {name: p.shape for name, p in params.items()} == {
@@ -88,7 +52,7 @@ def test_equals_the_loop(num_heads, num_kv_heads, theta, causal):
     assert cache is None
     double = {name: np.float64(p) for name, p in params.items()}
     desired = reference.attention(
-        np.float64(x), double, causal=causal, theta=theta
+        np.float64(x), double, causal=causal, rope=theta and {'theta': theta}
     )
     assert_close(actual, desired, 5e-6)
 
@@ -113,7 +77,7 @@ def test_cached_equals_uncached(chunks):
     value = np.einsum('bsd,dnh->bsnh', x, params['value'])
     assert_close(cache.value[:, :8], value, 2e-6)
     key = np.einsum('bsd,dnh->bsnh', x, params['key'])
-    key = rotate(jnp.asarray(key), jnp.arange(8), 10_000.0)
+    key = rotate(jnp.asarray(key), jnp.arange(8), Rope())
     assert_close(cache.key[:, :8], np.asarray(key), 2e-6)
 
 

@@ -191,7 +191,7 @@ def test_remat_keeps_less():
 
 def test_positions_are_seen_through_the_rotation_alone():
     # Without a causal mask and without rotation a stack cannot tell the order.
-    config = tiny.model({'rope_theta': None, 'moe_every': 0})
+    config = tiny.model({'rope': None, 'moe_every': 0})
     stack, x = Stack(config, causal=False), inputs()
     order = [3, 1, 0, 2, 7, 5, 6, 4]
     apply = jax.jit(lambda x: stack.apply({'params': initial(stack)}, x)[0])
@@ -326,7 +326,19 @@ def test_empty_cache():
             '(), as moe_every = 0 has no mixtures',
         ),
         ({'remat': 'some'}, 'remat', "one of 'none', 'dots', 'hidden', 'full'"),
-        ({'rope_theta': 0.0}, 'rope_theta', 'greater than 0.0, or None'),
+        ({'rope.theta': 0.0}, 'rope.theta', 'greater than 0.0'),
+        (
+            {'rope.share': 0.4},
+            'rope.share',
+            'a part of the 8 numbers of a head that is even',
+        ),
+        (
+            {'rope.scaling': {'name': 'ntk'}, 'head_dim': 2},
+            'rope.scaling.name',
+            'an option of heads of which 4 or more turn',
+        ),
+        ({'head_dim': 3}, 'rope.share', 'numbers of a head that is even'),
+        ({'qk_norm': 'all'}, 'qk_norm', "one of 'none', 'head', 'width'"),
         ({'dtype': 'float16'}, 'dtype', "one of 'float32', 'bfloat16'"),
     ],
     ids=str,

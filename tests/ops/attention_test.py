@@ -10,7 +10,7 @@ import pytest
 
 from launch.planning import cuda
 from moe.ops import ATTENTION_KERNELS
-from moe.ops.attention import splash, takes_segments
+from moe.ops.attention import splash, takes
 from tests.reference.compare import assert_close
 from tests.reference.routing import softmax
 
@@ -123,9 +123,9 @@ def test_whether_a_kernel_takes_documents():
     def plain(query, key, value, *, is_causal):
         return query
 
-    assert not takes_segments(plain)
+    assert not takes(plain, 'segments')
     for name in ('xla', 'cudnn', 'splash'):
-        assert takes_segments(ATTENTION_KERNELS[name])
+        assert takes(ATTENTION_KERNELS[name], 'segments')
 
 
 def test_a_length_that_does_not_divide():

@@ -44,7 +44,7 @@ def stack(x, params, options, *, causal=True, mask=None):
             norm(x, block['attention_norm'], options['epsilon']),
             block['attention'],
             causal=causal,
-            theta=options['theta'],
+            rope=options['theta'] and {'theta': options['theta']},
         )
         h = norm(x, block['mlp_norm'], options['epsilon'])
         if 'moe' in block:

@@ -321,7 +321,7 @@ def test_refused_in_one_line(changes, field, allowed):
         {'mesh.expert': 16, 'mesh.tensor': 2},
         {'optimizer.schedule.warmup_steps': 0},
         {'steps': 51},
-        {'model.moe_every': 4, 'model.rope_theta': None},
+        {'model.moe_every': 4, 'model.rope': None},
         {'losses.load_balance': 0, 'optimizer.clip_norm': None},
         {'sample_prompt': '', 'sample_length': 0},
         # Sections that say nothing are as the code has them.

@@ -19,6 +19,16 @@ def test_description_comes_back(tmp_path):
     assert json.loads((path / 'data.json').read_text()) == {'rows': 3}
 
 
+@pytest.mark.parametrize(
+    ('theta', 'rope'), [(30.0, {'theta': 30.0}), (None, None)]
+)
+def test_fields_of_old_names_are_read(tmp_path, theta, rope):
+    plain = {'model': {'d': 4, 'rope_theta': theta}}
+    folder.write_description(tmp_path, plain, {})
+    desired = {'model': {'d': 4, 'rope': rope}}
+    assert folder.read_plain_config(tmp_path) == desired
+
+
 def test_no_such_folder_can_be(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ConfigError, match='the name of a new one'):

@@ -128,6 +128,24 @@ class LM(nn.Module):
         return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
 
 
+def attention_flops(
+    config: TransformerConfig, length: int, seen: float
+) -> float:
+    """Returns the FLOPs of the scores and of their means, a token.
+
+    `6 * H * (h + v) * seen * S` in each layer: for each query the products with
+    keys h wide and values v wide at the positions it sees, and twice that in
+    the backward pass. Source: PaLM, arXiv 2204.02311, appendix B.
+
+    Args:
+      config: config of the transformer.
+      length: S, positions of an example.
+      seen: mean share of them that a query attends to.
+    """
+    width = 2 * config.head_width
+    return 6.0 * config.num_layers * config.num_heads * width * seen * length
+
+
 def active_parameters(
     config: TransformerConfig, parameters: Any
 ) -> tuple[int, int]:

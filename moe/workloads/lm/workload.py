@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from moe import files
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.config.constraints import check_unicode
-from moe.ops.attention import ATTENTION_KERNELS, takes_segments
+from moe.ops.attention import ATTENTION_KERNELS, takes
 from moe.parallel import replicated
 from moe.training.workload import (
     Outputs,
@@ -69,7 +69,7 @@ class LanguageConfig(TransformerRun):
         super().__post_init__()
         check_unicode('sample_prompt', self.sample_prompt)
         kernel = self.model.attention
-        if self.data.packing != 'stream' and not takes_segments(kernel):
+        if self.data.packing != 'stream' and not takes(kernel, 'segments'):
             name = ATTENTION_KERNELS.name_of(kernel)
             allowed = 'a kernel with segments, which data.packing needs'
             raise ConfigError('model.attention.name', name, allowed)

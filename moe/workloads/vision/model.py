@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from moe.config import ConfigError, PositiveFloat, PositiveInt
+from moe.config import ConfigError, PositiveInt
 from moe.layers import check_model
+from moe.models.rope import Rope
 from moe.models.transformer import Stack, TransformerConfig
 from moe.parameters import parameter
 from moe.types import Aux
@@ -26,14 +27,14 @@ class ViTConfig(TransformerConfig):
       channels: C.
       patch_size: rows and columns of a patch, pixels.
       num_classes: number of classes of the labels.
-      rope_theta: None, as positions are learned; see `TransformerConfig`.
+      rope: None, as positions are learned; see `TransformerConfig`.
     """
 
     image_size: PositiveInt = 8
     channels: PositiveInt = 1
     patch_size: PositiveInt = 2
     num_classes: PositiveInt = 10
-    rope_theta: PositiveFloat | None = None
+    rope: Rope | None = None
 
     def __post_init__(self):
         super().__post_init__()

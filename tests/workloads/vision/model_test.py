@@ -28,7 +28,7 @@ VISION = {
     'channels': 3,
     'patch_size': 2,
     'num_classes': 5,
-    'rope_theta': None,
+    'rope': None,
 }
 
 
