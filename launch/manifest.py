@@ -2,13 +2,13 @@
 
 import json
 import pathlib
-import subprocess
 from typing import Any
 
 from launch.trials import Sweep, Trial
 from moe import files
 from moe.config import ConfigError, differences
 from moe.paths import check_local, read_json, reading
+from moe.training.origin import commit
 
 _NAME = 'sweep.json'
 
@@ -23,7 +23,7 @@ def write(workdir: pathlib.Path, sweep: Sweep) -> None:
     Raises:
       ConfigError: if the folder cannot be made.
     """
-    text = json.dumps(_described(sweep) | {'commit': _commit()}, indent=1)
+    text = json.dumps(_described(sweep) | {'commit': commit()}, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / _NAME, text + '\n')
@@ -106,19 +106,3 @@ def _described(sweep: Sweep) -> dict[str, Any]:
             for trial in sweep.trials
         },
     }
-
-
-def _commit() -> str | None:
-    """Returns the commit of the code, with a + for uncommitted changes."""
-    git = ['git', '-C', str(pathlib.Path(__file__).parent)]
-    found = []
-    for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '-uno']):
-        try:
-            done = subprocess.run(
-                [*git, *command], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        found.append(done.stdout.strip())
-    head, edited = found
-    return head + ('+' if edited else '')

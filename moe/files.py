@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside and renamed."""
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -61,6 +62,23 @@ def write_text(path: pathlib.Path | str, text: str) -> None:
     how = {'encoding': 'utf-8', 'errors': 'backslashreplace', 'newline': ''}
     with replacing(path, **how) as file:
         file.write(text)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file that are JSON objects, in order.
+
+    Args:
+      path: path of the file; one that is absent has none.
+    """
+    found = []
+    for line in path.read_bytes().split(b'\n') if path.exists() else []:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
 
 
 def append_line(path: pathlib.Path, line: str) -> None:

@@ -199,6 +199,39 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     return [metrics for metrics in found if metrics is not None]
 
 
+def read_spread(path: pathlib.Path, at_most: int) -> list[dict[str, Any]]:
+    """Reads lines of `metrics.jsonl` evenly, for pictures of a long run.
+
+    Args:
+      path: path of the file.
+      at_most: bytes that are parsed, about, of lines with an evaluation and of
+        others each; a shorter file is read whole.
+
+    Returns:
+      Lines with an evaluation and others, evenly spaced each, and always the
+      first and the last one.
+    """
+    if path.stat().st_size <= at_most:
+        return read_metrics(path)
+    sizes = {True: 0, False: 0}
+    with path.open('rb') as file:
+        for line in file:
+            sizes[b'"eval/' in line] += len(line)
+    steps = {kind: -(-size // at_most) for kind, size in sizes.items()}
+    seen, found = {True: 0, False: 0}, []
+    with path.open('rb') as file:
+        for line in file:
+            kind = b'"eval/' in line
+            if seen[kind] % steps[kind] == 0 and line.endswith(b'\n'):
+                found.append(_parsed(line))
+            seen[kind] += 1
+    newest = newest_metrics(path)
+    lines = [metrics for metrics in found if metrics is not None]
+    if lines and newest['step'] > lines[-1]['step']:
+        lines.append(newest)
+    return lines
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """Returns the metrics of a line; None if it is broken."""
     try:
@@ -207,10 +240,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or type(found.get('step')) is not int:
         return None
-    numbers = [
-        n for v in found.values() for n in (v if isinstance(v, list) else [v])
-    ]
-    return found if all(type(n) in (int, float) for n in numbers) else None
+    kinds: set[type] = set()
+    for value in found.values():
+        kinds.update(map(type, value if isinstance(value, list) else [value]))
+    return found if kinds <= {int, float} else None
 
 
 class Column(NamedTuple):

@@ -1,5 +1,6 @@
 """Where metrics go: lines of JSON and TensorBoard's events."""
 
+import itertools
 import json
 import struct
 
@@ -7,7 +8,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from moe.metrics import Writer, columns, newest_metrics, read_metrics
+from moe.metrics import (
+    Writer,
+    columns,
+    newest_metrics,
+    read_metrics,
+    read_spread,
+)
 
 
 def events(workdir):
@@ -168,3 +175,23 @@ def test_an_evaluation_that_comes_later_joins_its_line(tmp_path):
         {'step': 1, 'train/loss': 0.25},
         {'step': 2, 'train/loss': 0.5, 'eval/loss': 3.0},
     ]
+
+
+def test_lines_of_a_long_run_are_read_evenly(tmp_path):
+    # A thousand lines, an evaluation in every hundredth; the first and the
+    # last line are always there, though the last one is being written.
+    path = tmp_path / 'metrics.jsonl'
+    lines = [{'step': i, 'x': 0.5} for i in range(1, 1001)]
+    for line in lines[99::100]:
+        line['eval/loss'] = 1.0
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    path.write_text(text + '{"step": 1001, "x"')
+    assert read_spread(path, 2**20) == lines
+    some = read_spread(path, len(text) // 10)
+    steps = [line['step'] for line in some]
+    assert steps[0] == 1
+    assert steps[-1] == 1000
+    assert [s for s in steps if s % 100 == 0] == list(range(100, 1001, 100))
+    others = [s for s in steps if s % 100]
+    assert 80 < len(others) < 130
+    assert max(b - a for a, b in itertools.pairwise(others)) < 15

@@ -2,10 +2,14 @@
 
 import pathlib
 import re
+from typing import Any
 
+from moe import files
 from moe.config import ConfigError
-from moe.metrics import Column, columns, read_metrics
+from moe.metrics import Column, columns, read_spread
 from moe.paths import check_local, read_json, reading
+
+PARSED = 2**25  # bytes of metrics that are read at most, see `read_spread`
 
 
 class Run:
@@ -17,7 +21,9 @@ class Run:
     Attributes:
       workdir: the folder.
       config: the config of `config.json`, plain data.
-      metrics: the columns of `metrics.jsonl` by name.
+      metrics: the columns of `metrics.jsonl` by name, of a long run evenly
+        spaced lines of it.
+      events: the run's history, one dictionary an event; () of an older run.
       steps: number of the last logged step.
 
     Raises:
@@ -33,12 +39,13 @@ class Run:
         self.workdir = workdir
         self.config = read_json(workdir / 'config.json')
         with reading(workdir / 'metrics.jsonl'):
-            lines = read_metrics(workdir / 'metrics.jsonl')
+            lines = read_spread(workdir / 'metrics.jsonl', PARSED)
             if not lines:
                 allowed = 'the folder of a run that has logged a step'
                 raise ConfigError('workdir', str(workdir), allowed)
             self.metrics: dict[str, Column] = columns(lines)
             self.steps = int(lines[-1]['step'])
+        self.events = files.read_lines(workdir / 'history.jsonl')
 
     def last(self, name: str) -> float | None:
         """Returns the newest value of a scalar metric; None if it has none."""
@@ -57,14 +64,23 @@ class Run:
         found = {name: re.fullmatch(pattern, name) for name in self.metrics}
         return {name: match.groups() for name, match in found.items() if match}
 
-    def statistics(self) -> dict[str, dict[str, str]]:
+    def fact(self, name: str) -> Any:
+        """Returns the newest fact of that name in the history, None without."""
+        found = (event[name] for event in self.events[::-1] if name in event)
+        return next(found, None)
+
+    def statistics(self, kind: str = 'moe') -> dict[str, dict[str, str]]:
         """Returns the metrics `moe/PLACE/NAME` of mixture layers or gates.
+
+        Args:
+          kind: how they begin: moe in training, eval/moe in evaluations.
 
         Returns:
           For each NAME the metrics by PLACE; layers in order.
         """
         found: dict[str, dict[str, str]] = {}
-        for metric, (place, name) in self.matches('moe/([^/]+)/(.+)').items():
+        pattern = f'{kind}/([^/]+)/(.+)'
+        for metric, (place, name) in self.matches(pattern).items():
             found.setdefault(name, {})[place] = metric
         return {
             name: dict(sorted(places.items(), key=lambda item: _order(item[0])))

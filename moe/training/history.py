@@ -37,16 +37,8 @@ def read(workdir: pathlib.Path) -> list[Event]:
     Args:
       workdir: the run's folder; a run of before there was a history has none.
     """
-    path, events = workdir / NAME, []
-    lines = path.read_bytes().split(b'\n') if path.exists() else []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and isinstance(event.get('event'), str):
-            events.append(event)
-    return events
+    found = files.read_lines(workdir / NAME)
+    return [event for event in found if isinstance(event.get('event'), str)]
 
 
 def ended_early(workdir: pathlib.Path) -> bool:

@@ -24,6 +24,7 @@ from moe.training.divergence import Diverged, all_finite, told
 from moe.training.evaluation import metrics_of, routing_of
 from moe.training.health import Health
 from moe.training.host import one_at_a_time
+from moe.training.origin import origin
 from moe.training.processes import check_same, ending, gather
 from moe.training.profile import Profile
 from moe.training.restore import Restored
@@ -126,14 +127,15 @@ class MeshTrainer:
             f'{total:,} parameters, {active:,} active a '
             f'{self._workload.unit[:-1]}',
             ', '.join(sizes),
-            f'{jax.device_count()} {jax.devices()[0].platform} device(s)',
+            (devices := _devices()),
         ]
         self.say('; '.join(filter(None, facts)))
         for note in notes:
             self.say(f'note: {note}')
         if self._resumed:
             self.say(f'resuming from step {self.start}')
-        more = {}
+        more: dict[str, Any] = {'parameters': total, 'active': active}
+        more |= {'devices': devices, **origin()}
         if self._warm is not None:
             for line in self._warm.lines():
                 self.say(line)
@@ -355,6 +357,10 @@ def logged(
     results = metrics_of(workload, evaluation)
     found = results | routing_of(workload, evaluation)
     return values | {f'eval/{n}': v for n, v in found.items()}, results
+
+
+def _devices() -> str:
+    return f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
 
 
 def _words(name: str) -> str:

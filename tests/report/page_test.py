@@ -4,6 +4,7 @@ import base64
 import contextlib
 import html.parser
 import io
+import itertools
 import json
 import re
 
@@ -12,6 +13,7 @@ from matplotlib import pyplot as plt
 
 from moe import report
 from moe.config import ConfigError
+from moe.report import plots
 from tests.report import runs
 
 
@@ -55,26 +57,34 @@ def page(folder, *others):
     return text, Parsed(text)
 
 
+def overview(parsed):
+    """Cells of the first table, by run and row."""
+    head, *rows = parsed.rows
+    # The next table has a heading of its own.
+    rows = list(itertools.takewhile(lambda r: r[1:] != head[1:], rows))
+    return {
+        run: {row[0]: row[i] for row in rows} for i, run in enumerate(head) if i
+    }
+
+
 def test_table(tmp_path):
     _, parsed = page(runs.write(tmp_path / 'one'))
-    head, row = parsed.rows
-    found = dict(zip(head, row, strict=True))
+    found = overview(parsed)['one']
     assert found == {
-        'run': 'one',
         'steps': '4',
         'validation bits/byte': '1.5000',
         'validation loss': '1.5000',
         'train loss': '2.0000',
-        'speed': '4,938 tokens/s',
         'largest load / uniform': '2.25',  # of the last layer, at the end
+        'speed without evaluations': '3,086 tokens/s',  # the median
     }
 
 
 def test_pictures_are_in_the_page(tmp_path):
-    # Losses; bits per byte; two auxiliary losses; the loads; entropy,
-    # violation.
+    # Losses; bits per byte; two auxiliary losses; the speed; the loads;
+    # entropy, violation.
     _, parsed = page(runs.write(tmp_path / 'one'))
-    assert len(parsed.images) == 7
+    assert len(parsed.images) == 8
     for source in parsed.images:
         kind, data = source.split(',')
         assert kind == 'data:image/png;base64'
@@ -106,53 +116,18 @@ def test_sections_of_a_workload(tmp_path):
     # Of each run on the page, after its figures and before its config.
     sections = report.Sections(
         summary=lambda run: [f'as {run.workdir.name}', 'said'],
-        details=lambda run: [f'<h3>Of {run.workdir.name}</h3>'],
+        details=lambda run: [f'<h2>Of {run.workdir.name}</h2>'],
     )
     one, two = (runs.write(tmp_path / name) for name in ('one', 'two'))
     path = report.write(one, [two], lambda run: sections)
-    heads = re.findall('<h[23]>.*?</h[23]>|<summary>', path.read_text())
+    heads = re.findall('<h[12]>(.*?)</h[12]>', path.read_text())
     assert heads == [
-        *('<h2>one</h2>', '<h3>Of one</h3>', '<summary>'),
-        *('<h2>two</h2>', '<h3>Of two</h3>', '<summary>'),
+        *('one | two', 'Results', 'Auxiliary losses', 'Cost'),
+        *('one', 'Mixture layers in training', 'Of one', 'Config'),
+        *('two', 'Mixture layers in training', 'Of two', 'Config'),
     ]
     lines = report.summary(one, lambda run: sections).splitlines()
     assert lines[1:] == ['as one', 'said']
-
-
-def test_whatever_is_logged_is_plotted(tmp_path):
-    # An evaluation metric, one of training too, an auxiliary loss and a loss
-    # with a coefficient that does not move, of a plugin; a loss that neither
-    # moves nor has a coefficient is left out.
-    own = {
-        'eval/top_5': 0.5,
-        'eval/accuracy': 0.25,
-        'train/accuracy': lambda step: 1.0 / step,
-        'train/mine': lambda step: 1.0 / step,
-        'train/weighted': 2.0,
-        'train/still': 2.0,
-        'train/grad_norm': lambda step: 1.0 / step,
-    }
-    lines = [
-        m | {k: v(m['step']) if callable(v) else v for k, v in own.items()}
-        for m in runs.lines()
-    ]
-    folder = runs.write(tmp_path / 'one', lines, losses={'weighted': 1.0})
-    text, parsed = page(folder)
-    captions = re.findall('<figcaption>(.*?)</figcaption>', text)
-    assert captions[:7] == [
-        'Loss, without the auxiliary terms.',
-        'Validation top 5.',
-        'Accuracy in training and validation.',
-        'Validation bits/byte.',
-        'load_balance, unweighted, mean over the mixture layers.',
-        'mine, unweighted, mean over the mixture layers.',
-        'weighted, unweighted, mean over the mixture layers.',
-    ]
-    assert not {'still', 'grad_norm', 'router_z'} & {
-        caption.partition(',')[0] for caption in captions
-    }
-    head, row = parsed.rows
-    assert row[head.index('validation top 5')] == '0.5000'
 
 
 def test_comparison(tmp_path):
@@ -165,14 +140,14 @@ def test_comparison(tmp_path):
         (folder / 'data.json').write_text(described)
     text, parsed = page(one, two)
     assert 'on different data, or on other splits: a/run on 1f;' in text
-    head, *rows = parsed.rows
-    assert [row[0] for row in rows] == ['a/run', 'b/run']
-    loss = head.index('validation loss')
-    assert [row[loss] for row in rows] == ['1.5000', '9.2500']
-    assert '<h2>a/run</h2>' in text
-    assert '<h2>b/run</h2>' in text
-    # Four comparisons, and three pictures of each.
-    assert len(parsed.images) == 4 + 2 * 3
+    found = overview(parsed)
+    assert list(found) == ['a/run', 'b/run']
+    losses = [cells['validation loss'] for cells in found.values()]
+    assert losses == ['1.5000', '9.2500']
+    assert '<h1>a/run</h1>' in text
+    assert '<h1>b/run</h1>' in text
+    # Five comparisons, and three pictures of each.
+    assert len(parsed.images) == 5 + 2 * 3
     assert not (two / 'report').exists()
 
 
@@ -184,12 +159,19 @@ def test_comparison_with_a_dense_run(tmp_path):
     one = runs.write(tmp_path / 'mixture')
     two = runs.write(tmp_path / 'dense', dense, routing=False)
     _, parsed = page(two, one)
-    head, *rows = parsed.rows
-    load = head.index('largest load / uniform')
-    assert [row[load] for row in rows] == ['-', '2.25']
-    assert len(parsed.images) == 4 + 3
+    loads = [c['largest load / uniform'] for c in overview(parsed).values()]
+    assert loads == ['-', '2.25']
+    assert len(parsed.images) == 5 + 3
     _, alone = page(two)
-    assert len(alone.images) == 2
+    assert len(alone.images) == 3
+
+
+def test_no_section_is_empty(tmp_path):
+    text, _ = page(
+        runs.write(tmp_path / 'one', [{'step': 1, 'train/loss': 1.0}])
+    )
+    heads = re.findall('<h2>(.*?)</h2>(.)', text)
+    assert heads == [('Results', '<'), ('Config', '<')]
 
 
 def test_written_again(tmp_path):
@@ -199,10 +181,17 @@ def test_written_again(tmp_path):
     assert first == second
 
 
-def test_a_comparison_leaves_the_page_of_the_run(tmp_path):
+def test_a_comparison_leaves_the_page_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, 'curves', lambda *args, **options: None)
+    monkeypatch.setattr(plots, 'expert_map', lambda *args: None)
     one, two, three = (runs.write(tmp_path / n) for n in ('one', 'b', 'c d'))
     alone, _ = page(one)
     assert report.write(one, [two]).name == 'with-b.html'
+    # A run of another folder, though of the same name, has a page of its own.
+    other = runs.write(tmp_path / 'elsewhere' / 'b')
+    assert report.write(one, [other]) != report.write(one, [two])
+    for path in (one / 'report').glob('with-b-*'):
+        path.unlink()
     # The blank is no character of a name; a hash keeps names apart.
     (name,) = {report.write(one, [two, three]).name}
     assert re.fullmatch(r'with-b\+c-d-[0-9a-f]{8}\.html', name)
@@ -265,8 +254,8 @@ def test_run_without_an_evaluation_yet(tmp_path):
         tmp_path / 'young', list(runs.lines())[:1], sample='', routing=False
     )
     _, parsed = page(folder)
-    found = dict(zip(*parsed.rows, strict=True))
-    assert found['validation loss'] == '-'
+    found = overview(parsed)['young']
+    assert 'validation loss' not in found
     assert 'validation bits/byte' not in found
     assert found['train loss'] == '5.0000'
     assert isinstance(report.summary(folder), str)

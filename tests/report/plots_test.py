@@ -50,7 +50,7 @@ def test_legend_of_many_curves_hides_none(monkeypatch):
         (axes,) = drawn[-1].axes
         drawn[-1].canvas.draw()
         legend = axes.get_legend().get_window_extent()
-        assert (legend.x0 < axes.bbox.x1) == inside
+        assert (legend.y1 > axes.bbox.y0) == inside
         assert len({line.get_color() for line in axes.lines}) == count
         plots.plt.close(drawn[-1])
 
@@ -177,3 +177,58 @@ def test_colours_of_numbers_of_any_range():
     assert (both.vmin, both.vmax) == (-3.0, 3.0)
     nothing = plots.colours_of([np.zeros(2)])['norm']
     assert (nothing.vmin, nothing.vmax) == (0.0, 1.0)
+
+
+def test_a_long_line_keeps_its_peaks(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, '_png', lambda figure: drawn.append(figure))
+    steps = np.arange(100_000)
+    values = np.zeros(100_000)
+    values[[777, 54_321]] = 9.0, -9.0
+    values[5:8] = np.nan
+    plots.curves({'': {'x': Column(steps, values)}}, {'x': ''}, 'x')
+    (line,) = drawn[0].axes[0].lines
+    points = line.get_xydata()
+    plots.plt.close(drawn[0])
+    assert len(points) < 1100
+    assert {(777.0, 9.0), (54_321.0, -9.0), (99_999.0, 0.0)} <= {
+        tuple(point) for point in points
+    }
+
+
+def test_a_long_map_has_means(monkeypatch):
+    # Two steps of three for each column; the third is as long.
+    drawn = []
+    monkeypatch.setattr(plots, '_with_bar', lambda f, *a: drawn.append(f))
+    count = 3 * plots.SPANS
+    steps = np.arange(count)
+    values = np.stack([steps % 3, 0 * steps], axis=-1).astype(float)
+    plots.expert_map({'a': Column(steps, values)}, 'x', plots.GATES)
+    (image,) = drawn[0].axes[0].images
+    np.testing.assert_allclose(image.get_array()[0], np.ones(plots.SPANS))
+    np.testing.assert_allclose(image.get_array()[1], np.zeros(plots.SPANS))
+    plots.plt.close(drawn[0])
+
+
+def test_layers_of_other_steps_share_a_map(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, '_with_bar', lambda f, *a: drawn.append(f))
+    one = Column(np.array([0, 2]), np.array([1.0, 3.0]))
+    two = Column(np.array([0, 1, 2]), np.array([0.0, 5.0, 6.0]))
+    plots.layer_map({'a': two, 'b': one}, 'x', plots.GATES)
+    (image,) = drawn[0].axes[0].images
+    np.testing.assert_allclose(image.get_array(), [[0, 5, 6], [1, 2, 3]])
+    plots.plt.close(drawn[0])
+
+
+def test_matrices(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, '_with_bar', lambda f, *a: drawn.append(f))
+    panels = {name: np.full((2, 2), i / 2) for i, name in enumerate('abc')}
+    plots.matrices(panels, 'x', plots.GATES, xlabel='other', rows=['r', 's'])
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles == ['a', 'b', 'c']
+    names = [t.get_text() for t in drawn[0].axes[0].get_yticklabels()]
+    assert names == ['r', 's']
+    plots.plt.close(drawn[0])
+    assert plots.matrices({}, 'x', plots.GATES, xlabel='y') is None

@@ -211,13 +211,15 @@ def test_evaluation_is_the_mean_over_the_whole_text(finished):
 def test_routing_of_a_piece_of_text(finished):
     config = tiny.check(finished.plain)
     with np.load(finished.folder / 'routing.npz') as saved:
-        texts, first = saved['texts'], saved['first']
-    # All whole sequences of 16 within the 400 bytes, of two layers.
-    assert first.shape == (2, len(texts)) == (2, 400)
+        texts, expert = saved['texts'], saved['expert']
+    # All whole sequences of 16 within the 400 bytes, of two layers; two choices
+    # each.
+    assert expert.shape == (2, 2, len(texts)) == (2, 2, 400)
     text = config.data.source.load(16).val[:].tobytes().decode()
     assert ''.join(texts) in text
-    assert set(np.unique(first)) <= set(range(4))
-    assert len(np.unique(first)) > 1
+    assert set(np.unique(expert)) <= set(range(4))
+    assert len(np.unique(expert[:, 0])) > 1
+    assert np.all(expert[:, 0] != expert[:, 1])
 
 
 @pytest.mark.parametrize('step', [10, 30])

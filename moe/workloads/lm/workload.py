@@ -5,7 +5,6 @@ L mixture layers.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -21,14 +20,12 @@ from moe import files
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.config.constraints import check_unicode
 from moe.ops.attention import ATTENTION_KERNELS, takes
-from moe.parallel import replicated
 from moe.training.workload import (
     Outputs,
     Predictions,
     masked_means,
     state_of,
 )
-from moe.types import TokenChoice
 from moe.workloads.lm.data import Corpus, Source
 from moe.workloads.lm.data.mixture import check_name, check_tokenizers
 from moe.workloads.lm.data.packing import Packed, check_documents
@@ -39,13 +36,13 @@ from moe.workloads.lm.data.windows import (
     OfSet,
     train_batches,
     val_batches,
+    validation_sets,
     windows_of,
 )
+from moe.workloads.lm.expert_use import write_expert_use
 from moe.workloads.lm.generate import decoding, generate
 from moe.workloads.lm.model import LM, LMConfig
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
-
-_MAP_TOKENS = 512  # of the validation set, shown by expert in the report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,19 +242,22 @@ class Language(TransformerWorkload):
         return found
 
     def finalize(self, variables, data: Corpus, workdir: pathlib.Path):
-        """Writes a sample, and the experts of a piece of the validation set."""
+        """Writes a sample, and what the experts read of the validation sets."""
         config = self._config
         text = config.sample_prompt if self._has_text() else ''
         if config.sample_length and text:
             text += sample(config, variables, text, config.sample_length)
-        if config.model.moe_every:
-            tokens = self._piece(data)
-            # A few sequences need not make groups for all devices.
-            model = LM(decoding(config.model))
-            routing = _routing(model, variables, tokens)
-            if jax.process_index() == 0 and routing is not None:
-                texts = config.data.source.pieces(tokens.reshape(-1))
-                _write_routing(workdir / 'routing.npz', texts, routing)
+        if config.model.moe_layers:
+            sets = validation_sets(data)
+            write_expert_use(
+                workdir,
+                # A few sequences need not make groups for all devices.
+                LM(decoding(config.model)),
+                variables,
+                {name: as_tokens(own.val) for name, own in sets.items()},
+                config.data.source,
+                config.data.seq_len,
+            )
         if jax.process_index() == 0:
             files.write_text(workdir / self.final_file, text)
         return {'sample': text}
@@ -268,14 +268,6 @@ class Language(TransformerWorkload):
             return len(self._config.data.source.encode('a')) > 0
         except ConfigError:
             return False
-
-    def _piece(self, data: Corpus) -> np.ndarray:
-        """Returns sequences from the middle of the validation set, [B, S]."""
-        span, text = self._config.data.seq_len, data.val
-        count = max(1, min(_MAP_TOKENS, len(text)) // span)
-        start = (len(text) - count * span) // 2
-        piece = text[start : start + count * span]
-        return np.asarray(piece, np.int32).reshape(count, span)
 
 
 def _unpacked(batch: Any) -> tuple[Array, Any, Any, Any]:
@@ -343,22 +335,3 @@ def sample(
         )
         tokens = np.concatenate([tokens, np.asarray(out[0])])
     return source.decode(tokens[size:])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _routing(model, variables, tokens):
-    """Returns the Routing of every token, by mixture layer."""
-    _, _, aux = model.apply(variables, tokens, record=True)
-    return replicated(aux.routing)
-
-
-def _write_routing(path, texts, routing) -> None:
-    """Writes the first-choice expert of every token by mixture layer [L, T]."""
-    if isinstance(routing, tuple):  # of two levels, the outer one
-        routing = routing[0]
-    if not isinstance(routing, TokenChoice):  # no token has a first choice
-        return
-    expert = np.asarray(routing.expert)  # [L, G, K, S]
-    first = expert[:, :, 0].reshape(expert.shape[0], -1)
-    with files.replacing(path, 'wb') as file:
-        np.savez(file, texts=np.array(texts), first=first)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from moe.paths import read_json
 from moe.report import plots
-from moe.report.markup import figure, shade_table, table
+from moe.report.markup import figure, section, shade_table, table
 from moe.report.page import Sections
 from moe.report.run import Run
 
@@ -13,7 +13,11 @@ _Rows = dict[str, dict[str, str]]
 
 def details(run: Run) -> list[str]:
     """Returns results by task and the mean gates of the experts, HTML."""
-    return [*_results(run), *_test(run), *_gates(run)]
+    return [
+        section('Results by task', _results(run)),
+        section('On the test rows', _test(run)),
+        section('Mean gate of every expert', _gates(run)),
+    ]
 
 
 def summary(run: Run) -> list[str]:
@@ -64,9 +68,7 @@ def _columns(rows: _Rows) -> list[str]:
 
 def _test(run: Run) -> list[str]:
     rows = _by_task(_test_results(run))
-    if not rows:
-        return []
-    return ['<h3>On the test rows</h3>', table(rows, _columns(rows), 'task')]
+    return [table(rows, _columns(rows), 'task')]
 
 
 def _results(run: Run) -> list[str]:
@@ -74,7 +76,7 @@ def _results(run: Run) -> list[str]:
     columns = _columns(rows)
     if not rows:
         return []
-    parts = ['<h3>Results by task</h3>', table(rows, columns, 'task')]
+    parts = [table(rows, columns, 'task')]
     for metric in columns:
         lines = {f'eval/{task}/{metric}': task for task in rows}
         image = plots.curves({'': run.metrics}, lines, metric)
@@ -95,7 +97,7 @@ def _gates(run: Run) -> list[str]:
     if not gates:
         return []
     last = {gate: run.metrics[metric].last for gate, metric in gates.items()}
-    parts = ['<h3>Mean gate of every expert</h3>']
+    parts = []
     # A table for each number of experts, which may differ between levels.
     for size in dict.fromkeys(len(values) for values in last.values()):
         rows = {g: v.tolist() for g, v in last.items() if len(v) == size}

@@ -1,7 +1,7 @@
 """The report section of a vision transformer: the confusion matrix."""
 
 from moe.paths import read_json
-from moe.report.markup import shade_table
+from moe.report.markup import paragraph, section, shade_table
 from moe.report.page import Sections
 from moe.report.run import Run
 
@@ -19,7 +19,7 @@ def details(run: Run) -> list[str]:
         lambda row, column: 120 * (row == column),
     )
     words = 'Rows: true class; columns: predicted class.'
-    return [f'<h3>Confusion matrix</h3><p>{words}</p>{table}']
+    return [section('Confusion matrix', [paragraph(words), table])]
 
 
 SECTIONS = Sections(details=details)

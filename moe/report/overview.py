@@ -1,0 +1,137 @@
+"""The head of a page: what the runs are, what they came to, how they differ."""
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moe.config.plain import different
+from moe.report.markup import paragraph, section, table
+from moe.report.results import labels
+from moe.report.run import Run
+from moe.report.same_data import different_data
+
+Runs = Mapping[str, Run]
+
+
+def overview(runs: Runs) -> str:
+    """Returns the table of what the runs are and came to, a column each.
+
+    Rows that no run has are left out.
+
+    Args:
+      runs: the runs by label.
+    """
+    results: dict[str, str] = {}
+    for run in runs.values():
+        results |= labels(run)
+    rows: dict[str, Callable[[Run], str | None]] = {
+        'steps': _steps,
+        **{
+            f'validation {label}': functools.partial(number, name=name)
+            for name, label in results.items()
+        },
+        'validation loss': functools.partial(number, name='eval/loss'),
+        'train loss': functools.partial(number, name='train/loss'),
+        'largest load / uniform': _largest_load,
+        'parameters': functools.partial(_count, name='parameters'),
+        'active parameters': functools.partial(_count, name='active'),
+        'tokens or examples seen': _seen,
+        'speed without evaluations': speed,
+        'devices': functools.partial(_fact, name='devices'),
+        'commit': functools.partial(_fact, name='commit'),
+        'command': functools.partial(_fact, name='command'),
+    }
+    cells: dict[str, dict[str, str]] = {}
+    for name, cell in rows.items():
+        found = {label: cell(run) for label, run in runs.items()}
+        there = {label: text for label, text in found.items() if text}
+        if there:
+            cells[name] = there
+    return table(cells, list(runs), '', 'words')
+
+
+def comparability(runs: Runs) -> str:
+    """Returns a line if the runs are on different data, HTML.
+
+    Args:
+      runs: the runs by label.
+    """
+    folders = {label: run.workdir for label, run in runs.items()}
+    return paragraph(different_data(folders), 'told')
+
+
+def differing_fields(runs: Runs) -> str:
+    """Returns the table of the fields of the configs that differ.
+
+    Args:
+      runs: the runs by label, of one workload or of several.
+    """
+    first, *others = runs.values()
+    fields = {
+        name: None
+        for other in others
+        for name, _, _ in different(first.config, other.config)
+    }
+    rows = {
+        name: {label: _value(run.config, name) for label, run in runs.items()}
+        for name in sorted(fields)
+    }
+    return section(
+        'Fields that differ', [table(rows, list(runs), 'field', 'words')]
+    )
+
+
+def _value(config: Mapping[str, Any], name: str) -> str:
+    """Returns the value of a dotted name, '(absent)' if there is none."""
+    value: Any = config
+    # Names of sources and of files may have dots themselves.
+    while name:
+        if not isinstance(value, Mapping):
+            return '(absent)'
+        key = next((k for k in value if f'{name}.'.startswith(f'{k}.')), None)
+        if key is None:
+            return '(absent)'
+        value, name = value[key], name[len(key) + 1 :]
+    return str(value)
+
+
+def number(run: Run, name: str) -> str | None:
+    """Returns the newest value of a metric as text, None without one."""
+    value = run.last(name)
+    return None if value is None else f'{value:.4f}'
+
+
+def speed(run: Run) -> str | None:
+    """Returns the median speed of a run, None before it is known."""
+    for name, (unit,) in run.matches('train/(.+)_per_second').items():
+        return f'{statistics.median(run.metrics[name].values):,.0f} {unit}/s'
+    return None
+
+
+def _steps(run: Run) -> str:
+    planned = run.config.get('steps')
+    known = isinstance(planned, int) and planned != run.steps
+    return f'{run.steps:,}' + (f' of {planned:,}' if known else '')
+
+
+def _seen(run: Run) -> str | None:
+    for name, (unit,) in run.matches('cost/(.+)_seen').items():
+        return f'{run.last(name):,.0f} {unit}'
+    return None
+
+
+def _count(run: Run, name: str) -> str | None:
+    found = run.fact(name)
+    return f'{found:,}' if isinstance(found, int) else None
+
+
+def _fact(run: Run, name: str) -> str | None:
+    found = run.fact(name)
+    return None if found is None else str(found)
+
+
+def _largest_load(run: Run) -> str | None:
+    loads = [run.last(name) for name in run.matches('moe/layer_.+/load_max')]
+    found = [load for load in loads if load is not None]
+    return f'{max(found):.2f}' if found else None
