@@ -1,12 +1,13 @@
 """The head of a page: what the runs are, what they came to, how they differ."""
 
 import functools
+import html
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from moe.config.plain import different
-from moe.report.markup import paragraph, section, table
+from moe.report.markup import folded, paragraph, section, table
 from moe.report.results import labels
 from moe.report.run import Run
 from moe.report.same_data import different_data
@@ -39,8 +40,7 @@ def overview(runs: Runs) -> str:
         'tokens or examples seen': _seen,
         'speed without evaluations': speed,
         'devices': functools.partial(_fact, name='devices'),
-        'commit': functools.partial(_fact, name='commit'),
-        'command': functools.partial(_fact, name='command'),
+        'commit': _commit,
     }
     cells: dict[str, dict[str, str]] = {}
     for name, cell in rows.items():
@@ -48,7 +48,20 @@ def overview(runs: Runs) -> str:
         there = {label: text for label, text in found.items() if text}
         if there:
             cells[name] = there
-    return table(cells, list(runs), '', 'words')
+    return table(cells, list(runs), '', 'words') + _commands(runs)
+
+
+def _commands(runs: Runs) -> str:
+    """Returns the command of each run whose history has it, folded."""
+    found = {label: run.fact('command') for label, run in runs.items()}
+    return ''.join(
+        folded(
+            'Command' if len(runs) == 1 else f'Command of {label}',
+            f'<pre>{html.escape(str(command))}</pre>',
+        )
+        for label, command in found.items()
+        if command
+    )
 
 
 def comparability(runs: Runs) -> str:
@@ -129,6 +142,14 @@ def _count(run: Run, name: str) -> str | None:
 def _fact(run: Run, name: str) -> str | None:
     found = run.fact(name)
     return None if found is None else str(found)
+
+
+def _commit(run: Run) -> str | None:
+    """Returns as much of the commit as tells it, with its mark of changes."""
+    found = _fact(run, 'commit')
+    if found is None:
+        return None
+    return found[:12] + ('+' if found.endswith('+') else '')
 
 
 def _largest_load(run: Run) -> str | None:

@@ -79,7 +79,10 @@ def curves(
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     if any(not str(x.get_label()).startswith('_') for x in axes.lines):
-        below: dict[str, Any] = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.2)}
+        below: dict[str, Any] = {
+            'loc': 'upper center',
+            'bbox_to_anchor': (0.5, -0.2),
+        }
         axes.legend(fontsize=8, **({'ncols': 3, **below} if many else {}))
     return _png(figure)
 

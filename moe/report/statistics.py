@@ -156,9 +156,9 @@ def _newest(panels: plots.Columns) -> np.ndarray:
 
 def _curves(run: Run, name: str, places: Mapping[str, str]) -> str:
     panels = {_label(place): run.metrics[m] for place, m in places.items()}
-    what = 'mixture layer' if 'layer_' in next(iter(places)) else 'gate'
-    known = _FIRST.get(name)
-    caption = known or f'{words(name)} by {what}.'
+    caption = f'{words(name)} by gate.'
+    if 'layer_' in next(iter(places)):
+        caption = _FIRST.get(name, f'{words(name)} by mixture layer.')
     if len(panels) > _LINES:
         colours = plots.colours_of([c.values for c in panels.values()])
         image = plots.layer_map(panels, words(name), colours)

@@ -11,18 +11,20 @@ def test_facts_of_the_history(tmp_path):
     # Of the newest start; an older run, without them, has no such rows.
     folder = runs.write(tmp_path / 'one')
     events = [
-        {'event': 'started', 'parameters': 5, 'active': 3, 'commit': 'abc'},
+        {'event': 'started', 'parameters': 5, 'commit': 20 * 'ab' + '+'},
         {'event': 'resumed', 'parameters': 5000, 'active': 3, 'devices': 'x'},
         {'event': 'finished', 'command': 'no <command>'},
     ]
     lines = [json.dumps(event) for event in events] + ['{"event": "br']
     (folder / 'history.jsonl').write_text('\n'.join(lines))
-    found = overview(page(folder)[1])['one']
+    text, parsed = page(folder)
+    found = overview(parsed)['one']
     assert found['parameters'] == '5,000'
     assert found['active parameters'] == '3'
-    assert found['commit'] == 'abc'
+    assert found['commit'] == 6 * 'ab' + '+'
     assert found['devices'] == 'x'
-    assert found['command'] == 'no <command>'
+    command = '<summary>Command</summary><pre>no &lt;command&gt;</pre>'
+    assert command in text
 
 
 def test_fields_that_differ(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from moe.report.statistics import spread
 from moe.workloads.lm.expert_use import FILE
 
 _OPEN = 4  # layers, of which all are unfolded at first
+_LONG = 32  # rows of a table that is unfolded at first
 
 
 class Use(NamedTuple):
@@ -162,7 +163,8 @@ def top_tokens(use: Use) -> str:
             for e, row in enumerate(zip(places, shares, strict=True))
         }
         content = table(rows, ['tokens'], 'expert', 'words')
-        parts.append(folded(label, content, is_open=i == 0))
+        is_open = i == 0 and use.num_experts <= _LONG
+        parts.append(folded(label, content, is_open))
     return ''.join(parts)
 
 

@@ -1,7 +1,5 @@
 """The parts of a page that a language model adds."""
 
-
-
 from moe.report import Run
 from moe.workloads.lm import report
 from tests.report import runs
