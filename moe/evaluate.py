@@ -98,7 +98,7 @@ def evaluate_run(
             'reads others)'
         )
         raise ConfigError('config.data', dict(changes), allowed)
-    config, mesh = _placed(config, dict(changes))
+    config, mesh = placed(config, dict(changes))
     workload = config.make_workload()
     with progress.shown('loading data'):
         data = workload.load_data()
@@ -145,10 +145,17 @@ def _number(step: int | str) -> int:
     return int(text)
 
 
-def _placed(config: Config, changes: Mapping[str, Any]) -> tuple[Config, Mesh]:
+def placed(config: Config, changes: Mapping[str, Any]) -> tuple[Config, Mesh]:
     """Returns the config with a mesh of this machine, and the mesh.
 
     It is the run's, if there are as many devices, or the one that is given.
+
+    Args:
+      config: config of the run.
+      changes: fields of it that are given, by dotted name.
+
+    Raises:
+      ConfigError: for a mesh that is given and cannot be made.
     """
     try:
         mesh = make_mesh(config.mesh)

@@ -42,7 +42,7 @@ LAYERS = {
     'moe.training': 5,
     'moe.workloads': 6,
     'configs': 7,
-    'moe.checkpoints': 7,
+    'moe.checkpoints': 8,
     'moe.evaluate': 7,
     'moe.predict': 7,
     'moe.report.__main__': 7,

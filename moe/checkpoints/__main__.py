@@ -1,20 +1,22 @@
-"""`python -m moe.checkpoints list|verify|prune|best DIR`."""
+"""`python -m moe.checkpoints COMMAND DIR`: looks at runs, and makes others."""
 
 import pathlib
 import sys
 from types import ModuleType
 
-from moe.checkpoints import best, listing, prune, verify
-from moe.command_line import command, read_flags
+from moe.checkpoints import best, listing, prune, upcycle, verify
+from moe.command_line import command, read_flags, read_overrides
 from moe.config import ConfigError
 from moe.paths import check_local
 
-# Each has FLAGS, and `run(workdir)`, which returns the exit code.
+# Each has FLAGS, and `run(workdir)`, which returns the exit code; those with
+# OVERRIDES have `run(workdir, overrides)`, and take `--config.NAME=VALUE`.
 COMMANDS: dict[str, ModuleType] = {
     'list': listing,
     'verify': verify,
     'prune': prune,
     'best': best,
+    'upcycle': upcycle,
 }
 
 
@@ -29,7 +31,12 @@ def main(argv: list[str]) -> int:
         raise ConfigError('command', name, f'one of {", ".join(COMMANDS)}')
     folders = [a for a in rest if not a.startswith('-')]
     given = [a for a in rest if a.startswith('-')]
-    read_flags(COMMANDS[name].FLAGS, [f'moe.checkpoints {name} DIR', *given])
+    module = COMMANDS[name]
+    given = [f'moe.checkpoints {name} DIR', *given]
+    takes = hasattr(module, 'OVERRIDES')
+    overrides = read_overrides(module.FLAGS, given) if takes else []
+    if not takes:
+        read_flags(module.FLAGS, given)
     if len(folders) != 1:
         allowed = 'the folder of one run (a flag is --NAME=VALUE)'
         raise ConfigError('DIR', ' '.join(folders), allowed)
@@ -37,7 +44,7 @@ def main(argv: list[str]) -> int:
     check_local(workdir, 'DIR')
     if not workdir.is_dir():
         raise ConfigError('DIR', folders[0], "a run's folder")
-    return COMMANDS[name].run(workdir)
+    return module.run(workdir, overrides) if takes else module.run(workdir)
 
 
 if __name__ == '__main__':

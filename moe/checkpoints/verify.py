@@ -8,7 +8,7 @@ from absl import flags
 
 from moe.config import ConfigError
 from moe.progress import shown
-from moe.training.arrays import verify_leaf
+from moe.training.arrays import read_leaf
 from moe.training.record import Damage, read_record
 from moe.training.restore import Entry, check_step, list_checkpoints
 
@@ -72,7 +72,7 @@ def find_damage(entry: Entry) -> Damage | None:
         with shown(str(entry.path), len(leaves), 'leaves') as reached:
             for count, (name, leaf) in enumerate(leaves.items()):
                 reached(count)
-                verify_leaf(entry.path, name, leaf)
+                read_leaf(entry.path, name, leaf)
     except Damage as damage:
         return damage
     return None

@@ -69,13 +69,16 @@ def _on_devices(
     return array
 
 
-def verify_leaf(folder: pathlib.Path, name: str, leaf: Leaf) -> None:
+def read_leaf(folder: pathlib.Path, name: str, leaf: Leaf) -> np.ndarray:
     """Reads an array on the host, and compares it with its record.
 
     Args:
       folder: the checkpoint's folder.
       name: name of the leaf.
       leaf: what the record has of it.
+
+    Returns:
+      The array; of PRNG keys their data.
 
     Raises:
       Damage: if it cannot be read, or differs.
@@ -85,6 +88,7 @@ def verify_leaf(folder: pathlib.Path, name: str, leaf: Leaf) -> None:
     found = with_checksums({name: leaf}, host_checksum(array)[None])
     if found[name] != leaf:
         raise Damage(str(folder), f'leaf {name}', 'does not have its checksum')
+    return array
 
 
 def _open(folder: pathlib.Path, name: str, leaf: Leaf) -> Any:

@@ -14,7 +14,7 @@ from moe.training.host import now, this_process
 NAME = 'history.jsonl'
 STARTED, RESUMED, CHANGED = 'started', 'resumed', 'changed'
 STOPPED, DIVERGED, FINISHED = 'stopped', 'diverged', 'finished'
-WENT_BACK = 'went back'
+WENT_BACK, MADE = 'went back', 'made'
 
 Event = dict[str, Any]
 

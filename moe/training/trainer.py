@@ -84,7 +84,8 @@ class MeshTrainer:
         if found is None:
             found = self._begin(mesh)
         self._mesh, self.start, self.state = mesh, found.step, found.state
-        self._batches.set_state(found.position)
+        if found.position is not None:  # of a run that another was made into
+            self._batches.set_state(found.position)
         self._watch = Watch(config.best, workload, workdir, self.start)
         if config.best.keep:
             self._checkpoints.watched(self._watch)

@@ -76,4 +76,4 @@ def test_wrong_command_lines(name, saved, capsys):
 
 def test_help(capsys):
     assert main(['']) == 0
-    assert 'list|verify|prune|best DIR' in capsys.readouterr().out
+    assert 'list|verify|prune|best|' in capsys.readouterr().out

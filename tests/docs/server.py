@@ -78,6 +78,8 @@ def _read(name: str, arguments: list[str]) -> None:
         return
     if name == 'moe.checkpoints':
         module = module.COMMANDS[arguments[0]]
-        read_flags(module.FLAGS, [name, *flags])
+        takes = hasattr(module, 'OVERRIDES')
+        read = read_overrides if takes else read_flags
+        read(module.FLAGS, [name, *flags])
         return
     read_flags(module._FLAGS, [name, *flags])
