@@ -1,8 +1,8 @@
 """The backend that runs trials on TPU pods, by one of several engines.
 
-Every step is a command line of gcloud, xpk or sky, printed before it is run;
-`dry_run` prints the same. A trial whose pod is lost resumes from its checkpoint
-when it is started again with the same command.
+Every step is a command line of gcloud, gcluster, xpk or sky, printed before it
+is run; `dry_run` prints the same. A trial whose pod is lost resumes from its
+checkpoint when it is started again with the same command.
 """
 
 import concurrent.futures
@@ -17,8 +17,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from launch.backends.tpu_compute import Compute
 from launch.backends.tpu_engine import Command, Engine, Lot, Options
 from launch.backends.tpu_gcloud import Gcloud
+from launch.backends.tpu_gcluster import Gcluster
 from launch.backends.tpu_skypilot import SkyPilot
 from launch.backends.tpu_xpk import Xpk
 from launch.trials import Trial
@@ -29,7 +31,9 @@ __all__ = ['Options', 'dry_run', 'run']
 
 _ENGINES: dict[str, type[Engine]] = {
     'gcloud': Gcloud,
+    'compute': Compute,
     'xpk': Xpk,
+    'gcluster': Gcluster,
     'skypilot': SkyPilot,
 }
 _GONE = ('FAILED', 'SUSPENDING', 'SUSPENDED', 'DELETING')
@@ -284,7 +288,7 @@ class _Pod:
         print(f'$ {command}  {_UNTIL}', flush=True)
         shown, unanswered = None, 0
         while True:
-            state = self._shell.ask(command)
+            state = self._ask(command)
             if state not in (None, shown):
                 self._say(state)
                 shown = state
@@ -295,6 +299,10 @@ class _Pod:
                 return False
             self._shell.sleep()
 
+    def _ask(self, command: Command) -> str | None:
+        answer = self._shell.ask(command)
+        return None if answer is None else self._engine.read_state(answer)
+
     def _lost(self) -> bool:
         """Whether the pod was lost, so that the trial did not fail itself."""
         self._ready = False
@@ -303,7 +311,7 @@ class _Pod:
             self._release()
             return False
         self._shell.sleep()  # a loss shows late
-        if self._shell.ask(command) not in _GONE:
+        if self._ask(command) not in _GONE:
             return False
         self._say('lost')
         self._release()

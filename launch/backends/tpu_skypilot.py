@@ -4,7 +4,7 @@ import yaml
 
 from launch import shell
 from launch.backends.tpu_engine import SHARED, Command, Engine
-from launch.backends.tpu_gcloud import INSTALL
+from launch.backends.tpu_hosts import INSTALL
 from launch.trials import Trial
 
 
@@ -20,7 +20,10 @@ class SkyPilot(Engine):
         return [
             Command(('tee', path), stdin=text),
             Command(
-                ('sky', 'jobs', 'launch', '--yes', f'--name={name}', path),
+                (
+                    *('sky', 'jobs', 'launch', '--yes', f'--name={name}'),
+                    *(*self.options.words, path),
+                ),
             ),
         ]
 
@@ -35,7 +38,7 @@ class SkyPilot(Engine):
             'name': name,
             'resources': {
                 'infra': f'gcp/*/{self.options.zone}',
-                'accelerators': f'tpu-{self.options.accelerator}:1',
+                'accelerators': f'tpu-{self.options.type}:1',
                 'accelerator_args': {
                     'runtime_version': self.options.runtime_version
                 },
@@ -49,5 +52,5 @@ class SkyPilot(Engine):
                 }
             },
             'setup': ' && '.join(INSTALL),
-            'run': f'exec ~/venv/bin/python {run}',
+            'run': f'{self.exports}exec ~/venv/bin/python {run}',
         }

@@ -13,17 +13,19 @@ class Xpk(Engine):
     def train(self, name: str, trial: Trial) -> list[Command]:
         """Returns commands that submit the workload and wait for its end."""
         # exec: xpk sends SIGTERM to its child, which must be Python.
-        run = 'exec ' + shell.join(['python', *self.arguments(trial)])
+        python = shell.join(['python', *self.arguments(trial)])
+        run = f'{self.exports}exec {python}'
         options = self.options
         return [
             self._command(
                 'create',
                 f'--workload={name}',
-                f'--tpu-type={options.accelerator}',
+                f'--tpu-type={options.type}',
                 f'--num-slices={options.slices}',
                 f'--docker-image={options.image}',
                 f'--storage={options.bucket}',
                 f'--max-restarts={options.preemptions}',
+                *options.words,
                 f'--command={run}',
             ),
             self._command('list', f'--wait-for-job-completion={name}'),

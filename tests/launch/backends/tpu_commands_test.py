@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 from launch.backends import tpu
-from launch.backends.tpu_gcloud import INSTALL, Gcloud
+from launch.backends.tpu_compute import Compute
+from launch.backends.tpu_gcloud import Gcloud
+from launch.backends.tpu_hosts import INSTALL
+from moe.config import ConfigError
 from tests.launch.backends.tpu_tools import HOSTILE, options, trials
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -23,7 +26,28 @@ TOP_K = 'router=top_k,seed=0'
 CREATE = ['xpk', 'workload', 'create']
 SHOWN = {
     'gcloud': (['a=1', 'b=2', 'a=3'], {'slices': 2, 'capacity': 'spot'}),
+    'compute': (
+        ['a=1', 'b=2'],
+        {
+            'capacity': 'spot',
+            'internal': True,
+            'labels': 'team=moe,cost=7',
+            'network': 'pods',
+            'subnetwork': 'pods-a',
+            'service_account': 'runs@my-project.iam.gserviceaccount.com',
+            'environment': "LIBTPU_INIT_ARGS='--x=1 --y=2'",
+        },
+    ),
     'xpk': ([TOP_K], {'slices': 2}),
+    'gcluster': (
+        [TOP_K],
+        {
+            'slices': 2,
+            'reservation': 'mine',
+            'environment': "LIBTPU_INIT_ARGS='--x=1 --y=2'",
+            'flags': '--priority=low --queue=multislice-queue',
+        },
+    ),
     'skypilot': ([TOP_K], {'capacity': 'spot'}),
 }
 
@@ -101,6 +125,84 @@ def test_hostile_values_reach_the_program_through_two_shells(tmp_path):
     assert json.loads(done.stdout) == expected('a=1', 'python')
 
 
+def test_a_script_runson_all_hosts_at_once(tmp_path):
+    # The user's shell lists the group, and each host's shell gets its number
+    # and the first host's name; one host fails.
+    log = tmp_path / 'log'
+    gcloud = tmp_path / 'gcloud'
+    gcloud.write_text(
+        '#!/bin/bash\n'
+        'case "$*" in *list-instances*) printf "b\\na\\n"; exit;; esac\n'
+        'for a; do case "$a" in --command=*) script=${a#--command=};; '
+        '-*|compute|ssh) ;; *) host=$a;; esac; done\n'
+        f'bash -c "$script" | sed "s/^/$host /" >> {log}\n'
+        '[ $host = a ]\n'
+    )
+    gcloud.chmod(0o755)
+    engine = Compute(options('compute'))
+    command = engine.on_all_hosts('routers-0', 'echo "$NUMBER $ZERO" \'x\'')
+    done = subprocess.run(
+        command.argv,
+        input=command.stdin,
+        env={'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
+        text=True,
+    )
+    assert done.returncode == 1
+    assert sorted(log.read_text().splitlines()) == ['a 0 a x', 'b 1 a x']
+
+
+def test_a_group_is_active_when_all_its_hosts_run():
+    engine = Compute(options('compute'))  # two hosts
+    assert engine.read_state('RUNNING\nRUNNING') == 'ACTIVE'
+    assert engine.read_state('RUNNING\nSTAGING') == '1 of 2 hosts run'
+    assert engine.read_state('') == '0 of 2 hosts run'
+    assert engine.read_state('RUNNING\nTERMINATED') == 'SUSPENDED'
+
+
+@pytest.mark.parametrize(
+    ('engine', 'given', 'type_'),
+    [
+        # 4 * 4 * 8 chips of two cores each; of v6e and v5e chips are counted.
+        ('gcloud', 'v5p:4x4x8', 'v5p-256'),
+        ('gcloud', 'v4:2x2x2', 'v4-16'),
+        ('gcloud', 'v6e:4x4', 'v6e-16'),
+        ('skypilot', 'v5e:4x4', 'v5litepod-16'),
+        ('xpk', 'tpu7x:4x4x4', 'tpu7x-4x4x4'),
+        ('gcloud', 'v5p-256', 'v5p-256'),
+    ],
+)
+def test_types_of_slices(engine, given, type_):
+    found = options(engine, accelerator=given)
+    assert found.type == type_
+    assert type_ in ' '.join(map(str, shown_of(engine, given)))
+
+
+def shown_of(engine, accelerator):
+    given = {} if engine != 'skypilot' else {'capacity': 'spot'}
+    made = options(engine, accelerator=accelerator, **given)
+    names = ['a=1']
+    return tpu.dry_run(trials(*names), made, parallel=1, retries=1)
+
+
+@pytest.mark.parametrize(
+    ('engine', 'given', 'said'),
+    [
+        ('gcloud', 'v5e-16', 'must be v5litepod-16, as its types are called'),
+        ('gcloud', 'tpu7x:4x4x4', 'take compute or gcluster'),
+        ('gcloud', 'tpu7x-128', 'must be tpu7x:TOPOLOGY, such as tpu7x:4x4x4'),
+        ('compute', 'v5e:4x4', 'one of v5p, v6e, tpu7x with compute'),
+        ('compute', 'v5p-256', 'CHIP:TOPOLOGY with compute'),
+        ('gcloud', 'v5p:4x4', 'must be 3 sizes after v5p'),
+        ('gcloud', 'h100:8x8', 'must be a TPU'),
+        ('gcloud', 'v9-8', 'one of v4, v5litepod, v5p, v6e, or with its'),
+    ],
+)
+def test_accelerators_that_cannot_be_had(engine, given, said):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        options(engine, accelerator=given)
+    assert str(caught.value).startswith(f'tpu.accelerator = {given!r}: must be')
+
+
 def test_a_host_is_made_ready_by_a_script_that_a_shell_reads():
     (command,) = Gcloud(options('gcloud')).equip('routers-0')
     script = command.argv[-1].removeprefix('--command=')
@@ -149,6 +251,36 @@ def test_job_names_differ_and_are_short():
         assert re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', name)
 
 
+ORGANISATION = {
+    'network': 'pods',
+    'subnetwork': 'pods-a',
+    'service_account': 'runs@my-project.iam.gserviceaccount.com',
+    'labels': 'team=moe,cost=7',
+    'internal': True,
+    'reservation': 'mine',
+    'flags': '--metadata=a=b',
+}
+RESERVED = {'capacity': 'reserved', 'reservation': 'mine', 'internal': False}
+
+
+def known_to_528(argv):
+    """A command line without the flag that gcloud 528 does not have yet."""
+    return [a for a in argv if not a.startswith('--target-size-policy-mode')]
+
+
+def inside_scripts():
+    """The commands of gcloud in the scripts that run on all hosts."""
+    text = next(
+        line.partition("<<'END'\n")[2]
+        for line in shown('compute')
+        if 'pkill' in line
+    )
+    (line,) = (x for x in text.splitlines() if 'compute ssh' in x)
+    ssh = shlex.split(line.removesuffix('< /dev/null &'))
+    hosts = text.partition('$(')[2].partition(' < /dev/null')[0]
+    return [ssh, shlex.split(hosts)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which('gcloud') is None, reason='needs gcloud on the PATH'
@@ -166,6 +298,10 @@ def test_gcloud_knows_every_flag(tmp_path):
     given = [
         *argvs('gcloud'),
         *argvs('gcloud', slices=1, capacity='reserved'),
+        *argvs('gcloud', capacity='on_demand', **ORGANISATION),
+        *map(known_to_528, argvs('compute')),
+        *map(known_to_528, argvs('compute', **RESERVED)),
+        *inside_scripts(),
         *documented('gcloud'),
     ]
     kinds = [

@@ -44,7 +44,7 @@ def play(tmp_path, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize('engine', ['gcloud', 'xpk', 'skypilot'])
+@pytest.mark.parametrize('engine', ['gcloud', 'xpk', 'gcluster', 'skypilot'])
 def test_it_runs_what_the_dry_run_prints(play, capfd, engine):
     tools = play(engine, ('a=1', 'b=2', 'c=3'))
     assert tools.done == [True, True, True]
@@ -71,6 +71,26 @@ def test_a_pod_runs_its_share_of_the_trials_and_is_deleted(play):
         for name, command in zip(names, commands, strict=True):
             assert f'--workdir=/gcs/routers/{name} --distributed' in command
     assert tools.kinds.count('rsync') == 1 + 3
+
+
+def test_a_group_of_hosts_is_made_again_when_one_has_stopped(play):
+    # The policy, the template and the group; each script is for two hosts.
+    tools = play(
+        'compute',
+        retries=0,
+        describe=['RUNNING STAGING', 'ok', 'RUNNING TERMINATED'],
+        train=['fail'] * 2,
+    )
+    assert tools.done == [True]
+    made, deleted = ['create'] * 3, ['delete'] * 3
+    ready, trial = ['equip'] * 2, [*['pkill'] * 2, *['train'] * 2, 'rsync']
+    first = [*made, *['describe'] * 2, *ready, *trial, 'describe', *deleted]
+    second = [*made, 'describe', *ready, *trial, *deleted]
+    assert tools.kinds == [*SENT, *first, *second]
+    found = [argv[-1] for kind, argv in tools.calls if kind == 'train']
+    places = [c.partition(';')[0].removeprefix('--command=') for c in found]
+    assert sorted(places[:2]) == ['NUMBER=0 ZERO=a', 'NUMBER=1 ZERO=a']
+    assert '--coordinator="$ZERO:8476" --processes=2' in found[0]
 
 
 def test_it_waits_for_the_pod(play, capfd):
@@ -217,7 +237,8 @@ def test_output_goes_to_the_log_of_the_trial(play, tmp_path):
         (
             'gcloud',
             {'engine': 'slurm'},
-            "tpu.engine = 'slurm': must be one of 'gcloud', 'xpk', 'skypilot'",
+            "tpu.engine = 'slurm': must be one of 'gcloud', 'compute', 'xpk', "
+            "'gcluster', 'skypilot'",
         ),
         (
             'gcloud',
@@ -237,8 +258,9 @@ def test_output_goes_to_the_log_of_the_trial(play, tmp_path):
         ),
         (
             'skypilot',
-            {'accelerator': 'v5p:4x4x8'},
-            "tpu.accelerator = 'v5p:4x4x8': must be a type, such as v5p-256",
+            {'accelerator': 'V5P 256'},
+            "tpu.accelerator = 'V5P 256': must be CHIP:TOPOLOGY, such as "
+            'v5p:4x4x8, or a type, such as v5p-256',
         ),
         (
             'gcloud',
@@ -249,8 +271,8 @@ def test_output_goes_to_the_log_of_the_trial(play, tmp_path):
         (
             'gcloud',
             {'accelerator': 'v9-8'},
-            "tpu.runtime = '': must be a runtime version, such as "
-            'v2-alpha-tpuv5',
+            "tpu.accelerator = 'v9-8': must be one of v4, v5litepod, v5p, "
+            'v6e, or with its tpu.runtime',
         ),
         ('gcloud', {'slices': 0}, 'tpu.slices = 0: must be at least 1'),
         (

@@ -14,21 +14,35 @@ HOSTILE = {
 }
 GIVEN = {
     'gcloud': {'project': 'my-project'},
+    'compute': {'project': 'my-project', 'accelerator': 'tpu7x:2x2x2'},
     'xpk': {'project': 'my-project', 'cluster': 'pods', 'image': 'moe:tpu'},
+    'gcluster': {
+        'project': 'my-project',
+        'cluster': 'pods',
+        'image': 'moe:tpu',
+        'accelerator': 'tpu7x:4x4x8',
+    },
     'skypilot': {},
 }
 
 # Appends its arguments to calls.jsonl and does what is next in outcomes.json
 # for this kind of call; at the end of a list, and without one, all is well.
 _TOOL = """#!/usr/bin/python3 -IS
-import json, pathlib, re, subprocess, sys
+import fcntl, json, pathlib, re, subprocess, sys
 here = pathlib.Path({folder!r})
+lock = (here / 'lock').open('a')
+fcntl.flock(lock, fcntl.LOCK_EX)  # several run at once
 argv = [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
 text = ' '.join(argv)
 if pathlib.Path(argv[-1]).is_file():
     text += pathlib.Path(argv[-1]).read_text()
 kinds = ('rsync', 'create', 'describe', 'delete', 'cancel', 'launch', 'list')
 kind = next((k for k in kinds if k in argv), 'ssh')
+if '--format=value(name)' in argv:  # of the hosts of a group
+    print('b\\na')
+    sys.exit()
+if 'list-instances' in argv:
+    kind = 'describe'
 trial = re.search(r'--workdir=/gcs/[^/]+/([\\w=,.-]+)', text)
 if kind == 'ssh':
     kind = 'train' if trial else 'pkill' if 'pkill' in text else 'equip'
@@ -39,8 +53,10 @@ outcome = (outcomes.get(kind) or ['ok'])[0]
 if outcomes.get(kind):
     outcomes[kind] = outcomes[kind][1:]
     (here / 'outcomes.json').write_text(json.dumps(outcomes))
+lock.close()
 if kind == 'describe':
-    print('ACTIVE' if outcome == 'ok' else outcome)
+    ready = 'RUNNING RUNNING' if 'list-instances' in argv else 'ACTIVE'
+    print(ready if outcome == 'ok' else outcome)
 elif outcome == 'hang':
     # As gcloud does, which waits for another program.
     child = subprocess.Popen(['sleep', '100'])
@@ -111,7 +127,7 @@ class Tools:
 
     def __init__(self, folder, **outcomes):
         self._folder = folder
-        for name in ('gcloud', 'xpk', 'sky'):
+        for name in ('gcloud', 'xpk', 'gcluster', 'sky'):
             tool = folder / 'bin' / name
             tool.parent.mkdir(exist_ok=True)
             tool.write_text(_TOOL.format(folder=str(folder)))
