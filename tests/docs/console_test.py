@@ -14,6 +14,7 @@ OTHERS = {
     'docker',
     'for',
     'gcloud',
+    'gcluster',
     'kubectl',
     'make',
     'pip',

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 
 from launch.backends import tpu
 from launch.trials import Trial
@@ -150,3 +151,59 @@ def calls(folder):
     """Kind and arguments of every call of the tools in a folder."""
     lines = (folder / 'calls.jsonl').read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+ROOT = pathlib.Path(__file__).parents[3]
+GOLDENS = ROOT / 'tests' / 'goldens'
+TOP_K = 'router=top_k,seed=0'
+SHOWN = {
+    'gcloud': (['a=1', 'b=2', 'a=3'], {'slices': 2, 'capacity': 'spot'}),
+    'compute': (
+        ['a=1', 'b=2'],
+        {
+            'capacity': 'spot',
+            'internal': True,
+            'labels': 'team=moe,cost=7',
+            'network': 'pods',
+            'subnetwork': 'pods-a',
+            'service_account': 'runs@my-project.iam.gserviceaccount.com',
+            'environment': "LIBTPU_INIT_ARGS='--x=1 --y=2'",
+        },
+    ),
+    'xpk': ([TOP_K], {'slices': 2}),
+    'gcluster': (
+        [TOP_K],
+        {
+            'slices': 2,
+            'reservation': 'mine',
+            'environment': "LIBTPU_INIT_ARGS='--x=1 --y=2'",
+            'flags': '--priority=low --queue=multislice-queue',
+        },
+    ),
+    'skypilot': ([TOP_K], {'capacity': 'spot'}),
+}
+
+
+def shown(engine, **changes):
+    """The dry run of the golden's sweep."""
+    names, given = SHOWN[engine]
+    how = {'parallel': 2, 'retries': 1}
+    given = options(engine, **{**given, **changes})
+    return list(tpu.dry_run(trials(*names), given, **how))
+
+
+def argvs(engine, **changes):
+    """The commands of the dry run, taken apart as a shell would."""
+    lines = (line.partition(" <<'END'")[0] for line in shown(engine, **changes))
+    found = (shlex.split(line, comments=True) for line in lines)
+    return [argv for argv in found if argv]
+
+
+def expected(name, python):
+    """What Python is started with on every host."""
+    return [
+        *(python, 'train.py', '--config=configs/lm.py:quickstart'),
+        *(f'--config.{field}={value}' for field, value in HOSTILE.items()),
+        f'--workdir=/gcs/routers/{name}',
+        '--distributed',
+    ]
