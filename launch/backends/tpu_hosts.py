@@ -96,7 +96,10 @@ class Hosts(Engine):
         run = f'{start}exec ~/venv/bin/python {run}{self.process}'
         return [self.on_all_hosts(name, stop), self.on_all_hosts(name, run)]
 
-    process = ''  # more arguments, as a shell reads them on each host
+    @property
+    def process(self) -> str:
+        """Returns more arguments, as a shell reads them on each host."""
+        return ''
 
     def on_all_hosts(self, name: str, script: str) -> Command:
         """Returns the command that runs a script on all hosts of a pod.
