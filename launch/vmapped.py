@@ -116,6 +116,8 @@ def _key(trial: Trial) -> str:
     best = plain['best']
     if plain['init_from'] or best['keep'] or best['patience']:
         return trial.name  # a group starts from seeds, and ends at once
+    if plain.get('wandb'):
+        return trial.name  # a process has one run of Weights & Biases
     optimizer = {k: v for k, v in plain['optimizer'].items() if k not in TRACED}
     if isinstance(optimizer.get('schedule'), dict):
         schedule = optimizer['schedule'].items()

@@ -1,26 +1,18 @@
-"""Where metrics go: JSON lines and TensorBoard."""
+"""The metrics of a run: lines of JSON that are written, and read."""
 
-import contextlib
 import json
-import math
 import os
 import pathlib
-import secrets
 import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from moe import files
+from moe.sinks import Sink, TensorBoard
 
 NAME = 'metrics.jsonl'
-# Edges of histograms, as TensorFlow has them: of any sizes, both signs.
-_POWERS = 1e-12 * 1.1 ** np.arange(774)
-_BINS = [*-_POWERS[::-1], 0.0, *_POWERS]
 
 
 class Writer:
@@ -34,17 +26,25 @@ class Writer:
       start: step of the checkpoint that the run continues from; lines of later
         steps, logged before an interruption, are dropped.
       active: whether this process writes.
+      more: a function that opens further sinks, called if it writes.
 
     Attributes:
       evaluated: whether the line of `start` has the metrics of an evaluation;
         False if this process does not write.
     """
 
-    def __init__(self, workdir: pathlib.Path, start: int, active: bool = True):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        start: int,
+        active: bool = True,
+        more: Callable[[], Sequence[Sink]] = tuple,
+    ):
         self._active, self.evaluated = active, False
         if not active:
             return
         self._path = workdir / NAME
+        lines: list[dict[str, Any]] = []
         if self._path.exists():
             lines = [m for m in read_metrics(self._path) if m['step'] <= start]
             self._rewrite(lines)
@@ -52,7 +52,8 @@ class Writer:
             self.evaluated = last['step'] == start and any(
                 name.startswith('eval/') for name in last
             )
-        self._events = _Events(workdir / 'tensorboard', start)
+        events = TensorBoard(workdir / 'tensorboard', start, lines)
+        self._sinks: list[Sink] = [events, *more()]
 
     def write_scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one step's metrics.
@@ -66,7 +67,7 @@ class Writer:
         """
         if self._active:
             files.append_line(self._path, json.dumps({'step': step, **metrics}))
-            self._events.add_scalars(step, metrics)
+            self._send(step, metrics)
 
     def complete(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds metrics to the last line, that of a step logged before.
@@ -84,75 +85,32 @@ class Writer:
                 lines.append({'step': step})
             lines[-1] |= metrics
             self._rewrite(lines)
-            self._events.add_scalars(step, metrics)
+            self._send(step, metrics)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes texts to TensorBoard, verbatim.
+        """Writes texts to the sinks, `metrics.jsonl` has none.
 
         Args:
           step: number of steps taken.
           texts: the texts by name.
         """
         if self._active:
-            self._events.add(
-                step,
-                [summary.text(n, f'```\n{t}\n```') for n, t in texts.items()],
-            )
+            for sink in self._sinks:
+                sink.add_texts(step, texts)
 
     def close(self) -> None:
         """Closes the files."""
         if self._active:
-            self._events.close()
+            for sink in self._sinks:
+                sink.close()
+
+    def _send(self, step: int, metrics: Mapping[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.add_scalars(step, metrics)
 
     def _rewrite(self, lines: Iterable[Mapping[str, Any]]) -> None:
         text = ''.join(json.dumps(line) + '\n' for line in lines)
         files.write_text(self._path, text)
-
-
-class _Events:
-    """A file of TensorBoard's events, written as they come, by no thread.
-
-    Args:
-      folder: the folder of all event files of the run, made if absent.
-      start: step that the run continues from; TensorBoard then hides later
-        ones of earlier files.
-    """
-
-    def __init__(self, folder: pathlib.Path, start: int):
-        folder.mkdir(exist_ok=True)
-        # Event files are named by the second: two would overwrite each other.
-        suffix = f'.{os.getpid()}.{secrets.token_hex(4)}'
-        self._file = event_file_writer.EventsWriter(
-            str(folder / 'events'), suffix
-        )
-        if start:
-            begun = SessionLog(status=SessionLog.START)
-            self._write(start + 1, session_log=begun)
-
-    def add_scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes the finite ones; TensorBoard shows no others."""
-        found = []
-        for name, value in metrics.items():
-            if isinstance(value, list) and np.all(np.isfinite(value)):
-                values = np.asarray(value, float)
-                found.append(summary.histogram(name, values, _BINS))
-            elif not isinstance(value, list) and math.isfinite(value):
-                found.append(summary.scalar(name, value))
-        self.add(step, found)
-
-    def add(self, step: int, summaries: Iterable[Any]) -> None:
-        """Writes summaries of a step."""
-        for each in summaries:
-            self._write(step, summary=each)
-        self._file.flush()
-
-    def _write(self, step: int, **what: Any) -> None:
-        self._file.write_event(Event(step=step, wall_time=time.time(), **what))
-
-    def close(self) -> None:
-        """Closes the file, even on a disk that is full."""
-        with contextlib.suppress(OSError):
-            self._file.close()
 
 
 def newest_metrics(path: pathlib.Path) -> dict[str, Any]:

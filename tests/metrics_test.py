@@ -17,25 +17,26 @@ from moe.metrics import (
 )
 
 
-def events(workdir):
-    """What TensorBoard reads: (step, tag, scalar or None) of every value."""
+def records(workdir):
+    """The events of TensorBoard's files."""
     found = []
     for path in sorted((workdir / 'tensorboard').iterdir()):
         data = path.read_bytes()
         while data:  # length, checksum, event, checksum
             (size,) = struct.unpack('<Q', data[:8])
-            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
-            for value in event.summary.value:
-                scalar = value.simple_value
-                kind = value.WhichOneof('value')
-                found.append(
-                    (
-                        event.step,
-                        value.tag,
-                        scalar if kind == 'simple_value' else kind,
-                    )
-                )
+    return found
+
+
+def events(workdir):
+    """What TensorBoard reads: (step, tag, scalar or kind) of every value."""
+    found = []
+    for event in records(workdir):
+        for value in event.summary.value:
+            kind = value.WhichOneof('value')
+            shown = value.simple_value if kind == 'simple_value' else kind
+            found.append((event.step, value.tag, shown))
     return found
 
 

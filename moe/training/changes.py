@@ -112,6 +112,7 @@ _RULES: Mapping[str, Rule] = {
     'divergence': _free,
     'plugins': _free,
     'profile': _free,
+    'wandb': _free,
     'sample_prompt': _free,
     'sample_length': _free,
     'model.attention': _free,

@@ -22,6 +22,7 @@ from moe.layers import LOSSES
 from moe.parallel import MeshConfig
 from moe.parallel.mesh import BATCH_AXES, RULES
 from moe.parameters import PARTS
+from moe.sinks import WandBConfig
 from moe.training.average import AverageConfig
 from moe.training.divergence import DivergenceConfig
 from moe.training.eval_metrics import METRICS
@@ -64,6 +65,7 @@ class Config(abc.ABC):
       keep_checkpoints: how many of the newest checkpoints are kept.
       profile: (start, stop) traces the steps after `start` up to `stop` with
         JAX's profiler; () for none.
+      wandb: a run of Weights & Biases that has the metrics too; None for none.
     """
 
     unit: ClassVar[str] = 'examples'
@@ -92,6 +94,7 @@ class Config(abc.ABC):
     checkpoint_every: PositiveInt = 300
     keep_checkpoints: PositiveInt = 2
     profile: tuple[NaturalInt, ...] = ()
+    wandb: WandBConfig | None = None
 
     @abc.abstractmethod
     def make_workload(self) -> Workload:

@@ -13,6 +13,7 @@ from moe import progress
 from moe.config import ConfigError, to_plain
 from moe.parallel import MeshConfig, host_of, make_mesh
 from moe.paths import check_run_folder
+from moe.sinks import check_wandb
 from moe.training import folder, history
 from moe.training.clock import Clock
 from moe.training.config import Config
@@ -110,6 +111,7 @@ def _run(
     # Impossible runs are refused before anything is written.
     with agreeing():
         check_run_folder(workdir)
+        check_wandb(config.wandb)
         there = workdir.is_dir()
         if main and there:
             held.enter_context(locked(workdir))

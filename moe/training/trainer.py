@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moe.config import to_plain
 from moe.metrics import Writer
 from moe.parallel import (
     batch_sharding,
@@ -15,6 +16,7 @@ from moe.parallel import (
     parameter_shardings,
     with_shardings,
 )
+from moe.sinks import Sink, WandB
 from moe.training import history
 from moe.training.checkpoint import Checkpoints, saved_steps
 from moe.training.clock import Clock
@@ -101,7 +103,7 @@ class MeshTrainer:
         self._told, self._told_absent, self._returns = False, False, 0
         self._told_metric = False
         self._health = Health()
-        self._writer = Writer(workdir, self.start, self._main)
+        self._writer = Writer(workdir, self.start, self._main, self._sinks)
         self.clock = Clock(config.steps, workload)
         self._cost = Cost(workload, list(mesh.devices.flat))
         self._constants = {} if self._resumed else self._cost.constants()
@@ -110,6 +112,12 @@ class MeshTrainer:
         due = self.start % config.eval_every == 0 or self.start == config.steps
         owes = due and not self._finished and not self._writer.evaluated
         self.owes_evaluation = bool(self.start and gather(owes)[0])
+
+    def _sinks(self) -> list[Sink]:
+        """Opens the sinks of metrics that the config asks for."""
+        config, wandb = self._config, self._config.wandb
+        plain = to_plain(type(config), config)
+        return [] if wandb is None else [WandB(wandb, self._workdir, plain)]
 
     def announce(self, described: dict[str, Any], notes: Sequence[str]) -> None:
         """Prints the sizes of model and data, and the step it resumes from.
