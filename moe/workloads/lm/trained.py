@@ -3,6 +3,7 @@
 B sequences, S positions, V vocabulary, E experts.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 
 from moe.config import ConfigError
 from moe.workloads.lm.data import Source
+from moe.workloads.lm.data.kept import with_kept_tokenizer
 from moe.workloads.lm.model import LM
 from moe.workloads.lm.workload import LanguageConfig, sample
 from moe.workloads.trained import LayerRouting, TrainedRun, by_layer
@@ -26,6 +28,9 @@ class LanguageModelRun(TrainedRun):
     model: LM
 
     def __init__(self, config, workdir, step=None):
+        source = with_kept_tokenizer(config.data.source, workdir)
+        data = dataclasses.replace(config.data, source=source)
+        config = dataclasses.replace(config, data=data)
         super().__init__(config, workdir, step)
         self.model = LM(config.model)
 

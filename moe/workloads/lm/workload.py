@@ -27,6 +27,7 @@ from moe.training.workload import (
     state_of,
 )
 from moe.workloads.lm.data import Corpus, Source
+from moe.workloads.lm.data.kept import keep_tokenizer
 from moe.workloads.lm.data.mixture import check_name, check_tokenizers
 from moe.workloads.lm.data.packing import Packed, check_documents
 from moe.workloads.lm.data.tokens import Joined, as_tokens
@@ -197,6 +198,11 @@ class Language(TransformerWorkload):
             found[f'{name}_tokens'] = len(other.val)
             found[f'{name}_fingerprint'] = other.fingerprint
         return found
+
+    def save_assets(self, data: Corpus, workdir: pathlib.Path):
+        """Writes the tokenizer, so that a folder by itself has it."""
+        del data
+        keep_tokenizer(self._config.data.source, workdir)
 
     def notes(self, data: Corpus):
         """Returns what was found in the data, and how much was looked at."""

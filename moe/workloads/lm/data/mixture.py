@@ -91,6 +91,11 @@ class Mixture(Source):
         """Returns that of the first source."""
         return self._first.tokenizer_digest()
 
+    def tokenizer_json(self):
+        """Returns the contents of the first source's that has some."""
+        found = (s.tokenizer_json() for s in self.sources.values())
+        return next((text for text in found if text is not None), None)
+
     def token_bytes(self):
         """Returns those of the first source that has some."""
         for source in self.sources.values():

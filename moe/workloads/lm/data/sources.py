@@ -104,6 +104,10 @@ class Source(abc.ABC):
         """Returns what identifies the tokenizer; None if it is unknown."""
         return None
 
+    def tokenizer_json(self) -> str | None:
+        """Returns the contents of the `tokenizer.json`; None without one."""
+        return None
+
     def token_bytes(self) -> np.ndarray | None:
         """Returns the bytes of text of each id, int32 [V]; None if unknown.
 

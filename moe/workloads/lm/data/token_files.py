@@ -13,7 +13,12 @@ from typing import Annotated, Any, ClassVar
 from moe.config import ConfigError, NaturalInt, Within
 from moe.workloads.data_files import matching
 from moe.workloads.lm.data.sources import Corpus, Source, check_length
-from moe.workloads.lm.data.tokenizer import Bytes, Tokenizer, read_tokenizer
+from moe.workloads.lm.data.tokenizer import (
+    Bytes,
+    FileTokenizer,
+    Tokenizer,
+    read_tokenizer,
+)
 from moe.workloads.lm.data.tokens import (
     Delimited,
     Joined,
@@ -49,6 +54,11 @@ class Tokenized(Source, abc.ABC):
         """Returns the hash of the tokenizer."""
         found = self._tokenizer()
         return found.digest if found else None
+
+    def tokenizer_json(self):
+        """Returns the contents of the file, None for bytes or if it is gone."""
+        found = self._tokenizer()
+        return found.text if isinstance(found, FileTokenizer) else None
 
     @property
     def vocab_size(self) -> int:

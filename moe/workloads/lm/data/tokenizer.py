@@ -98,6 +98,9 @@ class FileTokenizer(Tokenizer):
     Args:
       text: contents of the file.
 
+    Attributes:
+      text: the same.
+
     Raises:
       ValueError: for contents that are none.
     """
@@ -108,6 +111,7 @@ class FileTokenizer(Tokenizer):
             self._model = library.Tokenizer.from_str(text)
         except Exception as error:  # the library has no type of its own
             raise ValueError(str(error)) from None
+        self.text = text
         self._model.no_truncation()
         self._model.no_padding()
         names = self._model.get_vocab(with_added_tokens=True)
