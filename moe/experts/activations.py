@@ -32,6 +32,16 @@ def is_gated(activation: Any) -> bool:
     return getattr(entry_of(activation), 'is_gated', False)
 
 
+def kernel_of(activation: Any) -> str | None:
+    """Returns the name by which `moe.ops.gated_experts` knows an activation.
+
+    Args:
+      activation: an activation, or a partial of one.
+    """
+    entry = entry_of(activation)
+    return next((f.__name__ for f in (swiglu, geglu) if entry is f), None)
+
+
 def find(activation: Activation) -> Callable[..., Array]:
     """Returns the activation of a name; a function as it is.
 

@@ -15,8 +15,10 @@ from moe.config import ConfigError, OneOf, PositiveInt
 from moe.experts import activations
 from moe.experts.activations import ACTIVATIONS
 from moe.experts.base import EXPERTS
-from moe.ops import grouped_matmuls
+from moe.ops import gated_experts, grouped_matmuls, takes_gated
 from moe.parameters import parameter
+
+_INNER = ('up', 'gate')
 
 
 @EXPERTS.register('mlp')
@@ -76,12 +78,26 @@ class MLP(nn.Module):
         if self.num_experts is None:
             # As one matrix: XLA transposes the gradients of batched products.
             x = x.reshape(-1, width)
-        names = ('up', 'gate') if gated else ('up',)
+        kernel = activations.kernel_of(act)
+        if count and not self.use_bias and takes_gated(x, kernel):
+            return self._fused(x, sizes, kernel)
+        names = _INNER if gated else ('up',)
         made = products(names, x, self.hidden)
         h, *gate = [checkpoint_name(y, 'hidden') for y in made]
         h = act(*gate, h)
         (y,) = products(('down',), h, width, scale=self.down_scale)
         return y.reshape(shape)
+
+    def _fused(self, x, sizes, kernel):
+        """Applies gated experts by one operation, in either layout of `x`."""
+        width = x.shape[-1]
+        ws = [self._weights(n, width, self.hidden, 1.0)[0] for n in _INNER]
+        down, _ = self._weights('down', self.hidden, width, self.down_scale)
+        if sizes is None:
+            sizes = jnp.full(len(x), x.shape[1], jnp.int32)
+        rows = x.reshape(-1, width)
+        y = gated_experts(rows, *ws, down, sizes, kernel)
+        return y.reshape(x.shape)
 
     def _products(self, names, x, features, *, sizes, scale=1.0):
         """Multiplies rows with parameters made here, in the layout of `x`."""

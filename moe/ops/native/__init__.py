@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from moe.ops.meshes import is_whole
-from moe.ops.native.calls import dots, gather, order, outer, rows_times
+from moe.ops.native.calls import (
+    ACTIVATIONS,
+    dots,
+    gated,
+    gated_gradients,
+    gather,
+    order,
+    outer,
+    rows_times,
+)
 
 
 @functools.cache
@@ -60,8 +69,11 @@ def takes(x: jax.Array, dtype: Any = jnp.float32) -> bool:
 
 
 __all__ = [
+    'ACTIVATIONS',
     'available',
     'dots',
+    'gated',
+    'gated_gradients',
     'gather',
     'order',
     'outer',

@@ -12,11 +12,13 @@ import jaxlib
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from moe.ops.native.activations import Activations
+from moe.ops.native.experts import Gated, GatedDown, GatedRows
 from moe.ops.native.gemm import Gemm
 from moe.ops.native.handlers import Handler
-from moe.ops.native.kernels import Kernels, Tile
 from moe.ops.native.movement import Dots, Gather, Order
 from moe.ops.native.products import Outer, Rows
+from moe.ops.native.tiles import Kernels, Tile
 
 # By the features of processors, the best first: 32 registers of 16 numbers,
 # 16 of 8, 32 of 4.
@@ -26,7 +28,6 @@ TILES = {
     ('neon',): Tile(lanes=4, vectors=3, rows=8),
 }
 
-HANDLERS = ('rows_0', 'rows_1', 'outer', 'gather', 'dots', 'order')
 _ENGINES: list[llvm.ExecutionEngine] = []  # machine code that XLA may call
 
 
@@ -58,14 +59,23 @@ def _tile(features: dict[str, bool]) -> Tile:
     raise Unsupported('a processor without AVX2, AVX-512 or NEON')
 
 
-def _handlers(tile: Tile, version: tuple[int, int]) -> ir.Module:
-    """Returns the LLVM module of all handlers."""
+def _handlers(
+    tile: Tile, version: tuple[int, int]
+) -> tuple[ir.Module, list[str]]:
+    """Returns the LLVM module of all handlers, and their names."""
     module = ir.Module(name='moe')
     kernels = Kernels(module, tile)
+    activations = Activations(module, tile.lanes)
+    plain = Gemm(module, kernels, False, False)
+    right = Gemm(module, kernels, False, True)
+    left = Gemm(module, kernels, True, False)
     products: dict[str, Any] = {
-        'rows_0': Rows(Gemm(module, kernels, False, False)),
-        'rows_1': Rows(Gemm(module, kernels, False, True)),
-        'outer': Outer(Gemm(module, kernels, True, False)),
+        'rows_0': Rows(plain),
+        'rows_1': Rows(right),
+        'outer': Outer(left),
+        'gated': Gated(module, tile.lanes, plain, activations),
+        'gated_rows': GatedRows(right, activations),
+        'gated_down': GatedDown(left, activations),
         'gather': Gather(module, tile.lanes),
         'dots': Dots(module, tile.lanes),
         'order': Order(),
@@ -73,7 +83,7 @@ def _handlers(tile: Tile, version: tuple[int, int]) -> ir.Module:
     threads = _processors()
     for name, product in products.items():
         Handler(module, name, product, threads, version)
-    return module
+    return module, list(products)
 
 
 def _processors() -> int:
@@ -125,8 +135,9 @@ def register(prefix: str = 'moe', tile: Tile | None = None) -> None:
       Unsupported: on a processor, or with an XLA, that they are not for.
     """
     version = _version()
-    engine = compiled(_handlers(tile or _tile(features()), version))
-    for name in HANDLERS:
+    module, names = _handlers(tile or _tile(features()), version)
+    engine = compiled(module)
+    for name in names:
         export(engine, name, f'{prefix}_{name}')
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 BLOCK_ROWS = 256  # rows of a task
+# Activations of gated experts that there are kernels for.
+ACTIVATIONS = ('swiglu', 'geglu')
 
 
 def rows_times(
@@ -43,12 +45,83 @@ def outer(
     Returns:
       The sums, float32; zero for a group without rows.
     """
-    starts, ends = _bounds(group_sizes, x.shape[0])
-    groups = jnp.stack([starts, ends - starts], axis=1)
+    groups = _groups(group_sizes, x.shape[0])
     shape = (group_sizes.shape[0], x.shape[1], y.shape[1])
     return _call(
         'outer', jax.ShapeDtypeStruct(shape, jnp.float32), x, y, groups
     )
+
+
+def gated(
+    x: Float[Array, 'A D'],
+    up: Float[Array, 'E D F'],
+    gate: Float[Array, 'E D F'],
+    down: Float[Array, 'E F N'],
+    group_sizes: Int[Array, 'E'],
+    activation: str,
+    keep: bool,
+) -> tuple[Float[Array, 'A N'], Float[Array, 'B F'], Float[Array, 'B F']]:
+    """Computes `(act(x gate) * x up) down` for each group; else zero.
+
+    Args:
+      x: rows sorted by group, float32.
+      up: one matrix a group, float32.
+      gate: one matrix a group, float32.
+      down: one matrix a group, float32.
+      group_sizes: rows of each group, int32.
+      activation: one of `ACTIVATIONS`.
+      keep: whether both inner products are wanted: B = A, else 0. Rows past the
+        last group have any numbers there.
+
+    Returns:
+      The outputs, and the products with `up` and with `gate`, float32.
+    """
+    rows, hidden = x.shape[0], up.shape[2]
+    kept = jax.ShapeDtypeStruct((rows if keep else 0, hidden), jnp.float32)
+    y = jax.ShapeDtypeStruct((rows, down.shape[2]), jnp.float32)
+    tasks, chosen = tasks_of(group_sizes, rows), _chosen(activation)
+    return _call('gated', (y, kept, kept), x, up, gate, down, tasks, chosen)
+
+
+def gated_gradients(
+    x: Float[Array, 'A D'],
+    kept: tuple[Float[Array, 'A F'], Float[Array, 'A F']],
+    up: Float[Array, 'E D F'],
+    gate: Float[Array, 'E D F'],
+    down: Float[Array, 'E F N'],
+    dy: Float[Array, 'A N'],
+    group_sizes: Int[Array, 'E'],
+    activation: str,
+) -> tuple[Array, Array, Array, Array]:
+    """Returns the gradients of `x`, `up`, `gate` and `down`, see `gated`.
+
+    Args:
+      x: as there, as are all others without a line of their own.
+      kept: the products of `x` with `up` and with `gate`.
+      up: as there.
+      gate: as there.
+      down: as there.
+      dy: the gradient of the outputs, float32.
+      group_sizes: as there.
+      activation: as there.
+    """
+    rows, (groups, _, hidden) = x.shape[0], up.shape
+    tasks, chosen = tasks_of(group_sizes, rows), _chosen(activation)
+    shape = jax.ShapeDtypeStruct((groups, hidden, dy.shape[1]), jnp.float32)
+    bounds = _groups(group_sizes, rows)
+    d_down = _call('gated_down', shape, *kept, chosen, dy, bounds)
+    inner = jax.ShapeDtypeStruct((rows, hidden), jnp.float32)
+    out = (jax.ShapeDtypeStruct(x.shape, jnp.float32), inner, inner)
+    # The gradients of the inner products overwrite them: `d_down` is an
+    # argument so that it is computed before.
+    args = (dy, *kept, up, gate, down, tasks, chosen, d_down)
+    dx, *inner = _call('gated_rows', out, *args, aliases={1: 1, 2: 2})
+    d_up, d_gate = (outer(x, d, group_sizes) for d in inner)
+    return dx, d_up, d_gate, d_down
+
+
+def _chosen(activation):
+    return jnp.full((1, 1), ACTIVATIONS.index(activation), jnp.int32)
 
 
 def gather(
@@ -103,9 +176,20 @@ def order(
     return found[:total], found[total:]
 
 
-def _call(name, out, *args):
-    call = jax.ffi.ffi_call(f'moe_{name}', out, vmap_method='sequential')
+def _call(name, out, *args, aliases=None):
+    call = jax.ffi.ffi_call(
+        f'moe_{name}',
+        out,
+        vmap_method='sequential',
+        input_output_aliases=aliases,
+    )
     return call(*args)
+
+
+def _groups(group_sizes, num_rows):
+    """First row and number of rows of each group."""
+    starts, ends = _bounds(group_sizes, num_rows)
+    return jnp.stack([starts, ends - starts], axis=1)
 
 
 def _bounds(group_sizes, num_rows):

@@ -7,20 +7,22 @@ from moe.ops.native.kernels import (
     FLOATS,
     I64,
     VOID,
-    Kernels,
     at,
     ceil_div,
     loop,
     number,
     smaller,
 )
+from moe.ops.native.tiles import Kernels
 
 # A packed block of the left factor, 512 KiB, fits the second cache.
 BLOCK_K = 512
+# What is done with the numbers of the result.
+SET, ADD = 0, 1
 
 
 class Gemm:
-    """The function `out = left @ right` of a module.
+    """The function `out = left @ right` of a module, or `out += left @ right`.
 
     Args:
       module: the module to which it is added.
@@ -29,9 +31,13 @@ class Gemm:
       right_transposed: whether right is kept as [n, k] and not as [k, n].
 
     Attributes:
-      scratch: how many float32 numbers of memory a call needs.
+      strips: how many float32 numbers of memory the packed left factor needs.
+      panel: how many what is packed of the right one needs.
       function: the function of (m, n, k, left, left_stride, right,
-        right_stride, out, out_stride, scratch); m is at most `BLOCK_ROWS`.
+        right_stride, out, out_stride, add, packed, strips, panel); m is at most
+        `BLOCK_ROWS`. If `packed` is not 0, the call before had the same left
+        factor and strips, which are not packed again if k is at most
+        `BLOCK_K`.
     """
 
     def __init__(
@@ -43,65 +49,64 @@ class Gemm:
     ):
         self._kernels = kernels
         tile = kernels.tile
-        block, panel = BLOCK_ROWS * BLOCK_K, BLOCK_K * tile.columns
-        self._places = block, block + panel
-        self.scratch = block + panel + tile.rows * tile.columns
-        types = [I64] * 3 + [FLOATS, I64] * 3 + [FLOATS]
+        self.strips = BLOCK_ROWS * (BLOCK_K + tile.lanes)
+        self._edge = BLOCK_K * tile.columns
+        self.panel = self._edge + tile.rows * tile.columns
+        types = [I64] * 3 + [FLOATS, I64] * 3 + [I64] * 2 + [FLOATS] * 2
         name = f'gemm_{left_transposed:d}{right_transposed:d}'
         self.function = ir.Function(module, ir.FunctionType(VOID, types), name)
         code = ir.IRBuilder(self.function.append_basic_block())
         self._emit(code, left_transposed, right_transposed)
 
     def _emit(self, code, left_transposed, right_transposed):
-        m, n, k, left, left_stride, right, right_stride, *_ = code.function.args
-        scratch = code.function.args[-1]
-        panel = code.gep(scratch, [number(self._places[0])])
+        m, n, k, left, left_stride, right, right_stride = code.function.args[:7]
+        add, packed, strips, panel = code.function.args[9:]
         columns = number(self._kernels.tile.columns)
         # Strips of nearly equal height, so that the last is not a sliver.
         height = ceil_div(
             code, m, ceil_div(code, m, number(self._kernels.tile.rows))
         )
+        missing = code.or_(
+            code.icmp_signed('==', packed, number(0)),
+            code.icmp_signed('>', k, number(BLOCK_K)),
+        )
         with loop(code, number(0), k, number(BLOCK_K)) as k0:
             length = smaller(code, code.sub(k, k0), number(BLOCK_K))
-            with loop(code, number(0), m, height) as i:
-                rows = smaller(code, code.sub(m, i), height)
-                place = (k0, i) if left_transposed else (i, k0)
+            adds = code.or_(add, k0)
+            with code.if_then(missing):
+                place = (k0, number(0)) if left_transposed else (number(0), k0)
                 matrix = at(code, left, place[0], left_stride, place[1])
-                strip = code.gep(scratch, [code.mul(i, length)])
-                pack = self._kernels.pack_strip[left_transposed]
-                code.call(pack, [strip, matrix, left_stride, rows, length])
+                pack = self._kernels.packing.strips[left_transposed]
+                args = [strips, matrix, left_stride, m, length, height]
+                code.call(pack, args)
             with loop(code, number(0), n, columns) as j:
                 width = smaller(code, code.sub(n, j), columns)
                 place = (j, k0) if right_transposed else (k0, j)
                 matrix = at(code, right, place[0], right_stride, place[1])
-                pack = self._kernels.pack_panel[right_transposed]
+                pack = self._kernels.packing.panel[right_transposed]
                 code.call(pack, [panel, matrix, right_stride, length, width])
                 with loop(code, number(0), m, height) as i:
                     rows = smaller(code, code.sub(m, i), height)
-                    strip = code.gep(scratch, [code.mul(i, length)])
-                    self._tile(
-                        code, rows, width, length, strip, panel, i, j, k0
-                    )
+                    strip = self._kernels.packing.strip(code, strips, i, length)
+                    self._tile(code, rows, width, length, strip, i, j, adds)
         code.ret_void()
 
-    def _tile(self, code, rows, width, length, strip, panel, i, j, k0):
+    def _tile(self, code, rows, width, length, strip, i, j, adds):
         """Fills a tile of the result, at the right edge through a copy."""
-        *_, out, stride, scratch = code.function.args
+        out, stride, *_, panel = code.function.args[7:]
         out = at(code, out, i, stride, j)
         columns = number(self._kernels.tile.columns)
         whole = code.icmp_signed('==', width, columns)
         with code.if_else(whole) as (then, otherwise):
             with then:
-                self._fill(code, rows, length, strip, panel, out, stride, k0)
+                self._fill(code, rows, length, strip, panel, out, stride, adds)
             with otherwise:
-                edge = code.gep(scratch, [number(self._places[1])])
+                edge = code.gep(panel, [number(self._edge)])
                 self._fill(
-                    code, rows, length, strip, panel, edge, columns, number(0)
+                    code, rows, length, strip, panel, edge, columns, number(SET)
                 )
-                with code.if_else(code.icmp_signed('>', k0, number(0))) as (
-                    adding,
-                    setting,
-                ):
+                some = code.icmp_signed('!=', adds, number(SET))
+                with code.if_else(some) as (adding, setting):
                     with adding:
                         self._copy(code, edge, out, stride, rows, width, True)
                     with setting:

@@ -35,8 +35,8 @@ class Handler:
       module: the module to which it is added.
       name: its name.
       product: its tasks, such as `Rows`: the `ranks` of its arguments and its
-        result, the float32 numbers of `scratch` that a thread needs, `count`
-        and `emit`.
+        `results` (how many there are), the float32 numbers of `scratch` that
+        a thread needs, `count` and `emit`.
       threads: largest number of threads.
       version: major and minor version of XLA's interface.
     """
@@ -138,10 +138,11 @@ class Handler:
 
     def _words(self, code, frame):
         """Yields the address and the dimensions of each buffer of a frame."""
-        *arguments, _ = self._product.ranks
+        count = self._product.results
         args = _pointer(code, frame, _FRAME_ARGS)
         results = _pointer(code, frame, _FRAME_RESULTS)
-        places = [(args, i) for i in range(len(arguments))] + [(results, 0)]
+        places = [(args, i) for i in range(len(self._product.ranks) - count)]
+        places += [(results, i) for i in range(count)]
         for (array, i), rank in zip(places, self._product.ranks, strict=True):
             buffer = _pointer(code, array, 8 * i)
             yield code.ptrtoint(_pointer(code, buffer, _BUFFER_DATA), I64)

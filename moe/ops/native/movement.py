@@ -36,6 +36,7 @@ class _OverRows:
     """Tasks of `_ROWS` rows of the result, which need no memory."""
 
     scratch = 0
+    results = 1
     ranks: tuple[int, ...]
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
@@ -181,6 +182,7 @@ class Order:
     """
 
     scratch = 0
+    results = 1
     ranks = (2, 2)
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:

@@ -16,7 +16,7 @@ import dataclasses
 from llvmlite import ir
 
 from moe.ops.native.calls import BLOCK_ROWS
-from moe.ops.native.gemm import Gemm
+from moe.ops.native.gemm import SET, Gemm
 from moe.ops.native.kernels import (
     BYTES,
     I32,
@@ -63,28 +63,30 @@ class Rows:
       gemm: product of rows and a matrix, which may be kept transposed.
     """
 
-    ranks = (2, 3, 2, 2)
+    ranks: tuple[int, ...] = (2, 3, 2, 2)
+    results = 1
+    tasks = 2  # place of the tasks among the buffers
 
     def __init__(self, gemm: Gemm):
-        self.gemm, self.scratch = gemm, gemm.scratch
+        self.gemm, self.scratch = gemm, gemm.panel + gemm.strips
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks.
 
         Args:
           code: where to emit.
-          buffers: the arguments and the result.
+          buffers: the arguments and the results.
         """
-        return buffers[2].dims[0]
+        return buffers[self.tasks].dims[0]
 
     def emit(self, code, buffers: list[Buffer], task, scratch) -> None:
         """Emits a task.
 
         Args:
           code: where to emit.
-          buffers: the arguments and the result.
+          buffers: the arguments and the results.
           task: index of the task.
-          scratch: memory of `Gemm`.
+          scratch: memory of `scratch` numbers.
         """
         x, w, tasks, out = buffers
         k, n = x.dims[1], out.dims[1]
@@ -96,8 +98,9 @@ class Rows:
                 first = code.mul(group, w.dims[1])
                 stride = w.dims[2]
                 args = [rows, n, k, x.row(code, row), k, w.row(code, first)]
-                args += [stride, to, n, scratch]
-                code.call(self.gemm.function, args)
+                args += [stride, to, n, number(SET), number(0)]
+                panel = code.gep(scratch, [number(self.gemm.strips)])
+                code.call(self.gemm.function, [*args, scratch, panel])
             with otherwise:
                 zero(code, to, code.mul(rows, n))
 
@@ -109,20 +112,21 @@ class Outer:
       gemm: product of a matrix that is kept transposed and another.
     """
 
-    ranks = (2, 2, 2, 3)
+    ranks: tuple[int, ...] = (2, 2, 2, 3)
+    results = 1
 
     def __init__(self, gemm: Gemm):
-        self.gemm, self.scratch = gemm, gemm.scratch
+        self.gemm, self.scratch = gemm, gemm.panel + gemm.strips
 
     def count(self, code: ir.IRBuilder, buffers: list[Buffer]) -> ir.Value:
         """Returns the number of tasks, see `Rows.count`."""
-        groups, m, _ = buffers[3].dims
+        groups, m, _ = buffers[-1].dims
         return code.mul(groups, ceil_div(code, m, number(BLOCK_ROWS)))
 
     def emit(self, code, buffers: list[Buffer], task, scratch) -> None:
         """Emits a task, see `Rows.emit`."""
-        x, y, groups, out = buffers
-        m, n = x.dims[1], y.dims[1]
+        *left, y, groups, out = buffers
+        _, m, n = out.dims
         blocks = ceil_div(code, m, number(BLOCK_ROWS))
         height = ceil_div(code, m, blocks)
         group, block = code.sdiv(task, blocks), code.srem(task, blocks)
@@ -133,11 +137,35 @@ class Outer:
         some = code.icmp_signed('>', k, number(0))
         with code.if_else(some) as (then, otherwise):
             with then:
-                left = code.gep(x.row(code, first), [start])
-                args = [rows, n, k, left, m, y.row(code, first), n, to, n]
-                code.call(self.gemm.function, [*args, scratch])
+                self.multiply(code, left, start, rows, first, k, y, to, scratch)
             with otherwise:
                 zero(code, to, code.mul(rows, n))
+
+    def multiply(self, code, left, start, rows, first, k, y, to, scratch):
+        """Emits the sum of a task over the rows of its group.
+
+        Args:
+          code: where to emit.
+          left: the buffers of the left factor.
+          start: its first column.
+          rows: its number of columns, which are rows of the result.
+          first: first row of the group.
+          k: rows of the group.
+          y: the right factor.
+          to: address of the result.
+          scratch: memory of `scratch` numbers.
+        """
+        (x,) = left
+        factor = code.gep(x.row(code, first), [start]), x.dims[1]
+        self.gemm_of(code, rows, k, factor, first, y, to, number(SET), scratch)
+
+    def gemm_of(self, code, rows, k, left, first, y, to, add, scratch):
+        """Emits the call of the product; `left` has its stride."""
+        n = y.dims[1]
+        args = [rows, n, k, *left, y.row(code, first), n, to, n]
+        panel = code.gep(scratch, [number(self.gemm.strips)])
+        args += [add, number(0), scratch, panel]
+        code.call(self.gemm.function, args)
 
 
 def zero(code: ir.IRBuilder, address: ir.Value, count: ir.Value) -> None:

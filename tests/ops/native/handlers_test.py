@@ -9,8 +9,8 @@ from llvmlite import ir
 from moe.ops.native.build import TILES, Unsupported, compiled, export
 from moe.ops.native.gemm import Gemm
 from moe.ops.native.handlers import Handler
-from moe.ops.native.kernels import Kernels
 from moe.ops.native.products import Rows
+from moe.ops.native.tiles import Kernels
 from tests.ops.native.common import whole
 
 TILE = list(TILES.values())[-1]
