@@ -4,19 +4,30 @@ import pathlib
 import sys
 from types import ModuleType
 
-from moe.checkpoints import best, listing, prune, upcycle, verify
+from moe.checkpoints import (
+    best,
+    exporting,
+    importing,
+    listing,
+    prune,
+    upcycle,
+    verify,
+)
 from moe.command_line import command, read_flags, read_overrides
 from moe.config import ConfigError
 from moe.paths import check_local
 
 # Each has FLAGS, and `run(workdir)`, which returns the exit code; those with
 # OVERRIDES have `run(workdir, overrides)`, and take `--config.NAME=VALUE`.
+# `folder_of` returns the folder of what is given as DIR, where it is another.
 COMMANDS: dict[str, ModuleType] = {
     'list': listing,
     'verify': verify,
     'prune': prune,
     'best': best,
     'upcycle': upcycle,
+    'import': importing,
+    'export': exporting,
 }
 
 
@@ -42,7 +53,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError('DIR', ' '.join(folders), allowed)
     workdir = pathlib.Path(folders[0])
     check_local(workdir, 'DIR')
-    if not workdir.is_dir():
+    if not getattr(module, 'folder_of', pathlib.Path)(workdir).is_dir():
         raise ConfigError('DIR', folders[0], "a run's folder")
     return module.run(workdir, overrides) if takes else module.run(workdir)
 

@@ -5,7 +5,7 @@ B batch, S positions, V vocabulary, D width.
 
 import dataclasses
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -29,12 +29,15 @@ class LMConfig(TransformerConfig):
       tie_embeddings: whether the output matrix is the embedding, transposed.
       embedding_scale: factor on the embeddings; None for sqrt(D).
       logit_scale: factor on the logits; None for 1.
+      param_dtype: dtype of the parameters, and so of the optimizer's moments;
+        products are in `dtype`.
     """
 
     vocab_size: PositiveInt = 256
     tie_embeddings: bool = False
     embedding_scale: PositiveFloat | None = None
     logit_scale: PositiveFloat | None = None
+    param_dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self):
         super().__post_init__()

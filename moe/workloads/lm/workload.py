@@ -122,7 +122,10 @@ class Language(TransformerWorkload):
         groups = self._config.model.moe.num_groups or 1
         count = groups // math.gcd(groups, length)
         tokens = jnp.zeros((count, length), jnp.int32)
-        return dict(self._model.init(key, tokens))
+        variables = dict(self._model.init(key, tokens))
+        dtype = jnp.dtype(self._config.model.param_dtype)
+        cast = lambda x: x.astype(dtype)
+        return {**variables, 'params': jax.tree.map(cast, variables['params'])}
 
     def forward(self, variables, batch, **options):
         """Applies the model; the loss is in nats, over the valid targets."""
