@@ -19,7 +19,7 @@ from launch.planning.estimate import Implausible
 from launch.planning.hlo import HLOError
 from launch.planning.machines import NoCompiler
 from launch.planning.planner import plan
-from launch.planning.tables import ranking, table
+from launch.planning.tables import price_table, ranking, table
 from moe import files, progress
 from moe.command_line import command, define_config, read_config
 from moe.config import ConfigError
@@ -49,6 +49,13 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     'limit', 12, 'Largest number of plans of --compare.', 1, flag_values=_FLAGS
 )
+flags.DEFINE_float(
+    'price',
+    None,
+    'Price of one chip for an hour; prints that of a step and of 10^12 tokens.',
+    0.0,
+    flag_values=_FLAGS,
+)
 
 
 @command('launch.plan')
@@ -76,6 +83,8 @@ def main(argv: list[str]) -> int:
             with progress.shown('planning'):
                 result = plan(config, topology)
             text = table(result)
+            if _FLAGS.price is not None and 'step' in result:
+                text += '\n\n' + price_table(result, _FLAGS.price)
     except NoCompiler as error:
         print(f'launch.plan: {error}', file=sys.stderr)
         return 2

@@ -139,16 +139,25 @@ def part(instruction: Instruction) -> str:
       instruction: the instruction, whose metadata names the model's module.
 
     Returns:
-      Such as 'moe, backward': the module inside a block, or 'rest', and
-      'forward', 'recomputed' (for the backward pass) or
-      'backward'.
+      Such as 'moe, backward': the module inside a block, or one beside the
+      blocks ('embedding', 'head', 'stack' for what all blocks keep and read,
+      'loss'), and 'forward', 'recomputed' (for the backward pass) or
+      'backward'. 'update' for the optimizer and the norms of gradients, 'rest'
+      for what the compiler names nothing of.
     """
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
     path = name.group(1) if name else ''
-    module = re.search(r'/block_\d+/(\w+)', path)
     which = 'backward' if 'transpose(' in path else 'forward'
     which = 'recomputed' if 'rematted_computation' in path else which
-    return f'{module.group(1) if module else "rest"}, {which}'
+    block = re.search(r'/block_\d+/(\w+)', path)
+    if block:
+        return f'{block.group(1)}, {which}'
+    # What is differentiated is under jvp(MODEL), or under jvp() outside of it.
+    inside = re.search(r'jvp\((\w*)\)+/(?:(\w+)/)?', path)
+    if inside:
+        module = inside.group(2) if inside.group(1) else 'loss'
+        return f'{module or "rest of the model"}, {which}'
+    return 'update' if path else 'rest'
 
 
 def _walk(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.planning.machines import GIB
+from launch.planning.measured import expected, prices
 
 
 def table(plan: Mapping[str, Any]) -> str:
@@ -66,16 +67,65 @@ def _times(plan: Mapping[str, Any]) -> list[str]:
         for p in plan.get('parts', ())
         if max(p['compute'], p['memory']) >= 0.01 * step['compute']
     ]
-    for name, words in (
-        ('overlapped', 'the longest'),
-        ('not_overlapped', 'their sum'),
-    ):
-        at = step[name]
+    lines += [_time(words, at, plan) for words, at in _steps(plan).items()]
+    lines.append(
+        '  the first two are optimistic: kernels at the peaks, no latency'
+    )
+    found = expected(plan)
+    if found:
         lines.append(
-            f'  {words:<16}{at["seconds"]:>10.3f}  MFU {at["mfu"]:.3f}, '
-            f'{at["units_per_second"]:,.0f} {plan["batch"]["unit"]}/s'
+            f'  expected from {found.fastest:.3f} to {found.slowest:.3f}, as '
+            f'{found.points} measured steps stand to plans of them'
         )
     return lines
+
+
+def _steps(plan: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns the times of a step, and what follows from each, by words."""
+    step = plan['step']
+    found = {
+        'all overlapped': step['overlapped'],
+        'none overlapped': step['not_overlapped'],
+    }
+    more = expected(plan)
+    if more:
+        at = step['not_overlapped']
+        share = at['seconds'] / more.seconds
+        found['expect about'] = {
+            'seconds': more.seconds,
+            'mfu': at['mfu'] * share,
+            'units_per_second': at['units_per_second'] * share,
+        }
+    return found
+
+
+def _time(words: str, at: Mapping[str, float], plan: Mapping[str, Any]) -> str:
+    """Formats the seconds of a step, and what follows from them."""
+    return (
+        f'  {words:<16}{at["seconds"]:>10.3f}  MFU {at["mfu"]:.3f}, '
+        f'{at["units_per_second"]:,.0f} {plan["batch"]["unit"]}/s'
+    )
+
+
+def price_table(plan: Mapping[str, Any], per_chip_hour: float) -> str:
+    """Formats what a step costs, and 10^12 tokens or examples.
+
+    Args:
+      plan: plan of `launch.planning.planner.plan`, with a step.
+      per_chip_hour: price of one chip for an hour, in any currency.
+
+    Returns:
+      Lines of text.
+    """
+    unit = plan['batch']['unit']
+    lines = [
+        f'price of a step and of 10^12 {unit}, a chip being {per_chip_hour:g} '
+        'an hour'
+    ]
+    for words, at in _steps(plan).items():
+        step, many = prices(plan, per_chip_hour, at['seconds'])
+        lines.append(f'  {words:<16}{step:>10.4f}{many:>16,.0f}')
+    return '\n'.join(lines)
 
 
 def _mixtures(found: Mapping[str, Any]) -> list[str]:
@@ -169,4 +219,5 @@ def ranking(plans: Sequence[Mapping[str, Any]]) -> str:
         else:
             cells += f'{"does not fit":>43}'
         lines.append(f'{cells}  {name}')
+    lines.append('the sum is optimistic: kernels at the peaks, no latency')
     return '\n'.join(lines)

@@ -100,8 +100,9 @@ class LM(nn.Module):
             multiplied=c.tie_embeddings,
         )
         # Rows of unit scale into the stack, rows of unit norm out of it.
-        scale = c.embedding_scale or c.d_model**0.5
-        x = table[tokens].astype(c.dtype) * scale
+        with jax.named_scope('embedding'):
+            scale = c.embedding_scale or c.d_model**0.5
+            x = table[tokens].astype(c.dtype) * scale
         x, cache, aux = Stack(c, causal=True, name='stack')(
             x,
             cache=cache,
@@ -124,10 +125,11 @@ class LM(nn.Module):
                 axes=('embed', None),
                 decay=True,
             )
-        logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
-        logits = logits.astype(jnp.float32)
-        if c.logit_scale is not None:
-            logits *= c.logit_scale
+        with jax.named_scope('head'):
+            logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
+            logits = logits.astype(jnp.float32)
+            if c.logit_scale is not None:
+                logits *= c.logit_scale
         return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
 
 

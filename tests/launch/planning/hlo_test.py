@@ -77,7 +77,11 @@ def test_parts_by_the_names_of_modules():
         'jit(f)/jvp(LM)/while/block_0/moe/experts/dot': 'moe, forward',
         'jit(f)/transpose(jvp(LM))/block_1/attention/dot': 'attention, backward',
         'jit(f)/transpose(jvp(LM))/rematted_computation/block_0/moe/dot': 'moe, recomputed',
-        'jit(f)/add': 'rest, forward',
+        'jit(f)/jvp(LM)/head/dot': 'head, forward',
+        'jit(f)/transpose(jvp(LM))/stack/while/body/slice': 'stack, backward',
+        'jit(f)/jvp(LM)/mul': 'rest of the model, forward',
+        'jit(f)/transpose(jvp())/div': 'loss, backward',
+        'jit(f)/add': 'update',
     }
     for path, expected in names.items():
         metadata = f'calls=%fused, metadata={{op_name="{path}"}}'

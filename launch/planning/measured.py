@@ -1,0 +1,141 @@
+"""Published measurements of training steps, beside the plans of them.
+
+A roofline says what no program can beat. How far real programs stay behind it
+is read here from steps that others measured and that a kept plan of ours is of.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.planning.chips import parse_topology
+
+_MAXTEXT = 'maxtext.readthedocs.io, reference/models/tiering, v0.2'
+_RECIPES = 'github.com/AI-Hypercomputer/tpu-recipes, training'
+_BRIDGE = (
+    'docs.nvidia.com/nemo/megatron-bridge, performance summary, 25.11, routing '
+    'forced to balance'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """A measured training step, bfloat16, sequences of 4,096.
+
+    Attributes:
+      model: the published model.
+      platform: JAX's name of the chips' platform, 'tpu' or 'gpu'.
+      chips: chip and topology, as `--topology`.
+      tokens: tokens a chip and step; None where it is not published.
+      mfu: model FLOP/s over the chips' peak in bfloat16.
+      speed: tokens a second and chip; None where it is not published.
+      program: whose program ran.
+      source: where it is published.
+      plan: name of our plan in `docs/plans/`, of the same model on as many
+        chips; None for none.
+      planned: MFU of that plan with nothing overlapped.
+    """
+
+    model: str
+    platform: str
+    chips: str
+    tokens: int | None
+    mfu: float
+    speed: float | None
+    program: str
+    source: str
+    plan: str | None = None
+    planned: float | None = None
+
+    @property
+    def efficiency(self) -> float | None:
+        """Returns the measured MFU over the planned one, if there is a plan."""
+        return None if self.planned is None else self.mfu / self.planned
+
+
+POINTS = (
+    Point(
+        model='Mixtral 8x7B',
+        platform='tpu',
+        chips='v5p:4x4x4',
+        tokens=36 * 4096,
+        mfu=0.5489,
+        speed=None,
+        program='MaxText',
+        source=f'{_RECIPES}/v5p/Mixtral-8X7B-Maxtext; MaxText, Run_Mixtral.md',
+    ),
+    Point(
+        model='Mixtral 8x7B',
+        platform='tpu',
+        chips='v5p:4x4x8',
+        tokens=None,
+        mfu=0.5256,
+        speed=2909,
+        program='MaxText',
+        source=_MAXTEXT,
+        plan='mixtral_8x7b-v5p-4x4x8',
+        planned=0.694,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """What a plan's step may take, from how far others stayed behind theirs.
+
+    Attributes:
+      seconds: the geometric mean over the measured steps.
+      fastest: with the efficiency of the best of them.
+      slowest: with that of the worst.
+      points: how many there are.
+    """
+
+    seconds: float
+    fastest: float
+    slowest: float
+    points: int
+
+
+def expected(
+    plan: Mapping[str, Any], points: Sequence[Point] = POINTS
+) -> Expectation | None:
+    """Returns what the step of a plan may take.
+
+    Args:
+      plan: plan of `launch.planning.planner.plan`, with a step.
+      points: measured steps; those of the same platform count.
+
+    Returns:
+      None if no measured step of the platform has a plan.
+    """
+    platform = parse_topology(plan['topology']).platform
+    found = [
+        p.efficiency
+        for p in points
+        if p.platform == platform and p.efficiency is not None
+    ]
+    if not found:
+        return None
+    mean = math.exp(sum(map(math.log, found)) / len(found))
+    seconds = plan['step']['not_overlapped']['seconds']
+    return Expectation(
+        seconds / mean, seconds / max(found), seconds / min(found), len(found)
+    )
+
+
+def prices(
+    plan: Mapping[str, Any], per_chip_hour: float, seconds: float
+) -> tuple[float, float]:
+    """Returns what a step costs, and 10^12 tokens or examples.
+
+    Args:
+      plan: plan of `launch.planning.planner.plan`.
+      per_chip_hour: price of one chip for an hour, in any currency.
+      seconds: seconds that a step takes.
+
+    Returns:
+      The price of a step, and of 10^12 units.
+    """
+    step = plan['chips'] * per_chip_hour * seconds / 3600
+    return step, step * 1e12 / plan['batch']['units']

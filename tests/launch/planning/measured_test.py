@@ -1,0 +1,59 @@
+"""Measured steps beside plans of them, and what plans are expected to take."""
+
+import dataclasses
+import json
+
+import pytest
+
+from launch.planning import measured
+from launch.planning.chips import parse_topology
+from launch.planning.measured import POINTS, Point, expected, prices
+from tests.launch.planning.runs import ROOT, made
+
+PLANNED = [p for p in POINTS if p.plan]
+
+
+@pytest.mark.parametrize('point', POINTS, ids=lambda p: f'{p.model} {p.chips}')
+def test_published_figures_agree_with_each_other(point):
+    assert parse_topology(point.chips).platform == point.platform
+    assert 0 < point.mfu < 1
+    assert point.source and point.program
+
+
+@pytest.mark.parametrize('point', PLANNED, ids=lambda p: p.plan)
+def test_plans_are_of_what_was_measured(point):
+    plan = json.loads((ROOT / f'docs/plans/{point.plan}.json').read_text())
+    assert plan['topology'] == point.chips
+    assert plan['memory']['fits']
+    assert point.planned == round(plan['step']['not_overlapped']['mfu'], 3)
+    if point.tokens:
+        assert plan['batch']['units_per_chip'] == point.tokens
+
+
+def point(mfu, planned):
+    return dataclasses.replace(PLANNED[0], mfu=mfu, planned=planned)
+
+
+def test_expected():
+    # Four seconds at efficiencies of 1/2 and 1/8: 8 and 32 s; of these the
+    # geometric mean is 16.
+    found = expected(made(4.0), [point(0.4, 0.8), point(0.1, 0.8)])
+    assert dataclasses.astuple(found) == pytest.approx((16.0, 8.0, 32.0, 2))
+
+
+def test_nothing_is_expected_without_a_plan_or_of_another_platform():
+    gpu = dataclasses.replace(point(0.4, 0.8), platform='gpu')
+    bare = dataclasses.replace(point(0.4, 0.8), planned=None)
+    assert expected(made(), [gpu, bare]) is None
+
+
+def test_prices():
+    plan = {**made(), 'chips': 128}
+    plan['batch']['units'] = 1e9
+    # 128 chips for 9 s are .32 chip-hours; 10^12 tokens are 1000 steps.
+    assert prices(plan, 2.0, 9.0) == pytest.approx((0.64, 640.0))
+
+
+def test_an_efficiency_is_measured_over_planned():
+    assert point(0.3, 0.6).efficiency == 0.5
+    assert isinstance(measured.POINTS[0], Point)
