@@ -17,7 +17,8 @@ PLANNED = [p for p in POINTS if p.plan]
 def test_published_figures_agree_with_each_other(point):
     assert parse_topology(point.chips).platform == point.platform
     assert 0 < point.mfu < 1
-    assert point.source and point.program
+    assert point.source
+    assert point.program
 
 
 @pytest.mark.parametrize('point', PLANNED, ids=lambda p: p.plan)
