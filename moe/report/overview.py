@@ -122,6 +122,40 @@ def speed(run: Run) -> str | None:
     return None
 
 
+def balance(run: Run) -> list[str]:
+    """Returns the line of the largest load, if the run has mixtures."""
+    for kind, where in (('eval/moe', ' in validation'), ('moe', '')):
+        metrics = run.statistics(kind).get('load_max', {})
+        loads = {
+            place: run.last(name) or 0.0 for place, name in metrics.items()
+        }
+        if loads:
+            place = max(loads, key=lambda place: loads[place])
+            layer = place.replace('_', ' ')
+            return [
+                f'largest load: {loads[place]:.2f} times uniform'
+                f'{where}, in {layer}'
+            ]
+    return []
+
+
+def costs(run: Run) -> list[str]:
+    """Returns the line of what the run cost, if that is known."""
+    words = []
+    for name, (unit,) in run.matches('cost/(.+)_seen').items():
+        seen = run.last(name) or 0.0
+        words.append(f'{seen:,.0f} {unit}')
+        parts = run.matches(f'cost/flops_per_{unit[:-1]}/.+')
+        flops = sum(run.last(part) or 0.0 for part in parts)
+        if flops:
+            words.append(f'{seen * flops:.2e} FLOPs of the model')
+        rates = run.metrics.get(f'train/{unit}_per_second')
+        if rates is not None:
+            seconds = round(seen / statistics.median(rates.values))
+            words.append(f'{seconds // 60}m{seconds % 60:02}s of training')
+    return [f'cost: {", ".join(words)}'] if words else []
+
+
 def _steps(run: Run) -> str:
     planned = run.config.get('steps')
     known = isinstance(planned, int) and planned != run.steps

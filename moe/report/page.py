@@ -15,7 +15,9 @@ from moe.report.cost import cost
 from moe.report.markup import folded, page, section
 from moe.report.optimization import optimization
 from moe.report.overview import (
+    balance,
     comparability,
+    costs,
     differing_fields,
     number,
     overview,
@@ -56,7 +58,8 @@ def summary(
       sections_of: a function from a run to the sections of its workload.
 
     Returns:
-      A line of the newest evaluation, then the lines of the workload.
+      A line of the newest evaluation, of the largest load and of the cost,
+      then the lines of the workload.
 
     Raises:
       ConfigError: if the folder holds no run.
@@ -71,6 +74,8 @@ def summary(
         return '\n'.join(
             [
                 f'validation: {", ".join([*results, loss])}',
+                *balance(run),
+                *costs(run),
                 *sections_of(run).summary(run),
             ]
         )

@@ -127,7 +127,7 @@ def test_sections_of_a_workload(tmp_path):
         *('two', 'Mixture layers in training', 'Of two', 'Config'),
     ]
     lines = report.summary(one, lambda run: sections).splitlines()
-    assert lines[1:] == ['as one', 'said']
+    assert lines[2:] == ['as one', 'said']
 
 
 def test_comparison(tmp_path):
@@ -263,7 +263,31 @@ def test_run_without_an_evaluation_yet(tmp_path):
 
 def test_summary(tmp_path):
     text = report.summary(runs.write(tmp_path / 'one'))
-    assert text == 'validation: 1.5000 bits/byte, loss 1.5000'
+    assert text.splitlines() == [
+        'validation: 1.5000 bits/byte, loss 1.5000',
+        'largest load: 2.25 times uniform, in layer 3',
+    ]
+
+
+def test_summary_of_what_a_run_cost_and_of_loads_in_evaluation(tmp_path):
+    # 50,000 tokens of 2 + 3 FLOPs, at a median of 250 a second: 200 s.
+    lines = [
+        {
+            **line,
+            'cost/tokens_seen': 12_500.0 * line['step'],
+            'cost/flops_per_token/experts': 2.0,
+            'cost/flops_per_token/head': 3.0,
+            'train/tokens_per_second': [100.0, 200.0, 300.0, 900.0][i],
+            'eval/moe/layer_1/load_max': 1.25,
+            'eval/moe/layer_3/load_max': 1.125,
+        }
+        for i, line in enumerate(runs.lines())
+    ]
+    text = report.summary(runs.write(tmp_path / 'one', lines))
+    assert text.splitlines()[1:] == [
+        'largest load: 1.25 times uniform in validation, in layer 1',
+        'cost: 50,000 tokens, 2.50e+05 FLOPs of the model, 3m20s of training',
+    ]
 
 
 @pytest.mark.parametrize('missing', ['config.json', 'metrics.jsonl', None])

@@ -15,7 +15,7 @@ def test_table():
     assert '(50% useful)' in text
     assert '  all overlapped       4.000  MFU 0.500, 1,000 tokens/s\n' in text
     assert '  none overlapped      4.000  MFU 0.500, 1,000 tokens/s\n' in text
-    assert 'the first two are optimistic: kernels at the peaks' in text
+    assert 'kernels at their peaks, no latency: nothing is faster' in text
     assert '  moe, recomputed            0.750     0.250\n' in text
     assert 'rest,' not in text
     # One run's share of four, and of two gigabytes.
@@ -65,7 +65,7 @@ def test_ranking_is_by_time_among_those_that_fit():
         {'changes': {'mesh.fsdp': 4}, **made(4.0)},
     ]
     *lines, note = tables.ranking(plans).splitlines()[1:]
-    assert note.startswith('the sum is optimistic')
+    assert note.startswith('the sum has kernels at their peaks')
     order = [line.partition('fsdp=')[2][0] for line in lines]
     assert order == ['4', '2', '1', '3']
     assert 'does not fit' in lines[2]
