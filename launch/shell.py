@@ -4,6 +4,8 @@ import os
 import shlex
 from collections.abc import Iterable
 
+from moe.config import ConfigError
+
 
 def quote(text: str) -> str:
     r"""Returns a word that bash reads as the text, on one line.
@@ -31,6 +33,23 @@ def _escaped(character: str) -> str:
 def join(words: Iterable[str]) -> str:
     """Returns a command line of words, each quoted."""
     return ' '.join(map(quote, words))
+
+
+def words(field: str, text: str) -> list[str]:
+    """Returns the words of a text as a shell reads them.
+
+    Args:
+      field: where the text is given.
+      text: the text.
+
+    Raises:
+      ConfigError: for a quote that does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        allowed = f'as a shell takes it ({error})'
+        raise ConfigError(field, text, allowed) from None
 
 
 def here_document(command: str, text: str) -> list[str]:

@@ -23,10 +23,6 @@ os.environ['XLA_FLAGS'] = (
 
 import hypothesis
 
-# Before absl is: it closes the streams that handlers of logging know, and under
-# pytest those are pytest's own.
-import submitit  # noqa: F401
-
 # Tracing makes so many objects that looking for garbage is a quarter of it.
 gc.set_threshold(50_000, 20, 10)
 

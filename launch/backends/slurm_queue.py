@@ -1,19 +1,17 @@
 """The jobs of a sweep's submissions in SLURM's queue.
 
-A submission is a folder with the script for sbatch and `trials.json`, the names
-of its trials in the order of the array. A job is found again by the path of its
-script, without other records.
+A submission is a folder with the script for sbatch, which names its trials in
+the order of the array. A job is found again by the path of its script, without
+other records.
 """
 
-import json
 import pathlib
 import subprocess
-import tempfile
-import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from moe import files
+from launch import shell
+
+_NAMES = ': trial '
 
 _ENDED = (
     'BOOT_FAIL',
@@ -28,6 +26,36 @@ _ENDED = (
 )
 
 
+# Reasons for which a waiting job waits until somebody changes it, or the site:
+# the beginnings of SLURM's words. Source: slurm.schedmd.com/job_reason_codes.
+_NEVER = (
+    'AccountNotAllowed',
+    'AssocMax',
+    'BadConstraints',
+    'InvalidAccount',
+    'InvalidQOS',
+    'JobHeld',
+    'MaxMemPerLimit',
+    'MaxBillingPerJob',
+    'MaxCpuPerNode',
+    'MaxNodePerAccount',
+    'NodeDown',
+    'PartitionConfig',
+    'PartitionDown',
+    'PartitionInactive',
+    'PartitionNodeLimit',
+    'PartitionTimeLimit',
+    'QOSMaxWall',
+    'QOSMaxCpuPerJob',
+    'QOSMaxNodePerJob',
+    'QOSMaxGRESPerJob',
+    'QOSMin',
+    'QOSNotAllowed',
+    'ReqNodeNotAvail',
+    'Reservation_',
+)
+
+
 class NoAnswer(RuntimeError):
     """A command of SLURM failed; the message is SLURM's."""
 
@@ -38,10 +66,25 @@ class Job(NamedTuple):
     Attributes:
       id: id of the job in SLURM, '12_3', or '12' outside of an array.
       state: state of the job in SLURM.
+      reason: why it waits, in SLURM's words.
+      nodes: nodes that it runs on, or ran on.
     """
 
     id: str
     state: str
+    reason: str = ''
+    nodes: str = ''
+
+    @property
+    def waits(self) -> str:
+        """Returns that it waits, and why."""
+        known = self.reason not in ('', 'None')
+        return f'waiting ({self.reason})' if known else 'waiting'
+
+    @property
+    def never(self) -> bool:
+        """Whether it waits for what time alone does not bring."""
+        return self.state == 'PENDING' and self.reason.startswith(_NEVER)
 
     @property
     def array(self) -> int:
@@ -59,22 +102,35 @@ class Job(NamedTuple):
         return self.state in _ENDED
 
 
-def new_submission(folder: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
-    """Makes the folder of a submission.
+def next_submission(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the path of the next submission's script, in a new folder.
 
     Args:
-      folder: folder of all submissions of the sweep, absolute, made if absent.
-      names: names of the trials in the order of the array.
-
-    Returns:
-      The new, empty folder: submitit would take old results for those of a new
-      job with the same number.
+      folder: folder of all submissions of the sweep, absolute.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    prefix = time.strftime('%Y%m%d-%H%M%S-')
-    made = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=prefix))
-    files.write_text(made / 'trials.json', json.dumps(names))
-    return made
+    numbers = [0]
+    if folder.is_dir():
+        names = (path.name for path in folder.iterdir())
+        numbers += [int(name) for name in names if name.isdecimal()]
+    return folder / str(max(numbers) + 1) / 'job.sh'
+
+
+def naming(trial: str) -> str:
+    """Returns the line of a script that names the trial of the next line.
+
+    Args:
+      trial: name of the trial.
+    """
+    return f'{_NAMES}{shell.quote(trial)}'
+
+
+def names(script: pathlib.Path) -> list[str]:
+    """Returns the names of the trials of a script, in the array's order."""
+    lines = script.read_text().splitlines()
+    found = (line for line in lines if line.startswith(_NAMES))
+    return [
+        shell.words(str(script), line.removeprefix(_NAMES))[0] for line in found
+    ]
 
 
 def jobs(folder: pathlib.Path) -> dict[str, Job]:
@@ -89,16 +145,20 @@ def jobs(folder: pathlib.Path) -> dict[str, Job]:
     Raises:
       NoAnswer: if squeue fails, as during a restart of SLURM.
     """
-    listing = ['--array', '--states=all', '--noheader', '--format=%i|%T|%o']
+    listing = [
+        '--array',
+        '--states=all',
+        '--noheader',
+        '--format=%i|%T|%r|%N|%o',
+    ]
     newest: dict[str, Job] = {}
     for line in _slurm('squeue', '--me', *listing).splitlines():
-        id, state, script = line.split('|', 2)
-        submission = pathlib.Path(script).parent
-        if submission.parent != folder:
+        id, state, reason, nodes, script = line.split('|', 4)
+        path = pathlib.Path(script)
+        if path.parent.parent != folder:
             continue
-        names = json.loads((submission / 'trials.json').read_text())
-        job = Job(id, state)
-        name = names[job.place]
+        job = Job(id, state, reason, nodes)
+        name = names(path)[job.place]
         if name not in newest or newest[name].array < job.array:
             newest[name] = job
     return newest
@@ -114,6 +174,21 @@ def requeue(job: Job) -> None:
       NoAnswer: if SLURM refuses, or has forgotten the job.
     """
     _slurm('scontrol', 'requeue', job.id)
+
+
+def exclude(job: Job) -> None:
+    """Keeps a queued job from the nodes that it ran on.
+
+    Args:
+      job: the job, as it was when it ran.
+
+    Raises:
+      NoAnswer: if SLURM refuses.
+    """
+    if job.nodes:
+        _slurm(
+            'scontrol', 'update', f'job={job.id}', f'excnodelist={job.nodes}'
+        )
 
 
 def _slurm(*command: str) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -140,7 +139,7 @@ class Options:
         if self.reservation and self.capacity == 'spot':
             allowed = 'absent with spot capacity'
             raise ConfigError('reservation', self.reservation, allowed)
-        for word in _words('environment', self.environment):
+        for word in shell.words('environment', self.environment):
             if not re.match(r'[A-Za-z_]\w*=', word):
                 allowed = f'NAME=VALUE, as a shell reads it ({word!r} is not)'
                 raise ConfigError('environment', self.environment, allowed)
@@ -198,21 +197,12 @@ class Options:
     @property
     def words(self) -> list[str]:
         """Returns the user's flags."""
-        return _words('flags', self.flags)
+        return shell.words('flags', self.flags)
 
     @property
     def variables(self) -> list[str]:
         """Returns the variables of the program, each NAME=VALUE."""
-        return _words('environment', self.environment)
-
-
-def _words(name: str, value: str) -> list[str]:
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise ConfigError(name, value, f'as a shell takes it ({error})') from (
-            None
-        )
+        return shell.words('environment', self.environment)
 
 
 @dataclasses.dataclass(frozen=True)

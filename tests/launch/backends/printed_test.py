@@ -114,8 +114,17 @@ def test_slurm(play, monkeypatch):
     one, given = trial('runs'), slurm.Options()
     lines = slurm.dry_run([one], given, parallel=1, retries=0)
     found = play(lines)
-    assert found['sbatch'] == [[]]
-    assert found['srun'] == [[*given.for_srun(), 'python', *one.command]]
+    ((script,),) = found['sbatch']
+    monkeypatch.setenv('SLURM_ARRAY_TASK_ID', '0')
+    (words,) = play(pathlib.Path(script).read_text().splitlines())['srun']
+    assert words[:4] == [
+        *('--kill-on-bad-exit=1', 'python', '-m'),
+        'launch.backends.slurm_process',
+    ]
+    mark, folder, dashes, *command = words[4:]
+    assert mark.endswith('/.slurm/1/again_0')
+    assert (folder, dashes) == (str(one.folder), '--')
+    assert command == list(one.command)
 
 
 @pytest.mark.parametrize('engine', ['gcloud', 'xpk', 'skypilot'])
@@ -140,7 +149,9 @@ def test_what_a_host_downloads_is_signed_or_has_a_checksum(play):
     # Only the key with this fingerprint gets into the keyring.
     exported = next(a[-1] for a in found['gpg'] if '--export' in a)
     assert exported == '35BAA0B33E9EB396F59CA838C0BA5CE6DC6315A3'
-    assert ['apt-get', 'install', '--yes', 'gcsfuse=3.8.0'] in found['sudo']
+    wait = ('-o', 'DPkg::Lock::Timeout=600')  # of a boot's own updates
+    installed = ['apt-get', *wait, 'install', '--yes', 'gcsfuse=3.8.0']
+    assert installed in found['sudo']
     (pip,) = found['python3']
     assert '--require-hashes' in pip
     requirements = pip[-1].removeprefix('--requirement=')

@@ -115,10 +115,11 @@ def test_trials_end_in_every_way(here, tmp_path, capsys):
         f'see {cancelled.folder}/log.txt',
     ]
     assert 'done        mends  step 0/1  attempt 2' in said.out
-    # They were one array.
+    # They were one array, and nothing was added to what a dry run prints.
     (submission,) = (base / '.slurm').iterdir()
-    (script,) = submission.glob('*_submission.sh')
-    assert '--array=0-5%6' in script.read_text()
+    text = (submission / 'job.sh').read_text()
+    assert '--array=0-5%6' in text
+    assert 'wckey' not in text
 
 
 def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
@@ -166,7 +167,6 @@ def test_jobs_are_found_again(here, tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_over_is_submitted_anew(here, tmp_path):
-    # Alone, it is no array.
     base = tmp_path / 'sweep'
     trial = Trial(base / 'a', FAIL)
     slurm.run([trial], OPTIONS, parallel=2, retries=0)
@@ -183,7 +183,7 @@ def test_sbatch_refuses(here, tmp_path):
         slurm.run(trials, options, parallel=1, retries=0)
     given, _, reason = str(caught.value).partition(': must be ')
     assert given.startswith('slurm = ')
-    assert "'partition': 'gpu'" in given
+    assert '--partition=gpu' in given
     assert reason.startswith('accepted by sbatch: ')
     assert 'invalid partition specified: gpu' in reason
 
@@ -200,3 +200,55 @@ def test_pasted_dry_run_runs_the_trials(here, tmp_path):
     )
     eventually(lambda: all(t.done() for t in trials))
     assert [t.starts() for t in trials] == [1, 1]
+
+
+def test_what_is_submitted_is_what_the_dry_run_prints(here, tmp_path):
+    base = tmp_path / "a user's sweep"
+    trial = Trial(base / 'a', DONE)
+    lines = list(slurm.dry_run([trial], OPTIONS, parallel=1, retries=0))
+    slurm.run([trial], OPTIONS, parallel=1, retries=0)
+    script = (base / '.slurm' / '1' / 'job.sh').read_text()
+    printed = '\n'.join(lines).partition("<<'END'\n")[2]
+    assert printed.partition('END\n')[0] == script
+
+
+def test_a_job_that_can_never_run_is_told_at_once(here, tmp_path, capfd):
+    # In a partition that is down; by and by it is up again.
+    trial = Trial(tmp_path / 'sweep' / 'a', DONE)
+    state = ['scontrol', 'update', 'partitionname=debug']
+    subprocess.run([*state, 'state=DOWN'], check=True)
+
+    def mend():
+        eventually(lambda: 'cannot start' in capfd.readouterr().err)
+        subprocess.run([*state, 'state=UP'], check=True)
+
+    user = threading.Thread(target=mend)
+    user.start()
+    try:
+        slurm.run([trial], OPTIONS, parallel=1, retries=0)
+    finally:
+        user.join()
+    assert trial.done()
+
+
+def test_a_stop_is_repeated_no_more_often_than_allowed(here, tmp_path):
+    # As a trial does that is asked to stop again and again.
+    again = f"open(folder + '/ready', 'a'); {STOP}"
+    trial = Trial(tmp_path / 'sweep' / 'a', again, again)
+    options = dataclasses.replace(OPTIONS, requeues=1)
+
+    def signals():
+        for count in (1, 2):
+            eventually(lambda count=count: trial.starts() == count, 60)
+            time.sleep(1)
+            jobs = slurm_queue.jobs((tmp_path / 'sweep/.slurm').resolve())
+            asked = ['scancel', '--signal=USR2', jobs['a'].id]
+            subprocess.run(asked, check=True)
+
+    user = threading.Thread(target=signals)
+    user.start()
+    slurm.run([trial], options, parallel=1, retries=0)
+    user.join()
+    assert (trial.starts(), trial.done()) == (2, False)
+    (out,) = (tmp_path / 'sweep/.slurm/1').glob('*.out')
+    assert 'as often as slurm.requeues allows' in out.read_text()
