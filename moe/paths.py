@@ -53,7 +53,12 @@ def check_local(path: str | os.PathLike, field: str = 'workdir') -> None:
     """
     text = os.fspath(path)
     if _URL.match(text):
-        allowed = 'a path of a file system (object storage must be mounted)'
+        # A `pathlib.Path` of a URL has lost one of its slashes.
+        text = re.sub('^([^:/]+):/(?!/)', r'\1://', text)
+        allowed = (
+            'a path of a file system (mount object storage: gcsfuse for gs://, '
+            'mountpoint-s3 for s3://)'
+        )
         raise ConfigError(field, text, allowed)
     if '\0' in text:
         raise ConfigError(field, text, 'a path, which has no NUL')

@@ -12,10 +12,10 @@ from moe.config import ConfigError
 @pytest.mark.parametrize(
     ('path', 'reason'),
     [
-        ('gs://bucket/run', 'object storage must be mounted'),
-        ('gs:/bucket/run', 'object storage must be mounted'),  # as pathlib has
-        ('s3://bucket/run', 'object storage must be mounted'),
-        ('file:///run', 'object storage must be mounted'),
+        ('gs://bucket/run', 'mount object storage'),
+        ('gs:/bucket/run', 'mount object storage'),  # as pathlib has
+        ('s3://bucket/run', 'mount object storage'),
+        ('file:///run', 'mount object storage'),
         ('a\0b', 'no NUL'),
         ('x' * 256, 'File name too long'),
         ('x/' * 1950, 'at most 3840 bytes'),
@@ -90,3 +90,11 @@ def test_json_that_is_damaged(tmp_path, content, reason):
     with pytest.raises(ConfigError, match=reason) as error:
         paths.read_json(path)
     assert 'config.json' in str(error.value)
+
+
+def test_a_url_is_told_whole():
+    # Also as pathlib has it, with one slash less.
+    for path in ('gs://bucket/run', pathlib.Path('gs://bucket/run')):
+        with pytest.raises(ConfigError) as caught:
+            paths.check_local(path)
+        assert caught.value.value == 'gs://bucket/run'

@@ -154,7 +154,7 @@ WRONG = {
             '--workdir=gs://bucket/run',
             '--config.data.source.files=moe/*.py',
         ],
-        ['workdir', 'object storage must be mounted'],
+        ['workdir', 'mount object storage'],
     ),
     'a prompt that is no UTF-8': (
         ['--config.sample_prompt=\udce9'],
