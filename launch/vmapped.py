@@ -29,6 +29,7 @@ from moe.programs import keep_programs
 from moe.training import history
 from moe.training.checkpoint import Checkpoints
 from moe.training.clock import Clock
+from moe.training.cost import Cost
 from moe.training.divergence import all_finite, told
 from moe.training.folder import write_description
 from moe.training.lock import locked
@@ -192,10 +193,13 @@ class VmappedTrainer:
         self._alive = dict(enumerate(trials))
         self._writers = [Writer(trial.folder, 0) for trial in trials]
         self.clock = Clock(config.steps, workload)
+        self._cost = Cost(workload, jax.devices()[:1])
+        self._constants = self._cost.constants()
 
     def advance(self) -> Any:
         """Takes a step of all trials; returns metrics stacked over them."""
-        rows = _stacked([next(batches) for batches in self._batches])
+        with self.clock.waiting():
+            rows = _stacked([next(batches) for batches in self._batches])
         self._states, metrics = self._train_step(
             self._scalars, self._states, rows
         )
@@ -209,6 +213,9 @@ class VmappedTrainer:
     def log(self, step: int, metrics: Any, evaluation: Any) -> None:
         """Writes the metrics of each trial that has not diverged."""
         speed, losses = self.clock.speed(), []
+        # Of each trial alone, all of which the device computes in this time.
+        speed |= self._cost.metrics(step, speed) | self._constants
+        self._constants = {}  # they stand in the first line
         for i, trial in list(self._alive.items()):
             own = _part((metrics, evaluation), i)
             values, _ = logged(self._workload, *own)

@@ -65,6 +65,21 @@ def test_values_equal_those_of_separate_runs(runs):
                 )
 
 
+def test_costs_are_logged(runs):
+    # The same ones as by itself; a step is 8 sequences of 16 tokens.
+    trials, alone = runs
+    for trial in trials:
+        found = read_metrics(trial.folder / 'metrics.jsonl')
+        first = read_metrics(alone[trial.name] / 'metrics.jsonl')[0]
+        flops = {k: v for k, v in first.items() if 'flops_per' in k}
+        assert flops
+        assert flops.items() <= found[0].items()
+        for line in found:
+            assert line['cost/tokens_seen'] == 8 * 16 * line['step']
+        assert 0 <= found[-1]['cost/data_wait'] <= 1
+        assert found[-1]['cost/model_tflops'] > 0
+
+
 def test_trials_differ(runs):
     # The test above would not see a seed or a rate that reaches nothing.
     trials, _ = runs

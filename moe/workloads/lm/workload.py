@@ -28,7 +28,11 @@ from moe.training.workload import (
 )
 from moe.workloads.lm.data import Corpus, Source
 from moe.workloads.lm.data.kept import keep_tokenizer
-from moe.workloads.lm.data.mixture import check_name, check_tokenizers
+from moe.workloads.lm.data.mixture import (
+    Mixture,
+    check_name,
+    check_tokenizers,
+)
 from moe.workloads.lm.data.packing import Packed, check_documents
 from moe.workloads.lm.data.tokens import Joined, as_tokens
 from moe.workloads.lm.data.vocabulary import checked
@@ -62,6 +66,18 @@ class LanguageConfig(TransformerRun):
     )
     sample_prompt: str = 'def '
     sample_length: NaturalInt = 400
+
+    def _count_steps(self):
+        """Turns numbers of tokens, of a mixture's stages too, into steps."""
+        super()._count_steps()
+        source = self.data.source
+        if isinstance(source, Mixture):
+            try:
+                source = source.in_steps(self._in_steps)
+            except ConfigError as error:
+                raise error.inside('data.source') from None
+            data = dataclasses.replace(self.data, source=source)
+            object.__setattr__(self, 'data', data)
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,12 +8,12 @@ import fractions
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 
-from moe.config import ConfigError, NaturalInt, OneOf, PositiveFloat
+from moe.config import ConfigError, Counted, OneOf, PositiveFloat, PositiveSteps
 from moe.workloads.lm.data.sources import SOURCES, Corpus, Mixed, Source
 from moe.workloads.lm.data.tokens import Joined, as_tokens
 
@@ -23,11 +23,12 @@ class Stage:
     """Weights from a step on.
 
     Attributes:
-      step: the first step with these weights.
+      step: the first step with these weights; a text such as '2e9 tokens' is
+        the number of steps that read so many, rounded up.
       weights: weight of each source by name.
     """
 
-    step: NaturalInt
+    step: PositiveSteps
     weights: Mapping[str, PositiveFloat]
 
 
@@ -68,9 +69,26 @@ class Mixture(Source):
             if set(weights) != set(self.sources):
                 allowed = f'of each of {", ".join(self.sources)}'
                 raise ConfigError(field, dict(weights), allowed)
-        steps = [0, *(stage.step for stage in self.stages)]
-        if any(a >= b for a, b in itertools.pairwise(steps)):
-            raise ConfigError('stages', steps[1:], 'of ascending steps above 0')
+        steps = [stage.step for stage in self.stages]
+        # Numbers of tokens are compared when they are steps.
+        counted = any(isinstance(step, Counted) for step in steps)
+        if not counted and any(a >= b for a, b in itertools.pairwise(steps)):
+            raise ConfigError('stages', steps, 'of ascending steps')
+
+    def in_steps(self, convert: Callable[[str, int], int]) -> 'Mixture':
+        """Returns a copy whose stages begin at steps, not at tokens.
+
+        Args:
+          convert: a function from a field and its value to a step.
+
+        Raises:
+          ConfigError: if they do not ascend.
+        """
+        stages = (
+            dataclasses.replace(s, step=convert(f'stages[{i}].step', s.step))
+            for i, s in enumerate(self.stages)
+        )
+        return dataclasses.replace(self, stages=tuple(stages))
 
     @property
     def _first(self) -> Source:

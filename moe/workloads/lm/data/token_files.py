@@ -96,7 +96,9 @@ class TokenFiles(Tokenized, abc.ABC):
     """Files of token ids, mapped while they are read.
 
     They follow each other in the order of their names, numbers by their value.
-    Without `val_files` the last documents validate.
+    Without `val_files` the last documents validate: by position, as a split by
+    contents would read all files before the first step, whatever their size.
+    For the same reason repeated documents are looked for in a sample.
 
     Attributes:
       files: path or glob of the files, or a folder.
@@ -201,10 +203,11 @@ class TokenFiles(Tokenized, abc.ABC):
             digests.append(str(len(train)))
         facts |= {'train_tokens': len(train), 'val_tokens': len(val)}
         fingerprint = hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]
-        seen, repeated = repeated_documents([train, val])
+        seen, repeated, share = repeated_documents([train, val])
+        of = 'all' if share == 1 else f'a sample of {share:.2g} of the tokens'
         note = (
-            f'{repeated:,} of {seen:,} documents that were looked at are there '
-            'more than once: validation may have what was trained on'
+            f'{repeated:,} of {seen:,} documents ({of}) are there more than '
+            'once: validation may have what was trained on'
         )
         notes = (note,) if repeated else ()
         corpus = Corpus(train, val, fingerprint, facts, notes)

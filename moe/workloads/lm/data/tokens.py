@@ -298,7 +298,7 @@ def as_tokens(ids: Tokens | np.ndarray) -> Tokens:
 
 def repeated_documents(
     parts: Sequence[Tokens], span: int = 2**16, spans: int = 64
-) -> tuple[int, int]:
+) -> tuple[int, int, float]:
     """Looks for documents that are there more than once.
 
     Args:
@@ -307,10 +307,13 @@ def repeated_documents(
       spans: of how many evenly spaced spans of each part, at most.
 
     Returns:
-      How many documents were looked at, those that lie within a span, and how
-      many of them are like an earlier one.
+      How many documents were looked at, those that lie within a span; how many
+      of them are like an earlier one; and the share of the tokens that the
+      spans have.
     """
     found: dict[tuple[int, int], bytes] = {}  # by part and position
+    sizes = [len(tokens) for tokens in parts]
+    looked_at = sum(min(size, span * spans) for size in sizes)
     for part, tokens in enumerate(parts):
         last = max(len(tokens) - span, 0)
         count = min(spans, -(-len(tokens) // span))
@@ -326,7 +329,8 @@ def repeated_documents(
                 text = ids[low - start : high - start].tobytes()
                 digest = hashlib.blake2b(text, digest_size=16).digest()
                 found[part, int(low)] = digest
-    return len(found), len(found) - len({*found.values()})
+    share = looked_at / max(sum(sizes), 1)
+    return len(found), len(found) - len({*found.values()}), share
 
 
 def largest_id(

@@ -25,6 +25,7 @@ from moe.workloads.lm.data.windows import (
     train_batches,
     val_batches,
 )
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -209,3 +210,35 @@ def test_packed_examples_have_one_dtype():
     )
     assert found[0].tokens.dtype == np.int32
     assert next(iter(itertools.islice(found[0], 1))).tolist() == [0, 0, 0]
+
+
+def staged(*steps):
+    """The stages of a run of 8 sequences of 16 tokens a step."""
+    source = {
+        'name': 'mixture',
+        'sources': {name: {'name': 'text'} for name in 'ab'},
+        'stages': [{'step': s, 'weights': {'a': 1, 'b': 2}} for s in steps],
+    }
+    config = tiny.parsed({'data.source': source})
+    return [stage.step for stage in config.data.source.stages]
+
+
+def test_stages_begin_at_tokens():
+    # 128 tokens a step, rounded up.
+    assert staged(3, '512 tokens', '1e3 tokens') == [3, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ('steps', 'field'),
+    [
+        ((3, 3), 'stages'),
+        ((5, '512 tokens'), 'stages'),
+        (('9 rows',), 'stages[0].step'),
+        ((0,), 'stages[0].step'),
+    ],
+    ids=str,
+)
+def test_stages_that_do_not_ascend(steps, field):
+    with pytest.raises(ConfigError) as caught:
+        staged(*steps)
+    assert caught.value.field == f'config.data.source.{field}'

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
+from moe.workloads.lm.data import token_files
 from moe.workloads.lm.data.flat import NanoGPT
 from moe.workloads.lm.data.token_files import by_number, split
 from moe.workloads.lm.data.tokenizer import read_tokenizer
@@ -71,7 +72,15 @@ def test_text_of_the_ids(tmp_path, tokenizer_file):
 def test_repeated_documents_are_told(tmp_path):
     files = write(tmp_path / 'a.bin', [1, 2, 0, 3, 4, 0, 1, 2, 0, 5, 6, 0])
     (note,) = NanoGPT(files=files, end_of_text=0).load(2).notes
-    assert note.startswith('1 of 4 documents')
+    assert note.startswith('1 of 4 documents (all) are')
+
+
+def test_a_sample_of_documents_is_called_one(tmp_path, monkeypatch):
+    found = lambda parts: (40, 2, 0.05)
+    monkeypatch.setattr(token_files, 'repeated_documents', found)
+    files = write(tmp_path / 'a.bin', range(40))
+    (note,) = NanoGPT(files=files).load(2).notes
+    assert note.startswith('2 of 40 documents (a sample of 0.05 of the tokens)')
 
 
 def test_without_a_tokenizer(tmp_path):

@@ -100,9 +100,11 @@ def test_repeated_documents(span, spans):
     one = InMemory(np.array([1, 2, 3, 4, 1, 2]), [0, 2, 4])
     two = InMemory(np.array([1, 2]), [0])
     found = repeated_documents([one, two], span, spans)
-    assert found == (4, 2)
-    assert repeated_documents([one], span, spans) == (3, 1)
-    assert repeated_documents([InMemory(np.zeros(9, int))], 4, 4) == (0, 0)
+    assert found == (4, 2, 1.0)
+    assert repeated_documents([one], span, spans) == (3, 1, 1.0)
+    unknown = InMemory(np.zeros(9, int))
+    assert repeated_documents([unknown], 4, 4) == (0, 0, 1.0)
+    assert repeated_documents([unknown, two], 2, 2) == (1, 0, 6 / 11)
 
 
 def test_largest_id(monkeypatch):
