@@ -1,5 +1,6 @@
 """Runs that go on in their folder with another config."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -9,12 +10,11 @@ import chex
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from moe import training
 from moe.config import ConfigError, Damaged
 from moe.evaluate import evaluate_run
-from moe.parallel import make_mesh
+from moe.parallel import make_mesh, parameter_shardings
 from moe.training import history
 from moe.training.checkpoint import restore_run, saved_steps
 from moe.training.clock import Clock
@@ -70,11 +70,20 @@ class Runs(NamedTuple):
     stable: pathlib.Path
 
 
+ONE = functools.partial(make_mesh, devices=jax.devices()[:1])
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
+    """Runs on one device, whose programs are soon compiled."""
     base = tmp_path_factory.mktemp('extended')
     corpus = {'data.source.files': tiny.write_corpus(base / 'corpus')}
-    with tiny.kept_programs(base / 'programs'):
+    with (
+        tiny.kept_programs(base / 'programs'),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr('moe.training.loop.make_mesh', ONE)
+        patch.setattr('moe.evaluate.make_mesh', ONE)
         config = start(base / 'whole', corpus, **DECAYED)
         start(base / 'stable', corpus, **STABLE)
         yield Runs(corpus, config, base / 'whole', base / 'stable')
@@ -125,8 +134,8 @@ def test_a_finished_run_goes_on_into_a_decay(runs, tmp_path):
 
 
 def test_a_branch_from_a_stable_checkpoint(runs, tmp_path, capsys):
-    # On another mesh, with everything of the stable run's step 4: the last
-    # steps are those of a run that had this schedule from the start.
+    # With everything of the stable run's step 4 the last steps are those of a
+    # run that had this schedule from the start.
     before, folder = contents(runs.stable), tmp_path / 'run'
     section = {'run': str(runs.stable), 'optimizer': True, 'data': True}
     config = start(folder, runs.corpus, **DECAYED, init_from=section)
@@ -150,20 +159,42 @@ def test_a_branch_from_a_stable_checkpoint(runs, tmp_path, capsys):
     assert taken['new'] == taken['resized'] == taken['left'] == []
 
 
-def warm(runs, tmp_path, **changes):
+def warm(runs, tmp_path, make_mesh=ONE, **changes):
     """The parameters of a run after no step, with others as they are made."""
     config = tiny.parsed({**SHORT, **runs.corpus, **DECAYED, **changes})
     workload, mesh = config.make_workload(), make_mesh(config.mesh)
     config = on_mesh(config, mesh)
+    make = lambda: init_state(config, workload=workload)
     with jax.set_mesh(mesh):
-        place = NamedSharding(mesh, PartitionSpec())
-        first = jax.jit(
-            lambda: init_state(config, workload=workload), out_shardings=place
-        )()
+        where = parameter_shardings(
+            mesh, jax.eval_shape(make), workload.parameters
+        )
+        first = jax.jit(make, out_shardings=where)()
         # Read before any buffer of the first state is used up.
         own = jax.device_get(first.params)
         made = warm_start(config, workload, tmp_path, first, mesh)
     return own, made
+
+
+def test_parameters_onto_another_mesh(runs, tmp_path):
+    # From one device onto eight, four of which share the experts; all leaves
+    # that are taken have the values of there.
+    section = {'run': str(runs.stable), 'optimizer': True}
+    changes = {'mesh.expert': 4, 'init_from': section}
+    own, made = warm(runs, tmp_path, make_mesh, **changes)
+    config = tiny.parsed({**SHORT, **runs.corpus, **STABLE})
+    other = jax.device_get(restore_run(config, runs.stable, step=4))
+    assert np.any(own['head'] != other.params['head'])
+    found = jax.device_get(made.state)
+    for name in ('params', 'opt_state'):
+        chex.assert_trees_all_equal(getattr(found, name), getattr(other, name))
+    (experts,) = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(made.state.params)
+        if 'up' in jax.tree_util.keystr(path)
+    ]
+    assert len(experts.sharding.device_set) == 8
+    assert experts.sharding.shard_shape(experts.shape)[1] == 1
 
 
 def test_parameters_of_another_model(runs, tmp_path):
