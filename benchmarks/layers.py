@@ -3,6 +3,7 @@
 T tokens, D width, F hidden width, E experts, K choices a token.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -207,6 +208,10 @@ def jax_layers(setting: Setting) -> dict[str, tuple[Layer, Rows | None]]:
     return {
         'dense (XLA)': (dense(setting), None),
         'grouped, dropless': (ours(setting, 'grouped', None), every),
+        'grouped, capacity 1.25': (
+            ours(setting, 'grouped', FACTOR),
+            dataclasses.replace(within, padded=0),
+        ),
         'indexed, capacity 1.25': (ours(setting, 'indexed', FACTOR), within),
         'onehot, capacity 1.25': (ours(setting, 'onehot', FACTOR), within),
         'JAX ragged_dot': (ragged_dot(setting), every),

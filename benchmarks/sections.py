@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from benchmarks.choices import choices
 from benchmarks.layer import COPY, DROPLESS
 from benchmarks.record import Record
 from benchmarks.startup import COLD, WARM
@@ -121,6 +122,13 @@ def _layer(records: Sequence[Record]) -> Iterator[str]:
             f'{tokens:,} tokens, K = {k}: {tokens * k:,} rows. '
             f'{_verdict(found)}'
         )
+        balanced = [r for r in found if r.get('load') == 'balanced']
+        for chosen in choices(balanced):
+            yield from paragraph(
+                f'Where no dispatcher is named, `{chosen.case}` is taken: '
+                f'{chosen.ratio:.2f} times the time of the fastest of ours, '
+                f'`{chosen.fastest}`.'
+            )
         columns = [_CASE, ('load', _of('load')), _MS, _RATIO, _LIMIT, *_ROWS]
         yield from table(found, columns)
         yield ''

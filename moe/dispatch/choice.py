@@ -46,7 +46,20 @@ def choose(
     capacity = capacity or routing.max_per_expert()
     padded = routing.num_experts * routing.weight.shape[0] * capacity
     sorted_rows = routing.weight.size
-    if _platform() == 'cpu' and native.takes(jnp.zeros(1, dtype)):
+    kernels = _platform() == 'cpu' and native.takes(jnp.zeros(1, dtype))
+    return by_rows(padded, sorted_rows, kernels=kernels)
+
+
+def by_rows(padded: int, sorted_rows: int, *, kernels: bool) -> Dispatcher:
+    """Returns the dispatcher that multiplies in less time.
+
+    Args:
+      padded: rows of buffers, full or not.
+      sorted_rows: assignments.
+      kernels: whether groups are multiplied as fast as batches, as the
+        kernels of `moe.ops.native` do.
+    """
+    if kernels:
         return indexed if padded < sorted_rows else grouped
     return indexed if padded <= _WORTH * sorted_rows else grouped
 

@@ -71,9 +71,17 @@ def _outputs(x, up, gate, down, group_sizes, activation, *, keep):
         return grouped_matmul(h, down, sizes), *(v[:size] for v in kept)
 
     fused = functools.partial(native.gated, activation=activation, keep=keep)
-    return lax.platform_dependent(
-        x, up, gate, down, group_sizes, cpu=fused, default=plain
-    )
+    operands = (x, up, gate, down, group_sizes)
+    return _by_platform(fused, plain, operands)
+
+
+def _by_platform(fused, plain, operands):
+    """On CPUs the kernels, where they take the rows."""
+
+    def on_cpu(x, *rest):
+        return (fused if native.takes(x) else plain)(x, *rest)
+
+    return lax.platform_dependent(*operands, cpu=on_cpu, default=plain)
 
 
 def _hidden(activation, up, gate):
@@ -100,18 +108,8 @@ def _backward(activation, residuals, dy):
         return *of_inner(of_hidden(dh)), d_down
 
     fused = functools.partial(native.gated_gradients, activation=activation)
-    gradients = lax.platform_dependent(
-        x,
-        tuple(kept),
-        up,
-        gate,
-        down,
-        dy,
-        group_sizes,
-        cpu=fused,
-        default=plain,
-    )
-    return *gradients, None
+    operands = (x, tuple(kept), up, gate, down, dy, group_sizes)
+    return *_by_platform(fused, plain, operands), None
 
 
 gated_experts.defvjp(_forward, _backward)

@@ -18,9 +18,10 @@ from llvmlite import ir
 
 from moe.ops.native.activations import Activations
 from moe.ops.native.calls import BLOCK_ROWS
-from moe.ops.native.gemm import ADD, BLOCK_K, SET, Gemm
+from moe.ops.native.gemm import BLOCK_K, Gemm
 from moe.ops.native.kernels import copy, loop, number, smaller
 from moe.ops.native.products import Buffer, Outer, Rows, zero
+from moe.ops.native.tiles import ADD, SET
 
 _COLUMNS = 256  # of F, at a time
 _BLOCK = BLOCK_ROWS * _COLUMNS
@@ -183,7 +184,7 @@ class GatedDown(Outer):
         self._block = self.scratch
         self.scratch += BLOCK_K * BLOCK_ROWS
 
-    def multiply(self, code, left, start, rows, first, k, y, to, scratch):
+    def multiply(self, code, left, start, rows, first, k, y, to, mode, scratch):
         """Emits the sum of a task, see `Outer.multiply`."""
         up, gate, chosen = left
         activation = chosen.whole(code, number(0), 0)
@@ -194,6 +195,7 @@ class GatedDown(Outer):
             places = [array.place(code, row, start) for array in (up, gate)]
             block = [activation, length, rows, *places, up.dims[1], h, stride]
             code.call(self._activations.forward, block)
+            add = code.or_(mode, k0)
             self.gemm_of(
-                code, rows, length, (h, stride), row, y, to, k0, scratch
+                code, rows, length, (h, stride), row, y, to, add, scratch
             )

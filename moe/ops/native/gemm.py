@@ -13,12 +13,10 @@ from moe.ops.native.kernels import (
     number,
     smaller,
 )
-from moe.ops.native.tiles import Kernels
+from moe.ops.native.tiles import PAST, SET, Kernels
 
 # A packed block of the left factor, 512 KiB, fits the second cache.
 BLOCK_K = 512
-# What is done with the numbers of the result.
-SET, ADD = 0, 1
 
 
 class Gemm:
@@ -31,13 +29,14 @@ class Gemm:
       right_transposed: whether right is kept as [n, k] and not as [k, n].
 
     Attributes:
+      lanes: float32 numbers of a vector register.
       strips: how many float32 numbers of memory the packed left factor needs.
       panel: how many what is packed of the right one needs.
       function: the function of (m, n, k, left, left_stride, right,
         right_stride, out, out_stride, add, packed, strips, panel); m is at most
-        `BLOCK_ROWS`. If `packed` is not 0, the call before had the same left
-        factor and strips, which are not packed again if k is at most
-        `BLOCK_K`.
+        `BLOCK_ROWS`, `add` is `SET`, `ADD` or `PAST`. If `packed` is not 0,
+        the call before had the same left factor and strips, which are not
+        packed again if k is at most `BLOCK_K`.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class Gemm:
     ):
         self._kernels = kernels
         tile = kernels.tile
+        self.lanes = tile.lanes
         self.strips = BLOCK_ROWS * (BLOCK_K + tile.lanes)
         self._edge = BLOCK_K * tile.columns
         self.panel = self._edge + tile.rows * tile.columns
@@ -105,7 +105,8 @@ class Gemm:
                 self._fill(
                     code, rows, length, strip, panel, edge, columns, number(SET)
                 )
-                some = code.icmp_signed('!=', adds, number(SET))
+                some = code.and_(adds, number(~PAST))
+                some = code.icmp_signed('!=', some, number(SET))
                 with code.if_else(some) as (adding, setting):
                     with adding:
                         self._copy(code, edge, out, stride, rows, width, True)

@@ -84,7 +84,6 @@ def copy(module: ir.Module, lanes: int) -> ir.Function:
     odd = code.or_(code.mul(to_stride, number(4)), code.ptrtoint(to, I64))
     odd = code.or_(odd, code.mul(columns, number(4)))
     odd = code.and_(odd, number(size - 1))
-    past = module.add_metadata([I32(1)])
     with code.if_else(code.icmp_signed('==', odd, number(0))) as (then, other):
         for branch, step in ((then, lanes), (other, 1)):
             with (
@@ -97,10 +96,7 @@ def copy(module: ir.Module, lanes: int) -> ir.Function:
                 if step == 1:
                     code.store(code.load(place), address)
                 else:
-                    address = code.bitcast(address, vector.as_pointer())
-                    value = load(code, place, vector)
-                    stored = code.store(value, address, align=size)
-                    stored.set_metadata('nontemporal', past)
+                    store_past(code, load(code, place, vector), address)
     code.ret_void()
     return function
 
@@ -147,6 +143,14 @@ def store(code: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
     """Stores a vector at the address of its first number."""
     vectors = code.bitcast(address, value.type.as_pointer())
     code.store(value, vectors, align=4)
+
+
+def store_past(code: ir.IRBuilder, value: ir.Value, address: ir.Value):
+    """Stores a vector past the caches, at a multiple of its size."""
+    vectors = code.bitcast(address, value.type.as_pointer())
+    stored = code.store(value, vectors, align=4 * value.type.count)
+    past = code.module.add_metadata([I32(1)])
+    stored.set_metadata('nontemporal', past)
 
 
 def splat(code: ir.IRBuilder, value: ir.Value, kind: ir.VectorType):

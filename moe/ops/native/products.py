@@ -16,7 +16,7 @@ import dataclasses
 from llvmlite import ir
 
 from moe.ops.native.calls import BLOCK_ROWS
-from moe.ops.native.gemm import SET, Gemm
+from moe.ops.native.gemm import BLOCK_K, Gemm
 from moe.ops.native.kernels import (
     BYTES,
     I32,
@@ -27,6 +27,10 @@ from moe.ops.native.kernels import (
     number,
     smaller,
 )
+from moe.ops.native.tiles import PAST, SET
+
+# Bytes of a result that is written past the caches, which could not hold it.
+_FAR = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +141,28 @@ class Outer:
         some = code.icmp_signed('>', k, number(0))
         with code.if_else(some) as (then, otherwise):
             with then:
-                self.multiply(code, left, start, rows, first, k, y, to, scratch)
+                mode = self._mode(code, out, k)
+                args = [rows, first, k, y, to, mode, scratch]
+                self.multiply(code, left, start, *args)
             with otherwise:
                 zero(code, to, code.mul(rows, n))
 
-    def multiply(self, code, left, start, rows, first, k, y, to, scratch):
+    def _mode(self, code, out, k):
+        """PAST for numbers that are written once, and read much later."""
+        groups, m, n = out.dims
+        size = code.mul(code.mul(groups, m), code.mul(n, number(4)))
+        lanes = self.gemm.lanes
+        start = code.ptrtoint(out.address, I64)
+        odd = code.or_(start, code.mul(n, number(4)))
+        odd = code.and_(odd, number(4 * lanes - 1))
+        past = code.and_(
+            code.icmp_signed('<=', k, number(BLOCK_K)),
+            code.icmp_signed('>=', size, number(_FAR)),
+        )
+        past = code.and_(past, code.icmp_signed('==', odd, number(0)))
+        return code.select(past, number(PAST), number(SET))
+
+    def multiply(self, code, left, start, rows, first, k, y, to, mode, scratch):
         """Emits the sum of a task over the rows of its group.
 
         Args:
@@ -153,11 +174,12 @@ class Outer:
           k: rows of the group.
           y: the right factor.
           to: address of the result.
+          mode: `SET` or `PAST`.
           scratch: memory of `scratch` numbers.
         """
         (x,) = left
         factor = code.gep(x.row(code, first), [start]), x.dims[1]
-        self.gemm_of(code, rows, k, factor, first, y, to, number(SET), scratch)
+        self.gemm_of(code, rows, k, factor, first, y, to, mode, scratch)
 
     def gemm_of(self, code, rows, k, left, first, y, to, add, scratch):
         """Emits the call of the product; `left` has its stride."""

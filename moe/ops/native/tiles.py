@@ -25,8 +25,13 @@ from moe.ops.native.kernels import (
     number,
     splat,
     store,
+    store_past,
 )
 from moe.ops.native.packing import Packing
+
+# What is done with the numbers of a tile: PAST the caches they must be at
+# addresses that are multiples of a vector's size.
+SET, ADD, PAST = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +64,9 @@ class Kernels:
     Attributes:
       tile: the sizes of a tile.
       fill: for each number of rows from 1 on, a function of (k, strip, panel,
-        out, stride, add) that writes, or adds if `add` is not 0, the product
-        of a strip and a panel to a tile of the rows `out[i * stride]`.
+        out, stride, add) that writes the product of a strip and a panel to a
+        tile of the rows `out[i * stride]`: `SET`, `PAST` the caches, or
+        adds it for any other number.
       packing: functions that pack strips and panels.
     """
 
@@ -113,19 +119,26 @@ class Kernels:
         i.add_incoming(code.add(i, number(1)), body)
         code.branch(head)
         code.position_at_end(end)
-        adds = code.icmp_signed('!=', add, number(0))
-        with code.if_else(adds) as (then, otherwise):
-            for branch, adding in ((then, True), (otherwise, False)):
-                with branch:
-                    self._write(code, sums, out, stride, adding)
-        code.ret_void()
+        adding = function.append_basic_block()
+        switch = code.switch(add, adding)
+        for case in (SET, PAST, None):
+            block = adding
+            if case is not None:
+                block = function.append_basic_block()
+                switch.add_case(number(case), block)
+            code.position_at_end(block)
+            self._write(code, sums, out, stride, case)
+            code.ret_void()
         return function
 
-    def _write(self, code, sums, out, stride, adding):
+    def _write(self, code, sums, out, stride, case):
         for row, vectors in enumerate(sums):
             for j, value in enumerate(vectors):
                 place = number(j * self.tile.lanes)
                 address = at(code, out, number(row), stride, place)
-                if adding:
+                if case == PAST:
+                    store_past(code, value, address)
+                    continue
+                if case is None:
                     value = code.fadd(value, self._load(code, address))
                 store(code, value, address)

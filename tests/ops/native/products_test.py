@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.ops.native.build import register
+from moe.ops.native import products
+from moe.ops.native.build import TILES, register
 from tests.ops.native.common import over_tiles, whole
 
 
@@ -39,3 +40,21 @@ def test_sums_of_outer_products(tile):
     dw = product(tile, 'outer', (3, 300, 37), x, y, groups)
     desired = [x[:30].T @ y[:30], np.zeros((300, 37)), x[30:50].T @ y[30:50]]
     np.testing.assert_array_equal(dw, np.stack(desired))
+
+
+def test_large_sums_are_written_past_the_caches(monkeypatch):
+    # As if all were large. Widths that are whole tiles, whole vectors, and
+    # not; and 600 rows, which are added up in two parts.
+    tile = list(TILES.values())[-1]
+    monkeypatch.setattr(products, '_FAR', 0)
+    register('test_past', tile)
+    rng = np.random.default_rng(2)
+    for width in (tile.columns, tile.columns + tile.lanes, 37):
+        x, y = whole(rng, 640, 20), whole(rng, 640, width)
+        groups = np.array([[0, 30], [30, 0], [30, 600]], np.int32)
+        out = jax.ShapeDtypeStruct((3, 20, width), jnp.float32)
+        call = jax.ffi.ffi_call('test_past_outer', out)
+        desired = [x[:30].T @ y[:30], np.zeros((20, width))]
+        desired.append(x[30:630].T @ y[30:630])
+        dw = jax.jit(call)(x, y, groups)
+        np.testing.assert_array_equal(dw, np.stack(desired))
