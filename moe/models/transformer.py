@@ -165,6 +165,24 @@ class TransformerConfig:
         return places(self.scans)
 
     @property
+    def training_mixtures(self) -> list[int]:
+        """Returns the numbers of the layers whose Aux a step of training has.
+
+        Those of `moe_layers`, and of mixtures that only training has.
+        """
+        return self.moe_layers
+
+    @property
+    def trained_layers(self) -> int:
+        """Returns the number of blocks that a token passes in training."""
+        return self.num_layers
+
+    @property
+    def trained_outputs(self) -> int:
+        """Returns how often the head is applied to a position in training."""
+        return 1
+
+    @property
     def down_scale(self) -> float:
         """Returns the factor on initial output matrices, two in each block."""
         return (2 * self.num_layers) ** -0.5
@@ -251,10 +269,12 @@ class Stack(nn.Module):
     Attributes:
       config: config of the blocks.
       causal: whether a position sees only itself and those before it.
+      scans: the scans; None for those of all layers of the config.
     """
 
     config: TransformerConfig
     causal: bool
+    scans: tuple[Scan, ...] | None = None
 
     @nn.compact
     def __call__(
@@ -299,7 +319,7 @@ class Stack(nn.Module):
             )
         written: list[Cache] = []
         mixtures = []
-        for part in c.scans:
+        for part in c.scans if self.scans is None else self.scans:
             scan = nn.scan(
                 body,
                 variable_axes={'params': 0, 'router_state': 0},

@@ -111,6 +111,11 @@ class Config(abc.ABC):
         return RULES['expert']
 
     @property
+    def coefficients(self) -> Mapping[str, float]:
+        """Returns the coefficient of each auxiliary loss in the objective."""
+        return self.losses
+
+    @property
     def known_losses(self) -> tuple[str, ...]:
         """Returns the names that `losses` may have."""
         return tuple(LOSSES)

@@ -20,7 +20,8 @@ class Sums(NamedTuple):
 
     Attributes:
       means: means of the workload by name, see `Outputs`.
-      losses: auxiliary losses by name, stacked over the layers.
+      losses: auxiliary losses by name; those of mixtures are stacked over the
+        layers.
       stats: the statistics of the mixtures; None without mixtures.
       state_statistics: statistics of the router states, see `Aux`.
     """
@@ -56,7 +57,7 @@ class Objective:
     """
 
     def __init__(self, config: Config, workload: Workload):
-        self._coefficients, self._workload = config.losses, workload
+        self._coefficients, self._workload = config.coefficients, workload
 
     def sums(
         self, params: Any, model_state: Any, batch: Any, key: Any
@@ -79,10 +80,12 @@ class Objective:
             train=True,
             rngs={'router': key},
         )
-        sums = Sums(out.means, {}, None, {})
+        sums = Sums(out.means, dict(out.losses), None, {})
         if out.aux is not None:
             totals = totals_of(out.aux)
-            sums = Sums(out.means, *totals, out.aux.state_statistics)
+            losses = {**totals.losses, **out.losses}
+            statistics = out.aux.state_statistics
+            sums = Sums(out.means, losses, totals.stats, statistics)
         return self.terms(sums), (sums, out.model_state)
 
     def terms(self, sums: Sums) -> Terms:

@@ -25,7 +25,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from moe.parameters import declared
-from moe.totals import Mean, mean_over
+from moe.totals import Mean, Total, mean_over
 from moe.types import Aux
 
 
@@ -53,12 +53,14 @@ class Outputs(NamedTuple):
       model_state: the variables without gradient, after this batch.
       predictions: predictions by task, '' for the only one, for evaluation
         metrics.
+      losses: auxiliary losses of the outputs by name, beside the mixtures'.
     """
 
     means: dict[str, Mean]
     aux: Aux | None
     model_state: dict[str, Any]
     predictions: dict[str, Predictions]
+    losses: Mapping[str, Total] = {}
 
 
 class Workload(abc.ABC):

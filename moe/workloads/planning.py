@@ -19,7 +19,6 @@ from moe.parallel import COMMUNICATION
 from moe.parallel.mesh import BATCH_AXES
 from moe.training.config import Config
 from moe.training.step import init_state, make_train_step
-from moe.workloads.lm.model import attention_flops
 from moe.workloads.transformer import TransformerRun
 
 Changes = dict[str, Any]
@@ -126,16 +125,11 @@ class TransformerPlanning(Planning, abc.ABC):
     def useful_flops(self) -> float:
         """Returns the FLOPs of a step that the model requires, on all devices.
 
-        `(6 * active + attention) * tokens`: two for each parameter that
-        multiplies a token, and twice that in the backward pass, and what
-        `attention_flops` counts. Nothing that is recomputed counts. Source:
-        PaLM, arXiv 2204.02311, appendix B.
+        Those of the workload for each token. Nothing that is recomputed counts.
         """
-        model, length = self.config.model, self.config.tokens_per_example
-        _, active = self.workload.count_parameters()
-        attention = attention_flops(model, length, self.seen)
-        tokens = self.config.data.batch_size * length
-        return float((6 * active + attention) * tokens)
+        config = self.config
+        tokens = config.data.batch_size * config.tokens_per_example
+        return sum(self.workload.flops_per_unit().values()) * tokens
 
     def describe(self):
         """Returns settings of the blocks and of the mixture."""
@@ -154,7 +148,8 @@ class TransformerPlanning(Planning, abc.ABC):
     def mixtures(self):
         """Returns the number of mixture layers times that of microbatches."""
         config = self.config
-        return len(config.model.moe_layers) * config.optimizer.accumulation
+        mixtures = len(config.model.training_mixtures)
+        return mixtures * config.optimizer.accumulation
 
     def rows_of_experts(self, mesh):
         """Returns the assignments of a microbatch over the devices."""

@@ -20,7 +20,11 @@ from moe.parameters import parts
 from moe.routing import ROUTERS
 from moe.training.config import Config
 from moe.training.workload import Workload
-from moe.workloads.lm.model import active_parameters, attention_flops
+from moe.workloads.lm.model import (
+    active_parameters,
+    active_size,
+    attention_flops,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,9 @@ class TransformerRun(Config):
     """The config of a run of a transformer with mixtures."""
 
     unit: ClassVar[str] = 'tokens'
+
+    # Auxiliary losses of the model's outputs, beside those of its mixtures.
+    output_losses: ClassVar[tuple[str, ...]] = ()
 
     model: TransformerConfig
 
@@ -52,7 +59,8 @@ class TransformerRun(Config):
     @property
     def known_losses(self) -> tuple[str, ...]:
         """Returns the built-in losses, and those that are registered."""
-        names = [*LOSSES, *self.model.moe.losses, *AUXILIARY_LOSSES]
+        mixtures = [*LOSSES, *self.model.moe.losses, *AUXILIARY_LOSSES]
+        names = [*mixtures, *self.output_losses]
         return tuple(dict.fromkeys(names))
 
     def _name_losses(self):
@@ -61,7 +69,7 @@ class TransformerRun(Config):
         more = {
             name: AUXILIARY_LOSSES[name]
             for name in self.losses
-            if name not in LOSSES and name not in moe.losses
+            if name not in {*LOSSES, *moe.losses, *self.output_losses}
         }
         if more:
             moe = dataclasses.replace(moe, losses={**moe.losses, **more})
@@ -122,7 +130,11 @@ class TransformerRun(Config):
                 f'config.model.moe.communication = {name} has no effect: all '
                 'experts are on one device (config.mesh.expert = 1)'
             )
-        weighted = [name for name, weight in self.losses.items() if weight]
+        weighted = [
+            name
+            for name, weight in self.losses.items()
+            if weight and name not in self.output_losses
+        ]
         known = {**LOSSES, **moe.losses}
         losses = {name: known[name] for name in weighted}
         effective = set[str]().union(
@@ -200,15 +212,17 @@ class TransformerWorkload(Workload):
     def layer_metrics(self, stats):
         """Names the statistics of each mixture layer `moe/layer_i/...`."""
         return {
-            f'moe/layer_{layer}/{name}': values[i].tolist()
-            for i, layer in enumerate(self._config.model.moe_layers)
+            f'moe/layer_{layer}/{name}': value.tolist()
             for name, values in stats.items()
+            for layer, value in zip(
+                self._config.model.training_mixtures, values, strict=False
+            )
         }
 
     def example_bytes(self):
         """Returns those of the inputs of all blocks, beside the example."""
         model, length = self._config.model, self._config.tokens_per_example
-        inputs = model.num_layers * length * model.d_model
+        inputs = model.trained_layers * length * model.d_model
         size = jnp.dtype(model.dtype).itemsize
         return {**super().example_bytes(), 'activations': inputs * size}
 
@@ -219,7 +233,8 @@ class TransformerWorkload(Workload):
     def flops_per_unit(self):
         """Returns 6 FLOPs for each active parameter, and those of attention.
 
-        See `attention_flops`.
+        See `attention_flops`. Each depth of multi-token prediction multiplies
+        with the head again. Source: PaLM, arXiv 2204.02311, appendix B.
         """
         model, found = self._config.model, dict[str, float]()
         where = jax.tree.leaves(parts(self.parameters))
@@ -227,11 +242,12 @@ class TransformerWorkload(Workload):
             where, jax.tree.leaves(self.parameters), strict=True
         ):
             if model.moe_layers or 'expert' not in p.axes:
-                active = active_parameters(model, p)[1]
+                active = active_size(model, p)
                 found[part] = found.get(part, 0.0) + 6.0 * active
         found['attention'] = found.get('attention', 0.0) + attention_flops(
             model, self._config.tokens_per_example, self.seen
         )
         # A table that is multiplied is the head too.
-        found['head'] = found.get('head', 0.0) + found.pop('embedding', 0.0)
+        head = found.get('head', 0.0) + found.pop('embedding', 0.0)
+        found['head'] = head * model.trained_outputs
         return found

@@ -81,10 +81,19 @@ def logits(tokens, params, options):
     The embedding is times sqrt(D), or `embedding_scale` of the options; the
     logits are times `logit_scale`, if it is one of them.
     """
+    x, _ = stack(embedded(tokens, params, options), params['stack'], options)
+    return head(norm(x, params['norm'], options['epsilon']), params, options)
+
+
+def embedded(tokens, params, options):
+    """Rows of the embedding, times its factor."""
     width = params['embedding'].shape[1]
     scale = options.get('embedding_scale', np.sqrt(width))
-    x, _ = stack(params['embedding'][tokens] * scale, params['stack'], options)
-    x = norm(x, params['norm'], options['epsilon'])
+    return params['embedding'][tokens] * scale
+
+
+def head(x, params, options):
+    """Logits of normed vectors."""
     return x @ params['head'] * options.get('logit_scale', 1.0)
 
 

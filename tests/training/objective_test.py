@@ -35,7 +35,7 @@ class Tasks:
 
 
 def objective(aux=None, **coefficients):
-    config = types.SimpleNamespace(losses=coefficients)
+    config = types.SimpleNamespace(coefficients=coefficients)
     return Objective(config, Tasks(aux))
 
 

@@ -5,6 +5,7 @@ B batch, S positions, V vocabulary, D width.
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,9 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moe.config import PositiveFloat, PositiveInt
 from moe.layers import check_model
+from moe.models.mtp import Ahead, MultiToken, MultiTokenConfig, look_ahead
+from moe.models.pattern import in_order
 from moe.models.transformer import Stack, TransformerConfig
 from moe.parallel import split_batch
-from moe.parameters import parameter
+from moe.parameters import Parameter, parameter
 from moe.types import Aux
 
 
@@ -31,6 +34,8 @@ class LMConfig(TransformerConfig):
       logit_scale: factor on the logits; None for 1.
       param_dtype: dtype of the parameters, and so of the optimizer's moments;
         products are in `dtype`.
+      mtp: multi-token prediction, an auxiliary loss of training that nothing
+        else reads; None for none.
     """
 
     vocab_size: PositiveInt = 256
@@ -38,6 +43,7 @@ class LMConfig(TransformerConfig):
     embedding_scale: PositiveFloat | None = None
     logit_scale: PositiveFloat | None = None
     param_dtype: Literal['float32', 'bfloat16'] = 'float32'
+    mtp: MultiTokenConfig | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,6 +53,29 @@ class LMConfig(TransformerConfig):
             )
             if warning:
                 warnings.warn(warning, stacklevel=2)
+
+    @property
+    def depth(self) -> int:
+        """Returns the number of depths of multi-token prediction."""
+        return self.mtp.depth if self.mtp else 0
+
+    @property
+    def training_mixtures(self) -> list[int]:
+        """Returns those of all layers, and of each further depth."""
+        further = range(self.num_layers, self.num_layers + self.depth)
+        return self.moe_layers + (
+            list(further) if self.kinds[-1].mixture else []
+        )
+
+    @property
+    def trained_layers(self) -> int:
+        """Returns the number of layers and depths."""
+        return self.num_layers + self.depth
+
+    @property
+    def trained_outputs(self) -> int:
+        """Returns one, and one for each depth."""
+        return 1 + self.depth
 
 
 class LM(nn.Module):
@@ -58,7 +87,6 @@ class LM(nn.Module):
 
     config: LMConfig
 
-    @nn.compact
     def __call__(
         self,
         tokens: Int[Array, 'B S'],
@@ -88,6 +116,50 @@ class LM(nn.Module):
           Logits in float32, the cache, and the Aux stacked over the mixture
           layers (None for a dense model).
         """
+        logits, cache, aux = self._forward(
+            tokens,
+            (),
+            cache=cache,
+            mask=mask,
+            start=start,
+            train=train,
+            record=record,
+            segments=segments,
+        )
+        return logits[0], cache, aux
+
+    def with_further(
+        self,
+        tokens: Int[Array, 'B S'],
+        ahead: Sequence[Ahead],
+        **options: Any,
+    ) -> tuple[list[Float[Array, 'B S V']], tuple | None, Aux | None]:
+        """Predicts further tokens too, by multi-token prediction.
+
+        Args:
+          tokens: token ids, int32.
+          ahead: what each depth reads, see `moe.models.mtp.look_ahead`.
+          **options: those of a call, without a cache.
+
+        Returns:
+          As a call does, but with the logits of the token that follows, and
+          then of each depth; their mixtures come last in the Aux.
+        """
+        return self._forward(tokens, ahead, **options)
+
+    @nn.compact
+    def _forward(
+        self,
+        tokens,
+        ahead,
+        *,
+        cache=None,
+        mask=None,
+        start=0,
+        train=False,
+        record=False,
+        segments=None,
+    ):
         c = self.config
         init = nn.initializers.normal(c.d_model**-0.5)
         table = parameter(
@@ -114,6 +186,18 @@ class LM(nn.Module):
             segments=segments,
         )
         x = split_batch(c.make_norm('norm')(x))
+        hidden, found = [x], [aux]
+        if self.is_initializing() and c.mtp:
+            ahead = look_ahead(tokens, mask, c.depth)
+        for k, one in enumerate(ahead, 1):
+            x, aux = MultiToken(c, name=f'mtp_{k}')(
+                x,
+                table[one.token].astype(c.dtype) * scale,
+                one,
+                segments,
+                train,
+            )
+            hidden, found = [*hidden, x], [*found, aux]
         if c.tie_embeddings:
             head = table.T
         else:
@@ -125,12 +209,17 @@ class LM(nn.Module):
                 axes=('embed', None),
                 decay=True,
             )
-        with jax.named_scope('head'):
+
+        @jax.named_scope('head')
+        def logits_of(x):
             logits = x.reshape(-1, c.d_model) @ head.astype(c.dtype)
             logits = logits.astype(jnp.float32)
             if c.logit_scale is not None:
                 logits *= c.logit_scale
-        return logits.reshape(*tokens.shape, c.vocab_size), cache, aux
+            return logits.reshape(*tokens.shape, c.vocab_size)
+
+        aux = in_order([[aux] for aux in found if aux is not None])
+        return [logits_of(x) for x in hidden], cache, aux
 
 
 def attention_flops(
@@ -138,9 +227,10 @@ def attention_flops(
 ) -> float:
     """Returns the FLOPs of the scores and of their means, a token.
 
-    `6 * H * (h + v) * seen * S` in each layer: for each query the products with
-    keys h wide and values v wide at the positions it sees, and twice that in
-    the backward pass. Source: PaLM, arXiv 2204.02311, appendix B.
+    `6 * H * (h + v) * seen * S` in each layer, those of multi-token prediction
+    too: for each query the products with keys h wide and values v wide at the
+    positions it sees, and twice that in the backward pass.
+    Source: PaLM, arXiv 2204.02311, appendix B.
 
     Args:
       config: config of the transformer.
@@ -148,7 +238,8 @@ def attention_flops(
       seen: mean share of them that a query attends to.
     """
     width = 2 * config.head_width
-    return 6.0 * config.num_layers * config.num_heads * width * seen * length
+    heads = config.trained_layers * config.num_heads
+    return 6.0 * heads * width * seen * length
 
 
 def active_parameters(
@@ -161,15 +252,35 @@ def active_parameters(
       parameters: its declared parameters, a tree of `Parameter`.
 
     Returns:
-      Total and active. Embeddings are active only as the output head; a token
-      uses K of the E experts.
+      Total and active. Embeddings are active only as the output head, and
+      multi-token prediction is not; a token uses K of the E experts.
     """
     total = active = 0
-    for p in jax.tree.leaves(parameters):
+    for path, p in jax.tree_util.tree_leaves_with_path(parameters):
         total += p.size
-        if 'expert' in p.axes:
-            share = p.size / config.moe.num_experts
-            active += round(share * config.moe.experts_per_token)
-        elif p.multiplied:
-            active += p.size
+        if not is_further(path):
+            active += active_size(config, p)
     return total, active
+
+
+def active_size(config: TransformerConfig, parameter: Parameter) -> int:
+    """Returns how many numbers of a parameter a token is multiplied with.
+
+    Args:
+      config: config of the transformer.
+      parameter: the declared parameter.
+    """
+    p = parameter
+    if 'expert' in p.axes:
+        share = p.size / config.moe.num_experts
+        return round(share * config.moe.experts_per_token)
+    return p.size if p.multiplied else 0
+
+
+def is_further(path: tuple) -> bool:
+    """Whether a parameter is of multi-token prediction.
+
+    Args:
+      path: keys of the parameter in those of its model.
+    """
+    return path[0].key.startswith('mtp_')

@@ -8,18 +8,19 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from moe import files
 from moe.config import ConfigError, NaturalFloat, NaturalInt
 from moe.config.constraints import check_unicode
+from moe.models.mtp import look_ahead
 from moe.ops.attention import ATTENTION_KERNELS, takes
+from moe.totals import Total
 from moe.training.workload import (
     Outputs,
     Predictions,
@@ -46,6 +47,11 @@ from moe.workloads.lm.data.windows import (
 )
 from moe.workloads.lm.expert_use import write_expert_use
 from moe.workloads.lm.generate import decoding, generate
+from moe.workloads.lm.losses import (
+    further_losses,
+    output_z,
+    token_losses,
+)
 from moe.workloads.lm.model import LM, LMConfig
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 
@@ -58,6 +64,8 @@ class LanguageConfig(TransformerRun):
       sample_prompt: text that is continued at the end of the run.
       sample_length: number of tokens of the continuation; 0 for none.
     """
+
+    output_losses: ClassVar[tuple[str, ...]] = ('output_z',)
 
     model: LMConfig = dataclasses.field(default_factory=LMConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -104,6 +112,12 @@ class LanguageConfig(TransformerRun):
         return Language(self)
 
     @property
+    def coefficients(self) -> Mapping[str, float]:
+        """Returns those of `losses`, and of multi-token prediction."""
+        mtp = self.model.mtp
+        return {**self.losses, **(mtp.coefficients if mtp else {})}
+
+    @property
     def tokens_per_example(self) -> int:
         """Returns S, the length of a sequence."""
         return self.data.seq_len
@@ -148,9 +162,15 @@ class Language(TransformerWorkload):
         batch, number = batch if isinstance(batch, OfSet) else (batch, None)
         tokens, mask, valid, segments = _unpacked(batch)
         targets = tokens[:, 1:]
-        logits, _, aux = self._model.apply(
-            variables, tokens[:, :-1], mask=valid, segments=segments, **options
-        )
+        options = {'mask': valid, 'segments': segments, **options}
+        losses: dict[str, Total] = {}
+        if 'train' in options:
+            logits, aux, losses = self._train(
+                variables, tokens, targets, mask, options
+            )
+        else:
+            inputs = tokens[:, :-1]
+            logits, _, aux = self._model.apply(variables, inputs, **options)
         values = {'loss': token_losses(logits, targets)}
         if 'train' not in options and self._token_bytes is not None:
             values['bytes_per_token'] = jnp.asarray(self._token_bytes)[targets]
@@ -163,7 +183,24 @@ class Language(TransformerWorkload):
         if mask is None:
             mask = jnp.ones(targets.shape, bool)
         predictions = {'': Predictions(logits, targets, mask)}
-        return Outputs(means, aux, state_of(variables), predictions)
+        state = state_of(variables)
+        return Outputs(means, aux, state, predictions, losses)
+
+    def _train(self, variables, tokens, targets, mask, options):
+        """Returns logits, the Aux, and the auxiliary losses of the outputs."""
+        ahead = look_ahead(targets, mask, self._config.model.depth)
+        (logits, *further), _, aux = self._model.apply(
+            variables,
+            tokens[:, :-1],
+            ahead,
+            method=LM.with_further,
+            **options,
+        )
+        losses = further_losses(ahead, further)
+        weight = self._config.losses.get('output_z', 0.0)
+        if isinstance(weight, jax.Array) or weight:
+            losses['output_z'] = output_z(logits, mask)
+        return logits, aux, losses
 
     def _means_of_sets(self, mask, number, values):
         """Returns the means of each validation set that has a name."""
@@ -181,6 +218,7 @@ class Language(TransformerWorkload):
         """Returns those of the logits too."""
         model, length = self._config.model, self._config.data.seq_len
         logits = length * model.vocab_size * jnp.dtype(model.dtype).itemsize
+        logits *= model.trained_outputs
         more = {'batch': length + 1, 'logits': logits}
         return super().example_bytes() | more
 
@@ -308,13 +346,6 @@ def _unpacked(batch: Any) -> tuple[Array, Any, Any, Any]:
         return tokens, mask, inputs > 0, inputs
     tokens, mask = batch if isinstance(batch, tuple) else (batch, None)
     return tokens.astype(jnp.int32), mask, mask, None
-
-
-def token_losses(
-    logits: Float[Array, 'B S V'], targets: Int[Array, 'B S']
-) -> Float[Array, 'B S']:
-    """Returns the cross-entropy of each target in nats, float32."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def sample(
