@@ -9,7 +9,11 @@ from moe.checkpoints import (
     exporting,
     importing,
     listing,
+    merge_experts,
+    permute_experts,
     prune,
+    prune_experts,
+    split_experts,
     upcycle,
     verify,
 )
@@ -28,6 +32,10 @@ COMMANDS: dict[str, ModuleType] = {
     'upcycle': upcycle,
     'import': importing,
     'export': exporting,
+    'prune_experts': prune_experts,
+    'merge_experts': merge_experts,
+    'permute_experts': permute_experts,
+    'split_experts': split_experts,
 }
 
 

@@ -38,7 +38,9 @@ def _place(name: str, index: Any) -> tuple:
 
 
 def take(
-    name: str, array: Float[np.ndarray, '...'], index: Sequence[int] | slice
+    name: str,
+    array: Float[np.ndarray, '...'],
+    index: Sequence[int] | np.ndarray | slice,
 ) -> Float[np.ndarray, '...']:
     """Returns some of the hidden units of a parameter.
 

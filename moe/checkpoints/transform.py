@@ -108,7 +108,7 @@ class Source:
         try:
             found = read_record(entry.path).leaves
         except Damage as damage:
-            raise _damaged(damage, workdir) from None
+            raise damaged(damage, workdir) from None
         averaged = any(name.startswith('average/') for name in found)
         self._kept = 'average/' if averaged else 'params/'
         self.leaves: dict[str, Leaf] = {}
@@ -129,7 +129,7 @@ class Source:
         try:
             return read_leaf(self.path, own, self.leaves[name])
         except Damage as damage:
-            raise _damaged(damage, self.workdir) from None
+            raise damaged(damage, self.workdir) from None
 
     def changed(
         self, changes: Mapping[str, Any], overrides: Overrides = ()
@@ -149,7 +149,13 @@ class Source:
         return parse(schema, plain)
 
 
-def _damaged(damage: Damage, workdir: pathlib.Path) -> Damaged:
+def damaged(damage: Damage, workdir: pathlib.Path) -> Damaged:
+    """Returns the error of a checkpoint that is damaged.
+
+    Args:
+      damage: what was found.
+      workdir: the run's folder.
+    """
     return Damaged(
         f'{damage} (python -m moe.checkpoints verify {workdir} tells which are '
         'whole, and --step takes another)'
