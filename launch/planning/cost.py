@@ -152,8 +152,10 @@ def part(instruction: Instruction) -> str:
     block = re.search(r'/block_\d+/(\w+)', path)
     if block:
         return f'{block.group(1)}, {which}'
-    # What is differentiated is under jvp(MODEL), or under jvp() outside of it.
-    inside = re.search(r'jvp\((\w*)\)+/(?:(\w+)/)?', path)
+    # What is differentiated is under jvp(MODEL), or under jvp() outside of it;
+    # a method of a module that is no call has the name CLASS.METHOD.
+    method = r'(?:\w+\.\w+/)*'
+    inside = re.search(rf'jvp\(([\w.]*)\)+/{method}(?:(\w+)/)?', path)
     if inside:
         module = inside.group(2) if inside.group(1) else 'loss'
         return f'{module or "rest of the model"}, {which}'

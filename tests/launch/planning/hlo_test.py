@@ -80,6 +80,7 @@ def test_parts_by_the_names_of_modules():
         'jit(f)/jvp(LM)/head/dot': 'head, forward',
         'jit(f)/transpose(jvp(LM))/stack/while/body/slice': 'stack, backward',
         'jit(f)/jvp(LM)/mul': 'rest of the model, forward',
+        'jit(f)/transpose(jvp(LM.further))/LM._run/head/dot': 'head, backward',
         'jit(f)/transpose(jvp())/div': 'loss, backward',
         'jit(f)/add': 'update',
     }
