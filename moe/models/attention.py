@@ -15,9 +15,17 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from moe.config import ConfigError
 from moe.models.norms import RMSNorm
+from moe.models.pattern import Kind
 from moe.models.rope import Rope, rotate
-from moe.ops.attention import ATTENTION_KERNELS, traits_of
+from moe.ops.attention import (
+    ATTENTION_KERNELS,
+    attend,
+    takes,
+    traits_of,
+    within,
+)
 from moe.parallel import over_heads
 from moe.parameters import parameter
 
@@ -81,6 +89,9 @@ class Attention(nn.Module):
       clip: bound on queries, keys and values, after the norm; None for none.
       bias: biases of the projections: none, qkv, or all (the output's too).
       scale: factor on the scores; None for `1 / sqrt(h)`.
+      window: number of positions that a causal one sees, itself included; None
+        for all.
+      sinks: whether each head has a score without a value in its softmax.
       epsilon: epsilon of the norms.
       kernel: an entry of `moe.ops.ATTENTION_KERNELS`, or its name; decoding
         always takes XLA's.
@@ -97,6 +108,8 @@ class Attention(nn.Module):
     clip: float | None = None
     bias: str = 'none'
     scale: float | None = None
+    window: int | None = None
+    sinks: bool = False
     epsilon: float = 1e-6
     kernel: str | Callable = 'xla'
     dtype: Any = jnp.float32
@@ -139,31 +152,28 @@ class Attention(nn.Module):
         if self.rope is not None:
             query = rotate(query, position, self.rope)
             key = rotate(key, position, self.rope)
-        more: Any = {} if self.scale is None else {'scale': self.scale}
-        if cache is None:
-            run: Any = 'xla' if self.is_initializing() else self.kernel
-            if isinstance(run, str):
-                run = ATTENTION_KERNELS[run]
-            attend: Callable = functools.partial(
-                run, is_causal=self.causal, **more
+        sinks = None
+        if self.sinks:
+            zeros, shape = nn.initializers.zeros_init(), (self.num_heads,)
+            sinks = parameter(
+                self, 'sinks', zeros, shape, axes=('heads',), decay=False
             )
-            if traits_of(run).by_device:
-                attend = over_heads(attend)
-            apart = () if segments is None else (segments,)
-            out = attend(query, key, value, *apart)
+        if cache is None:
+            out = self._attend(query, key, value, segments, sinks)
         else:
             new = (key, value)
             cache = Cache(
                 *(write_at(*v, start) for v in zip(cache, new, strict=True))
             )
             columns = jnp.arange(cache.key.shape[1])
-            seen = columns <= jnp.atleast_2d(position)[:, None, :, None]
-            out = jax.nn.dot_product_attention(
+            at = jnp.atleast_2d(position)[:, None, :, None]
+            out = attend(
                 query,
                 cache.key.astype(self.dtype),
                 cache.value.astype(self.dtype),
-                mask=seen,
-                **more,
+                within(at, columns, self.window),
+                sinks,
+                scale=self.scale,
             )
         out = checkpoint_name(out, 'attention')
         init = nn.initializers.variance_scaling(
@@ -185,6 +195,23 @@ class Attention(nn.Module):
             b = parameter(self, 'out_bias', zeros, (width,), decay=False)
             y += b.astype(self.dtype)
         return y.reshape(x.shape), cache
+
+    def _attend(self, query, key, value, segments, sinks):
+        """Runs the kernel, with those of its arguments that are needed."""
+        run: Any = 'xla' if self.is_initializing() else self.kernel
+        if isinstance(run, str):
+            run = ATTENTION_KERNELS[run]
+        given = {'scale': self.scale, 'window': self.window}
+        given = {k: v for k, v in given.items() if v is not None}
+        kernel: Callable = functools.partial(
+            run, is_causal=self.causal, **given
+        )
+        if traits_of(run).by_device:
+            kernel = over_heads(kernel)
+        more = [segments, sinks]
+        while more and more[-1] is None:
+            more.pop()
+        return kernel(query, key, value, *more)
 
     def _norm(self, name, x):
         """Normalises queries or keys, by head or all heads at once."""
@@ -225,11 +252,53 @@ class Attention(nn.Module):
         return y + b.astype(self.dtype)
 
 
-def attention_of(config: Any, causal: bool, *, name: str) -> nn.Module:
+def check(config: Any) -> None:
+    """Refuses options of attention that do not fit each other.
+
+    Args:
+      config: a `TransformerConfig`.
+
+    Raises:
+      ConfigError: for these, and for one that the kernel does not have.
+    """
+    c = config
+    if c.head_dim is None and c.d_model % (2 * c.num_heads):
+        allowed = f'a multiple of 2 * num_heads ({2 * c.num_heads})'
+        raise ConfigError('d_model', c.d_model, allowed)
+    if c.num_heads % c.num_kv_heads:
+        allowed = f'a divisor of num_heads ({c.num_heads})'
+        raise ConfigError('num_kv_heads', c.num_kv_heads, allowed)
+    if c.rope is not None:
+        c.rope.check(c.head_width)
+    layers = c.window_layers
+    if layers is not None:
+        if c.sliding_window is None:
+            raise ConfigError('window_layers', layers, 'None without a window')
+        if max(layers, default=0) >= c.num_layers or len({*layers}) < len(
+            layers
+        ):
+            allowed = f'layers below num_layers ({c.num_layers}), each once'
+            raise ConfigError('window_layers', layers, allowed)
+    for field, option in (
+        ('attention_scale', 'scale'),
+        ('sliding_window', 'window'),
+        ('attention_sinks', 'sinks'),
+    ):
+        value = getattr(c, field)
+        if value and not takes(c.attention, option):
+            name = ATTENTION_KERNELS.name_of(c.attention)
+            allowed = f'left out: the attention kernel {name!r} has none'
+            raise ConfigError(field, value, allowed)
+
+
+def attention_of(
+    config: Any, kind: Kind, causal: bool, *, name: str
+) -> nn.Module:
     """Makes the attention of one block.
 
     Args:
       config: a `TransformerConfig`.
+      kind: what the layer is.
       causal: whether a position sees only itself and those before it.
       name: name of the module inside the block.
     """
@@ -244,9 +313,31 @@ def attention_of(config: Any, causal: bool, *, name: str) -> nn.Module:
         clip=c.clip_qkv,
         bias=c.attention_bias,
         scale=c.attention_scale,
+        window=c.sliding_window if kind.windowed else None,
+        sinks=c.attention_sinks,
         epsilon=c.norm_epsilon,
         kernel=c.attention,
         dtype=jnp.dtype(c.dtype),
         out_scale=c.down_scale,
         name=name,
     )
+
+
+def cache_of(config: Any, repeats: int, batch: int, length: int) -> Cache:
+    """Makes an empty cache of one block of a pattern.
+
+    A layer with a window keeps all positions too.
+
+    Args:
+      config: a `TransformerConfig`.
+      repeats: R, repetitions of the pattern.
+      batch: B, number of sequences.
+      length: M, number of positions.
+
+    Returns:
+      Zeros in the compute dtype.
+    """
+    c = config
+    shape = (repeats, batch, length, c.num_kv_heads, c.head_width)
+    zeros = jnp.zeros(shape, c.dtype)
+    return Cache(zeros, zeros)

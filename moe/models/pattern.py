@@ -18,9 +18,11 @@ class Kind(NamedTuple):
 
     Attributes:
       mixture: whether its feed-forward is a mixture.
+      windowed: whether its attention sees a window alone.
     """
 
     mixture: bool
+    windowed: bool = False
 
 
 class Scan(NamedTuple):

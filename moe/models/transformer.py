@@ -22,11 +22,11 @@ from moe.config import (
 from moe.experts import MLP, make_experts
 from moe.experts.base import EXPERTS, SUPPLIED
 from moe.layers import MoEConfig
-from moe.models.attention import Cache, attention_of
+from moe.models.attention import Cache, attention_of, cache_of, check
 from moe.models.norms import NORMS, Norm
 from moe.models.pattern import Kind, Place, Scan, cut, in_order, places
 from moe.models.rope import Rope
-from moe.ops.attention import ATTENTION_KERNELS, takes, xla
+from moe.ops.attention import ATTENTION_KERNELS, xla
 from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
 from moe.parallel import split_batch
 from moe.types import Aux
@@ -61,6 +61,11 @@ class TransformerConfig:
         keys and values, or all (of the output too).
       attention_scale: factor on the scores before the softmax; None for
         `1 / sqrt(h)`.
+      attention_sinks: whether each head has a learned score in its softmax that
+        has no value, as in gpt-oss.
+      sliding_window: number of positions that a position sees, itself included;
+        None for all before it.
+      window_layers: layers with that window, counted from 0; None for all.
       dense: the feed-forward network of blocks without a mixture.
       norm: RMSNorm, or LayerNorm with a bias.
       norm_epsilon: epsilon of the norms.
@@ -87,6 +92,9 @@ class TransformerConfig:
     clip_qkv: PositiveFloat | None = None
     attention_bias: Literal['none', 'qkv', 'all'] = 'none'
     attention_scale: PositiveFloat | None = None
+    attention_sinks: bool = False
+    sliding_window: PositiveInt | None = None
+    window_layers: tuple[NaturalInt, ...] | None = None
     dense: Annotated[Any, OneOf(EXPERTS, SUPPLIED)] = functools.partial(
         MLP, hidden=256
     )
@@ -102,19 +110,7 @@ class TransformerConfig:
     remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
 
     def __post_init__(self):
-        if self.head_dim is None and self.d_model % (2 * self.num_heads):
-            allowed = f'a multiple of 2 * num_heads ({2 * self.num_heads})'
-            raise ConfigError('d_model', self.d_model, allowed)
-        if self.num_heads % self.num_kv_heads:
-            allowed = f'a divisor of num_heads ({self.num_heads})'
-            raise ConfigError('num_kv_heads', self.num_kv_heads, allowed)
-        if self.rope is not None:
-            self.rope.check(self.head_width)
-        if self.attention_scale is not None and not takes(
-            self.attention, 'scale'
-        ):
-            allowed = 'None: this attention kernel has a scale of its own'
-            raise ConfigError('attention_scale', self.attention_scale, allowed)
+        check(self)
         if self.moe_every > self.num_layers:
             allowed = f'at most num_layers ({self.num_layers}); 0 for none'
             raise ConfigError('moe_every', self.moe_every, allowed)
@@ -152,7 +148,20 @@ class TransformerConfig:
     def kinds(self) -> tuple[Kind, ...]:
         """Returns the kind of each layer."""
         mixtures = self.moe_layers
-        return tuple(Kind(i in mixtures) for i in range(self.num_layers))
+        windows = self.windows
+        return tuple(
+            Kind(i in mixtures, windows[i] is not None)
+            for i in range(self.num_layers)
+        )
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Returns the window of each layer, None for all positions."""
+        layers = self.window_layers
+        return tuple(
+            self.sliding_window if layers is None or i in layers else None
+            for i in range(self.num_layers)
+        )
 
     @property
     def scans(self) -> tuple[Scan, ...]:
@@ -201,11 +210,13 @@ class Block(nn.Module):
 
     Attributes:
       config: config of the stack.
+      kind: what the layer is.
       moe: the mixture layer; None for a dense feed-forward.
       causal: whether a position sees only itself and those before it.
     """
 
     config: TransformerConfig
+    kind: Kind
     moe: nn.Module | None
     causal: bool
 
@@ -237,7 +248,7 @@ class Block(nn.Module):
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
         x = split_batch(x)
-        h, cache = attention_of(c, self.causal, name='attention')(
+        h, cache = attention_of(c, self.kind, self.causal, name='attention')(
             c.make_norm('attention_norm')(x),
             cache,
             start,
@@ -357,7 +368,7 @@ class _Period(nn.Module):
             moe = None
             if kind.mixture:
                 moe = c.moe.build(jnp.dtype(c.dtype), c.down_scale)
-            block = Block(c, moe, self.causal, name=f'block_{i}')
+            block = Block(c, kind, moe, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
             x, written, aux = block(x, old, *args)
             new.append(written)
@@ -378,14 +389,8 @@ def empty_cache(
     Returns:
       What `Stack` takes as its cache, zeros in the compute dtype.
     """
-    c = config
-
-    def zeros(repeats):
-        shape = (repeats, batch, length, c.num_kv_heads, c.head_width)
-        return jnp.zeros(shape, c.dtype)
-
     return tuple(
-        Cache(empty := zeros(part.repeats), empty)
-        for part in c.scans
+        cache_of(config, part.repeats, batch, length)
+        for part in config.scans
         for _ in part.kinds
     )

@@ -1,7 +1,7 @@
 """Attention kernels by name, for all platforms or for one.
 
-B batch, S positions, H query heads, N key-value heads (H a multiple of N), h
-head width.
+B batch, S positions, M positions of the keys, H query heads, N key-value heads
+(H a multiple of N), h head width, v that of the values, mostly h.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _BLOCK = 512
 
 ATTENTION_KERNELS = Registry('attention kernel')
 # Parameters that the attention layer fills in, and no config has.
-SUPPLIED = frozenset({'is_causal', 'scale', 'interpret'})
+SUPPLIED = frozenset({'is_causal', 'scale', 'window', 'interpret'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,43 +58,74 @@ def traits_of(kernel: Any) -> KernelTraits:
 
 
 @ATTENTION_KERNELS.register('xla')
-def xla(query, key, value, segments=None, *, is_causal: bool, scale=None):
+def xla(
+    query,
+    key,
+    value,
+    segments=None,
+    sinks=None,
+    *,
+    is_causal: bool,
+    scale=None,
+    window=None,
+):
     """`softmax(Q K^T / sqrt(h)) V` by XLA, on every platform; see `splash`."""
-    if segments is not None:
+    options = {'is_causal': is_causal, 'scale': scale}
+    if sinks is None and segments is None:
+        if query.shape[-1] == value.shape[-1]:
+            general: Any = functools.partial(
+                jax.nn.dot_product_attention,
+                local_window_size=_sides(window),
+                **options,
+            )
+        else:
+            general = functools.partial(_masked, window=window, **options)
+        on_cpu = functools.partial(heads_first, window=window, **options)
+        return lax.platform_dependent(
+            query, key, value, cpu=on_cpu, default=general
+        )
+    if sinks is None and query.shape[-1] == value.shape[-1]:
         return jax.nn.dot_product_attention(
             query,
             key,
             value,
             mask=same(segments),
-            is_causal=is_causal,
-            scale=scale,
+            local_window_size=_sides(window),
+            **options,
         )
-    options = {'is_causal': is_causal, 'scale': scale}
-    return lax.platform_dependent(
-        query,
-        key,
-        value,
-        cpu=functools.partial(heads_first, **options),
-        default=functools.partial(jax.nn.dot_product_attention, **options),
-    )
+    return _masked(query, key, value, segments, sinks, window=window, **options)
 
 
 @ATTENTION_KERNELS.register('cudnn')
 @kernel_traits(platform='gpu')
-def cudnn(query, key, value, segments=None, *, is_causal: bool, scale=None):
+def cudnn(
+    query,
+    key,
+    value,
+    segments=None,
+    *,
+    is_causal: bool,
+    scale=None,
+    window=None,
+):
     """`softmax(Q K^T / sqrt(h)) V` by cuDNN, on NVIDIA GPUs; see `splash`.
 
-    Segments are a mask `[B, 1, S, S]` that cuDNN reads as a bias.
+    Segments are a mask `[B, 1, S, S]` that cuDNN reads as a bias. Values that
+    are narrower than keys are padded.
     """
-    return jax.nn.dot_product_attention(
+    narrower = query.shape[-1] - value.shape[-1]
+    padded = jnp.pad(value, (*3 * ((0, 0),), (0, narrower)))
+    y = jax.nn.dot_product_attention(
         query,
         key,
-        value,
+        padded if narrower else value,
         mask=None if segments is None else same(segments),
         is_causal=is_causal,
         scale=scale,
+        local_window_size=_sides(window),
         implementation='cudnn',
     )
+    return y[..., : value.shape[-1]] if narrower else y
 
 
 @ATTENTION_KERNELS.register('splash')
@@ -102,13 +133,15 @@ def cudnn(query, key, value, segments=None, *, is_causal: bool, scale=None):
 def splash(
     query: Float[Array, 'B S H h'],
     key: Float[Array, 'B S N h'],
-    value: Float[Array, 'B S N h'],
+    value: Float[Array, 'B S N v'],
     segments: Int[Array, 'B S'] | None = None,
+    sinks: Float[Array, ' H'] | None = None,
     *,
     is_causal: bool,
     scale: float | None = None,
+    window: int | None = None,
     interpret: bool = False,
-) -> Float[Array, 'B S H h']:
+) -> Float[Array, 'B S H v']:
     """`softmax(Q K^T / sqrt(h)) V` on TPUs, without the scores in HBM.
 
     Blocks of scores that are masked are not computed. The kernel is jax's.
@@ -120,8 +153,13 @@ def splash(
       value: values, in the dtype of `query`.
       segments: number of each position's document, int32; a position sees
         only those of its own. None if all are of one.
+      sinks: a score of each head, float32, that takes part in the softmax and
+        has no value. None for none. Source: arXiv 2309.17453, by which a
+        model need not attend to anything; here of gpt-oss.
       is_causal: whether a position sees only itself and those before it.
       scale: factor on the scores; None for `1 / sqrt(h)`.
+      window: number of positions that a causal query sees, itself included;
+        None for all.
       interpret: whether to emulate the kernel without a TPU, slowly.
 
     Returns:
@@ -137,8 +175,13 @@ def splash(
     if length % 128:
         raise ValueError(f'splash: {length} positions, not a multiple of 128')
     block = next(b for b in (_BLOCK, 256, 128) if length % b == 0)
-    kind = kernels.CausalMask if is_causal else kernels.FullMask
-    mask = kernels.MultiHeadMask(query.shape[2] * [kind((length, length))])
+    square = (length, length)
+    if window is not None:
+        one: Any = kernels.LocalMask(square, (window - 1, 0), 0)
+    else:
+        kind = kernels.CausalMask if is_causal else kernels.FullMask
+        one = kind(square)
+    mask = kernels.MultiHeadMask(query.shape[2] * [one])
     kernel = kernels.make_splash_mha_single_device(
         mask,
         block_sizes=kernels.BlockSizes(
@@ -159,7 +202,93 @@ def splash(
     arguments: list[Any] = list(map(heads_first, (scaled, key, value)))
     if segments is not None:
         arguments.append(kernels.SegmentIds(segments, segments))
+    if sinks is not None:
+        kernel = functools.partial(kernel, sinks=sinks)
     return heads_first(jax.vmap(kernel)(*arguments))
+
+
+def _sides(window: int | None) -> tuple[int, int] | None:
+    """Returns how far a causal window reaches to the left and to the right."""
+    return None if window is None else (window - 1, 0)
+
+
+def _masked(
+    query, key, value, segments=None, sinks=None, *, is_causal, scale, window
+):
+    """Attention of all positions to those that they see, by XLA."""
+    order = jnp.arange(query.shape[1])
+    seen = jnp.ones((1, 1, order.size, order.size), bool)
+    if is_causal:
+        seen &= within(order[:, None], order, window)
+    if segments is not None:
+        seen &= same(segments)
+    return attend(query, key, value, seen, sinks, scale=scale)
+
+
+def within(
+    position: Int[Array, '*B S 1'],
+    columns: Int[Array, ' M'],
+    window: int | None = None,
+) -> Bool[Array, '... S M']:
+    """Returns whether a position sees a column of keys: causally, in a window.
+
+    Args:
+      position: absolute positions of the queries, a column, int32.
+      columns: those of the keys, int32.
+      window: number of positions seen, itself included; None for all.
+    """
+    seen = columns <= position
+    return seen if window is None else seen & (columns > position - window)
+
+
+def attend(
+    query: Float[Array, 'B S H h'],
+    key: Float[Array, 'B M N h'],
+    value: Float[Array, 'B M N v'],
+    seen: Bool[Array, '#B 1 S M'],
+    sinks: Float[Array, ' H'] | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, 'B S H v']:
+    """`softmax(Q K^T / sqrt(h)) V` by XLA, of the keys that are seen.
+
+    With sinks z the share of key t is `exp(s_t) / (sum exp(s) + exp(z))`. The
+    scores and the softmax are float32.
+
+    Args:
+      query: queries, any float.
+      key: keys, in the dtype of `query`.
+      value: values, in the dtype of `query`.
+      seen: whether a query sees a key.
+      sinks: a score of each head without a value; None for none.
+      scale: factor on the scores; None for `1 / sqrt(h)`.
+
+    Returns:
+      The weighted means of the values, in the dtype of `query`.
+    """
+    if sinks is None and query.shape[-1] == value.shape[-1]:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=seen, scale=scale
+        )
+    batch, length, heads, width = query.shape
+    groups = key.shape[2]
+    rows = query.reshape(batch, length, groups, heads // groups, width)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = product('bsngh,bmnh->bngsm', rows, key)
+    scores *= width**-0.5 if scale is None else scale
+    scores = jnp.where(seen[:, :, None], scores, -jnp.inf)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.astype(jnp.float32).reshape(groups, -1, 1, 1)
+        top = jnp.maximum(top, sinks)
+    top = lax.stop_gradient(top)
+    share = jnp.exp(scores - top)
+    total = jnp.sum(share, axis=-1, keepdims=True)
+    if sinks is not None:
+        total += jnp.exp(sinks - top)
+    share = (share / total).astype(query.dtype)
+    y = product('bngsm,bmnv->bsngv', share, value)
+    return y.astype(query.dtype).reshape(batch, length, heads, -1)
 
 
 def same(segments: Int[Array, 'B S']) -> Bool[Array, 'B 1 S S']:

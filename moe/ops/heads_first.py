@@ -1,9 +1,9 @@
 """Attention with the heads before the positions, as suits XLA on CPUs.
 
 B batch, S positions, H query heads, N key-value heads (H a multiple of N), h
-head width. Between the transpositions of its arguments every product is of
-matrices that are contiguous, one a sequence and key-value head: `R = H/N * S`
-rows of queries, S of keys.
+head width, v that of the values. Between the transpositions of its arguments
+every product is of matrices that are contiguous, one a sequence and key-value
+head: `R = H/N * S` rows of queries, S of keys.
 """
 
 import functools
@@ -20,11 +20,12 @@ _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 def heads_first(
     query: Float[Array, 'B S H h'],
     key: Float[Array, 'B S N h'],
-    value: Float[Array, 'B S N h'],
+    value: Float[Array, 'B S N v'],
     *,
     is_causal: bool,
     scale: float | None = None,
-) -> Float[Array, 'B S H h']:
+    window: int | None = None,
+) -> Float[Array, 'B S H v']:
     """`softmax(Q K^T / sqrt(h)) V`, for gradients in reverse mode.
 
     Args:
@@ -33,6 +34,8 @@ def heads_first(
       value: values, in the dtype of `query`.
       is_causal: whether a position sees only itself and those before it.
       scale: factor on the scores; None for `1 / sqrt(h)`.
+      window: number of positions that a causal query sees, itself included;
+        None for all.
 
     Returns:
       The weighted means of the values, in the dtype of `query`. The scores and
@@ -43,8 +46,8 @@ def heads_first(
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     rows = query.reshape(batch, kv_heads, -1, width)
     scale = width**-0.5 if scale is None else scale
-    y = _attention(is_causal, scale)(rows, key, value)
-    return jnp.swapaxes(y.reshape(batch, heads, length, width), 1, 2)
+    y = _attention(is_causal, scale, window)(rows, key, value)
+    return jnp.swapaxes(y.reshape(batch, heads, length, -1), 1, 2)
 
 
 def _product(x, y):
@@ -58,11 +61,13 @@ def _turned(x):
     return jnp.swapaxes(x, 2, 3)
 
 
-def _forward(query, key, value, is_causal, scale):
+def _forward(query, key, value, is_causal, scale, window):
     length = key.shape[2]
     scores = _product(query, _turned(key)) * scale
     if is_causal:
         seen = jnp.tril(jnp.ones((length, length), bool))
+        if window is not None:
+            seen = jnp.triu(seen, 1 - window)
         grid = scores.reshape(*scores.shape[:2], -1, length, length)
         scores = jnp.where(seen, grid, _MASKED).reshape(scores.shape)
     share = jax.nn.softmax(scores, axis=-1).astype(key.dtype)
@@ -85,11 +90,11 @@ def _backward(scale, residuals, dy):
 
 
 @functools.cache
-def _attention(is_causal, scale):
-    """Returns the function of [B, N, R, h] and keys and values [B, N, S, h]."""
+def _attention(is_causal, scale, window):
+    """Returns the function of [B, N, R, h], keys and values [B, N, S, ...]."""
 
     def forward(query, key, value):
-        return _forward(query, key, value, is_causal, scale)
+        return _forward(query, key, value, is_causal, scale, window)
 
     @jax.custom_vjp
     def attention(query, key, value):

@@ -220,7 +220,7 @@ def over_heads(attend: Callable) -> Callable:
 
     Args:
       attend: a function of queries [B, S, H, h], keys and values [B, S, N, h],
-        and perhaps of segments [B, S].
+        and perhaps of segments [B, S] and of sinks [H].
 
     Returns:
       The same function of global arrays, on the mesh in context: B is sharded
@@ -230,17 +230,17 @@ def over_heads(attend: Callable) -> Callable:
     if mesh.empty:
         return attend
 
-    def split(query, key, value, *segments):
+    def split(query, key, value, segments=None, sinks=None):
         tensor = key.shape[2] % mesh.shape['tensor'] == 0
         spec = P(BATCH_AXES, None, 'tensor' if tensor else None)
-        rows = P(BATCH_AXES, None)
+        rows, own = P(BATCH_AXES, None), P('tensor' if tensor else None)
         run = jax.shard_map(
             attend,
-            in_specs=(spec, spec, spec, *(rows for _ in segments)),
+            in_specs=(spec, spec, spec, rows, own),
             out_specs=spec,
             check_vma=False,
         )
-        return run(query, key, value, *segments)
+        return run(query, key, value, segments, sinks)
 
     return split
 

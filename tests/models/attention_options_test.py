@@ -61,6 +61,10 @@ CASES = {
             }
         },
     ),
+    'window, sinks': (
+        {'head_dim': 4, 'window': 3, 'sinks': True, 'rope': None},
+        {},
+    ),
 }
 
 
@@ -84,7 +88,7 @@ def initial(case):
 def oracle(case, params, x=X, **more):
     """The loop in float64, of the layer's options."""
     given = {**CASES[case][0], **CASES[case][1], **more}
-    for name in ('head_dim', 'bias'):
+    for name in ('head_dim', 'bias', 'sinks'):
         given.pop(name, None)
     double = jax.tree.map(np.float64, params)
     return attention(np.float64(x), double, **given)

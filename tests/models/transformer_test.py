@@ -270,6 +270,27 @@ def test_dense_stack_has_no_aux():
     assert made[0][2] is None
 
 
+def test_windows_by_layer():
+    # Every other layer of four: one scan of two blocks, of which the first has
+    # the window; so each position of the second half sees the first token
+    # through the others alone.
+    changes = {'num_layers': 4, 'sliding_window': 3, 'window_layers': (0, 2)}
+    config = tiny.model(changes)
+    assert config.windows == (3, None, 3, None)
+    (scan,) = config.scans
+    assert [kind.windowed for kind in scan.kinds] == [True, False]
+    assert scan.repeats == 2
+    every = tiny.model({'num_layers': 2, 'sliding_window': 3, 'moe_every': 0})
+    stack = Stack(every, causal=True)
+    apply = jax.jit(lambda x: stack.apply({'params': initial(stack)}, x)[0])
+    x, other = inputs(), inputs()
+    other[:, 0] += 1.0
+    # Two layers of windows of three reach back by four positions.
+    difference = np.max(np.abs(apply(x) - apply(other)), axis=(0, 2))
+    assert np.all(difference[:5] > 1e-4)
+    assert np.all(difference[5:] == 0)
+
+
 def test_empty_cache():
     config = tiny.model(
         {
@@ -338,6 +359,17 @@ def test_empty_cache():
             'an option of heads of which 4 or more turn',
         ),
         ({'head_dim': 3}, 'rope.share', 'numbers of a head that is even'),
+        ({'window_layers': (0,)}, 'window_layers', 'None without a window'),
+        (
+            {'sliding_window': 4, 'window_layers': (2,)},
+            'window_layers',
+            'layers below num_layers (2), each once',
+        ),
+        (
+            {'attention': 'cudnn', 'attention_sinks': True},
+            'attention_sinks',
+            "left out: the attention kernel 'cudnn' has none",
+        ),
         ({'qk_norm': 'all'}, 'qk_norm', "one of 'none', 'head', 'width'"),
         ({'dtype': 'float16'}, 'dtype', "one of 'float32', 'bfloat16'"),
     ],

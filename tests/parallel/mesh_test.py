@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from moe.config import ConfigError
+from moe.ops.attention import xla
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
@@ -316,22 +317,26 @@ def test_every_block_keeps_its_batch_split():
 
 @pytest.mark.parametrize('kv_heads', [2, 1])
 def test_attention_runs_where_its_heads_are(kv_heads):
-    # Four shares of eight sequences; two of the key heads, if there are two.
+    # Four shares of eight sequences; two of the key heads, if there are two,
+    # and of the sinks.
     mesh = make_mesh(sizes(data=2, fsdp=2, tensor=2))
     rng = np.random.default_rng(0)
     heads = (4, kv_heads, kv_heads)
     inputs = [rng.standard_normal((8, 6, n, 4), np.float32) for n in heads]
+    sinks = np.float32([-1, 0, 1, 2])
     shapes = []
 
     def attend(*inputs):
-        shapes.append([x.shape for x in inputs])
-        return jax.nn.dot_product_attention(*inputs, is_causal=True)
+        shapes.append([None if x is None else x.shape for x in inputs])
+        return xla(*inputs, is_causal=True)
 
-    desired = attend(*inputs)
-    with jax.set_mesh(mesh):
-        actual = jax.jit(over_heads(attend))(*inputs)
-    np.testing.assert_allclose(actual, desired, 0, 1e-6)
+    for given in (inputs, [*inputs, None, sinks]):
+        desired = attend(*given)
+        with jax.set_mesh(mesh):
+            actual = jax.jit(over_heads(attend))(*given)
+        np.testing.assert_allclose(actual, desired, 0, 1e-6)
     ways = kv_heads
-    assert shapes[-1] == [(2, 6, n // ways, 4) for n in heads]
+    local = [(2, 6, n // ways, 4) for n in heads]
+    assert shapes[-1] == [*local, None, (4 // ways,)]
     # Without a mesh it is the function itself.
     assert over_heads(attend) is attend

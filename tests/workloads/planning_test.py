@@ -19,6 +19,18 @@ def test_useful_flops_of_a_transformer():
     found = of({'model.num_layers': 2, 'model.d_model': 16})
     _, active = found.workload.count_parameters()
     assert found.useful_flops() == (6 * active + 3072) * 128
+    # In a window of 4 a query sees 4 - 4 * 4 / (2 * 16) = 3.5 in the mean, and
+    # 8 in the other layer; heads of 4 numbers have half of the products.
+    found = of(
+        {
+            'model.sliding_window': 4,
+            'model.window_layers': (1,),
+            'model.head_dim': 4,
+        }
+    )
+    _, active = found.workload.count_parameters()
+    attention = 6 * 2 * (4 + 4) * (8 + 3.5)
+    assert found.useful_flops() == (6 * active + attention) * 128
 
 
 @pytest.mark.parametrize(

@@ -227,19 +227,24 @@ def attention_flops(
 ) -> float:
     """Returns the FLOPs of the scores and of their means, a token.
 
-    `6 * H * (h + v) * seen * S` in each layer, those of multi-token prediction
-    too: for each query the products with keys h wide and values v wide at the
-    positions it sees, and twice that in the backward pass.
-    Source: PaLM, arXiv 2204.02311, appendix B.
+    `6 * H * (h + v) * P` in each layer, those of multi-token prediction too:
+    for each query the products with keys h wide and values v wide at the P
+    positions it sees, `seen * S` or in a window of w `w - w^2 / 2S`, and twice
+    that in the backward pass. Source: PaLM, arXiv 2204.02311, appendix B.
 
     Args:
       config: config of the transformer.
       length: S, positions of an example.
       seen: mean share of them that a query attends to.
     """
-    width = 2 * config.head_width
-    heads = config.trained_layers * config.num_heads
-    return 6.0 * heads * width * seen * length
+    width, positions = 2 * config.head_width, 0.0
+    further = config.trained_layers - config.num_layers
+    for window in (*config.windows, *further * config.windows[-1:]):
+        if window is None or window >= length:
+            positions += seen * length
+        else:
+            positions += window - window**2 / (2 * length)
+    return 6.0 * config.num_heads * width * positions
 
 
 def active_parameters(

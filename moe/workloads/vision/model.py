@@ -38,6 +38,9 @@ class ViTConfig(TransformerConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sliding_window is not None:
+            allowed = 'None: patches see those after them too'
+            raise ConfigError('sliding_window', self.sliding_window, allowed)
         if self.image_size % self.patch_size:
             allowed = f'a divisor of image_size ({self.image_size})'
             raise ConfigError('patch_size', self.patch_size, allowed)
