@@ -15,7 +15,7 @@ from moe.checkpoints.hf.quantized import Tensor, as_meant
 from moe.checkpoints.hf.read import check_tensors, read_leaves
 from moe.checkpoints.hf.runs import plain_config
 from moe.checkpoints.hf.tensors import Published, published
-from moe.checkpoints.hf.travel import FOLDER, TOKENIZER, keep
+from moe.checkpoints.hf.travel import TOKENIZER, keep
 from moe.config import ConfigError
 from moe.parallel import make_mesh, parameter_shardings, with_shardings
 from moe.paths import check_local, check_run_folder, read_json
@@ -28,6 +28,7 @@ from moe.training.folder import CONFIG, write_plain_config
 from moe.training.lock import locked
 from moe.training.loop import on_mesh
 from moe.training.step import TrainState, init_state
+from moe.workloads.lm.data.kept import keep_tokenizer
 from moe.workloads.registry import plain_of, read_config
 
 FLAGS = flags.FlagValues()
@@ -125,10 +126,11 @@ def run(workdir: pathlib.Path, overrides: Sequence[tuple[str, Any]]) -> int:
     found = open_published(source, FLAGS.ignore)
     given, family, tensors = found.config, found.family, found.tensors
     model = {**found.model, 'param_dtype': FLAGS.dtype}
-    has_text = (source / TOKENIZER).is_file()
+    text = source / TOKENIZER
+    tokenizer = str(text) if text.is_file() else ''
     plain = plain_config(
         model,
-        str(workdir / FOLDER / TOKENIZER) if has_text else '',
+        tokenizer,
         given.get('max_position_embeddings')
         or family.defaults['max_position_embeddings'],
         jax.device_count(),
@@ -146,10 +148,15 @@ def run(workdir: pathlib.Path, overrides: Sequence[tuple[str, Any]]) -> int:
             with shown('writing the checkpoint'):
                 checkpoints.save(0, state, {'next_index': 0})
                 checkpoints.close()
-        write_plain_config(workdir, plain_of(config))
+        keep_tokenizer(config.data.source, workdir)
+        written = plain_of(config)
+        if written['data']['source'].get('tokenizer') == tokenizer != '':
+            own = str(workdir / TOKENIZER)
+            written['data']['source']['tokenizer'] = own
+        write_plain_config(workdir, written)
         facts = {'from': str(source.resolve()), 'family': family.name}
         history.record(workdir, history.STARTED, step=0, imported=facts)
-    if not has_text:
+    if not tokenizer:
         lines.append(f'there is no {TOKENIZER}: the run reads and writes ids')
     for line in lines:
         print(line)

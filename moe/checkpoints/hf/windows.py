@@ -50,10 +50,12 @@ def layer_types(
         chosen = range(count) if layers is None else layers
         if window is None:
             chosen = ()
-        found = {
-            'layer_types': [_KINDS[i in chosen] for i in range(count)],
-            'sliding_window': window,
+        found: dict[str, Any] = {
+            'layer_types': [_KINDS[i in chosen] for i in range(count)]
         }
+        # Without a switch there has to be a number, which no layer reads.
+        if switch or window is not None:
+            found['sliding_window'] = window
         return found | ({switch: window is not None} if switch else {})
 
     return Entry(names, read, write)

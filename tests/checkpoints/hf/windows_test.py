@@ -27,6 +27,8 @@ def test_a_window_of_all_layers_names_none():
     assert found == {'sliding_window': 5}
     written = layer_types(first).write({**found, 'num_layers': 3})
     assert written['layer_types'] == 3 * [SLIDING]
+    written = layer_types(first).write({'num_layers': 3})
+    assert written == {'layer_types': 3 * [FULL]}
 
 
 def test_a_switch_that_is_off_is_no_window():
