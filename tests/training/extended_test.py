@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import shutil
+import sys
 from typing import Any, NamedTuple
 
 import chex
@@ -25,6 +26,7 @@ from moe.training.watch import Watch
 from tests import tiny
 from tests.training import damage
 from tests.training.evaluation_test import Sums
+from tests.training.shared import traced_once
 from tests.training.written import contents, lines
 
 pytestmark = pytest.mark.slow
@@ -80,8 +82,10 @@ def runs(tmp_path_factory):
     corpus = {'data.source.files': tiny.write_corpus(base / 'corpus')}
     with (
         tiny.kept_programs(base / 'programs'),
+        traced_once() as init,
         pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(sys.modules[__name__], 'init_state', init)
         patch.setattr('moe.training.loop.make_mesh', ONE)
         patch.setattr('moe.evaluate.make_mesh', ONE)
         config = start(base / 'whole', corpus, **DECAYED)
@@ -334,6 +338,7 @@ def test_an_average_and_an_early_end(runs, tmp_path, capsys):
     folder = tmp_path / 'run'
     changes = {
         **STABLE,
+        'model.moe_every': 0,
         'steps': 30,
         'eval_every': 1,
         'checkpoint_every': 1,
