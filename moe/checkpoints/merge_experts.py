@@ -173,7 +173,7 @@ def run(workdir: pathlib.Path, overrides: transform.Overrides) -> int:
         field = 'config.model.moe.experts'
         hidden.check_known(moe.experts, f'{field} (or --nomatch)')
     changes = {'model.moe.num_experts': new}
-    source.changed(changes, overrides)
+    surgery.changed(source, changes, overrides)
     found = measure(source, transform.data_of(overrides))
     each = [
         groups(load, products, new)

@@ -46,7 +46,7 @@ def run(workdir: pathlib.Path, overrides: transform.Overrides) -> int:
     if keep is None or keep > count:
         raise ConfigError('--keep', keep, f'at most num_experts ({count})')
     changes = {'model.moe.num_experts': keep}
-    source.changed(changes, overrides)
+    surgery.changed(source, changes, overrides)
     found = measure(source, transform.data_of(overrides))
     kept = kept_experts(found, FLAGS.by, keep)
     layers = source.config.model.moe_layers

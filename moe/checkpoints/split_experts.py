@@ -98,7 +98,7 @@ def run(workdir: pathlib.Path, overrides: transform.Overrides) -> int:
             allowed = f'a divisor of the {width} hidden units of an expert'
             raise ConfigError('--parts', parts, allowed)
         changes['model.moe.experts.hidden'] = width // parts
-    config = source.changed(changes, overrides)
+    config = surgery.changed(source, changes, overrides)
     ratio = gate_ratio(
         moe.router, config.model.moe.router, moe.num_experts, parts
     )

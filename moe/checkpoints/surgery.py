@@ -147,6 +147,29 @@ def opened(workdir: pathlib.Path, values: flags.FlagValues) -> transform.Source:
     return source
 
 
+def changed(
+    source: transform.Source,
+    changes: Mapping[str, Any],
+    overrides: transform.Overrides,
+) -> Any:
+    """Returns the config of a run with another number of experts.
+
+    Args:
+      source: the checkpoint.
+      changes: what the operation changes in the config, by dotted name.
+      overrides: what the user changes.
+
+    Raises:
+      ConfigError: for the first field that cannot be used, and for experts
+        outside of the stack.
+    """
+    config = source.changed(changes, overrides)
+    if getattr(config.model, 'mtp', None):
+        allowed = 'None, as its block has experts of its own'
+        raise ConfigError('config.model.mtp', 'given', allowed)
+    return config
+
+
 def write(
     source: transform.Source,
     operation: Operation,

@@ -122,14 +122,16 @@ class Source:
         self.read = functools.lru_cache(maxsize=8)(self._read)
 
     def _read(self, name: str) -> np.ndarray:
-        """Returns a leaf by its name, verified."""
+        """Returns a leaf by its name, verified; bfloat16 as float32."""
         own = name
         if name.startswith('params/'):
             own = self._kept + name.removeprefix('params/')
         try:
-            return read_leaf(self.path, own, self.leaves[name])
+            values = read_leaf(self.path, own, self.leaves[name])
         except Damage as damage:
             raise damaged(damage, self.workdir) from None
+        is_narrow = values.dtype.name == 'bfloat16'
+        return values.astype(np.float32) if is_narrow else values
 
     def changed(
         self, changes: Mapping[str, Any], overrides: Overrides = ()

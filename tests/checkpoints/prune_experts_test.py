@@ -56,6 +56,7 @@ def test_experts_without_a_token_change_nothing():
         (['--keep=5'], '--keep = 5: must be at most num_experts (4)'),
         (['--keep=1'], 'k = 2: must be at most num_experts (1)'),
         (['--keep=2', '--by=size'], "by = 'size'"),
+        (['--keep=2', '--config.model.mtp.depth=1'], 'experts of its own'),
         (['--keep=3', '--config.mesh.expert=2'], 'mesh.expert = 2: must be'),
     ],
     ids=str,
