@@ -174,6 +174,8 @@ def _written(section: Model) -> dict[str, Any]:
         theirs: section[ours]
         for theirs, ours in _OPTIONS[kind][0].items()
         if section[ours] is not None
+        # What transformers 4 does not know is written where it is needed.
+        and not (theirs == 'truncate' and section[ours])
     }
     return {'rope_type': kind, **found}
 

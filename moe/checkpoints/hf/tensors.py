@@ -26,7 +26,8 @@ class Layout:
     """How the axes of parameters are those of one published tensor.
 
     The last `inputs` and `outputs` axes of a parameter are flattened into one
-    of each. Several parameters are joined along their last axis.
+    of each. Several parameters are joined along the last axis of the first,
+    into which the others' last axes are flattened.
 
     Attributes:
       inputs: number of input axes; 0 for a vector.
@@ -47,7 +48,7 @@ class Layout:
           shapes: shapes of the parameters.
         """
         first = shapes[0]
-        whole = (*first[:-1], sum(shape[-1] for shape in shapes))
+        whole = (*first[:-1], sum(_widths(shapes)))
         lead = len(whole) - self.inputs - self.outputs
         rows = (math.prod(whole[lead : lead + self.inputs]),)
         columns = (math.prod(whole[lead + self.inputs :]),)
@@ -68,11 +69,12 @@ class Layout:
         if self.inputs and self.transposed:
             tensor = np.swapaxes(tensor, -1, -2)
         first = shapes[0]
-        widths = [shape[-1] for shape in shapes]
+        widths = _widths(shapes)
         whole = tensor.reshape(*first[:-1], sum(widths))
         if self.interleaved:
             return [whole[..., i :: len(shapes)] for i in range(len(shapes))]
-        return np.split(whole, np.cumsum(widths)[:-1], axis=-1)
+        parts = np.split(whole, np.cumsum(widths)[:-1], axis=-1)
+        return [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
 
     def join(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the published tensor of parameters: the inverse of `split`.
@@ -84,11 +86,19 @@ class Layout:
         if self.interleaved:
             whole = np.stack(arrays, axis=-1)
         else:
-            whole = np.concatenate(arrays, axis=-1)
+            first = arrays[0].shape
+            flat = [array.reshape(*first[:-1], -1) for array in arrays]
+            whole = np.concatenate(flat, axis=-1)
         if not (self.inputs and self.transposed):
             return whole.reshape(shape)
         flat = whole.reshape(*shape[:-2], shape[-1], shape[-2])
         return np.swapaxes(flat, -1, -2)
+
+
+def _widths(shapes: Sequence[Shape]) -> list[int]:
+    """Returns how many columns of the first one's last axis each is."""
+    rows = math.prod(shapes[0][:-1])
+    return [math.prod(shape) // rows for shape in shapes]
 
 
 VECTOR = Layout(inputs=0)

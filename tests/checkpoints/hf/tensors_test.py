@@ -13,6 +13,7 @@ CASES = {
     'bias': (Layout(inputs=0, outputs=2), [(2, 4)], (8,)),
     'two halves': (LINEAR, [(6, 3, 5), (6, 3, 5)], (6, 10, 3)),
     'unequal': (LINEAR, [(3, 5), (3, 2)], (7, 3)),
+    'an axis of one': (LINEAR, [(3, 5), (3, 1, 2)], (7, 3)),
     'by head': (HEADS_IN, [(3, 2, 4), (3, 2, 1)], (10, 3)),
     'alternating': (
         Layout(transposed=False, interleaved=True),
