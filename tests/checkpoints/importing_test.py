@@ -145,3 +145,14 @@ def test_tensors_are_opened_in_the_order_of_the_files():
     stored = find_tensors(FOLDER / 'qwen3_moe')
     places = [stored[name][::3] for name in tensors]
     assert places == sorted(places)
+
+
+def test_layers_that_predict_further_tokens_are_left_out_and_said(
+    tmp_path, capsys
+):
+    source = copied(tmp_path / 'a', 'glm4_moe', num_nextn_predict_layers=1)
+    more = {'model.layers.3.eh_proj.weight': np.zeros((4, 8), np.float32)}
+    rewritten(source, more)
+    assert imported(source, tmp_path / 'run') == 0
+    line = 'left out: 1 tensors of layers that predict further tokens'
+    assert line in capsys.readouterr().out

@@ -87,8 +87,8 @@ class Layout:
             whole = np.stack(arrays, axis=-1)
         else:
             first = arrays[0].shape
-            flat = [array.reshape(*first[:-1], -1) for array in arrays]
-            whole = np.concatenate(flat, axis=-1)
+            parts = [array.reshape(*first[:-1], -1) for array in arrays]
+            whole = np.concatenate(parts, axis=-1)
         if not (self.inputs and self.transposed):
             return whole.reshape(shape)
         flat = whole.reshape(*shape[:-2], shape[-1], shape[-2])
