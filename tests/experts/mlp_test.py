@@ -119,7 +119,7 @@ def test_a_config_names_its_activation():
     activation = parsed.experts().activation
     assert options(activation) == {'limit': 7, 'alpha': 1.702}
     bad = section | {'activation': clamped | {'limit': 0}}
-    with pytest.raises(ConfigError, match=r'activation.limit = 0: must be '):
+    with pytest.raises(ConfigError, match=r'activation.limit = 0.0: must be '):
         parse(Schema, {'experts': bad})
 
 
