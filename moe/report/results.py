@@ -43,7 +43,7 @@ def auxiliary_losses(runs: Runs) -> str:
     pictures = [
         figure(
             plots.curves(columns(runs), {name: ''}, words(label)),
-            f'{words(label).capitalize()}, mean over the mixture layers; '
+            f'{words(label).capitalize()}, mean over {_over(label)}; '
             f'{_coefficient(runs, label)}.',
         )
         for name, label in found.items()
@@ -53,10 +53,7 @@ def auxiliary_losses(runs: Runs) -> str:
 
 def _coefficient(runs: Runs, loss: str) -> str:
     """Returns the coefficient of a loss in words."""
-    found = {
-        label: run.config.get('losses', {}).get(loss, 0.0)
-        for label, run in runs.items()
-    }
+    found = {label: _weight(run, loss) for label, run in runs.items()}
     if len(set(found.values())) > 1:
         each = ', '.join(f'{value:g} in {k}' for k, value in found.items())
         return f'its coefficient in the objective is {each}'
@@ -64,6 +61,20 @@ def _coefficient(runs: Runs, loss: str) -> str:
     if not value:
         return 'not in the objective'
     return f'its coefficient in the objective is {value:g}'
+
+
+def _over(loss: str) -> str:
+    """Returns what a loss is the mean over, in words."""
+    of_outputs = loss == 'output_z' or loss.startswith('mtp_')
+    return 'the targets' if of_outputs else 'the mixture layers'
+
+
+def _weight(run: Run, loss: str) -> float:
+    """Returns the coefficient of a loss in the objective of a run."""
+    mtp = run.config.get('model', {}).get('mtp')
+    if mtp and loss.startswith('mtp_'):
+        return mtp['weight'] / mtp['depth']
+    return run.config.get('losses', {}).get(loss, 0.0)
 
 
 def labels(run: Run) -> dict[str, str]:

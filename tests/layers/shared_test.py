@@ -123,3 +123,27 @@ def test_dtype_is_that_of_the_tokens(gate):
         jnp.dtype('float32')
     }
     assert layer.apply(variables, x)[0].dtype == jnp.bfloat16
+
+
+def test_several_shared_experts_are_one_wide_network():
+    # DeepSeek's two shared experts of width 3, whose outputs are added, are one
+    # of width 6: the columns of up and gate and the rows of down side by side.
+    rng = np.random.default_rng(0)
+    two = {
+        'up': rng.standard_normal((2, 4, 3), np.float32),
+        'gate': rng.standard_normal((2, 4, 3), np.float32),
+        'down': rng.standard_normal((2, 3, 4), np.float32),
+    }
+    x = rng.standard_normal((5, 4), np.float32)
+    side = {name: np.concatenate(w, axis=1) for name, w in two.items()}
+    side['down'] = np.concatenate(two['down'], axis=0)
+    y = MLP(6).apply({'params': side}, x)
+    wide = jax.tree.map(np.float64, two)
+    for row, actual in zip(np.float64(x), np.asarray(y), strict=True):
+        each = [
+            reference_experts.mlp(
+                row, reference_experts.expert_of(wide, e), 'swiglu'
+            )
+            for e in range(2)
+        ]
+        assert_close(actual, sum(each), 5e-6)

@@ -52,3 +52,18 @@ def test_coefficients_that_differ_between_runs(tmp_path):
         'Load balance, mean over the mixture layers; its coefficient in the '
         'objective is 0.01 in one, 0.5 in two.'
     ) in text
+
+
+def test_losses_of_outputs(tmp_path):
+    # Of two depths of multi-token prediction, each has half of the weight.
+    own = {'train/output_z': 25.0, 'train/mtp_1': lambda step: 1.0 / step}
+    lines = [
+        m | {k: v(m['step']) if callable(v) else v for k, v in own.items()}
+        for m in runs.lines()
+    ]
+    run = Run(runs.write(tmp_path / 'one', lines, losses={'output_z': 0.5}))
+    run.config['model'] = {'mtp': {'depth': 2, 'weight': 0.5}}
+    text = results.auxiliary_losses({'one': run})
+    of = 'mean over the targets; its coefficient in the objective is'
+    assert f'Output z, {of} 0.5.' in text
+    assert f'Mtp 1, {of} 0.25.' in text
