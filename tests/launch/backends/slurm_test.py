@@ -241,7 +241,7 @@ def test_containers_see_this_folder_and_the_sweep():
         *('apptainer', 'exec', '--nv', f'--bind={mounts}', f'--pwd={here}'),
         *('moe.sif', 'python'),
     ]
-    assert srun(python='/opt/python')[2] == '/opt/python'
+    assert srun(python='/usr/bin/python')[2] == '/usr/bin/python'
 
 
 def test_gpus_that_wait_for_their_input_are_told():
