@@ -83,7 +83,8 @@ def grouped_matmuls(
 @jax.custom_vjp
 def _matmuls(x, ws, group_sizes):
     def each(x, ws, sizes):
-        return tuple(_rows_times(x, w, sizes, transpose=False) for w in ws)
+        times = functools.partial(_rows_times, transpose=False)
+        return tuple(times((x,), (w,), sizes) for w in ws)
 
     return _by_kernel('products', each, (x, ws), group_sizes, ws)
 
@@ -99,11 +100,6 @@ def _backward(residuals, dys):
     def outer(x, dys, sizes):
         return tuple(_outer(x, dy, sizes) for dy in dys)
 
-    def back(dys, ws, sizes):
-        pairs = zip(dys, ws, strict=True)
-        dxs = [_rows_times(d, w, sizes, transpose=True) for d, w in pairs]
-        return functools.reduce(jnp.add, dxs)
-
     dws = _by_kernel('outer_products', outer, (x, dys), group_sizes, ws)
     # On GPUs XLA would put off all gradients of matrices, and keep what they
     # are made of: rows, and cotangents of rows.
@@ -117,6 +113,7 @@ def _backward(residuals, dys):
         for dy, dw in zip(dys, dws, strict=True)
     ]
     dys, dws = zip(*held, strict=True)
+    back = functools.partial(_rows_times, transpose=True)
     dx = _by_kernel('summed_products', back, (dys, ws), group_sizes, ws)
     return dx, dws, None
 
@@ -143,15 +140,24 @@ def _by_kernel(name, elsewhere, operands, group_sizes, ws):
     return elsewhere(*operands, group_sizes)
 
 
-def _rows_times(x, w, group_sizes, *, transpose):
-    """Rows times w[e], or times its transpose; empty rows give zero."""
+def _rows_times(xs, ws, group_sizes, *, transpose):
+    """Sums rows times w[e], or its transpose; empty rows give zero."""
+
+    def summed(times):
+        def run(xs, ws, group_sizes):
+            pairs = zip(xs, ws, strict=True)
+            ys = [times(*v, group_sizes, transpose=transpose) for v in pairs]
+            return functools.reduce(jnp.add, ys)
+
+        return run
+
     return lax.platform_dependent(
-        x,
-        w,
+        xs,
+        ws,
         group_sizes,
-        cpu=functools.partial(_rows_times_cpu, transpose=transpose),
+        cpu=summed(_rows_times_cpu),
         cuda=lambda *v: nvidia.rows_times(*v, transpose),
-        default=functools.partial(_rows_times_ragged, transpose=transpose),
+        default=summed(_rows_times_ragged),
     )
 
 

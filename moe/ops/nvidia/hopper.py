@@ -3,9 +3,9 @@
 A rows, E groups, K the width that is summed over, N the other one. A kernel is
 one grid of as many blocks of threads as there are multiprocessors, each of
 which takes one tile of the result after another: two warpgroups multiply, each
-half of a tile's columns, while a third loads what comes next. Which tiles there
-are is computed on the device beforehand, from the sizes of the groups, so that
-neither the program nor its time grows with E.
+half of a tile's columns, while a third loads what comes next, of the next tile
+too. Which tiles there are is computed on the device beforehand, from the sizes
+of the groups, so that neither the program nor its time grows with E.
 """
 
 import dataclasses
@@ -20,68 +20,66 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from moe.ops.blocks import starts_of
+from moe.ops.nvidia import ring
+from moe.ops.nvidia.ring import STEP, TRANSFORMS
 
-# Numbers of 16 bits in the 128 bytes that shared memory is swizzled by: the
-# least width, the depth of a step and the side of what is stored at a time.
-STEP = 64
-# The least columns of a tile, STEP for each of two warpgroups.
+# Rows of a tile, and its least columns, STEP for each of two warpgroups.
 LEAST = 2 * STEP
 # Rows that the loading unit counts by, since shared memory is in tiles of them.
 ALIGNED = 8
+# Rows of tiles that are taken column by column: so many read a matrix at once.
+BAND = 16
 _SHARED = 227 * 1024 - 1024  # bytes a block of threads can have, less barriers
-_TRANSFORMS = (
-    plgpu.TilingTransform((ALIGNED, STEP)),
-    plgpu.SwizzleTransform(128),
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How a product is cut.
+    """How a product is cut, in tiles of LEAST rows.
 
     Attributes:
-      rows: rows of a tile.
       columns: columns of a tile, half of them for each warpgroup.
       stages: steps of STEP that are in shared memory at a time.
     """
 
-    rows: int
     columns: int
     stages: int
 
     @classmethod
-    def of(cls, rows: int, width: int, buffers: int) -> 'Tiling':
+    def of(cls, width: int, buffers: int) -> 'Tiling':
         """The tiling of results of some width; `buffers` are for storing."""
         wide = math.ceil(width / 256) * 256 <= 1.15 * width
         columns = 256 if wide else LEAST
-        size = 2 * STEP * (rows + columns)
+        size = 2 * STEP * (LEAST + columns)
         spare = _SHARED - buffers * 2 * 2 * STEP * STEP
-        return cls(rows, columns, min(6, spare // size))
+        return cls(columns, min(6, spare // size))
 
 
-def rows_times(x, w, group_sizes, transpose: bool, num_sms: int):
-    """Rows [A, K] times w[e] [K, N], or its transpose; [A, N].
+def rows_times(xs, ws, group_sizes, transpose: bool, num_sms: int):
+    """The sum of rows [A, K] times w[e] [K, N], or its transpose; [A, N].
 
     A tile is of rows of one group, and is stored by chunks of STEP rows and
     columns; of the first and the last chunk of a group only its own rows are.
     """
-    num_rows, num_groups = x.shape[0], w.shape[0]
-    width = w.shape[1] if transpose else w.shape[2]
-    x = _padded(x, {0: STEP, 1: STEP})
+    num_rows = xs[0].shape[0]
+    width = ws[0].shape[1] if transpose else ws[0].shape[2]
+    xs = [_padded(x, {0: STEP, 1: STEP}, least=0) for x in xs]
     # Not below LEAST where it is the width of the result.
-    w = _padded(w, {1: STEP, 2: STEP}, least=1 if transpose else 2)
-    block = 2 * STEP if num_rows >= 96 * num_groups else STEP
-    block = min(block, x.shape[0])
-    tiles = tiles_of(group_sizes, x.shape[0], block)
-    out = w.shape[1] if transpose else w.shape[2]
-    tiling = Tiling.of(block, out, buffers=2)
+    least = 1 if transpose else 2
+    ws = [_padded(w, {1: STEP, 2: STEP}, least=least) for w in ws]
+    rows, out = xs[0].shape[0], ws[0].shape[1 if transpose else 2]
+    tiles = tiles_of(group_sizes, rows, LEAST)
     y = plgpu.kernel(
-        functools.partial(_rows_kernel, tiling=tiling, transpose=transpose),
-        out_type=jax.ShapeDtypeStruct((x.shape[0], out), x.dtype),
+        functools.partial(
+            _rows_kernel,
+            number=len(xs),
+            tiling=Tiling.of(out, buffers=2),
+            transpose=transpose,
+        ),
+        out_type=jax.ShapeDtypeStruct((rows, out), xs[0].dtype),
         kernel_name='moe_grouped_rows',
         **_LAUNCH,
         grid=(num_sms,),
-    )(*tiles, x, w)[:num_rows, :width]
+    )(*tiles, *xs, *ws)[:num_rows, :width]
     filled = jnp.arange(num_rows) < jnp.sum(group_sizes)
     return jnp.where(filled[:, None], y, 0)
 
@@ -94,7 +92,7 @@ def outer(x, dy, group_sizes, num_sms: int):
     """
     (_, rows), columns = x.shape, dy.shape[1]
     x, dy = (_padded(v, {0: STEP, 1: STEP}, least=1) for v in (x, dy))
-    tiling = Tiling.of(2 * STEP, dy.shape[1], buffers=1)
+    tiling = Tiling.of(dy.shape[1], buffers=1)
     shape = (group_sizes.shape[0], x.shape[1], dy.shape[1])
     dw = plgpu.kernel(
         functools.partial(_outer_kernel, tiling=tiling),
@@ -154,101 +152,92 @@ def _padded(x, multiples, least=None):
     return jnp.pad(x, pads) if any(after for _, after in pads) else x
 
 
-def _pipeline(body, context, tiling, steps, specs):
-    return plgpu.emit_pipeline_warp_specialized(
-        body,
-        grid=(steps,),
-        memory_registers=40,
-        in_specs=[
-            plgpu.BlockSpec(shape, index, transforms=_TRANSFORMS)
-            for shape, index in specs
-        ],
-        wg_axis='wg',
-        num_compute_wgs=2,
-        max_concurrent_steps=tiling.stages,
-        compute_context=context,
-    )
-
-
-def _no(*_, **__):
-    """For a pipeline of which only the allocations are asked."""
-
-
 def _rows_kernel(
-    rows, group, starts, ends, count, x, w, y, *, tiling, transpose
+    rows, group, starts, ends, count, *refs, number, tiling, transpose
 ):
-    block, columns = tiling.rows, tiling.columns
-    half = columns // 2
+    xs, ws, y = refs[:number], refs[number:-1], refs[-1]
+    columns, half = tiling.columns, tiling.columns // 2
     width = y.shape[1]
     num_columns = pl.cdiv(width, columns)
+    depths = [x.shape[1] // STEP for x in xs]
     matrix = (columns, STEP) if transpose else (STEP, columns)
-    pipeline = functools.partial(
-        _pipeline,
-        tiling=tiling,
-        steps=x.shape[1] // STEP,
-        specs=[
-            ((block, STEP), lambda k: (0, k)),
-            (matrix, (lambda k: (0, k)) if transpose else (lambda k: (k, 0))),
-        ],
-    )
 
     @functools.partial(
         pl.run_scoped,
-        allocations=pipeline(_no, _no).get_allocations(x, w.at[0]),
-        whole=plgpu.SMEM((2, STEP, STEP), y.dtype, transforms=_TRANSFORMS),
+        memory=ring.memory(tiling.stages, (LEAST, STEP), matrix, y.dtype),
+        whole=plgpu.SMEM((2, STEP, STEP), y.dtype, transforms=TRANSFORMS),
         part=plgpu.SMEM((2, STEP, STEP), y.dtype),
         collective_axes='wg',
     )
-    def _(allocations, whole, part):
+    def _(memory, whole, part):
+        steps = ring.Ring(tiling.stages, **memory)
         wg = lax.axis_index('wg')
+        each_tile = functools.partial(
+            plgpu.nd_loop,
+            (count[0] * num_columns,),
+            collective_axes='sm',
+            init_carry=jnp.int32(0),
+        )
 
-        @plgpu.nd_loop((count[0] * num_columns,), collective_axes='sm')
-        def _(info):
-            (index,) = info.index
-            tile = lax.div(index, num_columns)
-            row = pl.multiple_of(rows[tile], ALIGNED)
-            start, end = starts[tile], ends[tile]
+        def place(index):
+            """The tile, its first row and its first column."""
+            band = lax.div(index, BAND * num_columns)
+            inside = index - band * BAND * num_columns
+            height = lax.min(BAND, count[0] - band * BAND)
+            column = lax.div(inside, height)
+            tile = band * BAND + inside - column * height
             # The last tile is moved left to end where the matrix does.
-            column = lax.rem(index, num_columns) * columns
-            column = lax.min(column, width - columns)
-            column = pl.multiple_of(column, STEP)
+            column = lax.min(column * columns, width - columns)
+            row = pl.multiple_of(rows[tile], ALIGNED)
+            return tile, row, pl.multiple_of(column, STEP)
 
-            def multiply(_, x_smem, w_smem, acc):
+        def load(info, carry):
+            tile, row, column = place(info.index[0])
+            cut = pl.ds(column, columns)
+            for x, w, depth in zip(xs, ws, depths, strict=True):
+                x_rows, matrix = x.at[pl.ds(row, LEAST)], w.at[group[tile]]
+
+                @pl.loop(0, depth)
+                def _(k, x=x_rows, matrix=matrix, first=carry):
+                    deep = pl.ds(k * STEP, STEP)
+                    at = (cut, deep) if transpose else (deep, cut)
+                    steps.load(first + k, x.at[:, deep], matrix.at[at])
+
+                carry = carry + depth
+            return carry
+
+        def compute(info, carry):
+            tile, row, column = place(info.index[0])
+            start, end = starts[tile], ends[tile]
+
+            def product(_, x_smem, w_smem, acc):
                 mine = pl.ds(wg * half, half)
                 if transpose:
                     w_mine = w_smem.at[mine].transpose((1, 0))
                 else:
                     w_mine = w_smem.at[:, mine]
                 plgpu.wgmma(acc, x_smem, w_mine)
-                plgpu.wgmma_wait(0)
-                return acc
 
-            def compute(run):
-                @functools.partial(
-                    pl.run_scoped, acc=plgpu.ACC((block, half), jnp.float32)
-                )
-                def _(acc):
-                    run(acc)
-                    result = acc[...].astype(y.dtype)
-                    for i, j in _chunks(block, half):
-                        _store_mine(
-                            result[i : i + STEP, j : j + STEP],
-                            y.at[:, pl.ds(column + wg * half + j, STEP)],
-                            row + i,
-                            (lax.max(start - i, 0), lax.min(end - i, STEP)),
-                            whole.at[wg],
-                            part.at[wg],
-                        )
-
-            matrix = w.at[group[tile]]
-            cut = pl.ds(column, columns)
-            pipeline(multiply, compute)(
-                x.at[pl.ds(row, block)],
-                matrix.at[cut] if transpose else matrix.at[:, cut],
-                allocations=allocations,
+            @functools.partial(
+                pl.run_scoped, acc=plgpu.ACC((LEAST, half), jnp.float32)
             )
+            def _(acc):
+                into = functools.partial(product, acc=acc)
+                steps.multiply(carry, jnp.int32(sum(depths)), into)
+                result = acc[...].astype(y.dtype)
+                for i, j in _chunks(LEAST, half):
+                    _store_mine(
+                        result[i : i + STEP, j : j + STEP],
+                        y.at[:, pl.ds(column + wg * half + j, STEP)],
+                        row + i,
+                        (lax.max(start - i, 0), lax.min(end - i, STEP)),
+                        whole.at[wg],
+                        part.at[wg],
+                    )
 
-    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            return carry + sum(depths)
+
+        steps.run(wg, each_tile, load, compute)
 
 
 def _chunks(rows, columns):
@@ -301,47 +290,67 @@ def _put(chunk, smem):
 
 
 def _outer_kernel(starts, sizes, x, dy, dw, *, tiling):
-    block, columns = tiling.rows, tiling.columns
-    half = columns // 2
+    columns, half = tiling.columns, tiling.columns // 2
     num_groups, height, width = dw.shape
-    grid = (num_groups, pl.cdiv(height, block), pl.cdiv(width, columns))
-    pipeline = functools.partial(
-        _pipeline,
-        tiling=tiling,
-        specs=[
-            ((STEP, block), lambda k: (k, 0)),
-            ((STEP, columns), lambda k: (k, 0)),
-        ],
-    )
-    # More steps than are at a time: the allocations are of all stages.
-    most = pipeline(_no, _no, steps=tiling.stages)
+    grid = (num_groups, pl.cdiv(width, columns), pl.cdiv(height, LEAST))
 
     @functools.partial(
         pl.run_scoped,
-        allocations=most.get_allocations(x, dy),
-        whole=plgpu.SMEM((2, STEP, STEP), dw.dtype, transforms=_TRANSFORMS),
+        memory=ring.memory(
+            tiling.stages, (STEP, LEAST), (STEP, columns), dw.dtype
+        ),
+        whole=plgpu.SMEM((2, STEP, STEP), dw.dtype, transforms=TRANSFORMS),
         collective_axes='wg',
     )
-    def _(allocations, whole):
+    def _(memory, whole):
+        steps = ring.Ring(tiling.stages, **memory)
         wg = lax.axis_index('wg')
+        each_tile = functools.partial(
+            plgpu.nd_loop,
+            grid,
+            collective_axes='sm',
+            init_carry=jnp.int32(0),
+        )
 
-        @plgpu.nd_loop(grid, collective_axes='sm')
-        def _(info):
-            group, i, j = info.index
-            row = pl.multiple_of(lax.min(i * block, height - block), STEP)
+        def place(index):
+            """The first row and column of a tile of a group's matrix."""
+            _, j, i = index
+            row = pl.multiple_of(lax.min(i * LEAST, height - LEAST), STEP)
             column = lax.min(j * columns, width - columns)
-            column = pl.multiple_of(column, STEP)
-            start, size = starts[group], sizes[group]
-            # From where rows are loaded, and those that are another group's.
-            first = lax.div(start, ALIGNED) * ALIGNED
-            first = pl.multiple_of(first, ALIGNED)
-            before = start - first
-            steps = lax.div(before + size + STEP - 1, STEP)
-            steps = lax.select(size > 0, steps, 0)
+            return row, pl.multiple_of(column, STEP)
 
-            def multiply(index, x_smem, dy_smem, acc):
-                low = before - index[0] * STEP
-                high = low + size
+        def rows_of(group):
+            """From where rows are loaded, those of others, and the steps."""
+            start, size = starts[group], sizes[group]
+            first = lax.div(start, ALIGNED) * ALIGNED
+            before = start - first
+            count = lax.div(before + size + STEP - 1, STEP)
+            return first, before, lax.select(size > 0, count, 0)
+
+        def load(info, carry):
+            row, column = place(info.index)
+            first, _, count = rows_of(info.index[0])
+
+            @pl.loop(0, count)
+            def _(k):
+                at = pl.multiple_of(first + k * STEP, ALIGNED)
+                deep = pl.ds(at, STEP)
+                steps.load(
+                    carry + k,
+                    x.at[deep, pl.ds(row, LEAST)],
+                    dy.at[deep, pl.ds(column, columns)],
+                )
+
+            return carry + count
+
+        def compute(info, carry):
+            group = info.index[0]
+            row, column = place(info.index)
+            _, before, count = rows_of(group)
+
+            def product(index, x_smem, dy_smem, acc):
+                low = before - index * STEP
+                high = low + sizes[group]
                 dy_mine = dy_smem.at[:, pl.ds(wg * half, half)]
 
                 @pl.when((low > 0) | (high < STEP))
@@ -352,34 +361,26 @@ def _outer_kernel(starts, sizes, x, dy, dw, *, tiling):
                     plgpu.commit_smem()
 
                 plgpu.wgmma(acc, x_smem.transpose((1, 0)), dy_mine)
-                plgpu.wgmma_wait(0)
-                return acc
 
-            def compute(run):
-                @functools.partial(
-                    pl.run_scoped, acc=plgpu.ACC((block, half), jnp.float32)
-                )
-                def _(acc):
-                    run(acc)
-                    result = acc[...].astype(dw.dtype)
-                    target = dw.at[group]
-                    for a, b in _chunks(block, half):
-                        at = column + wg * half + b
-                        _store(
-                            result[a : a + STEP, b : b + STEP],
-                            target.at[:, pl.ds(at, STEP)],
-                            row + a,
-                            whole.at[wg],
-                        )
-
-            rows = pl.ds(first, x.shape[0])
-            pipeline(multiply, compute, steps=steps)(
-                x.at[rows, pl.ds(row, block)],
-                dy.at[rows, pl.ds(column, columns)],
-                allocations=allocations,
+            @functools.partial(
+                pl.run_scoped, acc=plgpu.ACC((LEAST, half), jnp.float32)
             )
+            def _(acc):
+                into = functools.partial(product, acc=acc)
+                steps.multiply(carry, count, into)
+                result = acc[...].astype(dw.dtype)
+                target = dw.at[group]
+                for a, b in _chunks(LEAST, half):
+                    _store(
+                        result[a : a + STEP, b : b + STEP],
+                        target.at[:, pl.ds(column + wg * half + b, STEP)],
+                        row + a,
+                        whole.at[wg],
+                    )
 
-    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            return carry + count
+
+        steps.run(wg, each_tile, load, compute)
 
 
 def _keep_rows(smem, low, high):

@@ -16,19 +16,21 @@ _NARROWEST = 64
 
 # Traced once for each shape, also in the programs for other platforms.
 @functools.partial(jax.jit, static_argnums=3)
-def rows_times(x, w, group_sizes, transpose: bool):
-    """Rows times w[e], or its transpose; empty rows give zero."""
-    cores = _cores(x, *w.shape[1:])
+def rows_times(xs, ws, group_sizes, transpose: bool):
+    """The sum of rows times w[e], or its transpose; empty rows give zero."""
+    cores = _cores(xs[0], *(width for w in ws for width in w.shape[1:]))
     if cores is None:
-        return padded.rows_times(x, w, group_sizes, transpose)
+        pairs = zip(xs, ws, strict=True)
+        ys = [padded.rows_times(*v, group_sizes, transpose) for v in pairs]
+        return functools.reduce(jnp.add, ys)
     # Not before: Pallas takes a second to import.
     from moe.ops.nvidia import hopper
 
     @jax.custom_batching.sequential_vmap
-    def product(x, w, group_sizes):
-        return hopper.rows_times(x, w, group_sizes, transpose, cores)
+    def product(xs, ws, group_sizes):
+        return hopper.rows_times(xs, ws, group_sizes, transpose, cores)
 
-    return product(x, w, group_sizes)
+    return product(xs, ws, group_sizes)
 
 
 @jax.jit

@@ -59,8 +59,9 @@ def largest(text):
 def test_kernels_on_hopper(programs):
     text, _ = programs['h100']
     # Three products forward, for the three matrices of a gated expert, and
-    # backward two for each; no other product but the router's, T D E.
-    assert kernels(text) == [6, 3]
+    # backward two for each, but for one that sums those of the rows of two
+    # matrices; no other product but the router's, T D E.
+    assert kernels(text) == [5, 3]
     router = [2 * T * D * E] * 3
     assert [flops for _, flops in products(text)] == router
 
@@ -68,10 +69,12 @@ def test_kernels_on_hopper(programs):
 def test_temporaries_on_hopper(programs):
     # The rows [T K, D] and three of hidden [T K, F], cotangents of two of them
     # and a matrix [E, D, F], in bfloat16, are .75 GiB, of which some are in the
-    # room of the results. The masked product had 36.4 GiB.
+    # room of the results; beside them what the routing holds. The masked
+    # product had 36.4 GiB.
     text, temporaries = programs['h100']
     held = 2 * (ROWS * (D + 3 * F) + ROWS * (D + F) + E * D * F)
-    assert temporaries < held == 0.75 * 2**30
+    assert held == 0.75 * 2**30
+    assert temporaries < held + 2**23
     # Nothing of E x rows x width, the like of which is 16 times as large.
     assert largest(text) == E * D * F
 
@@ -92,7 +95,7 @@ def test_blocks_elsewhere(programs):
 def test_kernels_on_each_device(programs):
     # Inside shard_map: as many kernels, which see a quarter of the experts.
     text, _ = programs['ragged']
-    assert kernels(text) == [6, 3]
+    assert kernels(text) == [5, 3]
     assert 'ragged-all-to-all' in text
     case = CASES['ragged']
     assert largest(text) <= case.experts * case.width * case.hidden
@@ -101,7 +104,7 @@ def test_kernels_on_each_device(programs):
 def test_rows_of_each_device(programs):
     # All experts on each device: none multiplies or holds the rows of others.
     text, _ = programs['data']
-    assert kernels(text) == [6, 3]
+    assert kernels(text) == [5, 3]
     case = CASES['data']
     rows = case.tokens * case.k // 4
     shapes = [

@@ -28,8 +28,8 @@ def compiled():
     @jax.jit
     def run(x, w, sizes, dy):
         return (
-            hopper.rows_times(x, w, sizes, False, SMS),
-            hopper.rows_times(dy, w, sizes, True, SMS),
+            hopper.rows_times([x], [w], sizes, False, SMS),
+            hopper.rows_times([dy], [w], sizes, True, SMS),
             hopper.outer(x, dy, sizes, SMS),
         )
 
@@ -45,8 +45,7 @@ def products(x, w, sizes, dy):
     return results
 
 
-# Tiles of 128 rows if groups have 96 on average, else 64; chunks and steps of
-# 64; loads from multiples of 8 on.
+# Tiles of 128 rows; chunks and steps of 64; loads from multiples of 8 on.
 LARGE = 256, (128, 192)  # widths of 1 and 1.5 tiles
 SMALL = 90, (72, 136)  # off every block
 
@@ -73,6 +72,23 @@ def test_against_a_loop_over_rows(shape, sizes):
     empty = slice(sum(sizes), None)
     assert not np.any(actual[0][empty])
     assert not np.any(actual[1][empty])
+
+
+@interpreted
+def test_products_are_summed():
+    # Of rows of two widths.
+    sizes = [103, 0, 50]
+    parts = [whole_numbers(153, 3, (128, k), seed=k) for k in (64, 192)]
+    given = [[jnp.asarray(v, jnp.bfloat16) for v in part] for part in parts]
+
+    @jax.jit
+    def run(dys, ws):
+        return hopper.rows_times(dys, ws, jnp.array(sizes), True, SMS)
+
+    with mosaic_gpu.force_gpu_interpret_mode():
+        actual = run([p[2] for p in given], [p[1] for p in given])
+    each = [grouped_products(x, w, sizes, dy)[1] for x, w, dy in parts]
+    assert_close(actual, each[0] + each[1], 2**-8)
 
 
 @interpreted
@@ -140,7 +156,7 @@ def test_every_row_has_a_tile_of_its_group(sizes, block):
 )
 def test_columns_of_a_tile(width, columns):
     # The wide ones if they compute at most 15 % more than there is.
-    tiling = hopper.Tiling.of(128, width, buffers=2)
+    tiling = hopper.Tiling.of(width, buffers=2)
     assert tiling.columns == columns
     # A step of both operands, of which there are three in shared memory.
     assert tiling.stages >= 3
@@ -157,8 +173,8 @@ def test_only_widths_off_the_blocks_are_copied(widths, copied):
 
     def run(x, w, dy):
         sizes = jnp.array([128, 128])
-        y = hopper.rows_times(x, w, sizes, False, SMS)
-        dx = hopper.rows_times(dy, w, sizes, True, SMS)
+        y = hopper.rows_times([x], [w], sizes, False, SMS)
+        dx = hopper.rows_times([dy], [w], sizes, True, SMS)
         return y, dx, hopper.outer(x, dy, sizes, SMS)
 
     assert (' pad[' in str(jax.make_jaxpr(run)(*args))) == copied
