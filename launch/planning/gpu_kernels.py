@@ -117,8 +117,15 @@ def mosaic(
     count = GROUPED.get(found.group(1) if found else '')
     if count is None:
         return 0.0, 0.0
-    left, right = here.arrays(instruction)[-2:]
-    return count(left, right, instruction.shape[0], rows)
+    # After the tiles; of products that are summed first all rows, then all
+    # matrices. The result is written once.
+    made = instruction.shape[0]
+    given = [a for a in here.arrays(instruction) if len(a.dims) > 1]
+    number = len(given) // 2
+    pairs = zip(given[:number], given[number:], strict=True)
+    counts = [count(*pair, made, rows) for pair in pairs]
+    again = (number - 1) * (min(1.0, rows / given[0].dims[0]) - 1) * made.bytes
+    return sum(f for f, _ in counts), sum(b for _, b in counts) - again
 
 
 def grouped_rows(

@@ -12,8 +12,9 @@ from moe.ops import native
 from moe.types import Routing
 
 # Padded rows that cost as much as one sorted row, where products of groups are
-# slower than those of equal batches: loops of XLA's, and accelerators.
+# slower than those of equal batches: loops of XLA's and TPUs, and GPUs.
 _WORTH = 1.5
+_WORTH_ON_GPU = 1.25
 
 
 def choose(
@@ -29,7 +30,7 @@ def choose(
     buffers, full or not. Where the kernels of `moe.ops.native` multiply groups
     as fast as batches, as they do in a program for CPUs, `grouped` is chosen
     unless it has more rows; elsewhere `indexed` is, up to 1.5 padded rows for
-    an assignment. Communication and experts may need one of the two.
+    an assignment, 1.25 on GPUs. Communication and experts may need one of the two.
 
     Args:
       routing: the routing of a batch.
@@ -47,10 +48,13 @@ def choose(
     padded = routing.num_experts * routing.weight.shape[0] * capacity
     sorted_rows = routing.weight.size
     kernels = _platform() == 'cpu' and native.takes(jnp.zeros(1, dtype))
-    return by_rows(padded, sorted_rows, kernels=kernels)
+    worth = _WORTH_ON_GPU if _platform() in ('cuda', 'gpu') else _WORTH
+    return by_rows(padded, sorted_rows, kernels=kernels, worth=worth)
 
 
-def by_rows(padded: int, sorted_rows: int, *, kernels: bool) -> Dispatcher:
+def by_rows(
+    padded: int, sorted_rows: int, *, kernels: bool, worth: float = _WORTH
+) -> Dispatcher:
     """Returns the dispatcher that multiplies in less time.
 
     Args:
@@ -58,10 +62,11 @@ def by_rows(padded: int, sorted_rows: int, *, kernels: bool) -> Dispatcher:
       sorted_rows: assignments.
       kernels: whether groups are multiplied as fast as batches, as the
         kernels of `moe.ops.native` do.
+      worth: padded rows that cost as much as one assignment, without them.
     """
     if kernels:
         return indexed if padded < sorted_rows else grouped
-    return indexed if padded <= _WORTH * sorted_rows else grouped
+    return indexed if padded <= worth * sorted_rows else grouped
 
 
 def _takes_sorted_rows(experts: Any) -> bool:

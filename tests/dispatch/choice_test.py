@@ -40,11 +40,14 @@ def test_without_them_a_few_empty_rows_are_cheaper(monkeypatch, routing):
     assert chosen(routing) == [3, 4, 5, 6]
 
 
-def test_on_another_platform(routing):
-    device = jax.sharding.AbstractDevice('TPU v5', 1, 'tpu')
+@pytest.mark.parametrize(
+    ('platform', 'capacities'), [('tpu', [3, 4, 5, 6]), ('gpu', [3, 4, 5])]
+)
+def test_on_another_platform(routing, platform, capacities):
+    device = jax.sharding.AbstractDevice(platform, 1, platform)
     mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh):
-        assert chosen(routing) == [3, 4, 5, 6]
+        assert chosen(routing) == capacities
 
 
 def test_the_kernels_are_for_float32(routing):

@@ -138,6 +138,19 @@ def test_rows_by_group(rows, weights):
 
 
 @pytest.mark.parametrize('rows', [48, 64])
+def test_products_that_are_summed(rows):
+    found = count(
+        'mosaic_gpu_v2',
+        'bf16[64,32]',
+        ['s32[96]', *['bf16[64,8]'] * 2, *['bf16[16,8,32]'] * 2],
+        of_kernel('moe_grouped_rows'),
+        rows,
+    )
+    assert found.flops == 2 * 2 * rows * 8 * 32
+    assert found.bytes == 2 * (rows * (16 + 32) + 2 * 16 * 8 * 32) + 4 * 96
+
+
+@pytest.mark.parametrize('rows', [48, 64])
 def test_gradients_by_group(rows):
     found = count(
         'mosaic_gpu_v2',
