@@ -30,7 +30,8 @@ def choose(
     buffers, full or not. Where the kernels of `moe.ops.native` multiply groups
     as fast as batches, as they do in a program for CPUs, `grouped` is chosen
     unless it has more rows; elsewhere `indexed` is, up to 1.5 padded rows for
-    an assignment, 1.25 on GPUs. Communication and experts may need one of the two.
+    an assignment, 1.25 on GPUs. Communication and experts may need one of the
+    two.
 
     Args:
       routing: the routing of a batch.
