@@ -87,7 +87,8 @@ def test_compare(tmp_path, monkeypatch, capsys):
     for found in plans:
         unread = found['changes']['model.remat'] == 'full'
         assert ('no trip count' in found.get('refused', '')) == unread
-    _, *lines = capsys.readouterr().out.splitlines()
+    _, *lines, note = capsys.readouterr().out.splitlines()
+    assert note.startswith('the sum has kernels')
     kinds = [line.partition('remat=')[2] for line in lines]
     assert kinds[0] == 'hidden'
     assert kinds[-1].startswith('full: loop x')
