@@ -15,14 +15,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from moe.config import ConfigError
 from moe.models.norms import RMSNorm
-from moe.models.pattern import Kind
 from moe.models.rope import Rope, rotate
 from moe.ops.attention import (
     ATTENTION_KERNELS,
     attend,
-    takes,
     traits_of,
     within,
 )
@@ -39,7 +36,7 @@ class Cache(NamedTuple):
     """
 
     key: Float[Array, '*L B M N h']
-    value: Float[Array, '*L B M N h']
+    value: Float[Array, '*L B M N v']
 
 
 def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
@@ -136,8 +133,7 @@ class Attention(nn.Module):
         Returns:
           The outputs, and the cache with this call's positions written.
         """
-        width = x.shape[-1]
-        head = self.head_dim or width // self.num_heads
+        head = self.head_dim or x.shape[-1] // self.num_heads
         position = jnp.asarray(start)[..., None] + jnp.arange(x.shape[1])
         if segments is not None:
             position = positions_within(segments)
@@ -159,7 +155,7 @@ class Attention(nn.Module):
                 self, 'sinks', zeros, shape, axes=('heads',), decay=False
             )
         if cache is None:
-            out = self._attend(query, key, value, segments, sinks)
+            out = self._attend(query, key, value, segments, sinks, self.scale)
         else:
             new = (key, value)
             cache = Cache(
@@ -176,6 +172,11 @@ class Attention(nn.Module):
                 scale=self.scale,
             )
         out = checkpoint_name(out, 'attention')
+        return self._output(out, x.shape), cache
+
+    def _output(self, out, shape):
+        """Projects the means of all heads back to the residual stream."""
+        (heads, head), width = out.shape[2:], shape[-1]
         init = nn.initializers.variance_scaling(
             self.out_scale**2, 'fan_in', 'truncated_normal', in_axis=(0, 1)
         )
@@ -183,25 +184,25 @@ class Attention(nn.Module):
             self,
             'out',
             init,
-            (self.num_heads, head, width),
+            (heads, head, width),
             axes=('heads', None, 'embed'),
             decay=True,
             matrix=(2, 1),
         )
-        out = out.reshape(-1, self.num_heads * head)
+        out = out.reshape(-1, heads * head)
         y = out @ w.astype(self.dtype).reshape(-1, width)
         if self.bias == 'all':
             zeros = nn.initializers.zeros_init()
             b = parameter(self, 'out_bias', zeros, (width,), decay=False)
             y += b.astype(self.dtype)
-        return y.reshape(x.shape), cache
+        return y.reshape(shape)
 
-    def _attend(self, query, key, value, segments, sinks):
+    def _attend(self, query, key, value, segments, sinks, scale):
         """Runs the kernel, with those of its arguments that are needed."""
         run: Any = 'xla' if self.is_initializing() else self.kernel
         if isinstance(run, str):
             run = ATTENTION_KERNELS[run]
-        given = {'scale': self.scale, 'window': self.window}
+        given = {'scale': scale, 'window': self.window}
         given = {k: v for k, v in given.items() if v is not None}
         kernel: Callable = functools.partial(
             run, is_causal=self.causal, **given
@@ -250,94 +251,3 @@ class Attention(nn.Module):
             decay=False,
         )
         return y + b.astype(self.dtype)
-
-
-def check(config: Any) -> None:
-    """Refuses options of attention that do not fit each other.
-
-    Args:
-      config: a `TransformerConfig`.
-
-    Raises:
-      ConfigError: for these, and for one that the kernel does not have.
-    """
-    c = config
-    if c.head_dim is None and c.d_model % (2 * c.num_heads):
-        allowed = f'a multiple of 2 * num_heads ({2 * c.num_heads})'
-        raise ConfigError('d_model', c.d_model, allowed)
-    if c.num_heads % c.num_kv_heads:
-        allowed = f'a divisor of num_heads ({c.num_heads})'
-        raise ConfigError('num_kv_heads', c.num_kv_heads, allowed)
-    if c.rope is not None:
-        c.rope.check(c.head_width)
-    layers = c.window_layers
-    if layers is not None:
-        if c.sliding_window is None:
-            raise ConfigError('window_layers', layers, 'None without a window')
-        if max(layers, default=0) >= c.num_layers or len({*layers}) < len(
-            layers
-        ):
-            allowed = f'layers below num_layers ({c.num_layers}), each once'
-            raise ConfigError('window_layers', layers, allowed)
-    for field, option in (
-        ('attention_scale', 'scale'),
-        ('sliding_window', 'window'),
-        ('attention_sinks', 'sinks'),
-    ):
-        value = getattr(c, field)
-        if value and not takes(c.attention, option):
-            name = ATTENTION_KERNELS.name_of(c.attention)
-            allowed = f'left out: the attention kernel {name!r} has none'
-            raise ConfigError(field, value, allowed)
-
-
-def attention_of(
-    config: Any, kind: Kind, causal: bool, *, name: str
-) -> nn.Module:
-    """Makes the attention of one block.
-
-    Args:
-      config: a `TransformerConfig`.
-      kind: what the layer is.
-      causal: whether a position sees only itself and those before it.
-      name: name of the module inside the block.
-    """
-    c = config
-    return Attention(
-        num_heads=c.num_heads,
-        num_kv_heads=c.num_kv_heads,
-        causal=causal,
-        rope=c.rope,
-        head_dim=c.head_dim,
-        qk_norm=c.qk_norm,
-        clip=c.clip_qkv,
-        bias=c.attention_bias,
-        scale=c.attention_scale,
-        window=c.sliding_window if kind.windowed else None,
-        sinks=c.attention_sinks,
-        epsilon=c.norm_epsilon,
-        kernel=c.attention,
-        dtype=jnp.dtype(c.dtype),
-        out_scale=c.down_scale,
-        name=name,
-    )
-
-
-def cache_of(config: Any, repeats: int, batch: int, length: int) -> Cache:
-    """Makes an empty cache of one block of a pattern.
-
-    A layer with a window keeps all positions too.
-
-    Args:
-      config: a `TransformerConfig`.
-      repeats: R, repetitions of the pattern.
-      batch: B, number of sequences.
-      length: M, number of positions.
-
-    Returns:
-      Zeros in the compute dtype.
-    """
-    c = config
-    shape = (repeats, batch, length, c.num_kv_heads, c.head_width)
-    zeros = jnp.zeros(shape, c.dtype)
-    return Cache(zeros, zeros)

@@ -237,7 +237,7 @@ def attention_flops(
       length: S, positions of an example.
       seen: mean share of them that a query attends to.
     """
-    width, positions = 2 * config.head_width, 0.0
+    width, positions = config.head_width + config.value_width, 0.0
     further = config.trained_layers - config.num_layers
     for window in (*config.windows, *further * config.windows[-1:]):
         if window is None or window >= length:
