@@ -22,10 +22,7 @@ from moe.training.checksum import leaf_names
 from moe.workloads.registry import read_config
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'goldens' / 'hf'
-NOT_YET = ('deepseek_v3', 'deepseek_v3_no_q_lora')
-FAMILIES = sorted(
-    path.name for path in FOLDER.iterdir() if path.name not in NOT_YET
-)
+FAMILIES = sorted(path.name for path in FOLDER.iterdir())
 
 
 class Imported(NamedTuple):
