@@ -10,13 +10,10 @@ The training is ours: experts drop what is beyond their mean load (capacity
 factor 1), tokens travel to them along `expert`.
 """
 
-import dataclasses
-
 import ml_collections
 
 from configs.published import CONFIGS
 from moe.checkpoints.hf.families import family_of
-from moe.workloads.lm.model import LMConfig
 
 SEQ_LEN = 4096
 
@@ -66,23 +63,7 @@ def architecture(variant: str) -> dict:
     if variant == 'ten_trillion':
         return dict(TEN_TRILLION)
     given = CONFIGS[variant]
-    return _known(family_of(given).read_config(given))
-
-
-def _known(model: dict) -> dict:
-    """Returns the section with standard attention where there is no latent one.
-
-    Its heads are then as wide as they are many: a head of 128 for each 128 of
-    the width, without rotary scaling.
-    """
-    if 'latent' in {field.name for field in dataclasses.fields(LMConfig)}:
-        return model
-    if model.pop('latent', None):
-        heads = model['d_model'] // 128
-        model |= {'num_heads': heads, 'num_kv_heads': heads, 'head_dim': 128}
-        model['rope'] = {'theta': model['rope']['theta']}
-        model.pop('attention_scale', None)
-    return model
+    return family_of(given).read_config(given)
 
 
 def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
