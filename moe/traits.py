@@ -87,21 +87,26 @@ class Traits:
 
     Attributes:
       reads: optional fields of the Context that it reads: 'noise_logits',
-        'token_id', 'recorded'.
+        'token_id'.
       looks_ahead: whether, and when, a token's experts depend on later tokens.
       state: a function from the router's options to its states by name; None
         for a router without state.
+      replays: whether its weights are a function of its logits and of the
+        experts, which then can be given, see `moe.routing.replay`. Its choice
+        is that of `moe.routing.choice.choose`.
     """
 
     reads: frozenset[str] = frozenset()
     looks_ahead: LooksAhead = 'never'
     state: StateOf | None = None
+    replays: bool = False
 
 
 def traits(
     reads: Iterable[str] = (),
     looks_ahead: LooksAhead = 'never',
     state: StateOf | None = None,
+    replays: bool = False,
 ) -> Callable[[AnyRouter], AnyRouter]:
     """Declares the `Traits` of a router; one without has the defaults.
 
@@ -109,13 +114,14 @@ def traits(
       reads: see `Traits`.
       looks_ahead: see `Traits`.
       state: see `Traits`, e.g. `lambda options: {'bias': options['balance']}`.
+      replays: see `Traits`.
 
     Returns:
       A decorator.
     """
 
     def mark(router: AnyRouter) -> AnyRouter:
-        declared = Traits(frozenset(reads), looks_ahead, state)
+        declared = Traits(frozenset(reads), looks_ahead, state, replays)
         router.traits = declared  # type: ignore[attr-defined]
         return router
 

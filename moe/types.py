@@ -252,7 +252,8 @@ class Context(NamedTuple):
         and what follows are set for the routers whose traits ask for them.
       state: by name, the values of the router's states (`Traits.state`).
       token_id: ids of the tokens, int32.
-      recorded: the Routing of an earlier run.
+      routes: [G, S, K] int32, the experts to replay, -1 for none; None for
+        those that the router chooses. See `moe.routing.replay`.
     """
 
     mask: Bool[Array, 'G S']
@@ -264,7 +265,7 @@ class Context(NamedTuple):
     noise_logits: Any = None
     state: Mapping[str, Any] = {}
     token_id: Any = None
-    recorded: Any = None
+    routes: Any = None
 
 
 Router = Callable[[Float[Array, 'G S E'], Context], Routing]

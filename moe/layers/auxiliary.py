@@ -27,7 +27,6 @@ from moe.types import (
     StateStatistic,
     Totals,
     states_of,
-    traits_of,
 )
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -255,8 +254,7 @@ def losses_with_effect(
       losses: the losses to try, by name.
 
     Returns:
-      Names; all of them for a router that cannot be tried alone, such as
-      `replay` and `soft`.
+      Names; all of them for `soft`, which cannot be tried alone.
     """
     draw = np.random.default_rng(0)
     shape = (_TRIED_GROUPS, _TRIED_TOKENS, num_experts)
@@ -283,7 +281,7 @@ def losses_with_effect(
 
     if not losses:
         return frozenset()
-    if 'recorded' in traits_of(router).reads or not isinstance(
+    if not isinstance(
         jax.eval_shape(lambda x: router(x, context), normal()), Routing
     ):
         return frozenset(losses)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from moe.config import ConfigError
 from moe.config.registry import name_of
 from moe.parameters import parameter
-from moe.routing import ROUTERS, token_uniform, top_k
+from moe.routing import ROUTERS, replaying, token_uniform, top_k
 from moe.routing.choice import REMOVED
 from moe.types import (
     Context,
@@ -107,7 +107,8 @@ class Gate(nn.Module):
             zeros, shape = nn.initializers.zeros_init(), (self.num_experts,)
             logits += parameter(self, 'router_bias', zeros, shape, decay=False)
         logits = self._with_dropout(logits / self.temperature, context)
-        routing = router(logits, context)
+        run = router if context.routes is None else replaying(router)
+        routing = run(logits, context)
         if not isinstance(routing, Routing):
             allowed = 'a router of assignments (SoftMoE is the layer of soft)'
             raise ConfigError('router', name_of(router), allowed)

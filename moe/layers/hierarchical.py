@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from moe.config import options
+from moe.config import ConfigError, options
 from moe.dispatch import Plan, padded_plan, row_weight
 from moe.layers.auxiliary import auxiliary, load_balance, summarize
 from moe.layers.gate import Gate, in_groups
@@ -60,7 +60,7 @@ class HierarchicalMoE(nn.Module):
         *,
         mask: Bool[Array, '*B S'] | None = None,
         token_ids: Int[Array, '*B S'] | None = None,
-        recorded: Any = None,
+        routes: Any = None,
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, '*B S F'], Aux]:
@@ -70,7 +70,7 @@ class HierarchicalMoE(nn.Module):
           x: tokens, float.
           mask: True for valid tokens.
           token_ids: ids of the tokens, int32.
-          recorded: Routings to replay, as `record` returns them.
+          routes: None; two levels cannot be replayed.
           train: whether this is training.
           record: whether to return the Routings, as a pair (outer, inner).
 
@@ -82,6 +82,7 @@ class HierarchicalMoE(nn.Module):
           `inner_NAME` [M, ...].
 
         Raises:
+          ConfigError: for routes.
           ValueError: if the tokens do not divide into the groups.
         """
         inner = self.inner
@@ -89,14 +90,15 @@ class HierarchicalMoE(nn.Module):
         grid = valid.shape
         position = jnp.arange(valid.size, dtype=jnp.int32)
         ids = None if token_ids is None else token_ids.reshape(-1)
-        outer_recorded, inner_recorded = recorded or (None, None)
+        if routes is not None:
+            allowed = 'None for mixtures of two levels, which are not replayed'
+            raise ConfigError('routes', jnp.shape(routes), allowed)
         context = Context(
             mask=valid,
             position=position.reshape(grid),
             key=self.make_rng('router') if self.has_rng('router') else None,
             train=train,
             token_id=None if ids is None else ids.reshape(grid),
-            recorded=outer_recorded,
         )
         gate = Gate(
             self.outer_experts,
@@ -132,7 +134,6 @@ class HierarchicalMoE(nn.Module):
                 'position': by_row(take(position)),
                 'token_ids': None if ids is None else by_row(take(ids)),
                 'importance': by_row(_importance(routing, plan)),
-                'recorded': inner_recorded,
             },
         )
         y = combine_rows(

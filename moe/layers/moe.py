@@ -106,7 +106,7 @@ class MoE(nn.Module):
         token_ids: Int[Array, '*B S'] | None = None,
         position: Int[Array, '*B S'] | None = None,
         importance: Float[Array, '*B S'] | None = None,
-        recorded: Routing | None = None,
+        routes: Int[Array, '*B S K'] | None = None,
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, '*B S F'], Aux]:
@@ -120,7 +120,8 @@ class MoE(nn.Module):
           position: of each token in the global batch, int32, for its noise;
             None if `x` is the whole batch, in order.
           importance: importance of rows in a group of experts, see `Context`.
-          recorded: a Routing to replay, for the router `replay`.
+          routes: experts to replay, int32, -1 for none: the weights follow by
+            the router's own rule, see `moe.routing.replay`.
           train: whether this is training, with jitter and `capacity_factor`.
             Randomness comes from the 'router' rng stream.
           record: whether to return the Routing in the Aux.
@@ -129,6 +130,8 @@ class MoE(nn.Module):
           The outputs, and the Aux of `auxiliary`.
 
         Raises:
+          ConfigError: for routes of another shape, or of a router that cannot
+            be replayed.
           ValueError: if the tokens do not divide into the groups, or, with
             communication, groups or experts do not divide over the devices.
         """
@@ -142,7 +145,7 @@ class MoE(nn.Module):
             train=train,
             importance=None if importance is None else importance.reshape(grid),
             token_id=None if token_ids is None else token_ids.reshape(grid),
-            recorded=recorded,
+            routes=None if routes is None else routes.reshape(*grid, -1),
         )
         gate = Gate(
             self.num_experts,

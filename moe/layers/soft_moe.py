@@ -13,7 +13,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float
 
 from moe.capacity import capacity
-from moe.config import options
+from moe.config import ConfigError, options
 from moe.layers.auxiliary import auxiliary
 from moe.layers.gate import in_groups
 from moe.parameters import declare_all, parameter
@@ -49,6 +49,7 @@ class SoftMoE(nn.Module):
         *,
         mask: Bool[Array, '*B S'] | None = None,
         token_ids=None,
+        routes=None,
         train: bool = False,
         record: bool = False,
     ) -> tuple[Float[Array, '*B S F'], Aux]:
@@ -59,6 +60,7 @@ class SoftMoE(nn.Module):
           mask: True for valid tokens; None if all are. Padding is in no slot
             and gets output 0.
           token_ids: not read; all mixture layers have it.
+          routes: None; a soft mixture has no choice to replay.
           train: whether this is training; `soft` does not read it.
           record: not read: there are no assignments to record.
 
@@ -67,8 +69,12 @@ class SoftMoE(nn.Module):
           of `combine` over its slots) as gate, probability and load.
 
         Raises:
+          ConfigError: for routes.
           ValueError: if the tokens do not divide into the groups.
         """
+        if routes is not None:
+            allowed = 'None for a soft mixture, which has no choice to replay'
+            raise ConfigError('routes', jnp.shape(routes), allowed)
         tokens, valid = in_groups(x, mask, self.num_groups)
         num_groups, size = valid.shape
         num_experts = self.experts.num_experts  # type: ignore[attr-defined]

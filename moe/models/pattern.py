@@ -5,11 +5,14 @@ L layers; R repetitions of P layers are one scan.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
+from moe.config import ConfigError
 from moe.types import Aux
 
 
@@ -115,6 +118,90 @@ def places(scans: Sequence[Scan]) -> list[Place]:
         for repeat in range(scan.repeats)
         for i in range(len(scan.kinds))
     ]
+
+
+def singles(kinds: Sequence[Kind]) -> tuple[Scan, ...]:
+    """Returns the layers one by one, as `layer_0`, `layer_1` and so on.
+
+    Args:
+      kinds: the kind of each layer.
+    """
+    return tuple(Scan(f'layer_{i}', (k,), 1) for i, k in enumerate(kinds))
+
+
+def apart(config: Any, stack: Any) -> dict[str, Any]:
+    """Returns the variables of a stack, those of each layer by themselves.
+
+    Inside a loop over layers each step copies the layer's parameters out of
+    the stacked ones, all experts included. Where few tokens are computed, as
+    in decoding, that is more than what is read of them.
+
+    Args:
+      config: the `TransformerConfig` of the stack.
+      stack: variables of a `Stack`, of one collection.
+    """
+    found: dict[str, Any] = {}
+    for part, place in zip(singles(config.kinds), config.places, strict=True):
+        block = stack.get(place.scan, {}).get(place.block)
+        if block is not None:
+            own = jax.tree.map(lambda leaf, i=place.repeat: leaf[i], block)
+            found[part.name] = {'block_0': own}
+    return found
+
+
+def scanned(body: Any, repeats: int) -> Any:
+    """Returns the module class of a loop over repetitions of a pattern.
+
+    Args:
+      body: module class of one repetition, called with (x, cache, mask,
+        token_ids, start, train, record, segments, routes); cache and routes
+        have the repetition as their first axis, as parameters do.
+      repeats: R.
+    """
+    return nn.scan(
+        body,
+        variable_axes={'params': 0, 'router_state': 0},
+        split_rngs={'params': True, 'router': True},
+        in_axes=(0, *6 * (nn.broadcast,), 0),
+        out_axes=0,
+        length=repeats,
+    )
+
+
+class RoutesOfScans:
+    """The replayed experts of a stack's mixtures, by scan.
+
+    Args:
+      routes: of the L mixtures, int32; None for none.
+      count: L.
+
+    Raises:
+      ConfigError: if they are not of L mixtures.
+    """
+
+    def __init__(self, routes: Int[Array, 'B S L K'] | None, count: int):
+        if routes is not None and (
+            routes.ndim != 4 or routes.shape[2] != count
+        ):
+            allowed = f'[B, S, {count}, K], of {count} mixture layers'
+            raise ConfigError('shape of routes', routes.shape, allowed)
+        self._routes, self._used = routes, 0
+
+    def of(self, scan: Scan, apart: bool) -> Int[Array, '*R N B S K'] | None:
+        """Returns those of the next scan, of its N mixtures a repetition.
+
+        Args:
+          scan: the scan.
+          apart: whether it is a single layer that is apart, without R.
+        """
+        mixtures = sum(kind.mixture for kind in scan.kinds)
+        if self._routes is None or not mixtures:
+            return None
+        first = self._used
+        self._used += mixtures * scan.repeats
+        own = jnp.moveaxis(self._routes[:, :, first : self._used], 2, 0)
+        lead = () if apart else (scan.repeats,)
+        return own.reshape(*lead, mixtures, *own.shape[1:])
 
 
 def in_order(found: Sequence[Sequence[Aux]]) -> Aux | None:

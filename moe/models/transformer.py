@@ -14,7 +14,14 @@ from moe.experts import make_experts
 from moe.models.attention import Attention, Cache
 from moe.models.config import TransformerConfig
 from moe.models.latent import LatentAttention
-from moe.models.pattern import Kind, Scan, in_order
+from moe.models.pattern import (
+    Kind,
+    RoutesOfScans,
+    Scan,
+    in_order,
+    scanned,
+    singles,
+)
 from moe.parallel import split_batch
 from moe.types import Aux
 
@@ -92,6 +99,7 @@ class Block(nn.Module):
         train: bool,
         record: bool,
         segments: Int[Array, 'B S'] | None = None,
+        routes: Int[Array, 'B S K'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], Cache | None, Aux | None]:
         """Returns the outputs, the cache, and the mixture's Aux if it is one.
 
@@ -100,11 +108,11 @@ class Block(nn.Module):
           cache: this layer's keys and values, if decoding.
           mask: True for valid tokens, for the mixture; None if all are.
           token_ids: token ids for routers that read them, int32.
-          start: absolute position of `x[:, 0]`, int32; with a cache it may be
-            one of each row, [B].
+          start: absolute position of `x[:, 0]`, int32; with a cache also [B].
           train: whether this is training.
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32; None for one.
+          routes: experts that the mixture replays, see `moe.routing.replay`.
         """
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
@@ -118,8 +126,14 @@ class Block(nn.Module):
         x = split_batch(self._added(x, h))
         h = split_batch(c.make_norm('mlp_norm')(x))
         if self.moe:
+            more = {} if routes is None else {'routes': routes}
             y, aux = self.moe(
-                h, mask=mask, token_ids=token_ids, train=train, record=record
+                h,
+                mask=mask,
+                token_ids=token_ids,
+                train=train,
+                record=record,
+                **more,
             )
             return self._added(x, y), cache, aux
         dense = make_experts(
@@ -142,11 +156,14 @@ class Stack(nn.Module):
       config: config of the blocks.
       causal: whether a position sees only itself and those before it.
       scans: the scans; None for those of all layers of the config.
+      apart: whether each layer is by itself, its parameters and its Cache not
+        stacked, for evaluation: see `moe.models.pattern.apart`.
     """
 
     config: TransformerConfig
     causal: bool
     scans: tuple[Scan, ...] | None = None
+    apart: bool = False
 
     @nn.compact
     def __call__(
@@ -160,6 +177,7 @@ class Stack(nn.Module):
         train: bool = False,
         record: bool = False,
         segments: Int[Array, 'B S'] | None = None,
+        routes: Int[Array, 'B S L K'] | None = None,
     ) -> tuple[Float[Array, 'B S D'], tuple | None, Aux | None]:
         """Runs all blocks.
 
@@ -169,12 +187,13 @@ class Stack(nn.Module):
             stacked over repetitions (see `empty_cache`).
           mask: True for valid tokens, for the mixtures; None if all are.
           token_ids: token ids for routers that read them, int32.
-          start: absolute position of `x[:, 0]`, int32; with a cache it may be
-            one of each row, [B].
+          start: absolute position of `x[:, 0]`, int32; with a cache also [B].
           train: whether this is training.
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32, which sees no
             other; None for one.
+          routes: experts that the L mixtures replay, int32, see
+            `moe.routing.replay`; None for those that the routers choose.
 
         Returns:
           The outputs, the cache, and the mixtures' Aux stacked over the
@@ -190,26 +209,23 @@ class Stack(nn.Module):
                 policy=REMAT_POLICIES[c.remat],
             )
         written: list[Cache] = []
-        mixtures = []
-        for part in c.scans if self.scans is None else self.scans:
-            scan = nn.scan(
-                body,
-                variable_axes={'params': 0, 'router_state': 0},
-                split_rngs={'params': True, 'router': True},
-                in_axes=(0, *6 * (nn.broadcast,)),
-                out_axes=0,
-                length=part.repeats,
-            )
-            layers = scan(c, self.causal, part.kinds, name=part.name)
+        mixtures: list[Any] = []
+        forced = RoutesOfScans(routes, len(c.moe_layers))
+        scans = singles(c.kinds) if self.apart else c.scans
+        for part in scans if self.scans is None else self.scans:
+            kind: Any = body if self.apart else scanned(body, part.repeats)
+            layers = kind(c, self.causal, part.kinds, name=part.name)
             old = None
             if cache is not None:
                 end = len(written) + len(part.kinds)
                 old = cache[len(written) : end]
+            own = forced.of(part, self.apart)
             x, (new, found) = layers(
-                x, old, mask, token_ids, start, train, record, segments
+                x, old, mask, token_ids, start, train, record, segments, own
             )
             written += new or ()
-            mixtures.append(found)
+            lead = None if self.apart else ...
+            mixtures.append(jax.tree.map(lambda leaf, i=lead: leaf[i], found))
         new_cache = None if cache is None else tuple(written)
         return x, new_cache, in_order(mixtures)
 
@@ -224,21 +240,25 @@ class _Period(nn.Module):
     @nn.compact
     def __call__(self, x, cache, *args):
         c = self.config
-        new, mixtures = [], []
+        *others, routes = args
+        new: list[Cache | None] = []
+        mixtures: list[Aux] = []
         for i, kind in enumerate(self.kinds):
             moe = None
             if kind.mixture:
                 moe = c.moe.build(jnp.dtype(c.dtype), c.down_scale)
             block = Block(c, kind, moe, self.causal, name=f'block_{i}')
             old = None if cache is None else cache[i]
-            x, written, aux = block(x, old, *args)
+            forced = kind.mixture and routes is not None
+            own = routes[len(mixtures)] if forced else None
+            x, written, aux = block(x, old, *others, routes=own)
             new.append(written)
             mixtures += [] if aux is None else [aux]
         return x, (None if cache is None else tuple(new), tuple(mixtures))
 
 
 def empty_cache(
-    config: TransformerConfig, batch: int, length: int
+    config: TransformerConfig, batch: int, length: int, *, apart: bool = False
 ) -> tuple[Cache, ...]:
     """Makes an empty cache of keys and values of every layer.
 
@@ -249,6 +269,7 @@ def empty_cache(
       config: config of the stack.
       batch: B, number of sequences.
       length: M, number of positions.
+      apart: whether it is for a `Stack` of layers that are apart.
 
     Returns:
       What `Stack` takes as its cache, zeros in the compute dtype.
@@ -260,9 +281,10 @@ def empty_cache(
         keys, values = (1, c.latent.rope_dim), (1, c.latent.kv_rank)
 
     def one(part):
-        lead = (part.repeats, batch, length)
+        lead = (batch, length) if apart else (part.repeats, batch, length)
         return Cache(
             *(jnp.zeros((*lead, *one), c.dtype) for one in (keys, values))
         )
 
-    return tuple(one(part) for part in c.scans for _ in part.kinds)
+    scans = singles(c.kinds) if apart else c.scans
+    return tuple(one(part) for part in scans for _ in part.kinds)

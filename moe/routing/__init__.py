@@ -6,7 +6,7 @@ from moe.routing.expert_choice import expert_choice
 from moe.routing.fixed import hash_router, random, round_robin
 from moe.routing.noise import token_normal, token_uniform
 from moe.routing.noisy_top_k import noisy_top_k
-from moe.routing.replay import replay
+from moe.routing.replay import checked_routes, recorded_routes, replaying
 from moe.routing.sigmoid import group_limited, sigmoid
 from moe.routing.sinkhorn import sinkhorn
 from moe.routing.soft import SoftRouting, slot_logits, soft
@@ -28,13 +28,15 @@ __all__ = [
     'SignRule',
     'SoftRouting',
     'SparsityRule',
+    'checked_routes',
     'expert_choice',
     'group_limited',
     'hash_router',
     'noisy_top_k',
     'random',
+    'recorded_routes',
     'relu',
-    'replay',
+    'replaying',
     'round_robin',
     'sigmoid',
     'sinkhorn',

@@ -1,5 +1,8 @@
 """From dense gates to a token-choice Routing: what routers share."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -43,6 +46,32 @@ def select(
     return -values[..., :k], expert[..., :k]
 
 
+def choose(
+    context: Context,
+    scores: Float[Array, 'G S E'],
+    k: int,
+    *more: Float[Array, 'G S E'],
+) -> tuple[Float[Array, 'G S K'], Int[Array, 'G S K'], Any]:
+    """Returns the experts of each token: `select`, or those to be replayed.
+
+    A router whose choice is made here alone can be replayed: what follows from
+    its logits and these experts is as if it had chosen them.
+
+    Args:
+      context: the router's context; `routes` is read.
+      scores: see `select`.
+      k: see `select`.
+      *more: see `select`.
+
+    Returns:
+      Their scores, the experts, and which exist, [G, S, K] bool: None for all.
+    """
+    if context.routes is None:
+        return *select(scores, k, *more), None
+    expert = jnp.maximum(context.routes, 0)
+    return take(scores, expert), expert, context.routes >= 0
+
+
 def take(
     values: Float[Array, '... E'], expert: Int[Array, '... K']
 ) -> Float[Array, '... K']:
@@ -59,6 +88,17 @@ def normalized(gates: Float[Array, 'G S K']) -> Float[Array, 'G S K']:
         return gates
     total = jnp.sum(gates, axis=-1, keepdims=True)
     return gates / jnp.maximum(total, jnp.finfo(gates.dtype).tiny)
+
+
+def softmax_of(
+    values: Float[Array, 'G S K'], valid: Bool[Array, 'G S K'] | None
+) -> Float[Array, 'G S K']:
+    """Returns the softmax over the choices that exist; the others have 0."""
+    if valid is None:
+        return jax.nn.softmax(values, axis=-1)
+    some = jnp.any(valid, axis=-1, keepdims=True)  # of none it would be NaN
+    gates = jax.nn.softmax(jnp.where(valid | ~some, values, -jnp.inf), axis=-1)
+    return jnp.where(valid, gates, 0.0)
 
 
 def token_choice(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from moe.config import Fraction, OneOf, PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, take, token_choice
+from moe.routing.choice import choose, take, token_choice
 from moe.routing.state import PENALTY_RULES, SparsityRule
 from moe.types import Context, TokenChoice, traits
 
@@ -17,6 +17,7 @@ _SPARSITY = SparsityRule()
 
 
 @ROUTERS.register('top_p')
+@traits(replays=True)
 def top_p(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -32,7 +33,7 @@ def top_p(
 
     Args:
       logits: router logits, float32.
-      context: only its mask is read.
+      context: mask and routes are read.
       p: probability mass to reach.
       k: K, the largest number of experts of a token.
 
@@ -44,8 +45,10 @@ def top_p(
     """
     logits = logits.astype(jnp.float32)
     probs = jax.nn.softmax(logits, axis=-1)
-    _, expert = select(logits, k)
+    _, expert, valid = choose(context, logits, k)
     gates = take(probs, expert)
+    if valid is not None:
+        return token_choice(expert, gates, probs, logits, context, valid=valid)
     # Summed from the least on: small masses vanish in sums with large ones.
     others = lax.cumsum(jnp.sort(probs), axis=probs.ndim - 1)[..., ::-1]
     # A mass too small for float32 is still more than 0.
@@ -55,7 +58,7 @@ def top_p(
 
 
 @ROUTERS.register('relu')
-@traits(state=lambda options: {'penalty': options['penalty']})
+@traits(state=lambda options: {'penalty': options['penalty']}, replays=True)
 def relu(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -74,7 +77,7 @@ def relu(
 
     Args:
       logits: router logits, float32.
-      context: only its mask is read.
+      context: mask and routes are read.
       k: K, the largest number of experts of a token.
       penalty: the rule that moves the coefficient of the L1 loss, and weighs
         the gates in it.
@@ -94,8 +97,9 @@ def relu(
         some, gates / jnp.where(some, total, 1.0), 1.0 / logits.shape[-1]
     )
     share = penalty.active_share
-    top, expert = select(gates, k)
-    routing = token_choice(expert, top, probs, logits, context, valid=top > 0)
+    top, expert, valid = choose(context, gates, k)
+    valid = top > 0 if valid is None else valid
+    routing = token_choice(expert, top, probs, logits, context, valid=valid)
     return routing.replace(
         penalized_gates=gates,
         active_share=None if share is None else jnp.float32(share),

@@ -13,7 +13,7 @@ from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('hash')
-@traits(reads=['token_id'])
+@traits(reads=['token_id'], replays=True)
 def hash_router(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -30,7 +30,7 @@ def hash_router(
 
     Args:
       logits: only their shape is read.
-      context: mask and token_id are read.
+      context: mask, token_id and routes are read.
       k: K, experts a token.
       vocab_size: number of ids.
       seed: seed of the table.
@@ -50,6 +50,7 @@ def hash_router(
 
 
 @ROUTERS.register('random')
+@traits(replays=True)
 def random(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
 ) -> TokenChoice:
@@ -59,7 +60,7 @@ def random(
 
     Args:
       logits: only their shape is read.
-      context: mask, position and key are read.
+      context: mask, position, key and routes are read.
       k: K, experts a token.
 
     Returns:
@@ -74,6 +75,7 @@ def random(
 
 
 @ROUTERS.register('round_robin')
+@traits(replays=True)
 def round_robin(
     logits: Float[Array, 'G S E'], context: Context, *, k: PositiveInt = 2
 ) -> TokenChoice:
@@ -81,7 +83,7 @@ def round_robin(
 
     Args:
       logits: only their shape is read.
-      context: mask and position are read.
+      context: mask, position and routes are read.
       k: K, experts a token.
 
     Returns:
@@ -104,9 +106,12 @@ def _constant(
     num_experts = logits.shape[-1]
     if k > num_experts:
         raise ValueError(f'k = {k} of {num_experts} experts')
-    expert = (first[..., None] + jnp.arange(k)) % num_experts
+    expert, valid = (first[..., None] + jnp.arange(k)) % num_experts, None
+    if context.routes is not None:
+        expert, valid = context.routes, context.routes >= 0
     gates = jnp.full(expert.shape, 1.0 / k, jnp.float32)
     hit = jax.nn.one_hot(expert, num_experts, dtype=jnp.float32)
     probs = jnp.mean(hit, axis=-2)
     zeros = jnp.zeros(logits.shape, jnp.float32)
-    return token_choice(expert, gates, probs, zeros, context)
+    expert = jnp.maximum(expert, 0)
+    return token_choice(expert, gates, probs, zeros, context, valid=valid)

@@ -9,13 +9,19 @@ from jaxtyping import Array, Float
 
 from moe.config import NaturalFloat, PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, take, token_choice
+from moe.routing.choice import (
+    choose,
+    select,
+    softmax_of,
+    take,
+    token_choice,
+)
 from moe.routing.noise import token_normal
 from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('noisy_top_k')
-@traits(reads=['noise_logits'])
+@traits(reads=['noise_logits'], replays=True)
 def noisy_top_k(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -36,7 +42,7 @@ def noisy_top_k(
 
     Args:
       logits: router logits, float32.
-      context: mask, position, key, train and noise_logits are read.
+      context: mask, position, key, train, noise_logits and routes are read.
       k: K, experts a token.
       noise_epsilon: least standard deviation of the noise.
       ties: which of equal logits are chosen, see `top_k`.
@@ -60,15 +66,13 @@ def noisy_top_k(
         std = jax.nn.softplus(context.noise_logits) + noise_epsilon
         draw = token_normal(context.key, context.position, num_experts)
         noisy = logits + draw * std
-    top, expert = select(noisy, k)
-    valid = None
-    if ties == 'keep':
+    top, expert, valid = choose(context, noisy, k)
+    if ties == 'keep' and valid is None:
         least = top[..., -1:]
         top, expert = select(noisy, num_experts)
         valid = top >= least
-        top = jnp.where(valid, top, -jnp.inf)
     probs = jax.nn.softmax(noisy, axis=-1)
-    gates = take(probs, expert) if k == 1 else jax.nn.softmax(top, axis=-1)
+    gates = take(probs, expert) if k == 1 else softmax_of(top, valid)
     routing = token_choice(expert, gates, probs, logits, context, valid=valid)
     if std is None or k == num_experts:
         return routing

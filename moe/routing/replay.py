@@ -1,76 +1,126 @@
-"""A router that replays a recorded routing."""
+"""Replay: a router sends tokens to the experts that were recorded.
+
+Only the choice is replayed: the weights follow from the present logits by the
+router's own rule, so that gradients reach the router as without replay.
+Recorded experts travel as `routes` [batch, position, layer, K], int32, -1 for
+none, as stacks of reinforcement learning exchange them.
+Source: rollout routing replay, arXiv 2510.11370.
+
+B batch, S positions, L mixture layers, G groups, K experts a token.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Int
 
-from moe.routing.base import ROUTERS
-from moe.types import Context, Routing, TokenChoice, traits
+from moe.config import ConfigError
+from moe.config.registry import name_of
+from moe.types import Context, Router, Routing, TokenChoice, traits_of
 
 
-@ROUTERS.register('replay')
-@traits(reads=['recorded'])
-def replay(
-    logits: Float[Array, 'G S E'],
-    context: Context,
-    *,
-    fresh_gates: bool = False,
-) -> Routing:
-    """Sends tokens to the experts of an earlier, recorded run.
+def replaying(router: Router) -> Router:
+    """Returns the router that sends tokens where `context.routes` says.
+
+    `weight[t, k] = w(logits[t], routes[t])[k]` with the rule w of the router:
+    of `top_k` the probabilities of these experts over their sum, of `sigmoid`
+    their scores without the bias, and so on. A choice of -1 does not exist;
+    what is normalised, is over those that exist.
 
     Args:
-      logits: router logits, float32.
-      context: mask and recorded are read.
-      fresh_gates: whether the weights are the present softmax over the
-        recorded experts, which trains the router, and not the recorded ones;
-        for recordings of token choice only.
+      router: an entry of `ROUTERS`, perhaps with options.
 
     Returns:
-      The recorded Routing, with the present logits and mask.
+      The router; without routes in the context it is the given one.
 
     Raises:
-      ValueError: if nothing was recorded, or `fresh_gates` of expert choice.
+      ConfigError: for a router whose weights do not follow from the experts of
+        a token, such as expert choice; when called, for routes of another
+        shape than the router's own choice.
+
+    >>> import functools
+    >>> from moe.routing import top_k
+    >>> logits = jnp.log(jnp.array([[[0.1, 0.6, 0.3]]]))
+    >>> context = Context(jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))
+    >>> context = context._replace(routes=jnp.array([[[2, 0]]]))
+    >>> routing = replaying(functools.partial(top_k, k=2))(logits, context)
+    >>> [round(float(w), 4) for w in routing.weight.ravel()]
+    [0.75, 0.25]
     """
-    recorded = context.recorded
-    if recorded is None:
-        raise ValueError('replay: the layer was called without recorded')
-    logits = logits.astype(jnp.float32)
-    probs = jax.nn.softmax(logits, axis=-1)
-    if recorded.columns_are_tokens:
-        exists = context.mask[:, None]
-    else:
-        group = jnp.arange(len(context.mask))[:, None, None]
-        exists = context.mask[group, recorded.assignment_token()]
-    valid = recorded.valid & exists
-    balance_mask, weight = recorded.balance_mask, recorded.weight
-    if fresh_gates:
-        if not isinstance(recorded, TokenChoice):
-            raise ValueError(
-                'replay: fresh_gates needs a token-choice recording'
-            )
-        weight = _fresh(probs, logits, recorded.expert, valid)
-    return recorded.replace(
-        weight=weight,
-        valid=valid,
-        probs=probs,
-        logits=logits,
-        mask=context.mask,
-        balance_mask=None if balance_mask is None else balance_mask & valid,
-        unbiased_assignments=None,
-        penalized_gates=None,
-        active_share=None,
-    )
+    if not traits_of(router).replays:
+        allowed = 'a router whose weights follow from logits and experts'
+        raise ConfigError('routes of router', name_of(router), allowed)
+
+    def run(logits: Any, context: Context) -> Routing:
+        if context.routes is not None:
+            free = context._replace(routes=None)
+            routing = jax.eval_shape(lambda x: router(x, free), logits)
+            own = routing.weight.shape
+            wanted = (own[0], own[2], own[1])
+            if context.routes.shape != wanted:
+                allowed = f'{wanted}, of the {own[1]} choices of a token'
+                raise ConfigError(
+                    'shape of routes', context.routes.shape, allowed
+                )
+        return router(logits, context)
+
+    return run
 
 
-def _fresh(probs, logits, expert, valid):
-    """Returns present gates of the recorded experts; if K = 1 a probability."""
-    chosen = jnp.moveaxis(expert, 1, -1)
-    if chosen.shape[-1] == 1:
-        gates = jnp.take_along_axis(probs, chosen, axis=-1)
-    else:
-        valid = jnp.moveaxis(valid, 1, -1)
-        some = jnp.any(valid, axis=-1, keepdims=True)
-        gates = jnp.take_along_axis(logits, chosen, axis=-1)
-        gates = jnp.where(valid | ~some, gates, -jnp.inf)
-        gates = jnp.where(valid, jax.nn.softmax(gates, axis=-1), 0.0)
-    return jnp.moveaxis(gates, -1, 1)
+def recorded_routes(
+    routing: Any, shape: tuple[int, ...]
+) -> Int[Array, '*B S L K']:
+    """Returns the experts of each token as they are replayed.
+
+    Args:
+      routing: the Routing of an `Aux`, stacked over L mixture layers.
+      shape: shape of the tokens, such as [B, S].
+
+    Returns:
+      The experts, int32, first choices first; -1 for choices that do not
+      exist, of padding too. Capacity does not matter.
+
+    Raises:
+      ConfigError: for a routing that is no token choice, or of two levels.
+    """
+    if not isinstance(routing, TokenChoice):
+        allowed = 'of tokens that chose experts, at one level'
+        raise ConfigError('routing to record', type(routing).__name__, allowed)
+    expert = jnp.where(routing.valid, routing.expert, -1)  # [L, G, K, S]
+    layers, _, k, _ = expert.shape
+    rows = jnp.moveaxis(expert, 2, -1).reshape(layers, *shape, k)
+    return jnp.moveaxis(rows, 0, -2)
+
+
+def checked_routes(
+    routes: Any, shape: tuple[int, ...], num_experts: int
+) -> Int[np.ndarray, 'B S L K']:
+    """Returns routes from elsewhere as int32, if they can be replayed.
+
+    Args:
+      routes: whole numbers, of any dtype.
+      shape: [B, S, L], of the tokens and mixture layers.
+      num_experts: E.
+
+    Raises:
+      ConfigError: for another shape, for experts that are none, and where a
+        token names an expert twice.
+    """
+    found = np.asarray(routes)
+    if found.ndim != 4 or found.shape[:3] != tuple(shape):
+        raise ConfigError('shape of routes', found.shape, f'{(*shape, "K")}')
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ConfigError('dtype of routes', str(found.dtype), 'whole numbers')
+    wrong = found[(found < -1) | (found >= num_experts)]
+    if wrong.size:
+        allowed = f'from 0 to {num_experts - 1}, or -1 for none'
+        raise ConfigError('routes', int(wrong[0]), allowed)
+    ordered = np.sort(found, axis=-1)
+    twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
+    if np.any(twice):
+        at = tuple(int(i) for i in np.argwhere(twice)[0][:3])
+        allowed = 'different experts of a token'
+        raise ConfigError(f'routes{list(at)}', found[at].tolist(), allowed)
+    return found.astype(np.int32)

@@ -8,7 +8,14 @@ from jaxtyping import Array, Float
 
 from moe.config import OneOf, PositiveFloat, PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import REMOVED, select, take, token_choice
+from moe.routing.choice import (
+    REMOVED,
+    choose,
+    select,
+    softmax_of,
+    take,
+    token_choice,
+)
 from moe.routing.state import BALANCE_RULES, SignRule
 from moe.types import Context, State, TokenChoice, traits
 
@@ -16,7 +23,7 @@ _SIGN = SignRule()
 
 
 @ROUTERS.register('sigmoid')
-@traits(state=lambda options: {'bias': options['balance']})
+@traits(state=lambda options: {'bias': options['balance']}, replays=True)
 def sigmoid(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -40,7 +47,8 @@ def sigmoid(
 
     Args:
       logits: router logits, float32.
-      context: mask and state are read; without the state there is no bias.
+      context: mask, state and routes are read; without the state there is
+        no bias.
       k: K, experts a token.
       renormalize: whether a token's gates sum to `scale` (K > 1).
       scale: factor of the gates.
@@ -59,7 +67,7 @@ def sigmoid(
 
 
 @ROUTERS.register('group_limited')
-@traits(state=lambda options: {'bias': options['balance']})
+@traits(state=lambda options: {'bias': options['balance']}, replays=True)
 def group_limited(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -83,7 +91,8 @@ def group_limited(
 
     Args:
       logits: router logits, float32.
-      context: mask and state are read; without the state there is no bias.
+      context: mask, state and routes are read; without the state there is
+        no bias.
       k: K, experts a token.
       expert_groups: groups of experts, a divisor of E.
       chosen_groups: number of groups that a token's experts come from.
@@ -155,15 +164,17 @@ def _group_score(
 
 
 def _choose(biased, logits, context, k, renormalize, scale):
-    _, expert = select(biased, k, logits)
+    _, expert, valid = choose(context, biased, k, logits)
     log_scores = jax.nn.log_sigmoid(logits)
     probs = jax.nn.softmax(log_scores, axis=-1)
     if renormalize and k > 1:
         # Of the chosen alone: all may be next to nothing beside another.
-        gates = jax.nn.softmax(take(log_scores, expert), axis=-1)
+        gates = softmax_of(take(log_scores, expert), valid)
     else:
         gates = jax.nn.sigmoid(take(logits, expert))
-    routing = token_choice(expert, gates * scale, probs, logits, context)
+    routing = token_choice(
+        expert, gates * scale, probs, logits, context, valid=valid
+    )
     _, best = select(logits, k)
     hit = jnp.sum(jax.nn.one_hot(best, logits.shape[-1]), axis=-2)
     return routing.replace(

@@ -8,12 +8,12 @@ from jaxtyping import Array, Float
 from moe.config import PositiveInt
 from moe.losses import sum_over
 from moe.routing.base import ROUTERS
-from moe.routing.choice import select, take, token_choice
+from moe.routing.choice import choose, take, token_choice
 from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('sinkhorn')
-@traits(looks_ahead='in training')
+@traits(looks_ahead='in training', replays=True)
 def sinkhorn(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -32,7 +32,7 @@ def sinkhorn(
 
     Args:
       logits: router logits, float32.
-      context: mask, train and axis_name are read.
+      context: mask, train, axis_name and routes are read.
       k: K, experts a token.
       iterations: number of times that columns, then rows are scaled.
 
@@ -45,10 +45,10 @@ def sinkhorn(
     score = logits = logits.astype(jnp.float32)
     if context.train:
         score = _balanced(lax.stop_gradient(logits), context, iterations)
-    _, expert = select(score, k)
+    _, expert, valid = choose(context, score, k)
     gates = take(jax.nn.sigmoid(logits), expert)
     probs = jax.nn.softmax(logits, axis=-1)
-    return token_choice(expert, gates, probs, logits, context)
+    return token_choice(expert, gates, probs, logits, context, valid=valid)
 
 
 def _balanced(logits, context: Context, iterations: int):

@@ -4,10 +4,11 @@ from jaxtyping import Array, Float
 
 from moe.routing.base import ROUTERS
 from moe.routing.top_k import top_k
-from moe.types import Context, TokenChoice
+from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('switch')
+@traits(replays=True)
 def switch(logits: Float[Array, 'G S E'], context: Context) -> TokenChoice:
     """Sends each token to its likeliest expert, weighted by the probability.
 
@@ -17,7 +18,7 @@ def switch(logits: Float[Array, 'G S E'], context: Context) -> TokenChoice:
 
     Args:
       logits: router logits, float32.
-      context: only its mask is read.
+      context: mask and routes are read.
 
     Returns:
       A token-choice Routing with K = 1.

@@ -10,13 +10,14 @@ from moe.config import NaturalFloat
 from moe.routing.base import ROUTERS
 from moe.routing.choice import select, take, token_choice
 from moe.routing.noise import token_uniform
-from moe.types import Context, TokenChoice
+from moe.types import Context, TokenChoice, traits
 
 Policy = Literal['all', 'none', 'threshold', 'random']
 _EPSILON = 1e-9
 
 
 @ROUTERS.register('top2')
+@traits(replays=True)
 def top2(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -32,7 +33,8 @@ def top2(
     anything is dropped and not renormalised after. The second choice exists
     by policy: 'all', 'none', 'threshold' (`g2 > t`), or 'random' (with
     probability `min(1, g2 / t)`). The balance loss counts first choices.
-    'random' in evaluation needs a key too.
+    'random' in evaluation needs a key too. Replayed, a token without a second
+    expert has the weight of its first beside the best other one.
 
     Inside a group of experts (`context.importance`) a token of importance 1
     has both choices; one of 0.5 has no first choice: that gate is 0, counts in
@@ -42,7 +44,7 @@ def top2(
 
     Args:
       logits: router logits, float32.
-      context: mask, position, key, train and importance are read.
+      context: mask, position, key, train, importance and routes are read.
       policy: when the second choice exists, in training.
       eval_policy: when the second choice exists, in evaluation.
       threshold: t, in training.
@@ -69,18 +71,29 @@ def top2(
     first = best[..., 0]
     second = jnp.where(whole, best[..., 1], first)
     expert = jnp.stack([first, second], -1)
+    routes = context.routes
+    if routes is not None:
+        is_first = best[..., 0] == routes[..., 0]
+        other = jnp.where(is_first, best[..., 1], best[..., 0])
+        second = jnp.where(routes[..., 1] < 0, other, routes[..., 1])
+        first = jnp.maximum(routes[..., 0], 0)
+        expert = jnp.stack([first, second], -1)
     gate_1, gate_2 = jnp.moveaxis(take(probs, expert), -1, 0)
     gate_1 = gate_1 * whole
     total = gate_1 + gate_2 + _EPSILON
     gate_1, gate_2 = gate_1 / total, gate_2 / total
-    keep = _keep_second(gate_2, context, policy, threshold)
+    if routes is None:
+        keep = _keep_second(gate_2, context, policy, threshold)
+        valid = jnp.stack([whole, keep & (importance > 0)], -1)
+    else:
+        valid = routes >= 0
     routing = token_choice(
         expert,
         jnp.stack([gate_1, gate_2], -1),
         probs * whole[..., None],
         logits,
         context,
-        valid=jnp.stack([whole, keep & (importance > 0)], -1),
+        valid=valid,
     )
     only_first = jnp.array([True, False])[:, None]
     return routing.replace(balance_mask=routing.valid & only_first)

@@ -8,11 +8,12 @@ from jaxtyping import Array, Float
 
 from moe.config import PositiveInt
 from moe.routing.base import ROUTERS
-from moe.routing.choice import normalized, select, take, token_choice
-from moe.types import Context, TokenChoice
+from moe.routing.choice import choose, normalized, select, take, token_choice
+from moe.types import Context, TokenChoice, traits
 
 
 @ROUTERS.register('top_k')
+@traits(replays=True)
 def top_k(
     logits: Float[Array, 'G S E'],
     context: Context,
@@ -34,7 +35,7 @@ def top_k(
 
     Args:
       logits: router logits, float32.
-      context: only its mask is read.
+      context: mask and routes are read.
       k: K, experts a token, at most E.
       renormalize: whether a token's gates sum to 1 (K > 1).
       ties: 'keep' also chooses every expert that ties with the K-th, up to E
@@ -57,13 +58,14 @@ def top_k(
     """
     logits = logits.astype(jnp.float32)
     probs = jax.nn.softmax(logits, axis=-1)
-    chosen, expert = select(logits, k)
-    gates, valid = take(probs, expert), None
-    if ties == 'keep':
+    chosen, expert, valid = choose(context, logits, k)
+    if ties == 'keep' and valid is None:
         least = chosen[..., -1:]
         chosen, expert = select(logits, logits.shape[-1])
         valid = chosen >= least
-        gates = jnp.where(valid, take(probs, expert), 0.0)
+    gates = take(probs, expert)
+    if valid is not None:
+        gates = jnp.where(valid, gates, 0.0)
     if renormalize and k > 1:
         gates = normalized(gates)
     return token_choice(expert, gates, probs, logits, context, valid=valid)

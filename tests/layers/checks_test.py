@@ -32,7 +32,7 @@ def test_experts_per_token(section, number):
         assert two.experts_per_token == 2 * number
 
 
-@pytest.mark.parametrize('name', sorted(set(ROUTERS) - {'replay', 'soft'}))
+@pytest.mark.parametrize('name', sorted(set(ROUTERS) - {'soft'}))
 def test_every_router_can_be_configured(name):
     # Those that draw, hash or keep state too: the check lacks nothing.
     layer = build(num_experts=8, router={'name': name})

@@ -178,8 +178,9 @@ def test_builds_inside_a_module(changes):
         ),
         (
             {'router': {'name': 'replay'}},
-            "config.router.name = 'replay': must be able to route 6 experts: "
-            'replay: the layer was called without recorded',
+            "config.router.name = 'replay': must be one of expert_choice, "
+            'group_limited, hash, noisy_top_k, random, relu, round_robin, '
+            'sigmoid, sinkhorn, soft, switch, top2, top_k, top_p',
         ),
         (
             {'router': 'soft', **two_level()},

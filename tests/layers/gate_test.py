@@ -141,7 +141,7 @@ def test_state_of_routers():
     expected = {'sigmoid': ['bias'], 'group_limited': ['bias']}
     expected['relu'] = ['penalty']
     for name, router in ROUTERS.items():
-        if name in ('soft', 'replay', 'hash', 'group_limited'):
+        if name in ('soft', 'hash', 'group_limited'):
             continue
         variables = jax.eval_shape(
             lambda router=router: Gate(E, router).init(

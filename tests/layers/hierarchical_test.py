@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.config import ConfigError
 from moe.dispatch import DISPATCHERS
 from moe.experts import MLP
 from moe.layers import HierarchicalMoE, MoE
@@ -279,28 +280,11 @@ def test_nothing_live():
         assert np.all(np.isfinite(leaf))
 
 
-def test_replay_at_both_levels_repeats_the_run():
-    options = {'capacity_factor': 0.75}
-    layer = build(router_of('sigmoid'), router_of('top2'), **options)
-    variables = variables_of(layer)
-    call = functools.partial(layer.apply, record=True, train=True)
-    y, aux = jax.jit(
-        lambda: call(
-            variables, X, mask=MASK, rngs={'router': jax.random.key(0)}
-        )
-    )()
-    assert aux.routing[0].expert.shape == (G, 2, S)
-    assert aux.routing[1].expert.shape[:3] == (M, G, 2)
-    again = build(router_of('replay'), **options)
-    call = functools.partial(again.apply, train=True)
-    params = {'params': variables['params']}
-    repeated, aux_repeated = jax.jit(call)(
-        params, X, mask=MASK, recorded=aux.routing
-    )
-    assert_close(repeated, y, 1e-6)
-    for name in ('load', 'outer_load', 'dropped', 'experts_per_token'):
-        assert_close(aux_repeated.stats[name], aux.stats[name], 1e-6)
-    assert np.any(y)
+def test_two_levels_are_not_replayed():
+    layer = build(router_of('sigmoid'), router_of('top2'))
+    routes = jnp.zeros((*X.shape[:2], 2), jnp.int32)
+    with pytest.raises(ConfigError, match='None for mixtures of two levels'):
+        layer.init(jax.random.key(0), X, routes=routes)
 
 
 def test_groups_of_experts_differ_at_first():

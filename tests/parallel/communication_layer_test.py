@@ -33,7 +33,6 @@ OPTIONS = {
     'group_limited': {'k': 2, 'expert_groups': 4, 'chosen_groups': 2},
     'hash': {'k': 2, 'vocab_size': VOCABULARY},
     'relu': {'k': 2},
-    'replay': {'fresh_gates': True},
     'sigmoid': {'k': 2},
     'sinkhorn': {'k': 2, 'iterations': 4},
     'top_p': {'k': 2, 'p': 0.6},
@@ -110,19 +109,6 @@ def build(name, dispatcher, communication, factor, experts=None, **options):
     )
 
 
-@functools.cache
-def recording():
-    given, _ = problem('even')
-    layer = build('top_k', 'indexed', 'none', None)
-
-    @jax.jit
-    def record():
-        call = functools.partial(layer.init_with_output, record=True)
-        return call(jax.random.key(9), **given)[0][1].routing
-
-    return jax.device_get(record())
-
-
 def call(layer, variables, given, dy, **options):
     """Sum of all outputs and losses, each times its own; (y, aux)."""
     y, aux = layer.apply(
@@ -149,11 +135,10 @@ def run(layers, sizes, scenarios=('even', 'empty')):
     """Results of layers by name, all in one program, for each scenario."""
     mesh = mesh_of(sizes)
 
-    def program(variables, given, dy, recorded):
+    def program(variables, given, dy):
         found = {}
         for name, layer in layers.items():
-            more = {'recorded': recorded} if 'replay' in name else {}
-            objective = functools.partial(call, layer, dy=dy, **more)
+            objective = functools.partial(call, layer, dy=dy)
             x = given['x']
             rest = {k: v for k, v in given.items() if k != 'x'}
             found[name] = jax.grad(
@@ -174,8 +159,7 @@ def run(layers, sizes, scenarios=('even', 'empty')):
         shapes, places = {}, {}
         for name, layer in layers.items():
             given, _ = problem('even')
-            more = {'recorded': recording()} if 'replay' in name else {}
-            init = functools.partial(layer.init, **given, **more)
+            init = functools.partial(layer.init, **given)
             shapes[name] = jax.eval_shape(
                 functools.partial(init, train=False), KEY
             )
@@ -191,7 +175,6 @@ def run(layers, sizes, scenarios=('even', 'empty')):
                 jax.device_put(variables, places),
                 jax.device_put(given, batch_sharding(mesh)),
                 jax.device_put(dy, batch_sharding(mesh)),
-                recording(),
             )
             for name, value in jax.device_get(out).items():
                 results[name, scenario] = value

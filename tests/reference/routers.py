@@ -179,19 +179,6 @@ def relu(logits, k):
     )
 
 
-def replay(logits, recorded, fresh_gates):
-    """Recorded choices; fresh weights are the softmax over them now."""
-    probs = softmax(logits)
-    alive = [c for c in recorded if c is not None]
-    if not fresh_gates or not alive:
-        return recorded, probs
-    if len(recorded) == 1:  # a single gate is never renormalised
-        return [(alive[0][0], probs[alive[0][0]])], probs
-    now = softmax(np.array([logits[e] for e, _ in alive]))
-    fresh = iter(zip([e for e, _ in alive], now, strict=True))
-    return [None if c is None else next(fresh) for c in recorded], probs
-
-
 def assemble(tokens, mask, k):
     """Arrays of a Routing out of each token's (choices, probs).
 

@@ -36,7 +36,6 @@ OPTIONS = {
     'group_limited': {'k': 2, 'expert_groups': 2, 'chosen_groups': 1},
     'hash': {'k': 2, 'vocab_size': VOCABULARY},
     'relu': {'k': 2},
-    'replay': {'fresh_gates': True},
     'sigmoid': {'k': 2, 'scale': 1.5},
     'sinkhorn': {'k': 2, 'iterations': 4},
     'top2': {'threshold': 0.8},
@@ -104,8 +103,6 @@ def call(layer, name, problem, mask, train, key=KEY, x=None, **changed):
     x = problem.x if x is None else x
     params, state = changed.pop('variables', variables_of(name, problem))
     given = {'token_ids': token_ids(), 'mask': mask, **changed}
-    if name == 'replay' and 'recorded' not in given:
-        given['recorded'] = recording(layer.num_groups, mask is None)
     return layer.apply(
         {**params, **state},
         x,
@@ -114,15 +111,6 @@ def call(layer, name, problem, mask, train, key=KEY, x=None, **changed):
         rngs=None if key is None else {'router': key},
         **given,
     )
-
-
-@functools.cache
-def recording(num_groups, everything):
-    """A Routing of other tokens, for replay, with or without padding."""
-    other = problem_of(seed=9)
-    mask = None if everything else other.mask
-    layer = build('top_k', num_groups=num_groups)
-    return call(layer, 'top_k', other, mask, False)[1].routing
 
 
 def kept_by_hand(routing, slots):
@@ -344,14 +332,6 @@ def test_permuting_tokens_permutes_outputs(name):
         layer = build(name)
         y, aux = call(layer, name, problem, problem.mask, train)
         changed = {'token_ids': token_ids()[:, order]}
-        if name == 'replay':
-            turn = lambda v: v[..., order]
-            recorded = recording(None, False)
-            changed['recorded'] = recorded.replace(
-                expert=turn(recorded.expert),
-                weight=turn(recorded.weight),
-                valid=turn(recorded.valid),
-            )
         mask, x = problem.mask[:, order], problem.x[:, order]
         moved = call(layer, name, problem, mask, train, x=x, **changed)
         assert_close(moved[0], np.asarray(y)[:, order], 2e-6)
@@ -369,18 +349,13 @@ def test_permuting_experts_changes_nothing(name):
     moved['experts'] = {n: v[order] for n, v in problem.experts.items()}
     move = lambda v: v[order] if v.ndim else v
     variables = {'params': moved}, jax.tree.map(move, state)
-    changed = {}
-    if name == 'replay':
-        recorded = recording(None, False)
-        number = np.argsort(order)[recorded.expert]
-        changed['recorded'] = recorded.replace(expert=number.astype(np.int32))
     for train in (False, True):
         if name == 'noisy_top_k' and train:
             continue  # its noise is of the expert's number
         layer = build(name, factor=FACTOR)
         args = (layer, name, problem, problem.mask, train)
         y, aux = call(*args)
-        other, aux_other = call(*args, variables=variables, **changed)
+        other, aux_other = call(*args, variables=variables)
         assert_close(other, y, 2e-6)
         assert_close(dict(aux_other.losses), dict(aux.losses), 5e-6)
         stats = {n: move(v) for n, v in aux.stats.items()}

@@ -30,7 +30,7 @@ OPTIONS = {
     'top2': {'policy': 'all'},
     'top_p': {'k': K, 'p': 1.0},
 }
-NOT_BY_LOGITS = ('hash', 'random', 'replay', 'round_robin')
+NOT_BY_LOGITS = ('hash', 'random', 'round_robin')
 
 
 def draw(dtype):
@@ -49,11 +49,8 @@ def route(name, logits, *, train=False, bias=BIAS, **options):
     fields = {'noise_logits': jnp.zeros(logits.shape), 'key': KEY}
     fields['token_id'] = jnp.zeros(logits.shape[:2], jnp.int32)
     ctx = context(shape=(G, S), bias=jnp.asarray(bias), **fields)
-    if name == 'replay':
-        recorded = ROUTERS['top_k'](jnp.zeros(logits.shape), ctx, k=K)
-        ctx = ctx._replace(recorded=recorded)
     options = {'k': K} | OPTIONS.get(name, options) | options
-    if name in ('switch', 'top2', 'expert_choice', 'replay'):
+    if name in ('switch', 'top2', 'expert_choice'):
         options.pop('k')
     router = functools.partial(ROUTERS[name], **options)
     run = jax.jit(lambda logits, ctx: router(logits, ctx._replace(train=train)))

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize('name', ASSIGNING)
 def test_the_grid_does_not_change_the_choice_or_the_noise(name):
-    # Expert choice is by the group, and a recording has its own grid.
-    if name in ('expert_choice', 'replay'):
+    if name == 'expert_choice':  # by the group
         return
     problem = problem_of()
     for train in (False, True):
@@ -49,7 +48,7 @@ def test_the_grid_does_not_change_the_choice_or_the_noise(name):
 def test_choices_are_the_rows_of_the_grid():
     # What capacity is counted by is what the router makes.
     for name in ASSIGNING:
-        if name in ('expert_choice', 'replay', 'top2'):
+        if name in ('expert_choice', 'top2'):
             continue
         problem = problem_of()
         routing = call(build(name), name, problem, None, False)[1].routing

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from moe.routing import ROUTERS, token_normal, token_uniform
+from moe.routing import token_normal, token_uniform
 from tests.reference import losses as reference_losses
 from tests.reference import routers as reference
 from tests.reference import routing as reference_routing
@@ -23,9 +23,7 @@ from tests.routing.common import (
     G,
     S,
     accounted,
-    context,
     draw,
-    run,
 )
 
 # Greater than the scores' differences: they change choices.
@@ -259,27 +257,6 @@ def round_robin(draw, g, s, *, k):
 def random(draw, g, s, *, k):
     draws = DRAWS if draw.train else STILL
     return reference.neighbours(int(draws[g, s] * E), E, k)
-
-
-def recording(router, **options):
-    """Fields with a Routing of the router, of other logits."""
-
-    def given(seed, mask):
-        ctx = context(mask)
-        recorded = run(ROUTERS[router], draw(10 + seed), ctx, **options)
-        return {'recorded': recorded}
-
-    return given
-
-
-def replay(draw, g, s, *, fresh_gates):
-    recorded = draw.fields['recorded']
-    grid = (recorded.expert, recorded.weight, recorded.valid)
-    choices = [
-        (e, w) if alive else None
-        for e, w, alive in zip(*(x[g, :, s] for x in grid), strict=True)
-    ]
-    return reference.replay(draw.row(g, s), choices, fresh_gates)
 
 
 def expert_choice(routing, draw, options):

@@ -89,14 +89,6 @@ def bias_of(values):
     return lambda seed, mask: {'bias': values}
 
 
-def replay_of(router, **options):
-    cells = over(False, fresh_gates=(True, False))
-    given = loops.recording(router, **options)
-    return Row(
-        'replay', by_token(loops.replay), cells, given, also=loops.logits_stay
-    )
-
-
 TABLE = {
     'expert_choice': Row(
         'expert_choice',
@@ -148,9 +140,6 @@ TABLE = {
         logits=loops.relu_logits,
         also=loops.relu_also,
     ),
-    'replay of loops.top_k, k=1': replay_of('top_k', k=1),
-    'replay of loops.top_k, k=2': replay_of('top_k', k=2),
-    'replay of top_p': replay_of('top_p', p=0.7, k=3),
     'round_robin': Row(
         'round_robin', by_token(loops.round_robin), over(False, k=(1, 2, E))
     ),

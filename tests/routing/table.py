@@ -23,7 +23,7 @@ from moe.layers import (
     SoftMoE,
 )
 from moe.routing import ROUTERS
-from moe.types import Context
+from moe.types import Context, traits_of
 from tests.reference.compare import assert_close
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/reference/routers.md'
@@ -36,6 +36,7 @@ HEAD = (
     'dispatchers',
     'deterministic in evaluation',
     'causal',
+    'replay',
 )
 # Features enough that the gradient of a kernel is 0 only where the gradient of
 # the logits is.
@@ -60,6 +61,7 @@ def row(name):
         ', '.join(f'`{e}`' for e in serving(name)) or 'its own',
         'yes' if deterministic else 'no',
         causality(name),
+        'yes' if traits_of(ROUTERS[name]).replays else 'no',
     )
 
 
@@ -148,7 +150,6 @@ def is_deterministic(name):
             mask=jnp.ones((G, S), bool),
             position=jnp.arange(G * S, dtype=jnp.int32).reshape(G, S),
             token_id=given['token_ids'],
-            recorded=given.get('recorded'),
         )
         gate = Gate(E, ROUTERS[name])
         runs = [
@@ -200,18 +201,13 @@ def build(name, dispatcher='indexed', **options):
 
 @functools.cache
 def inputs(name, seed=0):
-    """Tokens of scale 1, ids, and a recording where it is asked for."""
+    """Tokens of scale 1, and ids."""
     draw = np.random.default_rng(seed)
     given = {
         'x': draw.standard_normal((G, S, D), np.float32),
         'dy': draw.standard_normal((G, S, D), np.float32),
         'token_ids': draw.integers(0, 256, (G, S), np.int32),
     }
-    if name == 'replay':
-        earlier, layer = inputs('top_k', 99), build('top_k')
-        variables = variables_of(layer, earlier)
-        _, aux = apply(layer, variables, earlier, False, record=True)
-        given['recorded'] = aux.routing
     return given
 
 

@@ -83,9 +83,12 @@ class LM(nn.Module):
 
     Attributes:
       config: config of the model.
+      apart: whether the layers' parameters are apart, see
+        `moe.models.pattern.apart`.
     """
 
     config: LMConfig
+    apart: bool = False
 
     def __call__(
         self,
@@ -97,6 +100,8 @@ class LM(nn.Module):
         train: bool = False,
         record: bool = False,
         segments: Int[Array, 'B S'] | None = None,
+        routes: Int[Array, 'B S L K'] | None = None,
+        at: Int[Array, 'B'] | None = None,
     ) -> tuple[Float[Array, 'B S V'], tuple | None, Aux | None]:
         """Predicts, at every position, the token that follows.
 
@@ -111,6 +116,10 @@ class LM(nn.Module):
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32, without a cache:
             logits of a document are those of it alone. None for one.
+          routes: experts that the L mixtures replay, int32, -1 for none, see
+            `moe.routing.replay`; None for those that the routers choose.
+          at: index of the one position of each row whose logits are wanted,
+            int32; None for all. They are [B, 1, V].
 
         Returns:
           Logits in float32, the cache, and the Aux stacked over the mixture
@@ -125,6 +134,8 @@ class LM(nn.Module):
             train=train,
             record=record,
             segments=segments,
+            routes=routes,
+            at=at,
         )
         return logits[0], cache, aux
 
@@ -159,6 +170,8 @@ class LM(nn.Module):
         train=False,
         record=False,
         segments=None,
+        routes=None,
+        at=None,
     ):
         c = self.config
         init = nn.initializers.normal(c.d_model**-0.5)
@@ -175,7 +188,7 @@ class LM(nn.Module):
         with jax.named_scope('embedding'):
             scale = c.embedding_scale or c.d_model**0.5
             x = table[tokens].astype(c.dtype) * scale
-        x, cache, aux = Stack(c, causal=True, name='stack')(
+        x, cache, aux = Stack(c, causal=True, apart=self.apart, name='stack')(
             x,
             cache=cache,
             mask=mask,
@@ -184,7 +197,10 @@ class LM(nn.Module):
             train=train,
             record=record,
             segments=segments,
+            routes=routes,
         )
+        if at is not None:
+            x = jnp.take_along_axis(x, at[:, None, None], axis=1)
         x = split_batch(c.make_norm('norm')(x))
         hidden, found = [x], [aux]
         if self.is_initializing() and c.mtp:
@@ -216,7 +232,7 @@ class LM(nn.Module):
             logits = logits.astype(jnp.float32)
             if c.logit_scale is not None:
                 logits *= c.logit_scale
-            return logits.reshape(*tokens.shape, c.vocab_size)
+            return logits.reshape(*x.shape[:2], c.vocab_size)
 
         aux = in_order([[aux] for aux in found if aux is not None])
         return [logits_of(x) for x in hidden], cache, aux

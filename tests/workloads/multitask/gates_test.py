@@ -13,7 +13,7 @@ def test_are_the_routers_that_need_nothing_but_logits_and_noise():
     assert GATES.keys() - ROUTERS.keys() == {'softmax'}
     assert ROUTERS.keys() - GATES.keys() == {
         *('expert_choice', 'soft'),  # other examples
-        *('replay', 'hash'),  # recorded, ids
+        'hash',  # ids
         *('sigmoid', 'group_limited', 'relu'),  # state
     }
     assert len(GATES) == len(list(GATES))
