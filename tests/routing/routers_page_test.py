@@ -36,7 +36,7 @@ def test_the_table_is_what_is_measured(name):
     cells = table.row(name)
     line = table.render({name: cells}).splitlines()[-1]
     assert line == written_rows()[name], 'python -m tests.routing.table'
-    assert traits_of(ROUTERS[name]).looks_ahead == LOOKS_AHEAD[cells[-1]]
+    assert traits_of(ROUTERS[name]).looks_ahead == LOOKS_AHEAD[cells[-2]]
 
 
 def test_the_measures_can_say_no(monkeypatch):
