@@ -138,7 +138,7 @@ _GRANITE = {
     'vocab_size': 49155,
 }
 # deepseek-ai/DeepSeek-V3; without the layer of multi-token prediction.
-_DEEPSEEK = {
+_DEEPSEEK: dict = {
     'model_type': 'deepseek_v3',
     'attention_bias': False,
     'first_k_dense_replace': 3,
