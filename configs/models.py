@@ -70,8 +70,6 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
     if variant not in BATCH_SIZES:
         raise ValueError(f'a variant among {", ".join(BATCH_SIZES)}')
     model = architecture(variant)
-    # The TPU's kernel has neither windows nor sinks.
-    sinks = model.get('attention_sinks') or model.get('sliding_window')
     mixture = {
         'dispatcher': 'indexed',
         'communication': 'all_to_all',
@@ -83,7 +81,7 @@ def get_config(variant: str = 'mixtral_8x7b') -> ml_collections.ConfigDict:
             'steps': 100_000,
             'model': {
                 **model,
-                'attention': 'xla' if sinks else 'splash',
+                'attention': 'splash',
                 'dtype': 'bfloat16',
                 'remat': 'hidden',
                 'moe': {**model['moe'], **mixture},
