@@ -93,8 +93,8 @@ def check_dry_run(result, lines):
         'Qwen3',
         'DeepSeek-V3',
     }
-    # Six layers of JAX and four peers of each, and two steps.
-    assert len(lines) == 4 * (6 + 4) + 2
+    # Seven layers of JAX and four peers of each, and two steps.
+    assert len(lines) == 4 * (7 + 4) + 2
     assert all('lowered' in line for line in lines)
     assert all('failed' not in line for line in lines)
 

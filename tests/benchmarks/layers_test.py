@@ -54,7 +54,7 @@ def test_layers_of_jax(problem):
                 outputs[name], oracle(problem, dense), atol=1e-5
             )
     with_capacity = [n for n in outputs if 'capacity' in n]
-    assert len(with_capacity) == 3
+    assert len(with_capacity) == 4
     # The places go to first choices first in both: the same rows are dropped.
     for name in with_capacity:
         np.testing.assert_allclose(
