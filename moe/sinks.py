@@ -9,7 +9,7 @@ import pathlib
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from tensorboardX import event_file_writer, summary
@@ -25,6 +25,7 @@ _POWERS = 1e-12 * 1.1 ** np.arange(774)
 _BINS = [*-_POWERS[::-1], 0.0, *_POWERS]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """What takes the metrics of a run as they are logged."""
 

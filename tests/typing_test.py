@@ -11,7 +11,8 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import jaxtyping
 with jaxtyping.install_import_hook('moe', 'beartype.beartype'):
-    from moe.workloads.lm.generate import generate
+    from moe.workloads.lm.generate import Generator
+    from moe.workloads.lm.sampling import Sampling
     from moe.training.step import init_state, make_eval_step, make_train_step
     from moe.types import Routing
     from moe.dispatch import DISPATCHERS
@@ -32,8 +33,9 @@ for executor in DISPATCHERS:
     mask = jnp.ones((8, 16), bool)
     jax.eval_shape(make_eval_step(config), state, (tokens, mask))
 variables = {'params': state.params}
-prompt = jnp.zeros((1, 3), jnp.int32)
-generate(config.model, variables, prompt, jax.random.key(0), length=2)
+Generator(config.model, variables).generate(
+    [[0], [1, 2]], jax.random.key(0), length=3, sampling=Sampling(), record=True
+)
 try:
     losses.router_z(jnp.zeros((1, 2, 3)), jnp.ones((1, 3), bool))
 except jaxtyping.TypeCheckError:

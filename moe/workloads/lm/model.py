@@ -102,7 +102,7 @@ class LM(nn.Module):
         segments: Int[Array, 'B S'] | None = None,
         routes: Int[Array, 'B S L K'] | None = None,
         at: Int[Array, 'B'] | None = None,
-    ) -> tuple[Float[Array, 'B S V'], tuple | None, Aux | None]:
+    ) -> tuple[Float[Array, 'B T V'], tuple | None, Aux | None]:
         """Predicts, at every position, the token that follows.
 
         Args:
@@ -119,7 +119,7 @@ class LM(nn.Module):
           routes: experts that the L mixtures replay, int32, -1 for none, see
             `moe.routing.replay`; None for those that the routers choose.
           at: index of the one position of each row whose logits are wanted,
-            int32; None for all. They are [B, 1, V].
+            int32, T = 1; None for all, T = S.
 
         Returns:
           Logits in float32, the cache, and the Aux stacked over the mixture

@@ -46,13 +46,14 @@ from moe.workloads.lm.data.windows import (
     windows_of,
 )
 from moe.workloads.lm.expert_use import write_expert_use
-from moe.workloads.lm.generate import decoding, generate
+from moe.workloads.lm.generate import Generator, continuation, decoding
 from moe.workloads.lm.losses import (
     further_losses,
     output_z,
     token_losses,
 )
 from moe.workloads.lm.model import LM, LMConfig
+from moe.workloads.lm.sampling import Sampling
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 
 
@@ -373,21 +374,12 @@ def sample(
       The continuation, as the data source decodes it.
     """
     source = config.data.source
-    tokens = source.encode(prompt)
-    size, span = len(tokens), config.data.seq_len
-    key = jax.random.key(seed)
-    while len(tokens) < size + length:
-        # The model is not trained on later positions: continue from the last
-        # half of the span.
-        window = tokens if len(tokens) < span else tokens[-(span // 2) :]
-        out = generate(
-            config.model,
-            variables,
-            window[None],
-            jax.random.fold_in(key, len(tokens)),
-            length=min(span - len(window), size + length - len(tokens)),
-            temperature=temperature,
-            top=top,
-        )
-        tokens = np.concatenate([tokens, np.asarray(out[0])])
-    return source.decode(tokens[size:])
+    made = continuation(
+        Generator(config.model, variables),
+        source.encode(prompt),
+        length,
+        span=config.data.seq_len,
+        seed=seed,
+        sampling=Sampling(temperature, top),
+    )
+    return source.decode(np.concatenate([*made]))

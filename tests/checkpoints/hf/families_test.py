@@ -15,8 +15,9 @@ from moe.checkpoints.hf.files import (
 )
 from moe.checkpoints.hf.runs import complete_config
 from moe.checkpoints.hf.write import plan
-from moe.workloads.lm.generate import generate
+from moe.workloads.lm.generate import Generator
 from moe.workloads.lm.model import LM
+from moe.workloads.lm.sampling import Sampling
 from moe.workloads.registry import plain_of
 from tests.checkpoints.hf.goldens import FAMILIES, FOLDER, golden, imported
 from tests.docs.blocks import ROOT
@@ -87,15 +88,13 @@ def test_the_greedy_continuation_is_the_same_without_a_cache(name):
 )
 def test_the_greedy_continuation_is_the_same_with_a_cache(name):
     one, wanted = imported(name), golden(name)
-    found = generate(
-        one.config.model,
-        one.variables,
-        jnp.asarray(wanted['tokens'], jnp.int32),
+    found = Generator(one.config.model, one.variables).generate(
+        wanted['tokens'],
         jax.random.key(0),
         length=wanted['greedy'].shape[1],
-        temperature=0.0,
+        sampling=Sampling(temperature=0.0),
     )
-    assert np.asarray(found).tolist() == wanted['greedy'].tolist()
+    assert [c.token.tolist() for c in found] == wanted['greedy'].tolist()
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -8,8 +8,9 @@ import pytest
 
 from moe.training.objective import Objective
 from moe.workloads.lm.data.packing import Packed
-from moe.workloads.lm.generate import generate
+from moe.workloads.lm.generate import Generator
 from moe.workloads.lm.model import LM, active_parameters
+from moe.workloads.lm.sampling import Sampling
 from tests import tiny
 from tests.reference import mtp as reference
 from tests.reference import slopes
@@ -121,13 +122,13 @@ def test_nothing_else_reads_the_depths():
     for run, given in ((config, params), (plain, bare)):
         forward = jax.jit(run.make_workload().forward)
         out = forward({'params': given}, BATCH)
-        text = generate(
-            run.model,
-            {'params': given},
+        made = Generator(run.model, {'params': given}).generate(
             BATCH[:, :3],
             jax.random.key(0),
             length=2,
+            sampling=Sampling(),
         )
+        text = np.stack([one.token for one in made])
         assert not out.losses
         results.append((out.means['loss'].sum, text))
     for one, two in zip(*results, strict=True):

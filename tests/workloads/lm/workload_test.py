@@ -1,14 +1,17 @@
 """The language-model task: losses of targets, and samples."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from moe import training
 from moe.config import ConfigError
 from moe.workloads.lm import workload as language
+from moe.workloads.lm.decode import Chunk
 from moe.workloads.lm.losses import token_losses
+from moe.workloads.lm.sampling import Sampling
 from tests import tiny
 
 MIXTURE = {
@@ -90,16 +93,29 @@ def test_names_of_sets(name):
         tiny.parsed({**MIXTURE, 'data.eval_sources': sets})
 
 
+class Fake:
+    """A generator of what a function returns, in two chunks if it can."""
+
+    def __init__(self, function, config, variables):
+        self._function = function
+
+    def stream(self, prompts, key, *, length, sampling):
+        made = self._function(prompts, length, sampling)[None]
+        for token in filter(np.size, (made[:, :1], made[:, 1:])):
+            full = np.ones(token.shape, bool)
+            yield Chunk(token, full, np.array([False]), None, None)
+
+
 def test_sample_stays_within_the_positions_trained_on(monkeypatch):
     # 16 positions: 4 and 12 more, then 8 and 8 more, then 8 and 2 more.
     windows = []
 
-    def fake(config, variables, prompt, key, *, length, temperature, top):
-        windows.append((bytes(np.asarray(prompt[0], np.uint8)), length))
-        assert (temperature, top) == (0.5, 3)
-        return jnp.arange(length)[None] + ord('a') + 12 * (len(windows) - 1)
+    def fake(prompts, length, sampling):
+        windows.append((bytes(np.asarray(prompts[0], np.uint8)), length))
+        assert sampling == Sampling(0.5, 3)
+        return np.arange(length) + ord('a') + 12 * (len(windows) - 1)
 
-    monkeypatch.setattr(language, 'generate', fake)
+    monkeypatch.setattr(language, 'Generator', functools.partial(Fake, fake))
     config = tiny.parsed()
     text = language.sample(config, {}, 'def ', 22, temperature=0.5, top=3)
     assert windows == [(b'def ', 12), (b'efghijkl', 8), (b'mnopqrst', 2)]
@@ -112,8 +128,9 @@ def test_sample_stays_within_the_positions_trained_on(monkeypatch):
 
 def test_bytes_that_are_no_text_are_shown_as_marks(monkeypatch):
     # A zero byte ends a file; a byte above 127 alone is not UTF-8.
-    made = jnp.array([[104, 105, 0, 255]])
-    monkeypatch.setattr(language, 'generate', lambda *args, **options: made)
+    made = np.array([104, 105, 0, 255])
+    fake = functools.partial(Fake, lambda *args: made)
+    monkeypatch.setattr(language, 'Generator', fake)
     config = tiny.parsed()
     assert language.sample(config, {}, 'x', 4) == 'hi\n\ufffd'
 
