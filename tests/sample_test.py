@@ -1,5 +1,8 @@
 """The command that samples, on a folder with an untrained model."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -17,10 +20,19 @@ WRONG = {
     'half a byte': (['--length=1.5'], ['length', '1.5', 'an int']),
     'cold': (['--temperature=-1'], ['temperature', '-1']),
     'too many': (['--top=257'], ['top', '257']),
+    'no share': (['--top_p=0'], ['top_p', '0.0']),
+    'no such file': (['--prompts_file=no/such'], ['--prompts_file', 'no/such']),
+    'too long': (
+        ['--prompt=a', '--prompt=bc', '--length=15'],
+        ['length = 15', 'at most 14'],
+    ),
     'unknown flag': (['--promt=x'], ['promt']),
     'stray argument': (['def'], ['def', 'absent']),
     'no such folder': (['--workdir=no/such'], ['workdir', "run's folder"]),
 }
+SPEED = (
+    r'first tokens after [\d.]+ s, compiling included; then [\d.]+ tokens/s\n'
+)
 SAMPLE = ['--prompt=ab<\u00e9', '--length=6', '--temperature=0']
 
 
@@ -49,6 +61,10 @@ def results(folder, tmp_path_factory):
     lines['no checkpoint'] = [f'--workdir={empty}']
     lines['greedy'] = [*workdir, *SAMPLE]
     lines['again'] = [*workdir, *SAMPLE, '--seed=5']
+    texts = tmp_path_factory.mktemp('texts') / 'prompts.txt'
+    texts.write_text('ab<\u00e9\nq\n')
+    batch = [f'--prompts_file={texts}', *SAMPLE[1:], '--json']
+    lines['batch'] = [*workdir, *batch]
     output = tmp_path_factory.mktemp('output')
     with tiny.kept_programs(tmp_path_factory.mktemp('programs')) as env:
         found = commands.run_all('moe.sample', lines.values(), output, env)
@@ -69,12 +85,24 @@ def test_wrong_command_lines(results, name):
 
 def test_prints_the_prompt_and_its_continuation(results):
     code, out, err = results['greedy']
-    assert (code, err) == (0, '')
+    assert code == 0
+    assert re.fullmatch(SPEED, err)
     assert out.startswith('ab<\u00e9')
     # Six bytes of any kind, and the line's end.
     assert 1 <= len(out) - len('ab<\u00e9') - 1 <= 6
     # The likeliest bytes are the same whatever the seed of the draw.
-    assert results['again'] == results['greedy']
+    assert results['again'][:2] == results['greedy'][:2]
+
+
+def test_a_batch_as_json(results):
+    code, out, err = results['batch']
+    assert code == 0
+    assert re.fullmatch(SPEED, err)
+    first, second = map(json.loads, out.splitlines())
+    assert (first['prompt'], second['prompt']) == ('ab<\u00e9', 'q')
+    # The likeliest tokens are those of each prompt alone.
+    alone = results['greedy'][1]
+    assert first['prompt'] + first['continuation'] + '\n' == alone
 
 
 def test_the_command_itself(tmp_path):

@@ -144,6 +144,26 @@ class TrainedRun(abc.ABC):
         """
         raise self._other_workload('a language model')
 
+    def stream(
+        self, prompts: Sequence[str], length: int = 400, **options: Any
+    ) -> Iterator[tuple[list[str], int]]:
+        """Continues texts in one batch, with a language model.
+
+        Args:
+          prompts: texts to continue, each one token or more.
+          length: the most tokens to generate for each.
+          **options: those of `sample`, and `top_p` and `stop`, ids of tokens
+            that end a text, of `moe.workloads.lm.sampling.Sampling`.
+
+        Yields:
+          What was added to each text, and the number of tokens of all.
+
+        Raises:
+          ConfigError: as `sample`; and for several prompts that with the
+            length have more positions than the model is trained on.
+        """
+        raise self._other_workload('a language model')
+
     def read_table(
         self,
         files: str,

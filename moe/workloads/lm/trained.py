@@ -14,8 +14,10 @@ from jaxtyping import Float, Int
 from moe.config import ConfigError
 from moe.workloads.lm.data import Source
 from moe.workloads.lm.data.kept import with_kept_tokenizer
+from moe.workloads.lm.generate import Generator, continuation
 from moe.workloads.lm.model import LM
-from moe.workloads.lm.workload import LanguageConfig, sample
+from moe.workloads.lm.sampling import Sampling
+from moe.workloads.lm.workload import LanguageConfig
 from moe.workloads.trained import LayerRouting, TrainedRun, by_layer
 
 Inputs = str | Int[np.ndarray, 'B S'] | Int[np.ndarray, 'S']
@@ -75,20 +77,70 @@ class LanguageModelRun(TrainedRun):
         top: int = 0,
     ) -> str:
         """Continues a text; see `TrainedRun.sample`."""
-        if not prompt:
-            raise ConfigError('prompt', prompt, 'at least one byte')
-        size = self.config.model.vocab_size
-        if top > size:
-            raise ConfigError('top', top, f'at most vocab_size ({size})')
-        return sample(
-            self.config,
-            self.variables,
-            prompt,
-            length,
-            seed=seed,
-            temperature=temperature,
-            top=top,
-        )
+        options: Any = {'temperature': temperature, 'top': top}
+        found = self.stream([prompt], length, seed=seed, **options)
+        return ''.join(texts[0] for texts, _ in found)
+
+    def stream(self, prompts, length=400, *, seed=0, temperature=0.7, **more):
+        """Continues texts; see `TrainedRun.stream`."""
+        sampling = Sampling(temperature, **more)
+        source, span = self.config.data.source, self.config.data.seq_len
+        if not all(prompts):
+            raise ConfigError('prompt', '', 'at least one byte')
+        ids = [_ids(source, prompt)[0] for prompt in prompts]
+        if len(ids) == 1:
+            made = continuation(
+                self._generator,
+                ids[0],
+                length,
+                span=span,
+                seed=seed,
+                sampling=sampling,
+            )
+            chunks: Any = ([tokens] for tokens in made)
+        else:
+            if (longest := max(map(len, ids))) + length > span:
+                allowed = (
+                    f'at most {max(span - longest, 0)} after the longest of '
+                    f'several prompts, of {span} positions trained on'
+                )
+                raise ConfigError('length', length, allowed)
+            found = self._generator.stream(
+                ids, jax.random.key(seed), length=length, sampling=sampling
+            )
+            chunks = (
+                [t[c] for t, c in zip(x.token, x.counts, strict=True)]
+                for x in found
+            )
+        return _texts(source, chunks, len(ids))
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.config.model, self.variables)
+
+
+def _texts(source: Source, chunks: Any, count: int):
+    """Yields what each chunk adds to the texts, and its number of tokens.
+
+    The end of a text that is no character yet waits for the next chunk.
+    """
+    parts: list[list[Any]] = [[] for _ in range(count)]
+    shown = [''] * count
+
+    def added(*, whole: bool) -> list[str]:
+        new = []
+        for i, part in enumerate(parts):
+            text = source.decode(np.concatenate(part)) if part else ''
+            text = text if whole else text.rstrip('\ufffd')
+            new.append(text[len(shown[i]) :])
+            shown[i] += new[-1]
+        return new
+
+    for chunk in chunks:
+        for part, tokens in zip(parts, chunk, strict=True):
+            part.append(tokens)
+        yield added(whole=False), sum(map(len, chunk))
+    yield added(whole=True), 0
 
 
 def _ids(source: Source, inputs: Inputs) -> Int[np.ndarray, 'B S']:
