@@ -12,6 +12,7 @@ import jax
 from absl import flags
 
 from benchmarks import (
+    generation,
     gpu,
     layer,
     memory,
@@ -65,6 +66,7 @@ Records = Iterator[record.Record]
 _SUITES: dict[str, Callable[[Any], Records]] = {
     'layer': lambda f: layer.run(f.size, f.rounds, _experts(f)),
     'step': lambda f: step.run(f.size, f.rounds),
+    'generation': lambda f: generation.run(f.size, f.rounds),
     'scaling': lambda f: scaling.run(f.size, f.rounds),
     'devices': lambda f: scaling.devices(f.size, f.rounds),
     'memory': lambda f: memory.memory(f.size),

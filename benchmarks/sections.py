@@ -211,6 +211,25 @@ def _step(records: Sequence[Record]) -> Iterator[str]:
     yield from table(records, columns)
 
 
+def _generation(records: Sequence[Record]) -> Iterator[str]:
+    yield from paragraph(
+        'Greedy generation with a cache, of a mixture with random weights: '
+        'prompts are read and one token is made, or more. Decoded tokens a '
+        'second are those of all rows, over what the longer case takes beyond '
+        'the shorter. Transformers has its own implementations of experts.'
+    )
+    columns = [
+        _CASE,
+        ('batch', _of('batch')),
+        ('prompt', _of('prompt')),
+        ('generated', _of('generated')),
+        _MS,
+        ('read, tokens/s', _of('read_per_second', 1)),
+        ('decoded, tokens/s', _of('decoded_per_second', 1)),
+    ]
+    yield from table(records, columns)
+
+
 def _scaling(records: Sequence[Record]) -> Iterator[str]:
     yield from paragraph(
         'A layer that grows in one size at a time: tokens T, experts E, '
@@ -320,6 +339,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Iterator[str]]]]
 SECTIONS = {
     'layer': ('A layer', _layer),
     'step': ('A training step', _step),
+    'generation': ('Generation', _generation),
     'scaling': ('Scaling', _scaling),
     'devices': ('Devices', _devices),
     'memory': ('Memory', _memory),

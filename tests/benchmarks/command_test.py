@@ -101,7 +101,7 @@ def check_dry_run(result, lines):
 
 @pytest.mark.long
 def test_all_other_suites(tmp_path):
-    suites = ('step', 'scaling', 'devices', 'compile', 'startup')
+    suites = ('step', 'generation', 'scaling', 'devices', 'compile', 'startup')
     for name, (result, lines) in zip(
         suites, run(tmp_path, *([s] for s in suites)), strict=True
     ):
