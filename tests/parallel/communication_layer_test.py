@@ -197,7 +197,7 @@ def on_one_device(factor):
 def cells():
     """Every router meets every mesh and communication, and those each other.
 
-    (mesh, communication) to its layers, by router; 14 routers on 5 meshes are
+    (mesh, communication) to its layers, by router; 13 routers on 5 meshes are
     70 cells, each run on two scenarios.
     """
     found = {}
