@@ -160,7 +160,7 @@ REFUSED = [
         {'losses.balance': 0.1},
         'losses.balance',
         'absent: no such loss (there are importance, l1, load, load_balance, '
-        'router_z, sequence_balance)',
+        'router_z, sequence_balance, output_z)',
     ),
     (
         {'model.moe.router.k': 17},
