@@ -9,6 +9,8 @@ from moe.checkpoints.__main__ import main
 from moe.checkpoints.hf.files import find_tensors, read_tensor
 from tests.checkpoints.hf.goldens import FOLDER
 
+pytestmark = pytest.mark.slow
+
 SOURCE = FOLDER / 'granitemoe'
 
 

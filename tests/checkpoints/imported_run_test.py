@@ -16,6 +16,8 @@ WORDS = ['the', 'quick', 'brown', 'fox', 'jumps', 'over', 'it', 'and', 'runs']
 CONFIG = """
 import json
 
+pytestmark = pytest.mark.slow
+
 def get_config():
     with open('{run}/config.json') as file:
         model = json.load(file)['model']

@@ -18,6 +18,8 @@ from moe.checkpoints.hf.files import (
 from moe.checkpoints.importing import open_published
 from tests.checkpoints.hf.goldens import FOLDER, golden
 
+pytestmark = pytest.mark.slow
+
 
 def imported(source, folder, *flags):
     return main(['', 'import', str(source), f'--workdir={folder}', *flags])

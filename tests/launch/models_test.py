@@ -8,6 +8,8 @@ from configs import models
 from configs.published import CONFIGS
 from moe.workloads import registry
 
+pytestmark = pytest.mark.slow
+
 # The number of parameters of transformers 5.24.0's own classes (torch 2.13.0),
 # made of the same config on the meta device; and billions of parameters, total
 # and active, as they were published. Active ones count the embedding where one

@@ -10,6 +10,8 @@ from moe.experts import MLP
 from moe.layers import MoE
 from moe.parallel import MeshConfig, batch_sharding, make_mesh
 
+pytestmark = pytest.mark.slow
+
 AXES = [{'data': 8}, {'replica': 2, 'data': 2, 'fsdp': 2}]
 X = np.random.default_rng(0).normal(size=(16, 32, 16)).astype(np.float32)
 

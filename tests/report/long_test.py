@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import pytest
 
 from moe import report
 from moe.report import run as run_module
 from moe.workloads import reports
 from tests.report import runs
 from tests.report.page_test import Parsed
+
+pytestmark = pytest.mark.slow
 
 LAYERS, EXPERTS, STEPS, EVERY = 64, 256, 100_000, 1000
 

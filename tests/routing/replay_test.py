@@ -21,6 +21,8 @@ from moe.types import traits, traits_of
 from tests.reference.routing import softmax
 from tests.routing.common import FULL, PADDED, E, G, S, context, draw
 
+pytestmark = pytest.mark.slow
+
 K = 2
 OPTIONS = {
     'group_limited': {'k': K, 'expert_groups': 3, 'chosen_groups': 2},

@@ -22,6 +22,8 @@ from moe.workloads.registry import plain_of
 from tests.checkpoints.hf.goldens import FAMILIES, FOLDER, golden, imported
 from tests.docs.blocks import ROOT
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the greatest logit; measured: 2e-6
 # Of each kind of cache one; the others are of `make test-long`.
 CACHED = {'deepseek_v3', 'gpt_oss', 'qwen3_moe'}
