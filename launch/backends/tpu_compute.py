@@ -36,25 +36,23 @@ exit $failed
 class Compute(Hosts):
     """The engine of Compute Engine's hosts; of one slice a pod."""
 
+    subnetwork = '--subnet'
+    internal = '--no-address'
+
     @property
     def process(self) -> str:
         """Returns the arguments by which processes find each other."""
-        piece = self.options.piece
-        assert piece  # checked with the options
-        count = piece.hosts
         return (
-            f' --coordinator="$ZERO:{_PORT}" --processes={count} '
+            f' --coordinator="$ZERO:{_PORT}" --processes={self.piece.hosts} '
             '--process="$NUMBER"'
         )
 
     def claim(self, name: str) -> list[Command]:
         """Returns commands that make the group; the last fails if it exists."""
-        options, piece = self.options, self.options.piece
-        assert piece
-        machine = piece.chip.machine
+        options, piece = self.options, self.piece
         group = [
             f'--size={piece.hosts}',
-            f'--template={self._template(name)}',
+            f'--template={self._place("instanceTemplates", name)}',
             '--default-action-on-vm-failure=do-nothing',
         ]
         commands = []
@@ -72,15 +70,15 @@ class Compute(Hosts):
         template = self._command(
             ('instance-templates', 'create', name),
             f'--instance-template-region={self._region}',
-            f'--machine-type={machine}',
+            f'--machine-type={piece.chip.machine}',
             f'--image-family={options.runtime or piece.chip.image}',
             f'--image-project={_PROJECT}',
             f'--boot-disk-size={_DISK}',
             '--maintenance-policy=TERMINATE',
             '--scopes=cloud-platform',
             *_CAPACITY[options.capacity],
-            *self._optional(),
-            *options.words,
+            *(['--reservation-affinity=specific'] * bool(options.reservation)),
+            *self.flags(),
         )
         made = self._in_zone(
             ('instance-groups', 'managed', 'create', name), *group
@@ -93,19 +91,16 @@ class Compute(Hosts):
 
     def read_state(self, answer: str) -> str:
         """Returns ACTIVE if all hosts run, SUSPENDED if one has stopped."""
-        piece, found = self.options.piece, answer.split()
-        assert piece
+        found, hosts = answer.split(), self.piece.hosts
         if _ENDED.intersection(found):
             return 'SUSPENDED'
         running = found.count('RUNNING')
-        if running == piece.hosts:
+        if running == hosts:
             return 'ACTIVE'
-        return f'{running} of {piece.hosts} hosts run'
+        return f'{running} of {hosts} hosts run'
 
     def release(self, name: str) -> list[Command]:
         """Returns commands that delete the group, and what it was made of."""
-        piece = self.options.piece
-        assert piece
         commands = [
             self._in_zone(('instance-groups', 'managed', 'delete', name)),
             self._command(
@@ -113,25 +108,11 @@ class Compute(Hosts):
                 f'--region={self._region}',
             ),
         ]
-        if piece.hosts > 1:
+        if self.piece.hosts > 1:
             commands.append(
                 self._in_region(('resource-policies', 'delete', name))
             )
         return commands
-
-    def _optional(self) -> list[str]:
-        options = self.options
-        given = {
-            '--network': options.network,
-            '--subnet': options.subnetwork,
-            '--service-account': options.service_account,
-            '--labels': options.labels,
-            '--reservation': options.reservation,
-        }
-        flags = [f'{name}={value}' for name, value in given.items() if value]
-        if options.reservation:
-            flags.append('--reservation-affinity=specific')
-        return [*flags, *(('--no-address',) if options.internal else ())]
 
     def on_all_hosts(self, name: str, script: str) -> Command:
         """Returns the command that runs a script on all hosts of a pod."""
@@ -154,9 +135,6 @@ class Compute(Hosts):
     @property
     def _region(self) -> str:
         return self.options.zone.rpartition('-')[0]
-
-    def _template(self, name: str) -> str:
-        return self._place('instanceTemplates', name)
 
     def _place(self, kind: str, name: str) -> str:
         project = self.options.project

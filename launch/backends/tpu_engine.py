@@ -291,6 +291,12 @@ class Engine:
         ]
 
     @property
+    def piece(self) -> Slice:
+        """Returns the slice, for engines that take no accelerator type."""
+        assert self.options.piece  # checked with the options
+        return self.options.piece
+
+    @property
     def url(self) -> str:
         """Returns the URL of the sweep's folder in the bucket."""
         return f'gs://{self.options.bucket}/{self.options.name}'

@@ -25,22 +25,9 @@ class Gcloud(Hosts):
                 f'--runtime-version={self.options.runtime_version}',
                 *(nodes if many else (f'--node-id={name}',)),
                 *_CAPACITY[self.options.capacity],
-                *self._optional(),
-                *self.options.words,
+                *self.flags(),
             )
         ]
-
-    def _optional(self) -> list[str]:
-        options = self.options
-        given = {
-            '--network': options.network,
-            '--subnetwork': options.subnetwork,
-            '--service-account': options.service_account,
-            '--labels': options.labels,
-            '--reservation': options.reservation,
-        }
-        flags = [f'{name}={value}' for name, value in given.items() if value]
-        return [*flags, *(('--internal-ips',) if options.internal else ())]
 
     def state(self, name: str) -> Command:
         """Returns the command that prints ACTIVE when all slices are ready."""

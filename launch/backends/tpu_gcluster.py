@@ -16,8 +16,7 @@ class Gcluster(Engine):
 
     def train(self, name: str, trial: Trial) -> list[Command]:
         """Returns the command that submits the job and waits for its end."""
-        options, piece = self.options, self.options.piece
-        assert piece  # checked with the options
+        options, piece = self.options, self.piece
         run = 'exec ' + shell.join(['python', *self.arguments(trial)])
         return [
             self._command(

@@ -43,6 +43,8 @@ class Hosts(Engine):
     """
 
     tool = 'gcloud'
+    subnetwork = '--subnetwork'  # the flag
+    internal = '--internal-ips'
 
     def lots(self, trials: Sequence[Trial], parallel: int) -> list[Lot]:
         """Divides the trials among as many pods as run at once."""
@@ -95,6 +97,22 @@ class Hosts(Engine):
         start = f'cd ~/moe && mountpoint -q {SHARED} && {self.exports}'
         run = f'{start}exec ~/venv/bin/python {run}{self.process}'
         return [self.on_all_hosts(name, stop), self.on_all_hosts(name, run)]
+
+    def flags(self) -> list[str]:
+        """Returns the user's flags of the command that makes hosts."""
+        options = self.options
+        given = {
+            '--network': options.network,
+            self.subnetwork: options.subnetwork,
+            '--service-account': options.service_account,
+            '--labels': options.labels,
+            '--reservation': options.reservation,
+        }
+        return [
+            *(f'{name}={value}' for name, value in given.items() if value),
+            *([self.internal] * options.internal),
+            *options.words,
+        ]
 
     @property
     def process(self) -> str:
