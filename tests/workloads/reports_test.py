@@ -47,6 +47,7 @@ def test_command(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         'validation: 1.5000 bits/byte, loss 1.5000',
+        'largest load: 2.25 times uniform, in layer 3',
         'sample:',
         '    one',
         '    two',
