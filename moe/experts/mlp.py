@@ -93,10 +93,11 @@ class MLP(nn.Module):
         width = x.shape[-1]
         ws = [self._weights(n, width, self.hidden, 1.0)[0] for n in _INNER]
         down, _ = self._weights('down', self.hidden, width, self.down_scale)
-        if sizes is None:
+        padded = sizes is None
+        if padded:
             sizes = jnp.full(len(x), x.shape[1], jnp.int32)
         rows = x.reshape(-1, width)
-        y = gated_experts(rows, *ws, down, sizes, kernel)
+        y = gated_experts(rows, *ws, down, sizes, kernel, padded)
         return y.reshape(x.shape)
 
     def _products(self, names, x, features, *, sizes, scale=1.0):

@@ -7,12 +7,13 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from moe.ops import native
-from moe.ops.grouped_matmul import grouped_matmul, grouped_matmuls
+from moe.ops.grouped_matmul import grouped_matmuls
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'swiglu': jax.nn.silu,
@@ -34,7 +35,7 @@ def takes_gated(x: Float[Array, '... D'], activation: str | None) -> bool:
     return known and jax.default_backend() == 'cpu' and native.takes(x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def gated_experts(
     x: Float[Array, 'A D'],
     up: Float[Array, 'E D F'],
@@ -42,6 +43,7 @@ def gated_experts(
     down: Float[Array, 'E F D'],
     group_sizes: Int[Array, 'E'],
     activation: str,
+    padded: bool = False,
 ) -> Float[Array, 'A D']:
     """Applies its expert to each row: `y = (act(x gate) * x up) down`.
 
@@ -56,19 +58,23 @@ def gated_experts(
       down: one matrix an expert, likewise.
       group_sizes: rows of each expert, int32, their sum at most A.
       activation: 'swiglu' or 'geglu'.
+      padded: whether all experts have A / E rows: without the kernels their
+        products are one batched product, in no blocks.
 
     Returns:
       The outputs, in the dtype of `x`.
     """
-    return _outputs(x, up, gate, down, group_sizes, activation, keep=False)[0]
+    operands = (x, up, gate, down, group_sizes)
+    return _outputs(*operands, activation, padded, keep=False)[0]
 
 
-def _outputs(x, up, gate, down, group_sizes, activation, *, keep):
+def _outputs(x, up, gate, down, group_sizes, activation, padded, *, keep):
     def plain(x, up, gate, down, sizes):
-        kept = grouped_matmuls(x, (up, gate), sizes)
+        kept = _products(x, (up, gate), sizes, padded)
         h = _hidden(activation, *kept)
         size = len(x) if keep else 0
-        return grouped_matmul(h, down, sizes), *(v[:size] for v in kept)
+        (y,) = _products(h, (down,), sizes, padded)
+        return y, *(v[:size] for v in kept)
 
     fused = functools.partial(native.gated, activation=activation, keep=keep)
     operands = (x, up, gate, down, group_sizes)
@@ -84,27 +90,35 @@ def _by_platform(fused, plain, operands):
     return lax.platform_dependent(*operands, cpu=on_cpu, default=plain)
 
 
+def _products(x, ws, sizes, padded):
+    """The products of rows with several matrices of their experts."""
+    if not padded:
+        return grouped_matmuls(x, ws, sizes)
+    rows = x.reshape(len(sizes), -1, x.shape[-1])
+    made = (jnp.einsum('end,edf->enf', rows, w) for w in ws)
+    return tuple(y.reshape(len(x), -1) for y in made)
+
+
 def _hidden(activation, up, gate):
     return _ACTIVATIONS[activation](gate) * up
 
 
-def _forward(x, up, gate, down, group_sizes, activation):
+def _forward(x, up, gate, down, group_sizes, activation, padded):
     operands = (x, up, gate, down, group_sizes)
-    y, *kept = _outputs(*operands, activation, keep=True)
+    y, *kept = _outputs(*operands, activation, padded, keep=True)
     kept = [checkpoint_name(v, 'hidden') for v in kept]
     return y, (operands, kept)
 
 
-def _backward(activation, residuals, dy):
+def _backward(activation, padded, residuals, dy):
     (x, up, gate, down, group_sizes), kept = residuals
 
     def plain(x, kept, up, gate, down, dy, sizes):
         h, of_hidden = jax.vjp(functools.partial(_hidden, activation), *kept)
-        _, of_down = jax.vjp(lambda h, w: grouped_matmul(h, w, sizes), h, down)
-        _, of_inner = jax.vjp(
-            lambda *v: grouped_matmuls(v[0], v[1:], sizes), x, up, gate
-        )
-        dh, d_down = of_down(dy)
+        times = lambda x, *ws: tuple(_products(x, ws, sizes, padded))
+        _, of_down = jax.vjp(times, h, down)
+        _, of_inner = jax.vjp(times, x, up, gate)
+        dh, d_down = of_down((dy,))
         return *of_inner(of_hidden(dh)), d_down
 
     fused = functools.partial(native.gated_gradients, activation=activation)

@@ -50,25 +50,27 @@ def oracle(x, up, gate, down, sizes):
 
 @pytest.mark.usefixtures('kernels')
 @pytest.mark.parametrize(
-    ('sizes', 'scale'),
+    ('sizes', 'scale', 'padded'),
     [
-        ([7, 9, 8], 1.0),
-        ([0, 24, 0], 1.0),  # all rows to one expert
-        ([3, 0, 2], 1.0),  # rows of no expert
-        ([20, 20, 20], 1.0),  # more rows than there are
-        ([7, 9, 8], 300.0),  # exp of gates overflows
+        ([7, 9, 8], 1.0, False),
+        ([0, 24, 0], 1.0, False),  # all rows to one expert
+        ([3, 0, 2], 1.0, False),  # rows of no expert
+        ([20, 20, 20], 1.0, False),  # more rows than there are
+        ([7, 9, 8], 300.0, False),  # exp of gates overflows
+        ([8, 8, 8], 1.0, True),
     ],
 )
-def test_values_and_gradients(sizes, scale):
+def test_values_and_gradients(sizes, scale, padded):
     given = arrays(scale)
     y, grads = oracle(*given, sizes)
+    counts = jnp.array(sizes, jnp.int32)
 
     def loss(*v):
-        y = gated_experts(*v, jnp.array(sizes, jnp.int32), 'swiglu')
+        y = gated_experts(*v, counts, 'swiglu', padded)
         return jnp.sum(y * y) / 2, y
 
     found, actual = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(*given)
-    alone = gated_experts(*given, jnp.array(sizes, jnp.int32), 'swiglu')
+    alone = gated_experts(*given, counts, 'swiglu', padded)
     for value in (actual, alone):
         np.testing.assert_allclose(
             value, y, atol=1e-5 * max(np.abs(y).max(), 1)
