@@ -12,11 +12,11 @@ from moe.checkpoints.__main__ import main
 from moe.checkpoints.hf.files import find_tensors, read_tensor
 from tests.checkpoints.hf.goldens import FOLDER
 
+pytestmark = pytest.mark.slow
+
 WORDS = ['the', 'quick', 'brown', 'fox', 'jumps', 'over', 'it', 'and', 'runs']
 CONFIG = """
 import json
-
-pytestmark = pytest.mark.slow
 
 def get_config():
     with open('{run}/config.json') as file:

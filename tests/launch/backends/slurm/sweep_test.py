@@ -107,7 +107,9 @@ class Trial:
         """Does as a kernel out of memory does."""
         for process in psutil.process_iter(['cmdline']):
             line = process.info['cmdline'] or ()
-            if 'train.py' in line and f'--workdir={self._folder}' in line:
+            # Not srun or the task, whose lines have those of the trial.
+            ours = f'--workdir={self._folder}' in line
+            if line[1:2] == ['train.py'] and ours:
                 process.kill()
                 return
         raise AssertionError(self._sweep.said())
