@@ -34,7 +34,7 @@ def overview(runs: Runs) -> str:
         },
         'validation loss': functools.partial(number, name='eval/loss'),
         'train loss': functools.partial(number, name='train/loss'),
-        'largest load / uniform': _largest_load,
+        'largest load / uniform': _trained_load,
         'parameters': functools.partial(_count, name='parameters'),
         'active parameters': functools.partial(_count, name='active'),
         'tokens or examples seen': _seen,
@@ -125,17 +125,11 @@ def speed(run: Run) -> str | None:
 def balance(run: Run) -> list[str]:
     """Returns the line of the largest load, if the run has mixtures."""
     for kind, where in (('eval/moe', ' in validation'), ('moe', '')):
-        metrics = run.statistics(kind).get('load_max', {})
-        loads = {
-            place: run.last(name) or 0.0 for place, name in metrics.items()
-        }
-        if loads:
-            place = max(loads, key=lambda place: loads[place])
-            layer = place.replace('_', ' ')
-            return [
-                f'largest load: {loads[place]:.2f} times uniform'
-                f'{where}, in {layer}'
-            ]
+        found = _largest_load(run, kind)
+        if found is not None:
+            load, layer = found
+            words = f'{load:.2f} times uniform{where}, in {layer}'
+            return [f'largest load: {words}']
     return []
 
 
@@ -186,7 +180,18 @@ def _commit(run: Run) -> str | None:
     return found[:12] + ('+' if found.endswith('+') else '')
 
 
-def _largest_load(run: Run) -> str | None:
-    loads = [run.last(name) for name in run.matches('moe/layer_.+/load_max')]
-    found = [load for load in loads if load is not None]
-    return f'{max(found):.2f}' if found else None
+def _largest_load(run: Run, kind: str) -> tuple[float, str] | None:
+    """Returns the largest load of an expert over the mean, and its layer."""
+    metrics = run.statistics(kind).get('load_max', {})
+    loads = {place: run.last(name) for place, name in metrics.items()}
+    found = [
+        (load, place.replace('_', ' '))
+        for place, load in loads.items()
+        if load is not None
+    ]
+    return max(found, default=None)
+
+
+def _trained_load(run: Run) -> str | None:
+    found = _largest_load(run, 'moe')
+    return found and f'{found[0]:.2f}'
