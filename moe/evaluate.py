@@ -27,7 +27,13 @@ from moe.parallel import (
 from moe.training.best import by_metric
 from moe.training.config import Config
 from moe.training.eval_metrics import is_higher_better
-from moe.training.evaluation import evaluate, metrics_of, routing_of
+from moe.training.evaluation import (
+    EvalBatch,
+    evaluate,
+    metrics_of,
+    routing_of,
+    rows_of,
+)
 from moe.training.folder import read_plain_config
 from moe.training.host import now
 from moe.training.loop import on_mesh
@@ -82,8 +88,8 @@ def evaluate_run(
       plugins: the run's plugins that may be imported.
 
     Returns:
-      `step`, `time`, the `changes`, the description of the `data`, and the
-      `metrics` by name, as a run logs them.
+      `step`, `time`, the `changes`, the description of the `data`, the
+      `metrics` by name, as a run logs them, and the workload's details.
 
     Raises:
       ConfigError: for a folder, a step or changes that cannot be used.
@@ -127,7 +133,8 @@ def evaluate_run(
         (path, variables), damages = restore_newest(workdir, entries, read)
         for damage in damages:
             print(f'{damage}; {path} is used', file=sys.stderr)
-        metrics = _metrics(config, workload, data, variables, mesh)
+        results = _results(config, workload, data, variables, mesh)
+    metrics = metrics_of(workload, results) | routing_of(workload, results)
     taken = next(entry.step for entry in entries if entry.path == path)
     return {
         'step': taken,
@@ -135,6 +142,7 @@ def evaluate_run(
         'changes': {name: str(value) for name, value in changes},
         'data': workload.describe_data(data),
         'metrics': {f'eval/{name}': v for name, v in metrics.items()},
+        **workload.eval_details(rows_of(results)),
     }
 
 
@@ -166,8 +174,8 @@ def placed(config: Config, changes: Mapping[str, Any]) -> tuple[Config, Mesh]:
     return on_mesh(config, mesh), mesh
 
 
-def _metrics(config, workload, data, variables, mesh) -> dict[str, Any]:
-    """Returns the metrics of a whole validation set, and of its routing."""
+def _results(config, workload, data, variables, mesh) -> list[EvalBatch]:
+    """Evaluates a whole validation set, batch by batch."""
     sharding = batch_sharding(mesh)
     step = jax.jit(
         lambda variables, batch: evaluate(
@@ -183,7 +191,7 @@ def _metrics(config, workload, data, variables, mesh) -> dict[str, Any]:
             reach(len(results))
     if not results:
         raise ConfigError('config.data', None, 'one with validation examples')
-    return metrics_of(workload, results) | routing_of(workload, results)
+    return results
 
 
 def write(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:

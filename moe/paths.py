@@ -128,12 +128,12 @@ def reading(path: pathlib.Path) -> Iterator[None]:
         raise ConfigError('path', str(path), allowed) from None
 
 
-def read_json(path: pathlib.Path, kind: type = dict) -> Any:
+def read_json(path: pathlib.Path, kind: type | tuple[type, ...] = dict) -> Any:
     """Reads a JSON file of a folder that may come from anybody.
 
     Args:
       path: path of the file.
-      kind: type that the data must have.
+      kind: type that the data must have, or several.
 
     Raises:
       ConfigError: for a file that cannot be read, is no JSON, or holds another
@@ -142,5 +142,7 @@ def read_json(path: pathlib.Path, kind: type = dict) -> Any:
     with reading(path):
         found = json.loads(path.read_text(encoding='utf-8'))
         if not isinstance(found, kind):
-            raise TypeError(f'no {kind.__name__}')
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            names = ' or '.join(one.__name__ for one in kinds)
+            raise TypeError(f'no {names}')
         return found

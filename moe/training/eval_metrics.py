@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from moe.config import PositiveInt, Registry
 from moe.training.workload import Mean, Predictions, Workload, masked_means
@@ -47,12 +48,22 @@ def top_k_accuracy(
     Returns:
       The mean; None for binary and numeric predictions.
     """
-    logits, labels, mask = predictions
-    if logits.shape[-1] == 1:
+    if predictions.logits.shape[-1] == 1:
         return None
+    found = in_top_k(predictions, k)
+    return masked_means(predictions.mask, found=found)['found']
+
+
+def in_top_k(predictions: Predictions, k: int) -> Bool[Array, '...']:
+    """Returns whether the label is among the k likeliest classes.
+
+    Args:
+      predictions: predictions of classes.
+      k: number of classes; all of them if there are fewer.
+    """
+    logits, labels, _ = predictions
     _, likeliest = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    found = jnp.any(likeliest == labels[..., None].astype(jnp.int32), axis=-1)
-    return masked_means(mask, found=found)['found']
+    return jnp.any(likeliest == labels[..., None].astype(jnp.int32), axis=-1)
 
 
 def is_higher_better(workload: Workload, name: str) -> bool:

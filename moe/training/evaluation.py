@@ -84,9 +84,17 @@ def metrics_of(
         count = sum(float(mean.count) for mean in each)
         if count:  # a mean over nothing is absent
             means[name] = sum(float(mean.sum) for mean in each) / count
+    return workload.eval_metrics(means, rows_of(batches))
+
+
+def rows_of(batches: Sequence[EvalBatch]) -> dict[str, Any]:
+    """Returns the arrays of the examples of all batches, joined.
+
+    Args:
+      batches: results of one batch or more, on the host.
+    """
     joined = lambda *arrays: np.concatenate(arrays)
-    rows = jax.tree.map(joined, *(batch.rows for batch in batches))
-    return workload.eval_metrics(means, rows)
+    return jax.tree.map(joined, *(batch.rows for batch in batches))
 
 
 def routing_of(

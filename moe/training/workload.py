@@ -145,6 +145,16 @@ class Workload(abc.ABC):
         """
         return means
 
+    def eval_details(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Returns what `moe.evaluate` keeps beside the metrics, JSON.
+
+        Such as the accuracy of every class. By default there is nothing.
+
+        Args:
+          rows: arrays of `eval_rows` of all batches, NumPy.
+        """
+        return {}
+
     @abc.abstractmethod
     def finalize(
         self, variables: Any, data: Any, workdir: pathlib.Path

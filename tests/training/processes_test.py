@@ -21,6 +21,7 @@ import moe.config
 from moe import training
 from moe.metrics import read_metrics
 from moe.training.folder import write_plain_config
+from moe.workloads.vision.confusion import Confusion
 from tests import table_run, tiny
 from tests.commands import ROOT, Result
 from tests.workloads.vision import workload_test as vision_test
@@ -351,8 +352,8 @@ def test_every_task(environment, tmp_path):
         len((tmp_path / 'text' / 'sample.txt').read_text()) == len('def ') + 4
     )
     # Rows of both processes: a quarter of the images, whole columns.
-    confusion = (tmp_path / 'images' / 'confusion.json').read_text()
-    confusion = np.array(json.loads(confusion))
+    path = tmp_path / 'images' / 'confusion.json'
+    confusion = Confusion.read(path).matrix
     assert confusion.sum() == 5
     last = read_metrics(tmp_path / 'images' / 'metrics.jsonl')[-1]
     accuracy = np.trace(confusion) / 5

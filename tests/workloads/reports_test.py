@@ -22,7 +22,7 @@ def written(folder, workload):
 
 HEADINGS = {
     'lm': 'Tokens by expert',
-    'vision': 'Confusion matrix',
+    'vision': 'Accuracy by class',
     'multitask': 'On the test rows',
 }
 

@@ -4,7 +4,6 @@ B images a batch, H rows and W columns of pixels, C channels.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import field
@@ -12,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from moe import files
 from moe.config import ConfigError, NaturalFloat
 from moe.parallel import replicated
+from moe.training.eval_metrics import in_top_k
+from moe.training.evaluation import evaluate, rows_of
 from moe.training.workload import (
     Outputs,
     Predictions,
@@ -26,8 +25,11 @@ from moe.training.workload import (
 )
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 from moe.workloads.vision import images
+from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.images import ImageConfig, Images, load_images
 from moe.workloads.vision.model import ViT, ViTConfig
+
+_TOP = 5  # classes of the second accuracy, where there are more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Vision(TransformerWorkload):
     """
 
     primary_metrics = ('accuracy',)
-    higher_is_better = frozenset({'accuracy'})
+    higher_is_better = frozenset({'accuracy', f'top_{_TOP}_accuracy'})
     final_file = 'confusion.json'
     _config: VisionConfig
 
@@ -83,8 +85,26 @@ class Vision(TransformerWorkload):
         means = masked_means(mask, loss=losses, accuracy=right)
         if mask is None:
             mask = jnp.ones(labels.shape, bool)
-        predictions = {'': Predictions(logits, labels, mask)}
-        return Outputs(means, aux, state_of(variables), predictions)
+        predictions = Predictions(logits, labels, mask)
+        if not options.get('train') and logits.shape[-1] > _TOP:
+            found = in_top_k(predictions, k=_TOP)
+            means |= masked_means(mask, **{f'top_{_TOP}_accuracy': found})
+        return Outputs(means, aux, state_of(variables), {'': predictions})
+
+    def eval_rows(self, outputs, batch):
+        """Returns the true and the predicted class of each image."""
+        logits, labels, mask = outputs.predictions['']
+        guess = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return {'label': labels, 'guess': guess, 'mask': mask}
+
+    def eval_details(self, rows):
+        """Returns the accuracy of every class, and the most confused pairs."""
+        return {'classes': self._confusion(rows).described()}
+
+    def _confusion(self, rows) -> Confusion:
+        valid = rows['mask']
+        label, guess = rows['label'][valid], rows['guess'][valid]
+        return Confusion.of(label, guess, self._config.model.num_classes)
 
     def load_data(self):
         """Reads the images and checks that they fit the model."""
@@ -141,19 +161,14 @@ class Vision(TransformerWorkload):
 
     def finalize(self, variables, data: Images, workdir: pathlib.Path):
         """Writes the confusion matrix of the validation images."""
-        count = self._config.model.num_classes
-        table = np.zeros((count, count), int)
-
-        @jax.jit
-        def predict(variables, image, mask):
-            return replicated(self._model.apply(variables, image, mask=mask)[0])
-
-        for batch in images.val_batches(data, self._config.data):
-            logits = predict(variables, batch['image'], batch['mask'])
-            guess = np.argmax(jax.device_get(logits), axis=-1)
-            valid = batch['mask']
-            np.add.at(table, (batch['label'][valid], guess[valid]), 1)
+        eval_step = jax.jit(
+            lambda *given: replicated(evaluate(self, (), *given))
+        )
+        results = [
+            jax.device_get(eval_step(variables, batch))
+            for batch in images.val_batches(data, self._config.data)
+        ]
         if jax.process_index() == 0:
-            text = json.dumps(table.tolist()) + '\n'
-            files.write_text(workdir / self.final_file, text)
+            found = self._confusion(rows_of(results))
+            found.write(workdir / self.final_file)
         return {}

@@ -1,6 +1,5 @@
 """The image task: sums, checks against the model, and a run to its page."""
 
-import json
 import pathlib
 
 import jax
@@ -11,8 +10,10 @@ from configs import vision
 from moe import training
 from moe.config import ConfigError
 from moe.metrics import read_metrics
+from moe.training.eval_metrics import is_higher_better
 from moe.training.evaluation import evaluate
 from moe.workloads import reports
+from moe.workloads.vision.confusion import Confusion
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -62,7 +63,7 @@ def test_variants_run_to_their_page(files, tmp_path, variant):
     assert training.run(tiny.check(config), tmp_path)
     last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
     assert np.isfinite(last['train/loss'])
-    table = np.array(json.loads((tmp_path / 'confusion.json').read_text()))
+    table = Confusion.read(tmp_path / 'confusion.json').matrix
     assert table.sum() == 10  # a quarter of 40
     np.testing.assert_allclose(
         last['eval/accuracy'], np.trace(table) / 10, rtol=1e-6
@@ -103,7 +104,41 @@ def test_sums_by_hand(files):
     loss, right = means['loss'], means['accuracy']
     np.testing.assert_allclose(loss.sum, np.log(2) + np.log(4), rtol=1e-6)
     assert (loss.count, right.sum, right.count) == (2, 1, 2)
-    assert (rows, statistics) == ({}, None)
+    assert statistics is None
+    # The second class is the likeliest; of three there are no five likeliest.
+    assert {name: row.tolist() for name, row in rows.items()} == {
+        'label': [1, 0],
+        'guess': [1, 1],
+        'mask': [True, True],
+    }
+    assert set(means) == {'loss', 'accuracy'}
+    # A class of three: of none right, of one right, and without an image.
+    kept = workload.eval_details(jax.device_get(rows))['classes']
+    assert kept['accuracy'] == [0.0, 1.0, None]
+    assert kept['confused'] == [[0, 1, 1]]
+
+
+def test_top_5_of_seven_classes(files):
+    config = tiny.check(plain(files, 'dense', **{'model.num_classes': 7}))
+    workload = config.make_workload()
+    params = dict(workload.init(jax.random.key(0))['params'])
+    params['head'] = np.zeros((8, 7), np.float32)
+    # Classes 6, 5, 4, 3, 2 are the likeliest, in this order.
+    params['head_bias'] = np.arange(7, dtype=np.float32)
+    batch = {
+        'image': np.zeros((4, 4, 4, 1), np.float32),
+        'label': np.int32([6, 2, 1, 3]),
+        'mask': np.array([True, True, True, False]),
+    }
+    evaluated, trained = (
+        workload.forward({'params': params}, batch, train=train).means
+        for train in (False, True)
+    )
+    top = evaluated['top_5_accuracy']
+    assert (top.sum, top.count) == (2, 3)
+    assert (evaluated['accuracy'].sum, evaluated['accuracy'].count) == (1, 3)
+    assert set(trained) == {'loss', 'accuracy'}
+    assert is_higher_better(workload, 'eval/top_5_accuracy')
 
 
 @pytest.mark.parametrize(
