@@ -1,5 +1,8 @@
 """Batches of an endless stream of examples, the same on any number of hosts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import grain
 
 _ENDLESS = (
@@ -8,7 +11,11 @@ _ENDLESS = (
 
 
 def host_batches(
-    examples: grain.MapDataset, batch_size: int, host: int, num_hosts: int
+    examples: grain.MapDataset,
+    batch_size: int,
+    host: int,
+    num_hosts: int,
+    finish: Callable[[Any], Any] | None = None,
 ) -> grain.DatasetIterator:
     """Returns this host's rows of each global batch of B consecutive examples.
 
@@ -17,13 +24,14 @@ def host_batches(
       batch_size: B, over all hosts.
       host: index of this host.
       num_hosts: number of hosts.
+      finish: what is done to each batch, if anything.
 
     Returns:
       An iterator over batches of B / num_hosts examples, whose state is
       `{"next_index": t}`.
     """
-    mine = examples[host:_ENDLESS:num_hosts]
-    return iterated(mine.batch(batch_size // num_hosts))
+    mine = examples[host:_ENDLESS:num_hosts].batch(batch_size // num_hosts)
+    return iterated(mine if finish is None else mine.map(finish))
 
 
 def iterated(batches: grain.MapDataset) -> grain.DatasetIterator:

@@ -28,3 +28,8 @@ def test_consecutive_examples(size, num_hosts):
 
 def test_iterated():
     assert list(iterated(grain.MapDataset.range(3))) == [0, 1, 2]
+
+
+def test_what_is_done_to_a_batch():
+    batches = host_batches(STREAM, 2, 0, 1, finish=lambda batch: batch.sum())
+    assert [next(batches) for _ in range(3)] == [0 + 1, 2 + 3, 4 + 5]

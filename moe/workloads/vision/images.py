@@ -7,7 +7,7 @@ hosts.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import grain
 import numpy as np
@@ -20,6 +20,8 @@ from moe.config import (
     options,
 )
 from moe.workloads.batches import host_batches
+from moe.workloads.vision.augment import Augment, augmented, cropped, shifted
+from moe.workloads.vision.mixing import mixed, shares
 from moe.workloads.vision.sources import SOURCES, LabelledImages, digits
 
 Batch = dict[str, np.ndarray]
@@ -33,11 +35,18 @@ class ImageConfig:
       source: source of the images.
       batch_size: B, number of images of a step, over all hosts.
       shift: largest number of pixels by which training images are shifted.
+      augment: what else is done to training images.
     """
 
     source: Annotated[Callable[[], LabelledImages], OneOf(SOURCES)] = digits
     batch_size: PositiveInt = 64
     shift: NaturalInt = 1
+    augment: Augment = Augment()
+
+    def __post_init__(self):
+        if self.augment.mixes and self.batch_size % 2:
+            allowed = 'even, as images are mixed in pairs'
+            raise ConfigError('batch_size', self.batch_size, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,37 +139,51 @@ def train_batches(
 
     Batch t is the same set of images on any number of hosts, and the iterator's
     state, `{"next_index": t}`, is the same on all of them. Each image is
-    shifted at random, differently in every epoch, by up to `shift` pixels
-    vertically and horizontally; the new border is black.
+    augmented at random, differently in every epoch, and then shifted by up to
+    `shift` pixels vertically and horizontally; the new border is black.
 
     Args:
       images: the images.
       config: config of the data.
-      seed: seed of the order and of the shifts.
+      seed: seed of the order and of the augmentation.
       host: index of this host.
       num_hosts: number of hosts.
 
     Returns:
       An iterator over dictionaries of 'image', float32 [B / num_hosts, H, W,
-      C], and 'label', int32 [B / num_hosts].
-    """
-    height, width = images.train_x.shape[1:3]
+      C], and 'label', int32 [B / num_hosts]; of mixed images those of `mixed`
+      too.
 
-    def crop(index, example):
+    Raises:
+      ConfigError: for an odd number of images a host, which are to be mixed.
+    """
+    augment, finish = config.augment, mixed if config.augment.mixes else None
+    if finish and config.batch_size // num_hosts % 2:
+        allowed = f'an even number for each of {num_hosts} hosts, to be mixed'
+        raise ConfigError('config.data.batch_size', config.batch_size, allowed)
+
+    def example(index, row):
         # By the index in the endless stream, so that epochs differ.
         draw = np.random.default_rng((seed, index))
-        top, left = draw.integers(0, 2 * config.shift, 2, endpoint=True)
-        window = example['image'][top : top + height, left : left + width]
-        return {**example, 'image': window}
+        image = images.train_x[row]
+        if augment.crop < 1:
+            image = cropped(image, draw, augment.crop)
+        image = augmented(image, draw, augment, images.black)
+        if config.shift:
+            image = shifted(image, draw, config.shift, images.black)
+        made = {'image': image, 'label': images.train_y[row]}
+        if finish:
+            made['share'] = shares(draw, augment, *image.shape[:2])
+        return made
 
     examples = (
-        grain.MapDataset.source(_Bordered(images, config.shift))
+        grain.MapDataset.range(len(images.train_x))
         .seed(seed)
         .shuffle()
         .repeat(None)
-        .map_with_index(crop)
+        .map_with_index(example)
     )
-    return host_batches(examples, config.batch_size, host, num_hosts)
+    return host_batches(examples, config.batch_size, host, num_hosts, finish)
 
 
 def val_batches(
@@ -190,21 +213,3 @@ def val_batches(
         }
         batch['image'][: len(x)], batch['label'][: len(x)] = x, y
         yield {name: rows[host::num_hosts] for name, rows in batch.items()}
-
-
-class _Bordered:
-    """Training images with a black border, and their labels."""
-
-    def __init__(self, images: Images, border: int):
-        self._images, self._border = images, border
-
-    def __len__(self) -> int:
-        return len(self._images.train_x)
-
-    def __getitem__(self, index) -> dict[str, Any]:
-        image, n = self._images.train_x[index], self._border
-        if n:
-            black = self._images.black
-            sides = ((n, n), (n, n), (0, 0))
-            image = np.pad(image, sides, constant_values=black)
-        return {'image': image, 'label': self._images.train_y[index]}

@@ -16,7 +16,11 @@ class VisionPlanning(TransformerPlanning):
     def _batch_shapes(self):
         size, model = self.config.data.batch_size, self.config.model
         image = (size, model.image_size, model.image_size, model.channels)
-        return {
+        shapes = {
             'image': jax.ShapeDtypeStruct(image, jnp.float32),
             'label': jax.ShapeDtypeStruct((size,), jnp.int32),
         }
+        if self.config.data.augment.mixes:
+            shapes['other'] = shapes['label']
+            shapes['weight'] = jax.ShapeDtypeStruct((size,), jnp.float32)
+        return shapes

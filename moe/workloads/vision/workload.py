@@ -7,13 +7,12 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from moe.config import ConfigError, NaturalFloat
+from moe.config import ConfigError, NaturalFloat, Within
 from moe.parallel import replicated
 from moe.training.eval_metrics import in_top_k
 from moe.training.evaluation import evaluate, rows_of
@@ -28,19 +27,29 @@ from moe.workloads.vision import images
 from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.images import ImageConfig, Images, load_images
 from moe.workloads.vision.model import ViT, ViTConfig
+from moe.workloads.vision.objective import cross_entropies
 
 _TOP = 5  # classes of the second accuracy, where there are more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TransformerRun):
-    """The config of a run of the vision transformer."""
+    """The config of a run of the vision transformer.
+
+    Attributes:
+      model: the model.
+      data: the images, and their augmentation.
+      losses: auxiliary losses and their coefficients.
+      label_smoothing: share of the training loss that is the mean over all
+        classes.
+    """
 
     model: ViTConfig = field(default_factory=ViTConfig)
     data: ImageConfig = field(default_factory=ImageConfig)
     losses: Mapping[str, NaturalFloat] = field(
         default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
     )
+    label_smoothing: Annotated[float, Within(0.0, 0.99)] = 0.0
 
     def make_workload(self) -> 'Vision':
         """Returns the workload that this describes."""
@@ -56,7 +65,8 @@ class Vision(TransformerWorkload):
     """Images, and the class of each.
 
     Batches are dictionaries of float32 'image' [B, H, W, C] and int32 'label'
-    [B], those of validation also of bool 'mask' [B].
+    [B]; of mixed images also int32 'other' and float32 'weight' [B], those of
+    validation of bool 'mask' [B]. Accuracy counts 'label' alone.
     """
 
     primary_metrics = ('accuracy',)
@@ -80,13 +90,15 @@ class Vision(TransformerWorkload):
         logits, aux = self._model.apply(
             variables, batch['image'], mask=mask, **options
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        training = options.get('train')
+        smoothing = self._config.label_smoothing if training else 0.0
+        losses = cross_entropies(logits, batch, smoothing)
         right = jnp.argmax(logits, axis=-1) == labels
         means = masked_means(mask, loss=losses, accuracy=right)
         if mask is None:
             mask = jnp.ones(labels.shape, bool)
         predictions = Predictions(logits, labels, mask)
-        if not options.get('train') and logits.shape[-1] > _TOP:
+        if not training and logits.shape[-1] > _TOP:
             found = in_top_k(predictions, k=_TOP)
             means |= masked_means(mask, **{f'top_{_TOP}_accuracy': found})
         return Outputs(means, aux, state_of(variables), {'': predictions})

@@ -6,7 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
+from moe.config import ConfigError
 from moe.workloads.vision import images
+from moe.workloads.vision.augment import Augment
 from moe.workloads.vision.images import ImageConfig, Images
 
 SIZE = 3
@@ -149,6 +151,34 @@ def test_the_shift_moves_no_order():
         for t in take(images.train_batches(SMALL, config(shift=shift), 3), 5)
     ]
     assert labels_of(2) == labels_of(0)
+
+
+EVERYTHING = Augment(
+    crop=0.5, flip=True, rotation=20.0, scale=0.2, mixup=0.5, cutmix=1.0
+)
+
+
+def test_mixtures_are_the_same_on_any_number_of_hosts():
+    c = ImageConfig(batch_size=4, shift=1, augment=EVERYTHING)
+    one, *hosts = [
+        take(images.train_batches(SMALL, c, 3, host, num_hosts), 4)
+        for host, num_hosts in ((0, 1), (0, 2), (1, 2))
+    ]
+    for batch, *shares in zip(one, *hosts, strict=True):
+        assert sorted(batch) == ['image', 'label', 'other', 'weight']
+        for name, whole in batch.items():
+            for host in range(2):
+                np.testing.assert_array_equal(
+                    whole[host::2], shares[host][name], name
+                )
+
+
+def test_a_host_mixes_an_even_number_of_images():
+    with pytest.raises(ConfigError, match='even, as images are mixed'):
+        ImageConfig(batch_size=3, augment=Augment(mixup=0.1))
+    c = ImageConfig(batch_size=2, augment=Augment(mixup=0.1))
+    with pytest.raises(ConfigError, match='an even number for each of 2'):
+        images.train_batches(SMALL, c, 0, 0, 2)
 
 
 @pytest.mark.parametrize('num_hosts', [1, 2, 4])

@@ -18,8 +18,9 @@ def planned(**changes):
     return planning_of(tiny.check(plain))
 
 
-def test_batch_is_the_one_that_training_yields():
-    found = planned()
+@pytest.mark.parametrize('mixup', [0.0, 0.2])
+def test_batch_is_the_one_that_training_yields(mixup):
+    found = planned(**{'data.augment.mixup': mixup})
     batch = next(found.workload.train_batches(found.workload.load_data(), 0, 1))
     assert jax.tree.map(lambda s: (s.shape, s.dtype), found.batch) == (
         jax.tree.map(lambda x: (x.shape, x.dtype), batch)

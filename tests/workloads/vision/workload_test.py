@@ -1,5 +1,6 @@
 """The image task: sums, checks against the model, and a run to its page."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -116,6 +117,16 @@ def test_sums_by_hand(files):
     kept = workload.eval_details(jax.device_get(rows))['classes']
     assert kept['accuracy'] == [0.0, 1.0, None]
     assert kept['confused'] == [[0, 1, 1]]
+    # Of a mixed image, and smoothed in training alone.
+    workload = dataclasses.replace(config, label_smoothing=0.3).make_workload()
+    batch = {name: rows[:1] for name, rows in batch.items()}
+    batch |= {'other': np.int32([0]), 'weight': np.float32([0.75])}
+    mixed = 0.75 * np.log(2) + 0.25 * np.log(4)
+    uniform = (np.log(2) + 2 * np.log(4)) / 3
+    for train, loss in ((False, mixed), (True, 0.7 * mixed + 0.3 * uniform)):
+        means = workload.forward({'params': params}, batch, train=train).means
+        np.testing.assert_allclose(means['loss'].sum, loss, rtol=1e-6)
+        assert means['accuracy'].sum == 1
 
 
 def test_top_5_of_seven_classes(files):
