@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-import train
+from launch import sweep
 from moe import evaluate, sample
 from moe.checkpoints.__main__ import main
 from moe.checkpoints.hf.files import find_tensors, read_tensor
-from tests.checkpoints.hf.goldens import FOLDER
+from tests.checkpoints.hf.goldens import FOLDER, imported
+from tests.launch.planning import runs
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +39,18 @@ def get_config():
         'sample_length': 3,
         'eval_every': 2,
     }}
+
+def sweep():
+    yield {{'optimizer.learning_rate': 1e-3}}
 """
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """An imported Mixtral with a tokenizer of words, and a run from it."""
+    """An imported Mixtral with a tokenizer of words, and a sweep from it.
+
+    The sweep's only trial, `swept/trial`, is a run of `train.py`.
+    """
     library = pytest.importorskip('tokenizers')
     folder = tmp_path_factory.mktemp('all')
     source = folder / 'published'
@@ -60,8 +67,8 @@ def folder(tmp_path_factory):
     (folder / 'a.txt').write_text(' '.join(rng.choice(WORDS, 400)))
     text = CONFIG.format(run=run, texts=folder / 'a.txt')
     (folder / 'config.py').write_text(text)
-    flags = [f'--config={folder}/config.py', f'--workdir={folder}/trained']
-    assert train.main(['train.py', *flags]) == 0
+    flags = [f'--config={folder}/config.py', f'--workdir={folder}/swept']
+    assert sweep.main(['launch.sweep', *flags]) == 0
     return folder
 
 
@@ -85,18 +92,18 @@ def test_it_is_evaluated_on_other_data(folder, capsys):
 
 
 def test_it_trains_on_and_its_routing_is_reported(folder):
-    history = (folder / 'trained' / 'history.jsonl').read_text()
+    history = (folder / 'swept' / 'trial' / 'history.jsonl').read_text()
     started = json.loads(history.splitlines()[0])['init_from']
     assert started['step'] == 0
     assert not started['new']
-    assert (folder / 'trained' / 'report' / 'index.html').exists()
-    with np.load(folder / 'trained' / 'routing.npz') as found:
+    assert (folder / 'swept' / 'trial' / 'report' / 'index.html').exists()
+    with np.load(folder / 'swept' / 'trial' / 'routing.npz') as found:
         assert len(found['expert']) == 3  # layers
 
 
 def test_what_it_became_is_exported(folder, tmp_path, capsys):
     target = f'--output={tmp_path / "out"}'
-    assert main(['', 'export', str(folder / 'trained'), target]) == 0
+    assert main(['', 'export', str(folder / 'swept' / 'trial'), target]) == 0
     assert 'mixtral: 69 tensors of step 2' in capsys.readouterr().out
     theirs = find_tensors(FOLDER / 'mixtral')
     ours = find_tensors(tmp_path / 'out')
@@ -107,3 +114,20 @@ def test_what_it_became_is_exported(folder, tmp_path, capsys):
     before, after = read_tensor(theirs[name]), read_tensor(ours[name])
     assert 0 < np.abs(after - before).max() < 0.1
     assert (tmp_path / 'out' / 'tokenizer.json').exists()
+
+
+@pytest.mark.long
+@runs.needs_cuda
+def test_a_run_from_it_is_planned(folder, tmp_path):
+    config = f'--config={folder}/config.py'
+    capacity = '--config.model.moe.capacity'
+    # Widths of no tile are left to a loop without a capacity.
+    flags = [f'{capacity}=factor', f'{capacity}.train=1.0']
+    flags += ['--topology=h100:1x2', f'--json={tmp_path}/plan.json']
+    done = runs.command(config, *flags)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'plan.json').read_text())
+    values = sum(x.size for x in imported('mixtral').leaves.values())
+    assert found['parameters']['total'] == values
+    assert found['memory']['fits']
+    assert found['step']['overlapped']['seconds'] > 0

@@ -15,6 +15,8 @@ from moe.checkpoints.hf.files import (
 )
 from moe.checkpoints.hf.runs import complete_config
 from moe.checkpoints.hf.write import plan
+from moe.training.divergence import init_guard
+from moe.training.step import init_state, make_train_step
 from moe.workloads.lm.generate import Generator
 from moe.workloads.lm.model import LM
 from moe.workloads.lm.sampling import Sampling
@@ -25,8 +27,18 @@ from tests.docs.blocks import ROOT
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-4  # of the greatest logit; measured: 2e-6
-# Of each kind of cache one; the others are of `make test-long`.
+# The others are of `make test-long`. Of each kind of cache one:
 CACHED = {'deepseek_v3', 'gpt_oss', 'qwen3_moe'}
+# With the most parts, and with none of them:
+TRAINED = {'deepseek_v3', 'llama'}
+
+
+def some(names):
+    """All families, those that are not named `long`."""
+    marks = {
+        name: () if name in names else pytest.mark.long for name in FAMILIES
+    }
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
 
 @functools.cache
@@ -81,13 +93,7 @@ def test_the_greedy_continuation_is_the_same_without_a_cache(name):
     assert logits.argmax(-1).tolist() == wanted.tolist()
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(n, marks=() if n in CACHED else pytest.mark.long)
-        for n in FAMILIES
-    ],
-)
+@pytest.mark.parametrize('name', some(CACHED))
 def test_the_greedy_continuation_is_the_same_with_a_cache(name):
     one, wanted = imported(name), golden(name)
     found = Generator(one.config.model, one.variables).generate(
@@ -97,6 +103,36 @@ def test_the_greedy_continuation_is_the_same_with_a_cache(name):
         sampling=Sampling(temperature=0.0),
     )
     assert [c.token.tolist() for c in found] == wanted['greedy'].tolist()
+
+
+@pytest.mark.parametrize('name', some(TRAINED))
+def test_it_trains_on(name):
+    one, wanted = imported(name), golden(name)
+    shapes = jax.eval_shape(lambda: init_state(one.config))
+    zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+    params = one.variables['params']
+    state = shapes._replace(
+        step=zeros(shapes.step),
+        params=params,
+        opt_state=jax.tree.map(zeros, shapes.opt_state),
+        model_state={n: v for n, v in one.variables.items() if n != 'params'},
+        key=jax.random.key(0),
+        guard=init_guard(),
+    )
+    tokens = wanted['tokens']
+    step = jax.jit(make_train_step(one.config))
+    after, metrics = step(state, jnp.asarray(tokens, jnp.int32))
+    # The first loss is that of transformers' logits.
+    logits = np.float64(wanted['logits'][:, :-1])
+    chosen = np.take_along_axis(logits, tokens[:, 1:, None], -1)[..., 0]
+    loss = np.mean(np.log(np.sum(np.exp(logits), -1)) - chosen)
+    np.testing.assert_allclose(metrics['train/loss'], loss, rtol=1e-5)
+    # Every parameter has a gradient, and moves.
+    assert metrics['train/skipped'] == 0
+    for path, value in jax.tree.leaves_with_path(after.params):
+        before = functools.reduce(lambda tree, k: tree[k.key], path, params)
+        assert np.isfinite(value).all(), path
+        assert not np.array_equal(value, before), path
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -151,4 +187,4 @@ def test_the_page_has_a_row_of_what_is_tested_here_for_each_family():
     for name, found in rows.items():
         mixtures = imported(name).config.model.moe_layers
         experts = 'yes' if mixtures else 'dense'
-        assert found == ['yes', 'yes', experts, 'yes', 'yes', 'yes']
+        assert found == ['yes', 'yes', experts, *['yes'] * 4]
