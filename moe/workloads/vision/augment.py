@@ -14,6 +14,8 @@ from jaxtyping import Float
 from PIL import Image as Pillow
 
 from moe.config import NaturalFloat, Within
+from moe.workloads.vision.rand_augment import RandAugment, rand_augmented
+from moe.workloads.vision.standard import Standard
 
 Image = Float[np.ndarray, 'H W C']
 Matrix = Float[np.ndarray, '2 2']
@@ -31,6 +33,8 @@ class Augment:
       crop: least share of the area that a random crop has, which is resized to
         the image; 1 is no crop, ImageNet's usual value 0.08.
       flip: whether half of the images are mirrored, left to right.
+      rand_augment: random operations of one strength (arXiv 1909.13719); None
+        is off.
       rotation: largest angle of a random rotation either way, degrees.
       scale: largest share by which an image grows or shrinks at random.
       shear: largest angle of a random horizontal shear either way, degrees.
@@ -43,6 +47,7 @@ class Augment:
 
     crop: Annotated[float, Within(0.01, 1.0)] = 1.0
     flip: bool = False
+    rand_augment: RandAugment | None = None
     rotation: Annotated[float, Within(0.0, 180.0)] = 0.0
     scale: Annotated[float, Within(0.0, 0.9)] = 0.0
     shear: Annotated[float, Within(0.0, 80.0)] = 0.0
@@ -56,7 +61,10 @@ class Augment:
 
 
 def augmented(
-    image: Image, draw: np.random.Generator, config: Augment, black: Black
+    image: Image,
+    draw: np.random.Generator,
+    config: Augment,
+    standard: Standard,
 ) -> Image:
     """Returns an image augmented by itself: all but crops and mixtures.
 
@@ -64,10 +72,14 @@ def augmented(
       image: the image.
       draw: where the random numbers come from; what is off draws none.
       config: what is on.
-      black: standardised value of black, [C] or a number.
+      standard: of the image's pixels.
     """
     if config.flip and draw.integers(2):
         image = image[:, ::-1]
+    if config.rand_augment:
+        pixels = standard.to_bytes(image)
+        pixels = rand_augmented(pixels, draw, config.rand_augment)
+        image = standard.from_bytes(pixels)
     if config.rotation or config.scale or config.shear:
         angle, shear = (
             math.radians(draw.uniform(-a, a)) if a else 0.0
@@ -77,7 +89,7 @@ def augmented(
         if config.scale:
             scale += draw.uniform(-config.scale, config.scale)
         matrix = affine_matrix(angle, scale, shear)
-        image = affine(image, matrix, black)
+        image = affine(image, matrix, standard.black)
     return image
 
 

@@ -25,6 +25,7 @@ from moe.training.workload import (
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
 from moe.workloads.vision import images
 from moe.workloads.vision.confusion import Confusion
+from moe.workloads.vision.encoded import Streamed
 from moe.workloads.vision.images import ImageConfig, Images, load_images
 from moe.workloads.vision.model import ViT, ViTConfig
 from moe.workloads.vision.objective import cross_entropies
@@ -120,7 +121,8 @@ class Vision(TransformerWorkload):
 
     def load_data(self):
         """Reads the images and checks that they fit the model."""
-        model, data = self._config.model, load_images(self._config.data)
+        model = self._config.model
+        data = load_images(self._config.data, model.image_size, model.channels)
         size = (model.image_size, model.image_size, model.channels)
         if data.train_x.shape[1:] != size:
             rows, columns, channels = data.train_x.shape[1:]
@@ -153,6 +155,8 @@ class Vision(TransformerWorkload):
 
     def notes(self, data: Images):
         """Tells how many validation images are among those to train on."""
+        if isinstance(data.train_x, Streamed):
+            return []  # which would read them all
         known = {hash(image.tobytes()) for image in data.train_x}
         count = sum(hash(image.tobytes()) in known for image in data.val_x)
         if not count:

@@ -14,8 +14,10 @@ from moe.workloads.vision.augment import (
     cropped,
     shifted,
 )
+from moe.workloads.vision.standard import Standard
 from tests.reference import vision_data
 
+STANDARD = Standard(np.array([2.0, -1.0]), np.array([2.0, 0.5]))
 BLACK = np.array([-1.0, 2.0])
 IMAGE = np.random.default_rng(0).normal(size=(5, 6, 2)).astype(np.float32)
 
@@ -52,7 +54,7 @@ def test_a_right_angle_moves_whole_pixels():
 
 def test_what_is_off_changes_nothing_and_draws_nothing():
     draw = draws()
-    made = augmented(IMAGE, draw, Augment(), BLACK)
+    made = augmented(IMAGE, draw, Augment(), STANDARD)
     assert made is IMAGE
     assert draw.random() == draws().random()
 
@@ -61,7 +63,7 @@ def test_half_of_the_images_are_mirrored():
     mirrored = 0
     draw = draws()
     for _ in range(400):
-        made = augmented(IMAGE, draw, Augment(flip=True), BLACK)
+        made = augmented(IMAGE, draw, Augment(flip=True), STANDARD)
         is_it = np.array_equal(made, IMAGE[:, ::-1])
         assert is_it or np.array_equal(made, IMAGE)
         mirrored += is_it
@@ -84,7 +86,7 @@ def test_draws_of_a_random_affine(options, angle, scale, shear):
     b = math.radians(draw.uniform(-20, 20)) if shear else 0
     s = 1 + draw.uniform(-0.5, 0.5) if scale else 1
     desired = affine(IMAGE, affine_matrix(a, s, b), BLACK)
-    made = augmented(IMAGE, draws(3), Augment(**options), BLACK)
+    made = augmented(IMAGE, draws(3), Augment(**options), STANDARD)
     np.testing.assert_array_equal(made, desired)
 
 

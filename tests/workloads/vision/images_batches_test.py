@@ -10,6 +10,7 @@ from moe.config import ConfigError
 from moe.workloads.vision import images
 from moe.workloads.vision.augment import Augment
 from moe.workloads.vision.images import ImageConfig, Images
+from moe.workloads.vision.standard import Standard
 
 SIZE = 3
 COUNT = 11
@@ -24,7 +25,7 @@ SMALL = Images(
     val_y=np.arange(10, 20, dtype=np.int32),
     num_classes=20,
     fingerprint='',
-    black=BLACK,
+    standard=Standard(np.array([-BLACK]), np.ones(1)),
 )
 
 

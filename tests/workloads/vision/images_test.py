@@ -74,7 +74,7 @@ def test_split_by_one_permutation(tmp_path):
         np.testing.assert_allclose(
             actual, desired[..., None], rtol=0, atol=1e-5
         )
-    np.testing.assert_allclose(made.black, black, rtol=1e-6)
+    np.testing.assert_allclose(made.standard.black, black, rtol=1e-6)
     assert {made.train_y.dtype, made.val_y.dtype} == {np.dtype('int32')}
     assert made.num_classes == 3
 
@@ -112,7 +112,7 @@ def test_floats_are_taken_as_they_are(tmp_path, dtype):
     np.testing.assert_allclose(
         made.train_x, desired[..., None], rtol=0, atol=1e-5
     )
-    np.testing.assert_allclose(made.black, black, rtol=1e-6)
+    np.testing.assert_allclose(made.standard.black, black, rtol=1e-6)
 
 
 def test_fingerprint(tmp_path):
@@ -152,7 +152,7 @@ def test_without_files_it_is_the_digits():
     levels = np.unique(made.train_x)
     assert len(levels) == 17
     np.testing.assert_allclose(np.diff(levels), np.ptp(levels) / 16, rtol=1e-5)
-    np.testing.assert_allclose(levels[0], made.black, rtol=1e-6)
+    np.testing.assert_allclose(levels[0], made.standard.black, rtol=1e-6)
 
 
 def test_digits_need_scikit_learn(monkeypatch):
