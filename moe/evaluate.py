@@ -1,50 +1,24 @@
 """`python -m moe.evaluate --workdir=DIR`: evaluates a trained run.
 
 `--config.data.NAME=VALUE` evaluates it on other data. The results are a file of
-their own, `evaluations/step-N.json`; nothing is overwritten.
+their own, `evaluations/step-N.json`; nothing is overwritten. `--capacities`
+evaluates it at several capacities.
 """
 
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags
-from jax.sharding import Mesh
 
-from moe import progress
 from moe.command_line import command, define_plugins, read_overrides
-from moe.config import ConfigError, override, parse
-from moe.parallel import (
-    MeshConfig,
-    batch_sharding,
-    make_mesh,
-    parameter_shardings,
-    with_shardings,
-)
-from moe.training.best import by_metric
-from moe.training.config import Config
-from moe.training.eval_metrics import is_higher_better
-from moe.training.evaluation import (
-    EvalBatch,
-    evaluate,
-    metrics_of,
-    routing_of,
-    rows_of,
-)
-from moe.training.folder import read_plain_config
-from moe.training.host import now
-from moe.training.loop import on_mesh
-from moe.training.restore import (
-    check_step,
-    list_checkpoints,
-    restore_newest,
-    restore_variables,
-)
-from moe.training.step import init_state
-from moe.workloads import registry
+from moe.config import ConfigError
+from moe.training.evaluation import metrics_of, routing_of, rows_of
+from moe.workloads.opened import Opened, open_run
+from moe.workloads.vision import capacity_curve
 
 FOLDER = 'evaluations'
 # Of the statistics of a layer, those that are printed.
@@ -65,6 +39,20 @@ flags.DEFINE_string(
     "Metric of --step=best, such as eval/loss; None is the workload's first.",
     flag_values=_FLAGS,
 )
+flags.DEFINE_list(
+    'capacities',
+    [],
+    'Capacity factors, such as 0.25,0.5,1: a run on images is evaluated at '
+    'each, with and without batch priority.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    'max_batches',
+    None,
+    'The most validation batches of an evaluation; None is all.',
+    lower_bound=1,
+    flag_values=_FLAGS,
+)
 define_plugins(_FLAGS)
 
 
@@ -80,133 +68,85 @@ def evaluate_run(
 
     Args:
       workdir: the run's folder; nothing is written there.
-      step: step of the checkpoint; 'best' is the one with the best metric, None
-        the newest.
-      changes: fields of the config that are other than in training, by dotted
-        name; `data.*` names other data.
-      metric: metric of 'best', by default the workload's first.
-      plugins: the run's plugins that may be imported.
+      step: see `open_run`.
+      changes: see `open_run`.
+      metric: see `open_run`.
+      plugins: see `open_run`.
 
     Returns:
       `step`, `time`, the `changes`, the description of the `data`, the
       `metrics` by name, as a run logs them, and the workload's details.
 
     Raises:
-      ConfigError: for a folder, a step or changes that cannot be used.
-      Damaged: if the checkpoint is damaged, or all of them are.
+      ConfigError: see `open_run`.
+      Damaged: see `open_run`.
     """
-    run = registry.read_run(workdir, plugins)
-    schema, plain = type(run), read_plain_config(workdir)
-    config = parse(schema, override(schema, plain, changes))
-    if config.workload == 'multitask' and config.data != run.data:
-        allowed = (
-            'as in the run, whose table decides the preprocessing (moe.predict '
-            'reads others)'
-        )
-        raise ConfigError('config.data', dict(changes), allowed)
-    config, mesh = placed(config, dict(changes))
-    workload = config.make_workload()
-    with progress.shown('loading data'):
-        data = workload.load_data()
-    entries = list_checkpoints(workdir)
-    if not entries:
-        allowed = 'the folder of a run with a checkpoint'
-        raise ConfigError('workdir', str(workdir), allowed)
-    if step == 'best':
-        name = metric or f'eval/{workload.primary_metrics[0]}'
-        higher = is_higher_better(workload, name)
-        entries = [entry for _, entry in by_metric(workdir, name, higher)]
-    elif step is not None:
-        number = _number(step)
-        check_step(number, sorted({entry.step for entry in entries}))
-        entries = [entry for entry in entries if entry.step == number]
-    with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: init_state(config, workload=workload))
-        shardings = parameter_shardings(
-            mesh, shapes, workload.parameters, config.expert_axes
-        )
-        like = with_shardings(shapes, shardings)
+    opened = open_run(workdir, step, changes, metric=metric, plugins=plugins)
+    return results_of(opened)
 
-        def read(path):
-            return path, restore_variables(path, like)
 
-        (path, variables), damages = restore_newest(workdir, entries, read)
-        for damage in damages:
-            print(f'{damage}; {path} is used', file=sys.stderr)
-        results = _results(config, workload, data, variables, mesh)
+def results_of(opened: Opened, max_batches: int | None = None) -> dict:
+    """Evaluates a checkpoint that is open; see `evaluate_run`.
+
+    Args:
+      opened: the checkpoint.
+      max_batches: the most validation batches; None for all.
+    """
+    workload, results = opened.workload, opened.evaluated(None, max_batches)
     metrics = metrics_of(workload, results) | routing_of(workload, results)
-    taken = next(entry.step for entry in entries if entry.path == path)
     return {
-        'step': taken,
-        'time': now(),
-        'changes': {name: str(value) for name, value in changes},
-        'data': workload.describe_data(data),
+        **opened.facts,
         'metrics': {f'eval/{name}': v for name, v in metrics.items()},
         **workload.eval_details(rows_of(results)),
     }
 
 
-def _number(step: int | str) -> int:
-    text = str(step)
-    if not (text.isascii() and text.isdecimal()):
-        raise ConfigError('--step', step, "the step of a checkpoint, or 'best'")
-    return int(text)
-
-
-def placed(config: Config, changes: Mapping[str, Any]) -> tuple[Config, Mesh]:
-    """Returns the config with a mesh of this machine, and the mesh.
-
-    It is the run's, if there are as many devices, or the one that is given.
+def against_capacity(
+    opened: Opened,
+    factors: Sequence[float],
+    max_batches: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint at several capacities, of images.
 
     Args:
-      config: config of the run.
-      changes: fields of it that are given, by dotted name.
+      opened: the checkpoint.
+      factors: capacity factors, each taken with and without batch priority.
+      max_batches: the most validation batches; None for all.
+
+    Returns:
+      The facts of the checkpoint, and those of
+      `moe.workloads.vision.capacity_curve.measure`.
 
     Raises:
-      ConfigError: for a mesh that is given and cannot be made.
+      ConfigError: for a run of another workload, or one without a capacity.
     """
-    try:
-        mesh = make_mesh(config.mesh)
-    except ConfigError:
-        if any(name.partition('.')[0] == 'mesh' for name in changes):
-            raise
-        mesh = make_mesh(MeshConfig())
-    return on_mesh(config, mesh), mesh
-
-
-def _results(config, workload, data, variables, mesh) -> list[EvalBatch]:
-    """Evaluates a whole validation set, batch by batch."""
-    sharding = batch_sharding(mesh)
-    step = jax.jit(
-        lambda variables, batch: evaluate(
-            workload, config.metrics, variables, batch
-        )
+    if opened.config.workload != 'vision':
+        allowed = 'absent: it is for a run on images'
+        raise ConfigError('--capacities', list(factors), allowed)
+    found = capacity_curve.measure(
+        opened.config,
+        factors,
+        lambda workload: opened.evaluated(workload, max_batches),
     )
-    place = lambda rows: jax.make_array_from_process_local_data(sharding, rows)
-    results = []
-    with progress.shown('evaluation', unit='batches') as reach:
-        for batch in workload.eval_batches(data, 0, 1):
-            result = step(variables, jax.tree.map(place, batch))
-            results.append(jax.device_get(result))
-            reach(len(results))
-    if not results:
-        raise ConfigError('config.data', None, 'one with validation examples')
-    return results
+    return {**opened.facts, **found}
 
 
-def write(workdir: pathlib.Path, found: Mapping[str, Any]) -> pathlib.Path:
+def write(
+    workdir: pathlib.Path, found: Mapping[str, Any], kind: str = ''
+) -> pathlib.Path:
     """Writes the results of an evaluation under a name that is free.
 
     Args:
       workdir: the run's folder.
-      found: results of `evaluate_run`.
+      found: results of `evaluate_run`, or of another kind.
+      kind: how the name begins, such as 'capacity-'.
 
     Returns:
       The path, `evaluations/step-N.json` or `evaluations/step-N-2.json`.
     """
     folder = workdir / FOLDER
     folder.mkdir(exist_ok=True)
-    name, count = f'step-{found["step"]}', 1
+    name, count = f'{kind}step-{found["step"]}', 1
     while True:
         path = folder / (
             f'{name}-{count}.json' if count > 1 else f'{name}.json'
@@ -248,17 +188,48 @@ def main(argv: list[str]) -> int:
     changes = read_overrides(_FLAGS, argv)
     if not _FLAGS.workdir:
         raise ConfigError('--workdir', _FLAGS.workdir, 'given')
-    workdir = pathlib.Path(_FLAGS.workdir)
-    found = evaluate_run(
+    workdir, max_batches = pathlib.Path(_FLAGS.workdir), _FLAGS.max_batches
+    factors = numbers(_FLAGS.capacities, '--capacities', float)
+    opened = open_run(
         workdir,
         _FLAGS.step,
         changes,
         metric=_FLAGS.metric,
         plugins=_FLAGS.plugins,
     )
-    print('\n'.join(lines(found)))
-    print(f'written: {write(workdir, found)}')
+    if factors:
+        found = against_capacity(opened, factors, max_batches)
+        told, kind = capacity_curve.lines(found), 'capacity-'
+    else:
+        found = results_of(opened, max_batches)
+        told, kind = lines(found), ''
+    if max_batches:
+        found['max_batches'] = max_batches
+    print('\n'.join(told))
+    print(f'written: {write(workdir, found, kind)}')
     return 0
+
+
+def numbers(texts: Sequence[str], flag: str, kind: type) -> list[Any]:
+    """Reads the numbers of a flag, all of them above 0.
+
+    Args:
+      texts: one text a number.
+      flag: name of the flag, for messages.
+      kind: int or float.
+
+    Raises:
+      ConfigError: for anything else.
+    """
+    try:
+        found = [kind(text) for text in texts]
+    except ValueError:
+        found = [0]
+    if not all(0 < number < math.inf for number in found):
+        words = 'whole numbers' if kind is int else 'numbers'
+        allowed = f'{words} above 0, with commas between'
+        raise ConfigError(flag, ','.join(texts), allowed)
+    return found
 
 
 if __name__ == '__main__':

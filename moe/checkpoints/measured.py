@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from moe import dispatch, evaluate, progress
+from moe import dispatch, progress
 from moe.checkpoints.transform import Overrides, Source, damaged
 from moe.config import ConfigError
 from moe.dispatch import DISPATCHERS, only_experts
@@ -27,6 +27,7 @@ from moe.parallel import (
 from moe.training.record import Damage
 from moe.training.restore import restore_variables
 from moe.training.step import init_state
+from moe.workloads.opened import placed
 
 SCORES = ('load', 'gate_mass', 'reap')
 
@@ -71,7 +72,7 @@ def measure(source: Source, data: Overrides = ()) -> Measured:
       ConfigError: for data that cannot be used.
       Damaged: if the checkpoint is damaged.
     """
-    config, mesh = evaluate.placed(source.changed({}, data), {})
+    config, mesh = placed(source.changed({}, data), {})
     workload = config.make_workload()
     with progress.shown('loading data'):
         loaded = workload.load_data()

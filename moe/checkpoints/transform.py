@@ -30,6 +30,7 @@ from moe.training.record import Damage, Leaf, read_record
 from moe.training.restore import check_step, list_checkpoints
 from moe.training.step import init_state
 from moe.workloads import registry
+from moe.workloads.opened import placed
 from moe.workloads.transformer import TransformerRun
 
 Overrides = Sequence[tuple[str, Any]]
@@ -288,7 +289,7 @@ def write_run(
       ConfigError: if a leaf is of another shape than the model has.
     """
     plain = registry.plain_of(config)
-    config, mesh = evaluate.placed(config, {})
+    config, mesh = placed(config, {})
     workload = config.make_workload()
     init = lambda: init_state(config, workload=workload)
     with locked(workdir), jax.set_mesh(mesh):

@@ -115,6 +115,7 @@ _RULES: Mapping[str, Rule] = {
     'wandb': _free,
     'sample_prompt': _free,
     'sample_length': _free,
+    'capacity_curve': _free,
     'model.attention': _free,
     'model.moe.dispatcher': _free,
     'model.remat': _free,

@@ -87,7 +87,7 @@ def runs(tmp_path_factory):
     ):
         patch.setattr(sys.modules[__name__], 'init_state', init)
         patch.setattr('moe.training.loop.make_mesh', ONE)
-        patch.setattr('moe.evaluate.make_mesh', ONE)
+        patch.setattr('moe.workloads.opened.make_mesh', ONE)
         config = start(base / 'whole', corpus, **DECAYED)
         start(base / 'stable', corpus, **STABLE)
         yield Runs(corpus, config, base / 'whole', base / 'stable')

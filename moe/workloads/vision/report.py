@@ -1,12 +1,19 @@
-"""The report section of a vision transformer: accuracy of the classes."""
+"""The report sections of a vision transformer.
 
-from collections.abc import Iterable
+Accuracy against capacity, accuracy of the classes, and the confusion matrix.
+"""
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from moe.report.markup import paragraph, section, shade_table, table
+from moe.paths import read_json, reading
+from moe.report import plots
+from moe.report.markup import figure, paragraph, section, shade_table, table
 from moe.report.page import Sections
 from moe.report.run import Run
+from moe.workloads.vision import capacity_curve
 from moe.workloads.vision.confusion import Confusion
 
 # Of more classes the extremes are shown, and no matrix.
@@ -16,11 +23,71 @@ _COLUMNS = ('images', 'accuracy', 'most often taken for')
 
 
 def details(run: Run) -> list[str]:
-    """Returns the accuracy of the classes of the validation images, HTML."""
-    path = run.workdir / 'confusion.json'
-    if not path.exists():
-        return []
-    return [_classes(Confusion.read(path))]
+    """Returns the accuracy against capacity, and by class, HTML."""
+    path, parts = run.workdir / 'confusion.json', [_capacities(run)]
+    if path.exists():
+        parts.append(_classes(Confusion.read(path)))
+    return [part for part in parts if part]
+
+
+def _capacities(run: Run) -> str:
+    """Returns the section of the evaluations at several capacities."""
+    paths = [run.workdir / capacity_curve.FILE]
+    paths += sorted((run.workdir / 'evaluations').glob('capacity-*.json'))
+    parts = [_capacity(path) for path in paths if path.exists()]
+    words = (
+        'The same parameters, evaluated with experts that take at most so many '
+        'assignments: the capacity factor times their share at balance. Tokens '
+        'are taken in their order, or those first of which the router is most '
+        'confident (batch priority). What is beyond capacity skips its expert.'
+    )
+    told = [paragraph(words)] if parts else []
+    return section('Accuracy against capacity', [*told, *parts])
+
+
+def _capacity(path: pathlib.Path) -> str:
+    """Returns the picture and the table of one file."""
+    found = read_json(path)
+    with reading(path):
+        by_factor = capacity_curve.by_factor(found)
+        metric = str(found['metric']).replace('_', ' ')
+        rows, points = {}, []
+        for factor, values in by_factor.items():
+            row = {}
+            for name, one in values.items():
+                row[name] = f'{one["value"]:.4f}'
+                row[f'dropped, {name}'] = f'{one["dropped"]:.1%}'
+                given = by_factor if factor is None else [factor]
+                points += [(x, one['value'], name) for x in given if x]
+            rows['no limit' if factor is None else f'{factor:g}'] = row
+        names = [capacity_curve.IN_ORDER, capacity_curve.PRIORITIZED]
+        lines = [*names, capacity_curve.DROPLESS]
+        points.sort(key=lambda point: (lines.index(point[2]), point[0]))
+        changes = found.get('changes', {})
+        of = [f'step {found["step"]}'] if 'step' in found else []
+        of += [f'{name} = {value}' for name, value in changes.items()]
+        caption = f'Validation {metric} against the capacity factor.'
+        if of:
+            caption += f' Of {", ".join(of)}.'
+        parts = [
+            figure(plots.against(points, 'capacity factor', metric), caption),
+            table(_without_limit(rows), _columns(names), 'capacity factor'),
+        ]
+    return ''.join(parts)
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    return [*names, *(f'dropped, {name}' for name in names)]
+
+
+def _without_limit(
+    rows: Mapping[str, dict[str, str]],
+) -> dict[str, dict[str, str]]:
+    """Returns the rows, that without drops last and in the first column."""
+    given = dict(rows)
+    last = given.pop('no limit', {})
+    shown = {capacity_curve.IN_ORDER: last.get(capacity_curve.DROPLESS, '-')}
+    return {**given, 'no limit': shown}
 
 
 def _classes(found: Confusion) -> str:

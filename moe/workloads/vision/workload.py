@@ -4,6 +4,8 @@ B images a batch, H rows and W columns of pixels, C channels.
 """
 
 import dataclasses
+import itertools
+import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import field
@@ -12,10 +14,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from moe import files
 from moe.config import ConfigError, NaturalFloat, Within
 from moe.parallel import replicated
 from moe.training.eval_metrics import in_top_k
-from moe.training.evaluation import evaluate, rows_of
+from moe.training.evaluation import EvalBatch, evaluate, rows_of
 from moe.training.workload import (
     Outputs,
     Predictions,
@@ -23,7 +26,8 @@ from moe.training.workload import (
     state_of,
 )
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
-from moe.workloads.vision import images
+from moe.workloads.vision import capacity_curve, images
+from moe.workloads.vision.capacity_curve import CapacityCurve
 from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.encoded import Streamed
 from moe.workloads.vision.images import ImageConfig, Images, load_images
@@ -43,6 +47,8 @@ class VisionConfig(TransformerRun):
       losses: auxiliary losses and their coefficients.
       label_smoothing: share of the training loss that is the mean over all
         classes.
+      capacity_curve: evaluations at the end, of accuracy against capacity, with
+        and without batch priority; None for none.
     """
 
     model: ViTConfig = field(default_factory=ViTConfig)
@@ -51,6 +57,12 @@ class VisionConfig(TransformerRun):
         default_factory=lambda: {'load_balance': 0.01, 'router_z': 0.001}
     )
     label_smoothing: Annotated[float, Within(0.0, 0.99)] = 0.0
+    capacity_curve: CapacityCurve | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.capacity_curve:
+            list(capacity_curve.points(self, (1.0,)))  # or it is refused
 
     def make_workload(self) -> 'Vision':
         """Returns the workload that this describes."""
@@ -176,15 +188,42 @@ class Vision(TransformerWorkload):
         return images.val_batches(data, self._config.data, host, num_hosts)
 
     def finalize(self, variables, data: Images, workdir: pathlib.Path):
-        """Writes the confusion matrix of the validation images."""
+        """Writes the confusion matrix of the validation images.
+
+        Before it the accuracy against capacity, if the config asks for it.
+        """
+        curve, main = self._config.capacity_curve, jax.process_index() == 0
+        if curve:
+            found = capacity_curve.measure(
+                self._config,
+                curve.factors,
+                lambda workload: workload.evaluated(
+                    variables, data, curve.max_batches
+                ),
+            )
+            if main:
+                text = json.dumps(found, indent=2) + '\n'
+                files.write_text(workdir / capacity_curve.FILE, text)
+        rows = rows_of(self.evaluated(variables, data))
+        if main:
+            self._confusion(rows).write(workdir / self.final_file)
+        return {}
+
+    def evaluated(
+        self, variables: Any, data: Images, max_batches: int | None = None
+    ) -> list[EvalBatch]:
+        """Returns results on the validation images; all hosts call it.
+
+        Args:
+          variables: variables of the model.
+          data: the data of `load_data`.
+          max_batches: the most batches; None for all.
+        """
         eval_step = jax.jit(
             lambda *given: replicated(evaluate(self, (), *given))
         )
-        results = [
+        batches = images.val_batches(data, self._config.data)
+        return [
             jax.device_get(eval_step(variables, batch))
-            for batch in images.val_batches(data, self._config.data)
+            for batch in itertools.islice(batches, max_batches)
         ]
-        if jax.process_index() == 0:
-            found = self._confusion(rows_of(results))
-            found.write(workdir / self.final_file)
-        return {}

@@ -1,7 +1,11 @@
 """The parts of a page that a vision transformer adds."""
 
-import numpy as np
+import json
 
+import numpy as np
+import pytest
+
+from moe.config import ConfigError
 from moe.report import Run
 from moe.workloads.vision import report
 from moe.workloads.vision.confusion import Confusion
@@ -26,6 +30,40 @@ def test_few_classes_have_a_matrix(tmp_path):
         ['0', '7', '1'],
         ['1', '', '8'],
     ]
+
+
+def test_accuracy_against_capacity(tmp_path):
+    # Of the finished run, and of an evaluation with another config.
+    folder = runs.write(tmp_path / 'one')
+    row = lambda factor, prioritized, value, dropped: {
+        'factor': factor,
+        'prioritized': prioritized,
+        'value': value,
+        'dropped': dropped,
+    }
+    rows = [row(None, False, 0.9, 0.0)]
+    rows += [row(0.25, False, 0.5, 0.75), row(0.25, True, 0.75, 0.5)]
+    found = {'metric': 'accuracy', 'rows': rows}
+    (folder / 'capacity.json').write_text(json.dumps(found))
+    (folder / 'evaluations').mkdir()
+    found |= {'step': 7, 'changes': {'model.moe.num_groups': '1'}}
+    path = folder / 'evaluations' / 'capacity-step-7.json'
+    path.write_text(json.dumps(found))
+    (part,) = report.details(Run(folder))
+    parsed = Parsed(part)
+    assert parsed.text.startswith('Accuracy against capacity')
+    assert 'factor. Of step 7, model.moe.num_groups = 1.' in parsed.text
+    assert len(parsed.images) == 2
+    orders = ['tokens in order', 'batch priority']
+    table = [
+        ['capacity factor', *orders, *(f'dropped, {name}' for name in orders)],
+        ['0.25', '0.5000', '0.7500', '75.0%', '50.0%'],
+        ['no limit', '0.9000', '-', '-', '-'],
+    ]
+    assert parsed.rows == 2 * table
+    path.write_text('{"rows": [{}]}')
+    with pytest.raises(ConfigError, match='must be whole'):
+        report.details(Run(folder))
 
 
 def test_many_classes_have_their_extremes(tmp_path):

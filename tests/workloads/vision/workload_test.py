@@ -60,7 +60,8 @@ def plain(files, variant='vmoe', **changes):
 
 @pytest.mark.parametrize('variant', vision.VARIANTS)
 def test_variants_run_to_their_page(files, tmp_path, variant):
-    config = plain(files, variant)
+    curve = {'capacity_curve': {'factors': (0.5,)}}
+    config = plain(files, variant, **(curve if variant == 'vmoe' else {}))
     assert training.run(tiny.check(config), tmp_path)
     last = read_metrics(tmp_path / 'metrics.jsonl')[-1]
     assert np.isfinite(last['train/loss'])
@@ -75,6 +76,7 @@ def test_variants_run_to_their_page(files, tmp_path, variant):
     assert 'Confusion matrix' in page
     assert 'validation accuracy' in page
     assert (last.get('moe/layer_1/load') is None) == (variant == 'dense')
+    assert ('Accuracy against capacity' in page) == (variant == 'vmoe')
 
 
 def test_sums_by_hand(files):
