@@ -3,7 +3,8 @@
 Beside `get_config` the file has either `sweep()`, which yields dictionaries
 from dotted field to value, or `get_hyper(hyper)`, which returns a list of them
 made with `launch.hyper`. A field may be a whole section, and may begin with
-`config.`.
+`config.`. One that begins with `slurm.` is an option of that backend for the
+trial alone.
 
 A trial's config is read back from its command line as `train.py` reads it, so
 that the command repeats the trial.
@@ -27,6 +28,7 @@ from moe.metrics import newest_metrics
 from moe.training import history
 from moe.workloads import registry
 
+_SLURM = 'slurm.'
 _LONGEST = 120  # characters of a trial's name, the name of its folder
 
 
@@ -40,6 +42,7 @@ class Trial:
       plain: the whole config, checked, plain data.
       folder: the run's workdir.
       command: arguments of the Python interpreter.
+      slurm: options of the backend `slurm` that are the trial's own.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Trial:
     plain: dict[str, Any]
     folder: pathlib.Path
     command: tuple[str, ...]
+    slurm: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, kw_only=True
+    )
 
     def newest(self) -> Mapping[str, Any]:
         """Returns the last logged metrics, {} before the first."""
@@ -104,7 +110,7 @@ def read_sweep(
         what the sweep changes, or a trial whose config cannot be used.
     """
     bare = load_config(config)
-    given = _defined(config)
+    given, resources = _without_resources(_defined(config))
     for changes in given:
         for name in changes:
             for other in overrides:
@@ -128,8 +134,8 @@ def read_sweep(
             problems.append(error)
     fields = _varying(given, plains)
     names = _names(fields, plains)
-    rows = zip(names, given, plains, problems, strict=True)
-    for name, changes, plain, problem in rows:
+    rows = zip(names, given, plains, problems, resources, strict=True)
+    for name, changes, plain, problem, own in rows:
         try:
             if problem:
                 raise problem
@@ -146,8 +152,27 @@ def read_sweep(
             *flags,
             f'--workdir={folder}',
         )
-        trials.append(Trial(name, changes, plain, folder, command))
+        trials.append(Trial(name, changes, plain, folder, command, slurm=own))
     return Sweep(config, base, fields, tuple(trials))
+
+
+def _without_resources(
+    given: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns the changes of configs, and the options of SLURM, by trial."""
+    changes = [
+        {n: v for n, v in one.items() if not n.startswith(_SLURM)}
+        for one in given
+    ]
+    options = [
+        {
+            n.removeprefix(_SLURM): v
+            for n, v in one.items()
+            if n.startswith(_SLURM)
+        }
+        for one in given
+    ]
+    return changes, options
 
 
 def _base(

@@ -1,4 +1,6 @@
-"""The backend that runs trials as one SLURM job array.
+"""The backend that runs trials as SLURM job arrays.
+
+Trials of the same resources are one array.
 
 The state is in SLURM's queue alone: the command can be stopped and started at
 any time, and finds the jobs again. What the dry run prints is what is
@@ -46,8 +48,8 @@ def run(
 
     Args:
       trials: trials that are not done, in folders below the sweep's.
-      options: resources of each trial.
-      parallel: number of trials at once.
+      options: resources of each trial, where it has none of its own.
+      parallel: number of trials of the same resources at once.
       retries: number of restarts of a trial that fails.
 
     Raises:
@@ -62,12 +64,12 @@ def run(
     except NoAnswer as error:
         allowed = f'used where squeue answers ({error})'
         raise ConfigError('--backend', 'slurm', allowed) from None
-    for line in options.warnings():
-        print(f'launch.sweep: warning: {line}', file=sys.stderr)
     idle = [t for t in trials if t.name not in jobs or jobs[t.name].ended]
-    if idle:
-        _submit(idle, options, parallel)
-    _follow(trials, retries, options.poll, folder)
+    for path, own, group in _arrays(idle, options, folder):
+        for line in own.warnings():
+            print(f'launch.sweep: warning: {line}', file=sys.stderr)
+        _submit(path, group, own, parallel)
+    _follow(trials, retries, options, folder)
 
 
 def dry_run(
@@ -80,21 +82,38 @@ def dry_run(
 
     Args:
       trials: trials in folders below the sweep's.
-      options: resources of each trial.
-      parallel: number of trials at once.
+      options: resources of each trial, where it has none of its own.
+      parallel: number of trials of the same resources at once.
       retries: not shown.
+
+    Raises:
+      ConfigError: for an option of a trial that it cannot have.
     """
     del retries
     if not trials:
         return
-    path = slurm_queue.next_submission(_submissions(trials))
-    text = _script(trials, options, parallel, path)
-    yield from (f'# warning: {line}' for line in options.warnings())
-    yield shell.join(['mkdir', '-p', str(path.parent)])
-    yield from shell.here_document(
-        shell.join(['tee', str(path)]) + ' > /dev/null', text
-    )
-    yield shell.join(['sbatch', str(path)])
+    for path, own, group in _arrays(trials, options, _submissions(trials)):
+        text = _script(group, own, parallel, path)
+        yield from (f'# warning: {line}' for line in own.warnings())
+        yield shell.join(['mkdir', '-p', str(path.parent)])
+        yield from shell.here_document(
+            shell.join(['tee', str(path)]) + ' > /dev/null', text
+        )
+        yield shell.join(['sbatch', str(path)])
+
+
+def _arrays(
+    trials: Sequence[Trial], options: Options, folder: pathlib.Path
+) -> list[tuple[pathlib.Path, Options, list[Trial]]]:
+    """Returns the path of the script, the options and the trials by array."""
+    found: dict[Options, list[Trial]] = {}
+    for trial in trials:
+        own = options.of_trial(trial.name, trial.slurm)
+        found.setdefault(own, []).append(trial)
+    paths = slurm_queue.next_submissions(folder, len(found))
+    return [
+        (path, *group) for path, group in zip(paths, found.items(), strict=True)
+    ]
 
 
 def _script(
@@ -138,9 +157,13 @@ def _submissions(trials: Sequence[Trial]) -> pathlib.Path:
     return trials[0].folder.parent.resolve() / '.slurm'
 
 
-def _submit(trials: Sequence[Trial], options: Options, parallel: int) -> None:
-    """Submits the trials as one array."""
-    path = slurm_queue.next_submission(_submissions(trials))
+def _submit(
+    path: pathlib.Path,
+    trials: Sequence[Trial],
+    options: Options,
+    parallel: int,
+) -> None:
+    """Submits the trials as one array, by a script at a path."""
     path.parent.mkdir(parents=True)
     files.write_text(path, _script(trials, options, parallel, path))
     done = subprocess.run(
@@ -158,10 +181,11 @@ def _submit(trials: Sequence[Trial], options: Options, parallel: int) -> None:
 class _Followed:
     """A trial and the state of its jobs."""
 
-    def __init__(self, trial: Trial, retries: int):
+    def __init__(self, trial: Trial, retries: int, exclude: str):
         self._trial, self._left = trial, retries
         self.state, self.attempts, self.reason = 'waiting', 1, ''
-        self._told = ''
+        self._told = self._ran_on = ''
+        self._exclude = [exclude] * bool(exclude)
 
     @property
     def ended(self) -> bool:
@@ -175,6 +199,9 @@ class _Followed:
           job: the newest job; None if the queue has forgotten it.
         """
         if job and not job.ended:
+            if self._ran_on and job.state == 'PENDING':
+                self._leave_out_failed(job)
+            self._ran_on = job.nodes if job.state == 'RUNNING' else ''
             self.state = 'running' if job.state == 'RUNNING' else job.waits
             if job.never and job.reason != self._told:
                 self._told = job.reason
@@ -201,6 +228,22 @@ class _Followed:
             self._trial.name, self.state, step, steps, loss, None, self.attempts
         )
 
+    def _leave_out_failed(self, job: Job) -> None:
+        # SLURM itself queues a job again whose node failed, and may choose the
+        # same node when that is back.
+        failed = slurm_queue.failed_nodes(self._ran_on)
+        if not failed:
+            return
+        self._exclude += failed
+        slurm_queue.exclude(job, ','.join(self._exclude))
+        self.attempts += 1
+        print(
+            f'trial {self._trial.name}: {", ".join(failed)} failed, job '
+            f'{job.id} is for other nodes',
+            file=sys.stderr,
+            flush=True,
+        )
+
     def _again(self, job: Job) -> None:
         # A trial that was signalled to stop exits without an error; only a
         # failure counts as a retry.
@@ -210,8 +253,6 @@ class _Followed:
             return
         try:
             slurm_queue.requeue(job)
-            if job.state == 'NODE_FAIL':
-                slurm_queue.exclude(job)
         except NoAnswer as error:
             self._end('failed', f'{job.state}, {error}')
             return
@@ -227,10 +268,16 @@ class _Followed:
 
 
 def _follow(
-    trials: Sequence[Trial], retries: int, poll: int, folder: pathlib.Path
+    trials: Sequence[Trial],
+    retries: int,
+    options: Options,
+    folder: pathlib.Path,
 ) -> None:
     """Shows the progress of the trials until all have ended."""
-    followed = {trial.name: _Followed(trial, retries) for trial in trials}
+    followed = {}
+    for trial in trials:
+        own = options.of_trial(trial.name, trial.slurm)
+        followed[trial.name] = _Followed(trial, retries, own.exclude)
     jobs: dict[str, Job] = {}
     try:
         with progress.display() as show:
@@ -244,7 +291,7 @@ def _follow(
                 show([trial.row() for trial in followed.values()])
                 if all(trial.ended for trial in followed.values()):
                     break
-                time.sleep(poll)
+                time.sleep(options.poll)
     except KeyboardInterrupt:
         ids = sorted({job.array for job in jobs.values() if not job.ended})
         numbers = ' '.join(map(str, ids))

@@ -4,11 +4,11 @@ import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from launch import shell
-from moe.config import ConfigError, NaturalInt, PositiveInt
+from moe.config import ConfigError, NaturalInt, PositiveInt, parse
 
 # CPUs of a process that drives a GPU, below which its input is likely to wait.
 _CPUS_OF_A_GPU = 4
@@ -92,6 +92,22 @@ class Options:
                 if not argument.startswith('--'):
                     allowed = f"'--name=value' ({argument!r} is not)"
                     raise ConfigError(name, getattr(self, name), allowed)
+
+    def of_trial(self, name: str, own: Mapping[str, Any]) -> 'Options':
+        """Returns these options with those of one trial.
+
+        Args:
+          name: name of the trial.
+          own: its values by name of the option.
+
+        Raises:
+          ConfigError: for an option that a trial does not have.
+        """
+        if 'poll' in own:
+            allowed = 'absent: it is the same for all trials'
+            raise ConfigError(f'trial {name}: slurm.poll', own['poll'], allowed)
+        values = {**dataclasses.asdict(self), **own}
+        return parse(Options, values, f'trial {name}: slurm')
 
     @property
     def gpus(self) -> int:

@@ -102,17 +102,19 @@ class Job(NamedTuple):
         return self.state in _ENDED
 
 
-def next_submission(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the path of the next submission's script, in a new folder.
+def next_submissions(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
+    """Returns the paths of the next submissions' scripts, in new folders.
 
     Args:
       folder: folder of all submissions of the sweep, absolute.
+      count: how many there are.
     """
     numbers = [0]
     if folder.is_dir():
         names = (path.name for path in folder.iterdir())
         numbers += [int(name) for name in names if name.isdecimal()]
-    return folder / str(max(numbers) + 1) / 'job.sh'
+    first = max(numbers) + 1
+    return [folder / str(first + i) / 'job.sh' for i in range(count)]
 
 
 def naming(trial: str) -> str:
@@ -176,19 +178,33 @@ def requeue(job: Job) -> None:
     _slurm('scontrol', 'requeue', job.id)
 
 
-def exclude(job: Job) -> None:
-    """Keeps a queued job from the nodes that it ran on.
+def failed_nodes(nodes: str) -> list[str]:
+    """Returns those that do not work, of some nodes.
 
     Args:
-      job: the job, as it was when it ran.
+      nodes: nodes as SLURM lists them, 'a[1-3],b'.
+
+    Raises:
+      NoAnswer: if sinfo fails.
+    """
+    found = _slurm(
+        *('sinfo', '--noheader', '--Node', f'--nodes={nodes}'),
+        *('--format=%N|%T', '--states=down,fail,drain,no_respond'),
+    )
+    return sorted({line.partition('|')[0] for line in found.splitlines()})
+
+
+def exclude(job: Job, nodes: str) -> None:
+    """Keeps a queued job from nodes, and from no others.
+
+    Args:
+      job: a job that waits.
+      nodes: nodes as SLURM lists them.
 
     Raises:
       NoAnswer: if SLURM refuses.
     """
-    if job.nodes:
-        _slurm(
-            'scontrol', 'update', f'job={job.id}', f'excnodelist={job.nodes}'
-        )
+    _slurm('scontrol', 'update', f'job={job.id}', f'excnodelist={nodes}')
 
 
 def _slurm(*command: str) -> str:

@@ -49,6 +49,23 @@ def test_overrides_of_the_base_are_read(tmp_path):
     assert sweep.base['steps'] == 7
 
 
+def test_options_of_slurm_are_not_of_the_config(tmp_path):
+    text = (
+        'def sweep():\n'
+        "    yield {'seed': 1}\n"
+        "    yield {'seed': 2, 'slurm.nodes': 2, 'slurm.minutes': 600}\n"
+    )
+    one, two = read(tmp_path, text).trials
+    assert (dict(one.slurm), dict(two.slurm)) == (
+        {},
+        {'nodes': 2, 'minutes': 600},
+    )
+    # Neither its name, nor its command, nor what makes the sweep the same.
+    assert two.name == 'seed=2'
+    assert two.changes == {'seed': 2}
+    assert 'slurm.' not in ' '.join(two.command)
+
+
 # The five ways, as tables made by hand.
 HYPER = {
     'sweep': (hyper.sweep('a', (1, 2)), [{'a': 1}, {'a': 2}]),

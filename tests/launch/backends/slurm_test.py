@@ -1,6 +1,7 @@
 """SLURM's backend as far as it goes without SLURM."""
 
 import pathlib
+import re
 import shlex
 import stat
 import subprocess
@@ -84,11 +85,12 @@ OPTIONS = slurm.Options(
 )
 
 
-def trial(name, z=0.1):
+def trial(name, z=0.1, **own):
     folder = pathlib.Path('runs/routers') / name
     line = ('--config=c.py', f'--config.losses={{"z": {z}}}')
     command = ('train.py', *line, f'--workdir={folder}')
-    return Trial(name, {'losses': {'z': z}}, {}, folder, command)
+    changes = {'losses': {'z': z}}
+    return Trial(name, changes, {}, folder, command, slurm=own)
 
 
 def test_dry_run_is_copied_and_pasted():
@@ -97,6 +99,47 @@ def test_dry_run_is_copied_and_pasted():
     text = ''.join(f'{line}\n' for line in lines)
     text = text.replace(sys.executable, 'PYTHON')
     assert text.replace(str(pathlib.Path.cwd()), 'HERE') == GOLDEN
+
+
+def test_trials_of_other_resources_are_an_array_of_their_own():
+    large = {'nodes': 4, 'minutes': 600, 'gpus_per_node': 'h200:8'}
+    trials = [trial('a'), trial('b', **large), trial('c'), trial('d', **large)]
+    lines = list(slurm.dry_run(trials, OPTIONS, parallel=3, retries=1))
+    text = '\n'.join(lines)
+    scripts = text.split('END\n')[:-1]
+    named = [
+        [x.split()[-1] for x in script.splitlines() if x.startswith(': trial')]
+        for script in scripts
+    ]
+    assert named == [['a', 'c'], ['b', 'd']]
+    wanted = ['nodes', 'time', 'gpus-per-node', 'ntasks-per-node', 'array']
+    wanted += ['mem', 'partition']
+    found = [
+        {n: re.search(f'#SBATCH --{n}=(.*)', s)[1] for n in wanted}
+        for s in scripts
+    ]
+    same = {'mem': '64G', 'partition': 'gpu', 'array': '0-1%3'}
+    two = {'nodes': '2', 'gpus-per-node': 'h100:2', 'ntasks-per-node': '2'}
+    four = {'nodes': '4', 'gpus-per-node': 'h200:8', 'ntasks-per-node': '8'}
+    assert found[0] == {**same, **two, 'time': '90'}
+    assert found[1] == {**same, **four, 'time': '600'}
+    paths = [line.split()[1] for line in lines if line.startswith('sbatch ')]
+    assert [pathlib.Path(path).parent.name for path in paths] == ['1', '2']
+
+
+@pytest.mark.parametrize(
+    ('own', 'line'),
+    [
+        ({'nodes': 0}, 'slurm.nodes = 0: must be at least 1'),
+        ({'poll': 1}, 'slurm.poll = 1: must be absent: it is the same for all'),
+        ({'gpus': 8}, 'slurm.gpus = 8: must be '),
+        ({'grace': 9000}, 'slurm.grace = 9000: must be less than the 5400 s'),
+    ],
+)
+def test_wrong_options_of_a_trial(own, line):
+    with pytest.raises(ConfigError) as caught:
+        list(slurm.dry_run([trial('a', **own)], OPTIONS, parallel=1, retries=0))
+    assert str(caught.value).startswith(f'trial a: {line}')
 
 
 def test_nothing_left_to_run():
@@ -278,11 +321,12 @@ def test_why_a_job_waits(reason, never, said):
 
 def test_a_name_is_found_in_the_script_whatever_it_is(tmp_path):
     names = ["it's a=1,b", '; touch x', 'c "d"']
-    path = slurm_queue.next_submission(tmp_path / 'none')
+    (path,) = slurm_queue.next_submissions(tmp_path / 'none', 1)
     assert path == tmp_path / 'none' / '1' / 'job.sh'
     path.parent.mkdir(parents=True)
     path.write_text('\n'.join(map(slurm_queue.naming, names)))
     done = subprocess.run(['bash', path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert slurm_queue.names(path) == names
-    assert slurm_queue.next_submission(tmp_path / 'none').parent.name == '2'
+    more = slurm_queue.next_submissions(tmp_path / 'none', 2)
+    assert [path.parent.name for path in more] == ['2', '3']

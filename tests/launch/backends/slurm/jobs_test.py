@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import subprocess
+import sys
 import threading
 import time
 
@@ -30,6 +32,7 @@ class Trial:
     folder: pathlib.Path
     first: str
     others: str = DONE
+    slurm: dict = dataclasses.field(default_factory=dict)
     plain = {'steps': 1}
 
     @property
@@ -139,6 +142,52 @@ def test_the_death_of_one_process_ends_its_trial(here, tmp_path):
     assert logs == {'log.txt', 'log.1.txt'}
 
 
+def test_trials_have_resources_of_their_own(here, tmp_path):
+    base = tmp_path / 'sweep'
+    small = Trial(base / 'small', DONE)
+    large = Trial(base / 'large', DONE, slurm={'nodes': 2})
+    slurm.run([small, large], OPTIONS, parallel=2, retries=0)
+    assert (small.done(), large.done()) == (True, True)
+    assert (small.starts(0), small.starts(1)) == (1, 0)
+    assert (large.starts(0), large.starts(1)) == (1, 1)
+    assert len(list((base / '.slurm').iterdir())) == 2
+
+
+def test_a_trial_goes_on_elsewhere_when_its_node_fails(here, tmp_path, capsys):
+    say = "print(os.environ['SLURMD_NODENAME'], file=open(folder + '/on', 'a'))"
+    trial = Trial(tmp_path / 'sweep' / 'a', f'{say}; {WAIT}', f'{say}; {DONE}')
+    node, state = [], ['scontrol', 'update']
+
+    def fail():
+        eventually((trial.folder / 'on').exists)
+        time.sleep(2)  # the command has seen where it runs
+        jobs = slurm_queue.jobs((tmp_path / 'sweep/.slurm').resolve())
+        node.append(jobs['a'].nodes)
+        state.append(f'nodename={node[0]}')
+        # What is only down comes back as soon as it says that it is there.
+        for failed in ('DRAIN', 'DOWN'):
+            line = [*state, f'state={failed}', 'reason=test']
+            subprocess.run(line, check=True)
+
+    admin = threading.Thread(target=fail)
+    admin.start()
+    slurm.run([trial], OPTIONS, parallel=1, retries=0)
+    admin.join()
+    subprocess.run([*state, 'state=RESUME'], check=True)
+    assert (trial.starts(), trial.done()) == (2, True)
+    first, second = (trial.folder / 'on').read_text().split()
+    assert first == node[0] != second
+    said = capsys.readouterr()
+    job = slurm_queue.jobs((tmp_path / 'sweep/.slurm').resolve())['a'].id
+    assert said.err.splitlines() == [
+        f'trial a: {first} failed, job {job} is for other nodes'
+    ]
+    assert 'done        a  step 0/1  attempt 2' in said.out
+    asked = ['squeue', '--noheader', '--states=all', '--format=%x']
+    left_out = subprocess.run([*asked, f'--jobs={job}'], capture_output=True)
+    assert left_out.stdout.decode().split() == [first]
+
+
 def test_jobs_are_found_again(here, tmp_path, capsys, monkeypatch):
     base = tmp_path / 'sweep'
     trial = Trial(base / 'a', f'time.sleep(3); {DONE}')
@@ -200,6 +249,35 @@ def test_pasted_dry_run_runs_the_trials(here, tmp_path):
     )
     eventually(lambda: all(t.done() for t in trials))
     assert [t.starts() for t in trials] == [1, 1]
+
+
+def test_a_container_gets_its_words_whole(here, tmp_path, monkeypatch):
+    # A program in the place of apptainer, with its order of arguments; a real
+    # one is not needed to see what SLURM and the shells make of them.
+    program, said = tmp_path / 'bin' / 'apptainer', tmp_path / 'said'
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "${{@:1:4}}" > {said}; exec "${{@:5}}"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{program.parent}:{os.environ["PATH"]}')
+    base = tmp_path / "a user's sweep"
+    trial = Trial(base / 'a', DONE)
+    options = dataclasses.replace(
+        OPTIONS,
+        container='my image.sif',
+        container_by='apptainer',
+        python=sys.executable,
+    )
+    slurm.run([trial], options, parallel=1, retries=0)
+    assert trial.done()
+    where = pathlib.Path.cwd()
+    assert said.read_text().splitlines() == [
+        'exec',
+        f'--bind={where}:{where},{base}:{base}',
+        f'--pwd={where}',
+        'my image.sif',
+    ]
 
 
 def test_what_is_submitted_is_what_the_dry_run_prints(here, tmp_path):
