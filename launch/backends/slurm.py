@@ -274,10 +274,10 @@ def _follow(
     folder: pathlib.Path,
 ) -> None:
     """Shows the progress of the trials until all have ended."""
-    followed = {}
-    for trial in trials:
-        own = options.of_trial(trial.name, trial.slurm)
-        followed[trial.name] = _Followed(trial, retries, own.exclude)
+    own = {t.name: options.of_trial(t.name, t.slurm) for t in trials}
+    followed = {
+        t.name: _Followed(t, retries, own[t.name].exclude) for t in trials
+    }
     jobs: dict[str, Job] = {}
     try:
         with progress.display() as show:
