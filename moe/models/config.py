@@ -58,6 +58,8 @@ class TransformerConfig:
       moe_every: every n-th block has a mixture; 0 for none.
       dense_layers: blocks without a mixture beside those, counted from 0, such
         as (0, 1, 2) where the first three are dense.
+      moe_last: of the blocks that have a mixture by these, the last n alone
+        have one, as in V-MoE's Last-n; None for all.
       moe: the mixture layers.
       residual_scale: factor on what attention and feed-forwards add to the
         residual stream; None for 1.
@@ -89,6 +91,7 @@ class TransformerConfig:
     attention: Annotated[Any, OneOf(ATTENTION_KERNELS, KERNEL_SUPPLIED)] = xla
     moe_every: NaturalInt = 1
     dense_layers: tuple[NaturalInt, ...] = ()
+    moe_last: PositiveInt | None = None
     moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
     residual_scale: PositiveFloat | None = None
     dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -100,6 +103,7 @@ class TransformerConfig:
             allowed = f'at most num_layers ({self.num_layers}); 0 for none'
             raise ConfigError('moe_every', self.moe_every, allowed)
         self._check_dense_layers()
+        self._check_moe_last()
 
     def _check_dense_layers(self):
         """Refuses layers that are none, and those of a dense stack."""
@@ -115,6 +119,15 @@ class TransformerConfig:
             allowed = 'fewer layers; moe_every = 0 is a stack without mixtures'
         if allowed:
             raise ConfigError('dense_layers', given, allowed)
+
+    def _check_moe_last(self):
+        """Refuses more last mixtures than there are."""
+        last, most = self.moe_last, len(self._candidates)
+        if last is not None and last > most:
+            allowed = f'at most {most}, the mixtures by moe_every'
+            if not self.moe_every:
+                allowed = 'None, as moe_every = 0 has no mixtures'
+            raise ConfigError('moe_last', last, allowed)
 
     def make_norm(self, name: str) -> nn.Module:
         """Makes a norm of the residual stream, of the calling module.
@@ -191,6 +204,11 @@ class TransformerConfig:
     @property
     def moe_layers(self) -> list[int]:
         """Returns the indices of the mixture layers."""
+        return self._candidates[-(self.moe_last or 0) :]
+
+    @property
+    def _candidates(self) -> list[int]:
+        """Returns the layers that are mixtures without `moe_last`."""
         if not self.moe_every:
             return []
         found = range(self.moe_every - 1, self.num_layers, self.moe_every)

@@ -40,6 +40,16 @@ from tests import tiny
             'dense_layers',
             '(), as moe_every = 0 has no mixtures',
         ),
+        (
+            {'moe_last': 2, 'dense_layers': (0,)},
+            'moe_last',
+            'at most 1, the mixtures by moe_every',
+        ),
+        (
+            {'moe_last': 1, 'moe_every': 0},
+            'moe_last',
+            'None, as moe_every = 0 has no mixtures',
+        ),
         ({'remat': 'some'}, 'remat', "one of 'none', 'dots', 'hidden', 'full'"),
         ({'rope.theta': 0.0}, 'rope.theta', 'greater than 0.0'),
         (
@@ -88,3 +98,18 @@ def test_refused(changes, field, allowed):
     message = f'^{re.escape(f"config.model.{field} = ")}.*{re.escape(allowed)}$'
     with pytest.raises(ConfigError, match=message):
         tiny.model(changes)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'layers'),
+    [
+        ({'moe_every': 2}, [1, 3, 5, 7]),
+        # V-MoE's Last-2 is of its odd blocks: arXiv 2106.05974.
+        ({'moe_every': 2, 'moe_last': 2}, [5, 7]),
+        # Soft MoE's second half: arXiv 2308.00951.
+        ({'moe_last': 4}, [4, 5, 6, 7]),
+        ({'moe_last': 2, 'dense_layers': (7,)}, [5, 6]),
+    ],
+)
+def test_where_the_mixtures_are(changes, layers):
+    assert tiny.model({'num_layers': 8, **changes}).moe_layers == layers

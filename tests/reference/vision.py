@@ -39,13 +39,17 @@ def logits(images, params, size, options, mask):
 
     Args:
       images: pixels [B, H, W, C].
-      params: of the model.
+      params: of the model. One more position than patches is a class token,
+        which the head reads instead of the mean.
       size: p.
       options: of `model.stack`.
       mask: live images [B].
     """
     x = patches(images, size) @ params['patches']
-    x = x + params['position_embedding']
+    position = params['position_embedding']
+    token = len(position) - x.shape[1]
+    before = np.zeros((len(x), token, x.shape[2]))
+    x = np.concatenate([before, x], axis=1) + position
     tokens = np.zeros(x.shape[:2], bool)
     for b in range(len(x)):
         tokens[b] = mask[b]
@@ -54,6 +58,9 @@ def logits(images, params, size, options, mask):
     x = model.norm(x, params['norm'], options['epsilon'])
     scores = np.zeros((len(x), params['head'].shape[1]))
     for b in range(len(x)):
-        pooled = sum(x[b]) / len(x[b])
+        pooled = x[b, 0] if token else sum(x[b]) / len(x[b])
+        if 'head_hidden' in params:
+            inner = pooled @ params['head_hidden']
+            pooled = np.tanh(inner + params['head_hidden_bias'])
         scores[b] = pooled @ params['head'] + params['head_bias']
     return scores, mixtures

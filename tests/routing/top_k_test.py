@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import ROUTERS, top_k
+from moe.routing import ROUTERS, token_normal, top_k
 from moe.types import Context
+from tests.reference import routers
 from tests.reference import routing as reference
 from tests.reference.compare import assert_close
 
@@ -191,3 +192,29 @@ def test_more_choices_than_experts():
 
 def test_is_registered():
     assert ROUTERS['top_k'] is top_k
+
+
+@pytest.mark.parametrize('k', [1, 2])
+def test_noise_is_by_token_and_only_in_training(k):
+    # V-MoE: H = logits + normal / E; the gates are the softmax of all of H,
+    # and an expert's chance is Phi((logits - K-th of H) E).
+    logits, key = draw(3)[0], jax.random.key(5)
+    still = context()._replace(key=key, train=False)
+    options = {'k': k, 'renormalize': False, 'noise': 1.0}
+    routing = top_k(logits, still, **options)
+    np.testing.assert_array_equal(routing.weight, route(logits, k, False).weight)
+    assert routing.selection_probability is None
+    routing = top_k(logits, still._replace(train=True), **options)
+    noise = np.float64(token_normal(key, still.position, E))
+    for g, s in np.ndindex(G, S):
+        clean = np.float64(logits[g, s])
+        noisy = clean + noise[g, s] / E
+        chosen, gates = reference.softmax_then_select(noisy, k, False)
+        assert routing.expert[g, :, s].tolist() == list(chosen)
+        assert_close(routing.weight[g, :, s], gates, 1e-6)
+        assert_close(routing.probs[g, s], reference.softmax(clean), 1e-6)
+        least = sorted(noisy)[-k]
+        chance = [routers.normal_cdf((x - least) * E) for x in clean]
+        assert_close(routing.selection_probability[g, s], chance, 1e-5)
+    with pytest.raises(ValueError, match='noise needs an rng'):
+        top_k(logits, context()._replace(train=True), **options)

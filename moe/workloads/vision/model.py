@@ -1,9 +1,11 @@
 """The vision transformer, an image classifier.
 
-B batch, H rows and W columns of pixels, C channels, S patches, D width.
+B batch, H rows and W columns of pixels, C channels, S patches (and the
+class token, if there is one), D width.
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +29,10 @@ class ViTConfig(TransformerConfig):
       channels: C.
       patch_size: rows and columns of a patch, pixels.
       num_classes: number of classes of the labels.
+      pool: what the head reads: the mean over all patches, or the first token,
+        the class token, which is no patch.
+      head_hidden: width of a layer with tanh before the head, ViT's pre-logits;
+        None for none.
       rope: None, as positions are learned; see `TransformerConfig`.
     """
 
@@ -34,6 +40,8 @@ class ViTConfig(TransformerConfig):
     channels: PositiveInt = 1
     patch_size: PositiveInt = 2
     num_classes: PositiveInt = 10
+    pool: Literal['mean', 'token'] = 'mean'
+    head_hidden: PositiveInt | None = None
     rope: Rope | None = None
 
     def __post_init__(self):
@@ -49,13 +57,21 @@ class ViTConfig(TransformerConfig):
 
     @property
     def num_patches(self) -> int:
-        """Returns S, the number of tokens of an image."""
+        """Returns the number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_tokens(self) -> int:
+        """Returns S, the patches of an image and the class token."""
+        return self.num_patches + (self.pool == 'token')
 
 
 class ViT(nn.Module):
     """A vision transformer: patches, blocks, norm, mean over patches, logits.
 
+    Or, with `pool = 'token'`, a class token before the patches, which the head
+    reads. A class token and a bias of the patches are in the embeddings of
+    their positions, to which ViT adds them, and have no parameter of their own.
     Sources: ViT, arXiv 2010.11929; with mixtures V-MoE, arXiv 2106.05974.
 
     Attributes:
@@ -100,7 +116,6 @@ class ViT(nn.Module):
             p=c.patch_size,
             q=c.patch_size,
         )
-        # Without a bias, as every position has an embedding.
         fan_in = nn.initializers.variance_scaling(
             1.0, 'fan_in', 'truncated_normal'
         )
@@ -112,29 +127,43 @@ class ViT(nn.Module):
             self,
             'position_embedding',
             nn.initializers.normal(0.02),
-            (c.num_patches, c.d_model),
+            (c.num_tokens, c.d_model),
             decay=True,
             multiplied=False,
         )
         x = rows.astype(c.dtype) @ kernel.astype(c.dtype)
-        x = x.reshape(-1, *position.shape) + position.astype(c.dtype)
+        x = x.reshape(-1, c.num_patches, c.d_model)
+        x = jnp.pad(x, ((0, 0), (c.num_tokens - c.num_patches, 0), (0, 0)))
+        x = x + position.astype(c.dtype)
         if mask is not None:
             mask = jnp.broadcast_to(mask[:, None], x.shape[:2])
         x, _, aux = Stack(c, causal=False, name='stack')(
             x, mask=mask, train=train, record=record
         )
         x = c.make_norm('norm')(x)
+        x = x.astype(jnp.float32)
+        pooled = x[:, 0] if c.pool == 'token' else jnp.mean(x, axis=1)
         zeros = nn.initializers.zeros_init()
+        if c.head_hidden:
+            shape = (c.d_model, c.head_hidden)
+            axes = ('embed', None)
+            inner = parameter(
+                self, 'head_hidden', fan_in, shape, axes=axes, decay=True
+            )
+            shape = (c.head_hidden,)
+            bias = parameter(
+                self, 'head_hidden_bias', zeros, shape, decay=False
+            )
+            pooled = jnp.tanh(pooled @ inner + bias)
         head = parameter(
             self,
             'head',
             zeros,
-            (c.d_model, c.num_classes),
+            (pooled.shape[-1], c.num_classes),
             axes=('embed', None),
             decay=True,
         )
         bias = parameter(
             self, 'head_bias', zeros, (c.num_classes,), decay=False
         )
-        pooled = jnp.mean(x.astype(jnp.float32), axis=1)
         return pooled @ head + bias, aux

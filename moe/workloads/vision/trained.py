@@ -50,7 +50,7 @@ class VisionRun(TrainedRun):
           mixtures, which assign no patch.
         """
         _, aux = _apply(self.model, self.variables, inputs, record=True)
-        shape = (len(inputs), self.config.model.num_patches)
+        shape = (len(inputs), self.config.model.num_tokens)
         layers = self.config.model.moe_layers
         return by_layer(aux and aux.routing, layers, shape)
 

@@ -70,8 +70,8 @@ class VisionConfig(TransformerRun):
 
     @property
     def tokens_per_example(self) -> int:
-        """Returns the number of patches of an image."""
-        return self.model.num_patches
+        """Returns the number of patches of an image, and its class token."""
+        return self.model.num_tokens
 
 
 class Vision(TransformerWorkload):

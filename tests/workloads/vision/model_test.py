@@ -75,10 +75,17 @@ def assembled(patches):
     return np.float32(reference.assembled(patches, IMAGES.shape, 2))
 
 
-@pytest.mark.parametrize('executor', ['indexed', 'grouped'])
-def test_equals_the_loops(executor):
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'moe.dispatcher': 'indexed'},
+        {'moe.dispatcher': 'grouped'},
+        {'pool': 'token', 'head_hidden': 7},
+    ],
+)
+def test_equals_the_loops(changes):
     # Layer 0 dense, layer 1 a mixture; the third image is padding.
-    config = model({'moe_every': 2, 'moe.dispatcher': executor})
+    config = model({'moe_every': 2, **changes})
     params = jax.tree.map(np.float64, initial(config))
     options = tiny.oracle_options(config)
     desired, (mixture,) = reference.logits(
@@ -355,3 +362,5 @@ def test_refused(changes, field, allowed):
 def test_patches_are_as_many_as_positions():
     assert model().num_patches == 9
     assert model({'patch_size': 3}).num_patches == 4
+    assert model().num_tokens == 9
+    assert model({'pool': 'token'}).num_tokens == 10
