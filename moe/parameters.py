@@ -59,6 +59,8 @@ class Parameter:
         them stack matrices. None for anything else.
       multiplied: whether a token is multiplied with it; a table of embeddings
         is only looked up.
+      grid: whether its rows are the positions of a square grid, maybe after one
+        that is not, so that for another number of them it is interpolated.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +68,7 @@ class Parameter:
     decay: bool
     matrix: Matrix | None = None
     multiplied: bool = True
+    grid: bool = False
 
     @property
     def size(self) -> int:
@@ -83,6 +86,7 @@ def parameter(
     decay: bool,
     matrix: Matrix | None = None,
     multiplied: bool = True,
+    grid: bool = False,
 ) -> Float[Array, '...']:
     """Makes a float32 parameter of a linen module, and declares it.
 
@@ -96,6 +100,7 @@ def parameter(
         biases and gates, which decay would flatten.
       matrix: see `Parameter`.
       multiplied: see `Parameter`.
+      grid: see `Parameter`.
 
     Returns:
       The parameter.
@@ -103,7 +108,7 @@ def parameter(
     recording = _RECORDING.value
     if recording is not None and module.is_initializing():
         axes = (None,) * len(shape) if axes is None else axes
-        made = Parameter(shape, axes, decay, matrix, multiplied)
+        made = Parameter(shape, axes, decay, matrix, multiplied, grid)
         recording.declared[(*_path(module), name)] = made
     return module.param(name, init, shape, jnp.float32)
 

@@ -6,7 +6,7 @@ onto the mesh of this run. Nothing is written to the other folder.
 
 import fnmatch
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from moe.training import history
 from moe.training.checksum import leaf_names
 from moe.training.config import Config
 from moe.training.folder import DATA, read_plain_config
+from moe.training.grids import fits, interpolated
 from moe.training.init_from import NEW, RESIZE, InitFrom
 from moe.training.record import Leaf, Record, describe_leaves, read_record
 from moe.training.restore import (
@@ -32,6 +33,7 @@ from moe.training.step import TrainState
 from moe.training.workload import Workload
 
 TAKEN, RESIZED, MADE, LEFT = 'taken', 'resized', 'new', 'left'
+INTERPOLATED = 'interpolated'
 # What has parameters and variables; the rest is of the optimizer.
 _MODEL = ('params/', 'model_state/')
 _OPTIMIZER = ('opt_state/', 'average/', 'guard/', 'step')
@@ -41,11 +43,11 @@ class Row(NamedTuple):
     """What becomes of one leaf.
 
     Attributes:
-      kind: taken, resized, new, or left in the other run.
+      kind: taken, resized, interpolated, new, or left in the other run.
       name: its name here, or in the other run if it is left there.
       source: its name in the other run; None for one that is new.
       leaf: dtype and shape here, or in the other run if it is left there.
-      before: shape in the other run of one that is resized.
+      before: shape in the other run of one that is resized or interpolated.
     """
 
     kind: str
@@ -81,7 +83,7 @@ class WarmStart(NamedTuple):
         """Returns what the history of the run keeps, JSON."""
         names = {
             kind: [row.name for row in self.rows if row.kind == kind]
-            for kind in (TAKEN, RESIZED, MADE, LEFT)
+            for kind in (TAKEN, RESIZED, INTERPOLATED, MADE, LEFT)
         }
         return {'run': self.run, 'step': self.step, **names}
 
@@ -122,7 +124,7 @@ def check_init_from(
         for entry in entries:
             if not entry.damage and given.step in (None, entry.step):
                 record = read_record(entry.path)
-                assign(given, record, like, _parts_of(workload))
+                assign(given, record, like, *_known_of(workload))
                 if given.optimizer and record.step >= config.steps:
                     allowed = f'more than the {record.step} of init_from'
                     raise ConfigError('steps', config.steps, allowed)
@@ -186,12 +188,12 @@ def warm_start(
     check_step(step, sorted({entry.step for entry in entries}))
     if step is not None:
         entries = [entry for entry in entries if entry.step == step]
-    where = _parts_of(workload)
+    known = _known_of(workload)
     replicated = NamedSharding(mesh, P())
     leaves = dict(zip(leaf_names(first), jax.tree.leaves(first), strict=True))
 
     def choose(record):
-        rows = assign(given, record, first, where)
+        rows = assign(given, record, first, *known)
         return {
             row.source: _wanted(row, leaves[row.name], replicated)
             for row in rows
@@ -201,13 +203,16 @@ def warm_start(
     (record, found), _ = restore_newest(
         given.folder, entries, lambda path: read_leaves(path, choose)
     )
-    rows = assign(given, record, first, where)
+    rows = assign(given, record, first, *known)
     for row in rows:
         if row.kind == TAKEN:
             leaves[row.name] = found[row.source]
-        elif row.kind == RESIZED:
-            own = leaves[row.name]
-            leaves[row.name] = _resized(own, found[row.source])
+        elif row.kind in (RESIZED, INTERPOLATED):
+            own, make = leaves[row.name], _resized
+            if row.kind == INTERPOLATED:
+                make = lambda own, found: interpolated(found, len(own))
+            make = jax.jit(make, out_shardings=own.sharding)
+            leaves[row.name] = make(own, found[row.source])
     structure = jax.tree.structure(first)
     state = jax.tree.unflatten(
         structure, [leaves[n] for n in leaf_names(first)]
@@ -230,18 +235,24 @@ def _resized(own: jax.Array, found: jax.Array) -> jax.Array:
     both = tuple(
         slice(min(a, b)) for a, b in zip(own.shape, found.shape, strict=True)
     )
-    put = lambda own, found: own.at[both].set(found[both])
-    return jax.jit(put, out_shardings=own.sharding)(own, found)
+    return own.at[both].set(found[both])
 
 
-def _parts_of(workload: Workload) -> dict[str, str]:
-    """Returns the parts of the model by the names of its parameters."""
+def _known_of(workload: Workload) -> tuple[dict[str, str], frozenset[str]]:
+    """Returns the part of each parameter by its name, and the grids' names."""
     tree = {'params': parts(workload.parameters)}
-    return dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
+    names, declared = leaf_names(tree), jax.tree.leaves(workload.parameters)
+    grids = [n for n, p in zip(names, declared, strict=True) if p.grid]
+    where = zip(names, jax.tree.leaves(tree), strict=True)
+    return dict(where), frozenset(grids)
 
 
 def assign(
-    given: InitFrom, record: Record, like: Any, where: Mapping[str, str]
+    given: InitFrom,
+    record: Record,
+    like: Any,
+    where: Mapping[str, str],
+    grids: Collection[str] = (),
 ) -> list[Row]:
     """Says of each leaf of both runs what becomes of it.
 
@@ -250,6 +261,7 @@ def assign(
       record: record of the other run's checkpoint.
       like: the train state of this run, or shapes like it.
       where: the part of the model that each parameter is of, by name.
+      grids: those that are interpolated if they differ, without a rule.
 
     Raises:
       ConfigError: for a leaf that differs and has no rule, or a rule for none.
@@ -263,7 +275,10 @@ def assign(
             part = where.get(name, 'router' if 'router' in name else '')
             key = _rule_of(name, part, given.map)
             unused.pop(key, None)
-            rows.append(_row(name, leaf, key, given.map, there))
+            rules = given.map
+            if not key and name in grids:
+                key, rules = name, {name: INTERPOLATED}
+            rows.append(_row(name, leaf, key, rules, there))
     if given.optimizer:
         of_it = lambda names: {n for n in names if n.startswith(_OPTIMIZER)}
         for name in sorted(of_it(here) | of_it(there)):
@@ -309,7 +324,7 @@ def _row(
     if action == NEW:
         return Row(MADE, name, None, leaf)
     collection, _, short = name.partition('/')
-    if action and action != RESIZE:
+    if action and action not in (RESIZE, INTERPOLATED):
         short = _renamed(short, key, action)
     source = f'{collection}/{short}'
     other = there.get(source)
@@ -321,6 +336,10 @@ def _row(
     )
     if other is not None and sized and action == RESIZE:
         return Row(RESIZED, name, source, leaf, other.shape)
+    if other is not None and sized and action == INTERPOLATED:
+        if fits(other.shape, leaf.shape):
+            return Row(INTERPOLATED, name, source, leaf, other.shape)
+        action = ''
     remedies = 'new, resize' if sized else 'new, or the name of another there'
     raise ConfigError(
         f'map.{name.partition("/")[2]}',

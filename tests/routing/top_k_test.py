@@ -202,7 +202,9 @@ def test_noise_is_by_token_and_only_in_training(k):
     still = context()._replace(key=key, train=False)
     options = {'k': k, 'renormalize': False, 'noise': 1.0}
     routing = top_k(logits, still, **options)
-    np.testing.assert_array_equal(routing.weight, route(logits, k, False).weight)
+    np.testing.assert_array_equal(
+        routing.weight, route(logits, k, False).weight
+    )
     assert routing.selection_probability is None
     routing = top_k(logits, still._replace(train=True), **options)
     noise = np.float64(token_normal(key, still.position, E))

@@ -124,3 +124,31 @@ def test_table():
         'taken    stack/a/up      float32[2, 4]  from old/b/up',
         'left     old/b/router    float32[2, 3]',
     ]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'kind'), [((4, 2), 'interpolated'), ((9, 2), 'taken')]
+)
+def test_a_grid_of_positions_needs_no_rule(shape, kind):
+    # Four patches become nine.
+    there = {'params/at': Leaf(F32, shape, '')}
+    here = {'params': {'at': Struct(9, 2)}}
+    record, given = Record(7, None, there), InitFrom(run='x')
+    args = (record, here, {'params/at': 'embedding'}, {'params/at'})
+    (row,) = assign(given, *args)
+    assert row.kind == kind
+    ends = {'interpolated': '  from [4, 2]', 'taken': ''}
+    assert table([row]) == [f'{kind}  at  float32[9, 2]{ends[kind]}']
+    given = InitFrom(run='x', map={'at': 'new'})
+    assert [row.kind for row in assign(given, *args)] == ['new', 'left']
+
+
+@pytest.mark.parametrize('shape', [(5, 2), (6, 2), (4, 3)])
+def test_a_grid_that_does_not_fit_needs_one(shape):
+    there = {'params/at': Leaf(F32, shape, '')}
+    here = {'params': {'at': Struct(9, 2)}}
+    args = (Record(7, None, there), here, {'params/at': ''}, {'params/at'})
+    with pytest.raises(ConfigError) as caught:
+        assign(InitFrom(run='x'), *args)
+    assert caught.value.field == 'map.at'
+    assert 'new, resize: at is ' in caught.value.allowed

@@ -130,6 +130,7 @@ class ViT(nn.Module):
             (c.num_tokens, c.d_model),
             decay=True,
             multiplied=False,
+            grid=True,
         )
         x = rows.astype(c.dtype) @ kernel.astype(c.dtype)
         x = x.reshape(-1, c.num_patches, c.d_model)
