@@ -4,11 +4,9 @@ Reads text, rows of JSON and Parquet, with a tokenizer that is given or trained
 on them. What is finished stays: the same command goes on where it ended.
 """
 
-import concurrent.futures
 import glob
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -18,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from moe import files, progress
+from moe import files, pool, progress
 from moe.command_line import command, read_flags
 from moe.config import ConfigError
 from moe.workloads.data_files import matching
@@ -217,32 +215,17 @@ def _written(shards: Sequence[Shard]) -> list[dict[str, Any]]:
     todo = [shard for shard in shards if entries[shard.name] is None]
     size = {shard.name: sum(p.size for p in shard.parts) for shard in shards}
     done = sum(size.values()) - sum(size[shard.name] for shard in todo)
-    count = min(_FLAGS.processes or os.cpu_count() or 1, len(todo))
+    count = _FLAGS.processes or os.cpu_count() or 1
+    if min(count, len(todo)) > 1:
+        os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # one thread a process
     total = sum(size.values())
     with progress.shown('tokenizing', total, 'bytes') as reach:
         reach(done)
-        for shard, entry in _results(todo, count):
+        for shard, entry in pool.results(write_shard, todo, count):
             entries[shard.name] = entry
             done += size[shard.name]
             reach(done)
     return [entries[shard.name] or {} for shard in shards]
-
-
-def _results(
-    todo: Sequence[Shard], count: int
-) -> Iterator[tuple[Shard, dict[str, Any]]]:
-    if count < 2:
-        yield from ((shard, write_shard(shard)) for shard in todo)
-        return
-    os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # a process has one thread
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(count, context) as pool:
-        running = {pool.submit(write_shard, shard): shard for shard in todo}
-        try:
-            for future in concurrent.futures.as_completed(running):
-                yield running[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _manifest(

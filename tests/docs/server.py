@@ -11,6 +11,7 @@ import launch.plan
 import launch.results
 import launch.sweep
 import moe.checkpoints.__main__
+import moe.convert_images
 import moe.evaluate
 import moe.predict
 import moe.report.__main__
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Any] = {
     'launch.results': launch.results,
     'launch.sweep': launch.sweep,
     'moe.checkpoints': moe.checkpoints.__main__,
+    'moe.convert_images': moe.convert_images,
     'moe.evaluate': moe.evaluate,
     'moe.predict': moe.predict,
     'moe.report': moe.report.__main__,

@@ -201,3 +201,15 @@ class Labels:
 def class_numbers(names: Iterable[str]) -> Mapping[str, int]:
     """Returns the label of each class: its place among the sorted names."""
     return {name: i for i, name in enumerate(sorted(names))}
+
+
+def encoded_png(pixels: UInt8[np.ndarray, 'H W *C']) -> bytes:
+    """Returns an image as the bytes of a PNG.
+
+    Args:
+      pixels: [H, W] or [H, W, C] of one channel or three.
+    """
+    file = io.BytesIO()
+    flat = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+    Image.fromarray(flat).save(file, 'PNG')
+    return file.getvalue()

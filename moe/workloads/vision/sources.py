@@ -95,19 +95,14 @@ def npz(*, files: str, val_fraction: ValFraction = 0.25) -> LabelledImages:
     Raises:
       ConfigError: for a file without such arrays.
     """
-
-    def refuse(allowed):
-        return ConfigError(_FILES, files, allowed)
-
-    arrays = _read(files, refuse)
-    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
-        _check(arrays, suffix, refuse)
+    arrays = read_arrays(files)
     x, y = pixels(arrays['x']), arrays['y']
     if 'x_val' not in arrays:
         return held_out(x, y, val_fraction)
     val = pixels(arrays['x_val']), arrays['y_val']
     if not len(val[0]):
-        raise refuse('images in x_val and y_val (there are 0)')
+        allowed = 'images in x_val and y_val (there are 0)'
+        raise ConfigError(_FILES, files, allowed)
     return LabelledImages((x, y), val)
 
 
@@ -151,8 +146,23 @@ def pixels(x: np.ndarray) -> np.ndarray:
         return x.astype(np.float32) / np.float32(scale)
 
 
-def _read(files: str, refuse) -> Arrays:
-    """Reads the arrays x, y, x_val and y_val of the file."""
+def read_arrays(files: str, field: str = _FILES) -> Arrays:
+    """Reads the arrays x, y, and perhaps x_val and y_val, of an .npz.
+
+    Args:
+      files: path of the file.
+      field: the field that names it, for messages.
+
+    Returns:
+      The arrays by name, of fitting shapes and types.
+
+    Raises:
+      ConfigError: for a file without such arrays.
+    """
+
+    def refuse(allowed):
+        return ConfigError(field, files, allowed)
+
     path = pathlib.Path(files)
     if not path.is_file():
         raise refuse('the path of an .npz file (there is no such file)')
@@ -165,7 +175,7 @@ def _read(files: str, refuse) -> Arrays:
         ):
             names = {'x', 'y', 'x_val', 'y_val'} & set(found)
             size = sum(_size(found.zip, name) for name in names)
-            check_memory(size, _FILES, files)
+            check_memory(size, field, files)
             arrays = {name: np.asarray(found[name]) for name in names}
     except ConfigError:
         raise
@@ -176,6 +186,8 @@ def _read(files: str, refuse) -> Arrays:
         wanted |= {'x_val', 'y_val'}
     if missing := sorted(wanted - names):
         raise refuse(f'an .npz file that has also {", ".join(missing)}')
+    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
+        _check(arrays, suffix, refuse)
     return arrays
 
 

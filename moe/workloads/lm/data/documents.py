@@ -57,7 +57,7 @@ def parts_of(path: str, kind: str, size: int) -> list[Part]:
     """
     total = os.path.getsize(path)
     if kind == 'parquet':
-        groups = _parquet(path).metadata
+        groups = parquet_file(path).metadata
         sizes = [
             groups.row_group(i).total_byte_size
             for i in range(groups.num_row_groups)
@@ -135,7 +135,7 @@ def _lines(part: Part, field: str) -> Iterator[bytes]:
 
 
 def _rows(part: Part, field: str) -> Iterator[bytes]:
-    file = _parquet(part.path)
+    file = parquet_file(part.path)
     if field not in file.schema_arrow.names:
         known = ', '.join(file.schema_arrow.names)
         raise _refuse(part.path, f'has no column {field!r} but {known}')
@@ -147,7 +147,18 @@ def _rows(part: Part, field: str) -> Iterator[bytes]:
             yield text.encode(errors='replace')
 
 
-def _parquet(path: str) -> Any:
+def parquet_file(path: str) -> Any:
+    """Opens a file of Parquet.
+
+    Args:
+      path: path of the file.
+
+    Returns:
+      The `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+      ConfigError: without the package, or for another file.
+    """
     try:
         module = importlib.import_module('pyarrow.parquet')
     except ImportError:

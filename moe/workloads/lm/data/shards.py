@@ -11,7 +11,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -181,8 +181,24 @@ class Shard:
         return pathlib.Path(self.folder) / f'.{self.name}.json'
 
 
-def finished(shard: Shard) -> dict[str, Any] | None:
-    """Returns what `write_shard` returned for a shard that is there whole."""
+class Recorded(Protocol):
+    """A shard of any kind whose result is kept in a file when it is whole."""
+
+    @property
+    def folder(self) -> str:
+        """Returns the folder of the shard."""
+
+    @property
+    def key(self) -> str:
+        """Returns what identifies all that it depends on."""
+
+    @property
+    def record(self) -> pathlib.Path:
+        """Returns the file that says that the shard is whole."""
+
+
+def finished(shard: Recorded) -> dict[str, Any] | None:
+    """Returns what was kept of writing a shard that is there whole."""
     try:
         entry = json.loads(shard.record.read_text())
         for name, about in entry['files'].items():
