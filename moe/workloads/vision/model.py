@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from moe.config import ConfigError, PositiveInt
+from moe.config import ConfigError, PositiveFloat, PositiveInt
 from moe.layers import check_model
 from moe.models.rope import Rope
 from moe.models.transformer import Stack, TransformerConfig
@@ -33,6 +33,8 @@ class ViTConfig(TransformerConfig):
         the class token, which is no patch.
       head_hidden: width of a layer with tanh before the head, ViT's pre-logits;
         None for none.
+      position_std: standard deviation of the position embeddings before the
+        first step; that of an embedded patch is about 1.
       rope: None, as positions are learned; see `TransformerConfig`.
     """
 
@@ -42,6 +44,7 @@ class ViTConfig(TransformerConfig):
     num_classes: PositiveInt = 10
     pool: Literal['mean', 'token'] = 'mean'
     head_hidden: PositiveInt | None = None
+    position_std: PositiveFloat = 0.02
     rope: Rope | None = None
 
     def __post_init__(self):
@@ -126,7 +129,7 @@ class ViT(nn.Module):
         position = parameter(
             self,
             'position_embedding',
-            nn.initializers.normal(0.02),
+            nn.initializers.normal(c.position_std),
             (c.num_tokens, c.d_model),
             decay=True,
             multiplied=False,

@@ -1,6 +1,7 @@
 """The report sections of a vision transformer.
 
-Accuracy against capacity, accuracy of the classes, and the confusion matrix.
+Baselines, accuracy against capacity, accuracy of the classes, and the confusion
+matrix.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ from moe.report import plots
 from moe.report.markup import figure, paragraph, section, shade_table, table
 from moe.report.page import Sections
 from moe.report.run import Run
-from moe.workloads.vision import capacity_curve
+from moe.workloads.vision import baselines, capacity_curve
 from moe.workloads.vision.confusion import Confusion
 
 # Of more classes the extremes are shown, and no matrix.
@@ -22,12 +23,26 @@ _EXTREMES = 10
 _COLUMNS = ('images', 'accuracy', 'most often taken for')
 
 
+def summary(run: Run) -> list[str]:
+    """Returns the line of the baselines, if the run has some."""
+    found = baselines.shown(run.workdir)
+    words = ', '.join(f'{name} {value}' for name, value in found.items())
+    return [f'baselines on the same images: {words}'] if found else []
+
+
 def details(run: Run) -> list[str]:
-    """Returns the accuracy against capacity, and by class, HTML."""
-    path, parts = run.workdir / 'confusion.json', [_capacities(run)]
+    """Returns baselines, and the accuracy against capacity, and by class."""
+    path = run.workdir / 'confusion.json'
+    parts = [_baselines(run), _capacities(run)]
     if path.exists():
         parts.append(_classes(Confusion.read(path)))
     return [part for part in parts if part]
+
+
+def _baselines(run: Run) -> str:
+    found = baselines.shown(run.workdir)
+    rows = {name: {'accuracy': value} for name, value in found.items()}
+    return section('Baselines', [table(rows, ('accuracy',), 'baseline')])
 
 
 def _capacities(run: Run) -> str:
@@ -155,4 +170,4 @@ def _matrix(found: Confusion) -> list[str]:
     return [section('Confusion matrix', [paragraph(words), shown], 3)]
 
 
-SECTIONS = Sections(details=details)
+SECTIONS = Sections(summary=summary, details=details)

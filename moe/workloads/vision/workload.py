@@ -26,7 +26,7 @@ from moe.training.workload import (
     state_of,
 )
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
-from moe.workloads.vision import capacity_curve, images
+from moe.workloads.vision import baselines, capacity_curve, images
 from moe.workloads.vision.capacity_curve import CapacityCurve
 from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.encoded import Streamed
@@ -190,7 +190,8 @@ class Vision(TransformerWorkload):
     def finalize(self, variables, data: Images, workdir: pathlib.Path):
         """Writes the confusion matrix of the validation images.
 
-        Before it the accuracy against capacity, if the config asks for it.
+        Before it the accuracy against capacity, if the config asks for it, and
+        the baselines.
         """
         curve, main = self._config.capacity_curve, jax.process_index() == 0
         if curve:
@@ -206,6 +207,7 @@ class Vision(TransformerWorkload):
                 files.write_text(workdir / capacity_curve.FILE, text)
         rows = rows_of(self.evaluated(variables, data))
         if main:
+            baselines.write(baselines.baselines(data), workdir)
             self._confusion(rows).write(workdir / self.final_file)
         return {}
 

@@ -230,10 +230,10 @@ def test_remat_changes_no_number(remat):
 
 def test_starts_undecided():
     # The head is 0 at first, the rest is not: patches of 12 numbers come with
-    # a variance of 1 / 12, and positions are 0.02 apart.
-    params = jax.jit(ViT(model({'d_model': 256})).init)(
-        jax.random.key(0), IMAGES
-    )['params']
+    # a variance of 1 / 12, and positions with the one that the config says.
+    assert model().position_std == 0.02  # ViT's
+    config = model({'d_model': 256, 'position_std': 0.3})
+    params = jax.jit(ViT(config).init)(jax.random.key(0), IMAGES)['params']
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype('float32')}
     shapes = {
         'patches': (12, 256),
@@ -248,7 +248,7 @@ def test_starts_undecided():
     # 3072 and 2304 draws: 5 % is four standard errors of a deviation.
     np.testing.assert_allclose(np.std(params['patches']), 12**-0.5, rtol=0.05)
     np.testing.assert_allclose(
-        np.std(params['position_embedding']), 0.02, rtol=0.06
+        np.std(params['position_embedding']), 0.3, rtol=0.06
     )
 
 

@@ -7,10 +7,24 @@ import pytest
 
 from moe.config import ConfigError
 from moe.report import Run
-from moe.workloads.vision import report
+from moe.workloads.vision import baselines, report
 from moe.workloads.vision.confusion import Confusion
 from tests.report import runs
 from tests.report.page_test import Parsed
+
+
+def test_baselines_stand_in_the_summary_and_on_the_page(tmp_path):
+    folder = runs.write(tmp_path / 'one')
+    assert report.summary(Run(folder)) == []
+    baselines.write({'1-nearest-neighbour': 0.75, 'other': 0.5}, folder)
+    line = 'baselines on the same images: 1-nearest-neighbour 0.7500, '
+    assert report.summary(Run(folder)) == [line + 'other 0.5000']
+    (part,) = report.details(Run(folder))
+    assert Parsed(part).rows == [
+        ['baseline', 'accuracy'],
+        ['1-nearest-neighbour', '0.7500'],
+        ['other', '0.5000'],
+    ]
 
 
 def test_few_classes_have_a_matrix(tmp_path):
