@@ -17,7 +17,8 @@ def override(
     """Returns a plain config with fields changed, and every field in it.
 
     The name of a section's entry is changed before its options. Options that
-    had the old entry's defaults go with it.
+    had the old entry's defaults go with it. A registry may tell an entry by an
+    option alone, see `Registry.recognises`.
 
     Args:
       schema: the config's frozen dataclass.
@@ -28,10 +29,36 @@ def override(
       ConfigError: for a name that the config does not have.
     """
     result = completed(schema, plain)
+    values = _with_names(schema, result, dict(values)).items()
     order = lambda item: (item[0].count('.'), not item[0].endswith('.name'))
     for path, value in sorted(values, key=order):
         _set(schema, result, path, value)
     return result
+
+
+def _with_names(
+    schema: type, plain: Mapping[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the values with names of entries that they mean without one."""
+    names: dict[str, Any] = {}
+    for path, value in values.items():
+        *sections, option = path.split('.')
+        name = '.'.join([*sections, 'name'])
+        if name in values or '.'.join(sections) in values:
+            continue
+        hint, node = schema, plain
+        for part in sections:
+            known = children(hint, node)
+            if known is None or part not in known:
+                break
+            hint, node = known[part].hint, node.get(part)  # type: ignore
+            node = completed(hint, node) or {}
+        else:
+            choice, known = choice_of(hint), children(hint, node)
+            if choice is not None and option not in (known or ()):
+                found = choice.registry.recognised(option, str(value))
+                names |= {} if found is None else {name: found}
+    return {**values, **names}
 
 
 def _set(schema: Any, plain: dict[str, Any], path: str, value: Any) -> None:

@@ -59,6 +59,7 @@ class Registry(Mapping[str, Callable]):
     def __init__(self, kind: str):
         self.kind = kind
         self._entries: dict[str, Callable] = {}
+        self._recognise: Callable[[str, str], str | None] | None = None
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Returns a decorator that adds a function or class under a name.
@@ -97,6 +98,25 @@ class Registry(Mapping[str, Callable]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def recognises(self, function: Entry) -> Entry:
+        """Decorates the function that tells which entry an option means.
+
+        Args:
+          function: takes the name and the text of an option that the entry in
+            its place does not have; returns the name of another entry, or None.
+        """
+        self._recognise = function
+        return function
+
+    def recognised(self, option: str, text: str) -> str | None:
+        """Returns the entry that an option means, None if that is not known.
+
+        Args:
+          option: name of the option.
+          text: its value.
+        """
+        return self._recognise(option, text) if self._recognise else None
 
     def find(self, choice: Any, field: str) -> Any:
         """Returns the entry of a name; any other choice as it is.

@@ -185,3 +185,50 @@ def test_a_choice_may_be_none(given):
     assert parse(Chooses, plain).router is None
     plain = override(Chooses, given, [('router', Text('one'))])
     assert entry_of(parse(Chooses, plain).router) is one
+
+
+SHAPES = Registry('shape')
+
+
+@SHAPES.register('round')
+def round_(*, radius: int = 1):
+    return radius
+
+
+@SHAPES.register('box')
+def box(*, sides: str, depth: int = 1):
+    return sides, depth
+
+
+@SHAPES.recognises
+def shape_of(option, text):
+    return 'box' if option == 'sides' and 'x' in text else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shaped:
+    shape: Annotated[Callable, OneOf(SHAPES)] = round_
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    shaped: Shaped = dataclasses.field(default_factory=Shaped)
+
+
+def test_an_option_tells_its_entry():
+    text = [('shaped.shape.depth', Text('3')), ('shaped.shape.sides', '2x2')]
+    made = override(Scene, {}, text)['shaped']['shape']
+    assert made == {'name': 'box', 'sides': '2x2', 'depth': '3'}
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        [('shaped.shape.sides', '22')],  # which nothing tells
+        [('shaped.shape.sides', '2x2'), ('shaped.shape.name', 'round')],
+        [('shaped.none.sides', '2x2')],
+    ],
+)
+def test_options_that_tell_nothing(values):
+    with pytest.raises(ConfigError, match='must be absent'):
+        override(Scene, {}, values)

@@ -172,6 +172,12 @@ class ImageRecords(StreamedSource):
         return StreamedImages(train, val, count, self.center, digest)
 
 
+def has_shards(files: str) -> bool:
+    """Whether a folder has shards, or a glob names them, by their names."""
+    names = os.listdir(files) if os.path.isdir(files) else [files]
+    return any('array_record' in os.path.basename(name) for name in names)
+
+
 def shards_of(files: str) -> list[str]:
     """Returns the shards that a folder or a glob names, in their order.
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
 from moe.config import NaturalFloat, Within
@@ -61,7 +61,7 @@ class Augment:
 
 
 def augmented(
-    image: Image,
+    image: Image | UInt8[np.ndarray, 'H W C'],
     draw: np.random.Generator,
     config: Augment,
     standard: Standard,
@@ -69,7 +69,7 @@ def augmented(
     """Returns an image augmented by itself: all but crops and mixtures.
 
     Args:
-      image: the image.
+      image: the image, or pixels that are 255ths, not yet standardised.
       draw: where the random numbers come from; what is off draws none.
       config: what is on.
       standard: of the image's pixels.
@@ -77,9 +77,11 @@ def augmented(
     if config.flip and draw.integers(2):
         image = image[:, ::-1]
     if config.rand_augment:
-        pixels = standard.to_bytes(image)
-        pixels = rand_augmented(pixels, draw, config.rand_augment)
-        image = standard.from_bytes(pixels)
+        if image.dtype != np.uint8:
+            image = standard.to_bytes(image)
+        image = rand_augmented(image, draw, config.rand_augment)
+    if image.dtype == np.uint8:
+        image = standard.from_bytes(image)
     if config.rotation or config.scale or config.shear:
         angle, shear = (
             math.radians(draw.uniform(-a, a)) if a else 0.0

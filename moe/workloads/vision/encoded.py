@@ -132,30 +132,14 @@ class Streamed:
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, '... S S C']:
         if isinstance(index, (int, np.integer)):
-            return self.example(int(index))[0]
+            return self.standard.from_bytes(self.pixels(int(index))[0])
         rows = np.arange(len(self))[index]
-        images = [self.example(int(i))[0] for i in rows]
+        images = [self[int(i)] for i in rows]
         return (
             np.stack(images)
             if images
             else np.zeros((0, *self.shape[1:]), np.float32)
         )
-
-    def example(
-        self,
-        index: int,
-        draw: np.random.Generator | None = None,
-        least: float = 1.0,
-    ) -> tuple[Float[np.ndarray, 'S S C'], np.int32]:
-        """Returns an image and its label.
-
-        Args:
-          index: its number.
-          draw: draws a rectangle of it; None takes the central square.
-          least: least share of the image's area that the rectangle has.
-        """
-        pixels, label = self.pixels(index, draw, least)
-        return self.standard.from_bytes(pixels), np.int32(label)
 
     def pixels(
         self,
@@ -163,7 +147,13 @@ class Streamed:
         draw: np.random.Generator | None = None,
         least: float = 1.0,
     ) -> tuple[Pixels, int]:
-        """Returns the same as `example`, the pixels as 255ths."""
+        """Returns an image, not standardised, and its label.
+
+        Args:
+          index: its number.
+          draw: draws a rectangle of it; None takes the central square.
+          least: least share of the image's area that the rectangle has.
+        """
         data, label = self.encoded.read(index)
         image = opened(data, self.encoded.name(index), self.channels)
         width, height = image.size

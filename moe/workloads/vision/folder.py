@@ -219,6 +219,9 @@ def _files_of(root: str, part: str, refuse) -> dict[str, list[str]]:
         inside = [name for name in os.listdir(top) if name[0] != '.']
         images = [n for n in inside if n.lower().endswith(ENDINGS)]
         what = f'{images[0]} is in none' if images else 'there are none'
+        others = [n for n in inside if 'tfrecord' in n or 'parquet' in n]
+        if others:
+            what += '; python -m moe.convert_images makes shards of the files'
         raise refuse(what)
     return found
 

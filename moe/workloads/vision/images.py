@@ -7,6 +7,7 @@ hosts.
 import concurrent.futures
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from moe.config import (
     options,
 )
 from moe.workloads.batches import host_batches, iterated
-from moe.workloads.vision import array_record, folder
+from moe.workloads.vision.array_record import has_shards  # and the folders'
 from moe.workloads.vision.augment import Augment, augmented, cropped, shifted
 from moe.workloads.vision.encoded import (
     Labels,
@@ -40,10 +41,29 @@ from moe.workloads.vision.standard import (
 )
 
 Batch = dict[str, np.ndarray]
-REGISTERED = (array_record, folder)  # the modules whose sources are chosen
 
 _SAMPLE = 1024  # images by which those that are streamed are standardised
 _THREADS = 8  # that decode them
+
+
+@SOURCES.recognises
+def source_of(option: str, text: str) -> str | None:
+    """Returns the source that a path means without a name.
+
+    Args:
+      option: name of the option.
+      text: its value.
+
+    Returns:
+      None for another option, or a path that tells nothing.
+    """
+    if option != 'files':
+        return None
+    if has_shards(text):
+        return 'array_record'
+    if os.path.isdir(text):
+        return 'folder'
+    return 'npz' if text.endswith('.npz') else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +134,8 @@ class Images:
     ) -> tuple[np.ndarray, np.int32]:
         """Returns an image to train on, and its label.
 
+        Those in memory are standardised; those that are decoded are 255ths.
+
         Args:
           index: its number.
           draw: draws a crop, if there is one.
@@ -121,7 +143,8 @@ class Images:
         """
         if isinstance(self.train_x, Streamed):
             crops = draw if least < 1 else None
-            return self.train_x.example(index, crops, least)
+            pixels, label = self.train_x.pixels(index, crops, least)
+            return pixels, np.int32(label)
         image = self.train_x[index]
         if least < 1:
             image = cropped(image, draw, least)

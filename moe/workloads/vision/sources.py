@@ -165,7 +165,10 @@ def read_arrays(files: str, field: str = _FILES) -> Arrays:
 
     path = pathlib.Path(files)
     if not path.is_file():
-        raise refuse('the path of an .npz file (there is no such file)')
+        what = 'there is no such file'
+        if path.is_dir():
+            what = 'it is a folder: data.source.name=folder reads folders'
+        raise refuse(f'the path of an .npz file ({what})')
     if not zipfile.is_zipfile(path):
         raise refuse('an .npz file (it is no archive of arrays)')
     try:

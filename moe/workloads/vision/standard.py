@@ -5,6 +5,7 @@ numbers of an .npz.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -40,14 +41,26 @@ class Standard:
         self, standardised: Float[np.ndarray, '... C']
     ) -> UInt8[np.ndarray, '... C']:
         """Returns standardised pixels as 255ths, rounded."""
-        shares = standardised * self.deviation + self.mean
-        return np.clip(np.round(shares * 255), 0, 255).astype(np.uint8)
+        scale, first = np.float32(255 * self.deviation), 255 * self.mean
+        shares = standardised * scale + np.float32(first)
+        return np.clip(np.rint(shares), 0, 255).astype(np.uint8)
 
     def from_bytes(
         self, pixels: UInt8[np.ndarray, '... C']
     ) -> Float[np.ndarray, '... C']:
         """Returns pixels that are 255ths standardised, float32."""
-        return self.apply(pixels / np.float64(255))
+        table = self._table
+        if table.shape[1] == 1:
+            return table[:, 0][pixels]
+        made = np.empty(pixels.shape, np.float32)
+        for c in range(table.shape[1]):
+            made[..., c] = table[:, c][pixels[..., c]]
+        return made
+
+    @functools.cached_property
+    def _table(self) -> Float[np.ndarray, '256 one_or_C']:
+        """Returns what each byte becomes."""
+        return self.apply(np.arange(256)[:, None] / 255)
 
 
 def standard_of(

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import moe.config
-from moe.config import ConfigError, parse
-from moe.workloads import data_files
-from moe.workloads.vision.images import ImageConfig, load_images
+from configs import vision
+from moe.config import ConfigError, Text, parse
+from moe.workloads import data_files, registry
+from moe.workloads.vision.folder import Folder
+from moe.workloads.vision.images import ImageConfig, load_images, source_of
 from moe.workloads.vision.sources import digits, npz
+from tests.workloads.vision.pictures import write_folder
 
 
 def config(files='', batch_size=4, val_fraction=0.25, shift=0):
@@ -252,8 +255,9 @@ def test_no_archive(tmp_path, kind):
             np.save(file, pixels())
     elif kind != 'none':
         path.write_text('words' if kind == 'text' else '')
-    missing = kind in ('none', 'folder')
-    words = 'no such file' if missing else 'no archive of arrays'
+    words = {'none': 'no such file', 'folder': 'it is a folder'}.get(
+        kind, 'no archive of arrays'
+    )
     with pytest.raises(ConfigError, match=words):
         load_images(config(str(path)))
 
@@ -321,3 +325,29 @@ def test_config_is_checked(changes, field):
     assert parse(ImageConfig, {}).source.func is digits
     with pytest.raises(ConfigError, match=field):
         parse(ImageConfig, moe.config.changed(plain, changes))
+
+
+def test_a_path_tells_its_source(tmp_path):
+    write_folder(tmp_path / 'images' / 'train', ['a'], 1)
+    (tmp_path / 'shards').mkdir()
+    (tmp_path / 'shards' / 'train-00000-of-00001.array_record').touch()
+    for name, source in (
+        ('images', 'folder'),
+        ('shards', 'array_record'),
+        ('shards/*.array_record', 'array_record'),
+        ('images.npz', 'npz'),
+        ('none', None),
+    ):
+        assert source_of('files', str(tmp_path / name)) == source, name
+        assert source_of('path', str(tmp_path / name)) is None
+    given = [('data.source.files', Text(tmp_path / 'images'))]
+    read = registry.read_config(vision.get_config('dense'), given)
+    assert read.data.source == Folder(str(tmp_path / 'images'))
+    # What is named is not guessed.
+    given.append(('data.source.name', Text('npz')))
+    read = registry.read_config(vision.get_config('dense'), given)
+    with pytest.raises(ConfigError, match=r'data\.source\.name=folder'):
+        load_images(read.data)
+    given = [('data.source.files', Text(tmp_path / 'none'))]
+    with pytest.raises(ConfigError, match='one of array_record, folder, npz'):
+        registry.read_config(vision.get_config('dense'), given)
