@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from moe.dispatch.base import Dispatcher
 from moe.dispatch.dispatchers import grouped, indexed
-from moe.ops import native
+from moe.ops import meshes, native
 from moe.types import Routing
 
 # Padded rows that cost as much as one sorted row, where products of groups are
@@ -48,8 +48,9 @@ def choose(
     capacity = capacity or routing.max_per_expert()
     padded = routing.num_experts * routing.weight.shape[0] * capacity
     sorted_rows = routing.weight.size
-    kernels = _platform() == 'cpu' and native.takes(jnp.zeros(1, dtype))
-    worth = _WORTH_ON_GPU if _platform() in ('cuda', 'gpu') else _WORTH
+    platform = meshes.platform(jax.sharding.get_abstract_mesh())
+    kernels = platform == 'cpu' and native.takes(jnp.zeros(1, dtype))
+    worth = _WORTH_ON_GPU if platform in ('cuda', 'gpu') else _WORTH
     return by_rows(padded, sorted_rows, kernels=kernels, worth=worth)
 
 
@@ -75,9 +76,3 @@ def _takes_sorted_rows(experts: Any) -> bool:
     if given is None:
         given = 'sizes' in inspect.signature(experts).parameters
     return given
-
-
-def _platform() -> str:
-    """The platform of the mesh in context, or of JAX."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform

@@ -13,7 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from moe.config import ConfigError
+from moe.ops.meshes import platform
 from moe.types import Aux
+
+# Longer loops stay loops: each repetition is compiled by itself.
+_UNROLLED = 8
 
 
 class Kind(NamedTuple):
@@ -149,7 +153,7 @@ def apart(config: Any, stack: Any) -> dict[str, Any]:
     return found
 
 
-def scanned(body: Any, repeats: int) -> Any:
+def scanned(body: Any, repeats: int, remat: bool) -> Any:
     """Returns the module class of a loop over repetitions of a pattern.
 
     Args:
@@ -157,6 +161,7 @@ def scanned(body: Any, repeats: int) -> Any:
         token_ids, start, train, record, segments, routes); cache and routes
         have the repetition as their first axis, as parameters do.
       repeats: R.
+      remat: whether a repetition's gradient computes it again.
     """
     return nn.scan(
         body,
@@ -165,7 +170,21 @@ def scanned(body: Any, repeats: int) -> Any:
         in_axes=(0, *6 * (nn.broadcast,), 0),
         out_axes=0,
         length=repeats,
+        unroll=1 if remat or not _is_unrolled(repeats) else repeats,
     )
+
+
+def _is_unrolled(repeats: int) -> bool:
+    """Returns whether repetitions are compiled one by one, in no loop.
+
+    XLA's loops on CPU copy each repetition's parameters out of the stacked
+    ones, and fill the gradients with zeros before they copy into them. What is
+    computed again in a gradient would not be, without a loop. Several CPU
+    devices stand for accelerators, so their programs have the loops too.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    alone = mesh.empty or mesh.size == 1
+    return alone and platform(mesh) == 'cpu' and repeats <= _UNROLLED
 
 
 class RoutesOfScans:

@@ -213,7 +213,11 @@ class Stack(nn.Module):
         forced = RoutesOfScans(routes, len(c.moe_layers))
         scans = singles(c.kinds) if self.apart else c.scans
         for part in scans if self.scans is None else self.scans:
-            kind: Any = body if self.apart else scanned(body, part.repeats)
+            kind: Any = (
+                body
+                if self.apart
+                else scanned(body, part.repeats, c.remat != 'none')
+            )
             layers = kind(c, self.causal, part.kinds, name=part.name)
             old = None
             if cache is not None:

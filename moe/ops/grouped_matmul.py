@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from moe.ops import blocks, native, nvidia
-from moe.ops.meshes import is_whole
+from moe.ops.meshes import is_whole, platform
 
 _BFLOAT16 = jnp.dtype(jnp.bfloat16)
 
@@ -124,12 +124,10 @@ _matmuls.defvjp(_forward, _backward)
 def _by_kernel(name, elsewhere, operands, group_sizes, ws):
     """Takes a kernel for TPUs where the program is lowered for one."""
     mesh = jax.sharding.get_abstract_mesh()
-    device = mesh.abstract_device
-    platform = device.platform if device else jax.default_backend()
     rows = jax.tree.leaves(operands)[0]
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((operands, ws))}
     alike = len({w.shape for w in ws}) == 1 and dtypes == {_BFLOAT16}
-    if platform == 'tpu' and alike and is_whole(mesh):
+    if platform(mesh) == 'tpu' and alike and is_whole(mesh):
         from moe.ops import tpu  # only here: the import takes a second
 
         if tpu.fits(len(rows), ws[0].shape, len(ws)):

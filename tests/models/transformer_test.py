@@ -11,6 +11,7 @@ import pytest
 
 from moe.config import options
 from moe.models.transformer import Stack, empty_cache
+from moe.parallel.mesh import MeshConfig, make_mesh
 from moe.routing import update_router_state
 from tests import tiny
 from tests.reference import model as reference
@@ -186,6 +187,26 @@ def test_remat_keeps_less():
     c, positions = tiny.model(), math.prod(inputs().shape[:2])
     width = 2 * options(c.dense)['hidden'] + c.d_model
     assert hidden - full == c.num_layers * positions * width
+
+
+@pytest.mark.parametrize(
+    ('changes', 'devices', 'loops'),
+    [
+        ({'num_layers': 8}, 1, False),
+        ({'num_layers': 9}, 1, True),
+        ({'num_layers': 8, 'remat': 'full'}, 1, True),
+        # CPU devices that stand for others.
+        ({'num_layers': 8}, 2, True),
+    ],
+)
+def test_few_layers_on_one_cpu_device_are_no_loop(changes, devices, loops):
+    config = tiny.model({'moe_every': 0, **changes})
+    stack = Stack(config, causal=True)
+    function = jax.jit(lambda params, x: stack.apply(params, x)[0])
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:devices])):
+        shapes = jax.eval_shape(stack.init, jax.random.key(0), inputs())
+        text = function.lower(shapes, inputs()).as_text()
+    assert ('stablehlo.while' in text) == loops
 
 
 def test_positions_are_seen_through_the_rotation_alone():

@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from moe.ops.meshes import is_whole
+from moe.ops.meshes import is_whole, platform
 
 
 def test_outside_any_mesh():
-    assert is_whole(jax.sharding.get_abstract_mesh())
+    mesh = jax.sharding.get_abstract_mesh()
+    assert is_whole(mesh)
+    assert platform(mesh) == 'cpu'  # as tests/conftest.py has it
+
+
+def test_platform_of_described_devices():
+    device = jax.sharding.AbstractDevice('TPU v5', 1, 'tpu')
+    mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+    assert platform(mesh) == 'tpu'
 
 
 @pytest.mark.parametrize(
