@@ -16,6 +16,8 @@ from moe.checkpoints.hf.read import check_tensors, read_leaves
 from moe.checkpoints.hf.runs import plain_config
 from moe.checkpoints.hf.tensors import Published, published
 from moe.checkpoints.hf.travel import TOKENIZER, keep
+from moe.checkpoints.vmoe.files import find_index
+from moe.checkpoints.vmoe.runs import import_run
 from moe.config import ConfigError
 from moe.parallel import make_mesh, parameter_shardings, with_shardings
 from moe.paths import check_local, check_run_folder, read_json
@@ -98,11 +100,22 @@ def open_published(folder: pathlib.Path, ignored: Sequence[str] = ()) -> Opened:
     return Opened(given, family, model, tensors)
 
 
+def folder_of(given: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of what is imported.
+
+    Args:
+      given: the folder itself, or a file of a checkpoint of V-MoE.
+    """
+    index = None if given.is_dir() else find_index(given)
+    return given if index is None else index.parent
+
+
 def run(workdir: pathlib.Path, overrides: Sequence[tuple[str, Any]]) -> int:
     """Reads a published checkpoint into the folder of a new run; returns 0.
 
     Args:
-      workdir: the folder with `config.json` and safetensors.
+      workdir: the folder with `config.json` and safetensors; or V-MoE's index,
+        see `moe.checkpoints.vmoe`, or its folder.
       overrides: fields of the run's config by dotted name, such as those of
         the mesh that it is read onto.
 
@@ -112,7 +125,14 @@ def run(workdir: pathlib.Path, overrides: Sequence[tuple[str, Any]]) -> int:
     """
     source = workdir
     if not (source / CONFIG).is_file():
-        allowed = f'a folder with a {CONFIG} and safetensors'
+        index = find_index(source)
+        if index is not None:
+            _check_vision()
+            return import_run(index, FLAGS.workdir, overrides)
+        allowed = (
+            f'a folder with a {CONFIG} and safetensors, or with the .index of '
+            'a V-MoE'
+        )
         raise ConfigError('DIR', str(source), allowed)
     if not FLAGS.workdir:
         raise ConfigError('--workdir', FLAGS.workdir, 'given')
@@ -161,6 +181,14 @@ def run(workdir: pathlib.Path, overrides: Sequence[tuple[str, Any]]) -> int:
     for line in lines:
         print(line)
     return 0
+
+
+def _check_vision() -> None:
+    """Refuses flags that V-MoE's checkpoints do not have."""
+    if FLAGS.dtype != 'float32':
+        raise ConfigError('--dtype', FLAGS.dtype, "'float32' for a V-MoE")
+    if FLAGS.ignore:
+        raise ConfigError('--ignore', FLAGS.ignore, 'absent for a V-MoE')
 
 
 def _read(

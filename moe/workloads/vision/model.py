@@ -149,14 +149,16 @@ class ViT(nn.Module):
         pooled = x[:, 0] if c.pool == 'token' else jnp.mean(x, axis=1)
         zeros = nn.initializers.zeros_init()
         if c.head_hidden:
-            shape = (c.d_model, c.head_hidden)
-            axes = ('embed', None)
             inner = parameter(
-                self, 'head_hidden', fan_in, shape, axes=axes, decay=True
+                self,
+                'head_hidden',
+                fan_in,
+                (c.d_model, c.head_hidden),
+                axes=('embed', None),
+                decay=True,
             )
-            shape = (c.head_hidden,)
             bias = parameter(
-                self, 'head_hidden_bias', zeros, shape, decay=False
+                self, 'head_hidden_bias', zeros, (c.head_hidden,), decay=False
             )
             pooled = jnp.tanh(pooled @ inner + bias)
         head = parameter(

@@ -1,0 +1,1 @@
+"""Published checkpoints of V-MoE: an index, and arrays in shards."""
