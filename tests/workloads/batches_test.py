@@ -33,3 +33,15 @@ def test_iterated():
 def test_what_is_done_to_a_batch():
     batches = host_batches(STREAM, 2, 0, 1, finish=lambda batch: batch.sum())
     assert [next(batches) for _ in range(3)] == [0 + 1, 2 + 3, 4 + 5]
+
+
+@pytest.mark.slow
+def test_a_process_goes_on_from_a_state():
+    batches = host_batches(STREAM, 1, 0, 1, workers=1)
+    assert [int(next(batches)[0]) for _ in range(3)] == [0, 1, 2]
+    assert batches.get_state() == {'next_index': 3}
+    # What was made ahead is left out.
+    batches.set_state({'next_index': 5})
+    assert [int(next(batches)[0]) for _ in range(3)] == [5, 6, 0]
+    assert batches.get_state() == {'next_index': 8}
+    batches.close()

@@ -105,7 +105,7 @@ def _translated(axis: int) -> Operation:
     def operation(image, strength, sign):
         pixels = round(_TRANSLATION * strength * image.size[axis]) * sign
         shift = (pixels, 0) if axis == 0 else (0, pixels)
-        return _moved(image, (1, 0, 0, 1), shift)
+        return _moved(image, (1.0, 0.0, 0.0, 1.0), shift)
 
     return operation
 
@@ -122,10 +122,10 @@ OPERATIONS: dict[str, Operation] = {
     'brightness': _enhanced(ImageEnhance.Brightness),
     'sharpness': _enhanced(ImageEnhance.Sharpness),
     'shear_x': lambda image, strength, sign: _moved(
-        image, (1, 0.3 * strength * sign, 0, 1)
+        image, (1.0, 0.3 * strength * sign, 0.0, 1.0)
     ),
     'shear_y': lambda image, strength, sign: _moved(
-        image, (1, 0, 0.3 * strength * sign, 1)
+        image, (1.0, 0.0, 0.3 * strength * sign, 1.0)
     ),
     'translate_x': _translated(0),
     'translate_y': _translated(1),

@@ -32,7 +32,7 @@ class Standard:
         return -self.mean / self.deviation
 
     def apply(
-        self, pixels: Float[np.ndarray, '... C']
+        self, pixels: Float[np.ndarray, '... #C']
     ) -> Float[np.ndarray, '... C']:
         """Returns pixels standardised, float32."""
         return ((pixels - self.mean) / self.deviation).astype(np.float32)

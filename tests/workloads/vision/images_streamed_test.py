@@ -136,11 +136,9 @@ def test_processes_make_the_same_batches(folder):
     data = load_images(c, 4, 3)
     one = take(images.train_batches(data, c, 3), 8)
     stream = images.train_batches(data, several, 3)
-    same(take(stream, 3), one[:3])
-    assert stream.get_state() == {'next_index': 3}
-    # What was made ahead is left out.
-    stream.set_state({'next_index': 5})
-    same(take(stream, 2), one[5:7])
+    stream.set_state({'next_index': 3})
+    same(take(stream, 5), one[3:])
+    assert stream.get_state() == {'next_index': 8}
     # What a process cannot decode is the same line.
     with open(data.train_x.encoded.name(0), 'wb') as file:
         file.write(b'text')

@@ -172,7 +172,7 @@ def test_what_is_refused(tmp_path):
     (tmp_path / 'a.txt').write_text('')
     told('none that is known by its name')
     (tmp_path / 'a.parquet').write_text('')
-    told('is no Parquet file')
+    told('is no Parquet file|needs pyarrow')
     (tmp_path / 'b.tfrecord').write_text('')
     told('one kind, of .* parquet and tfrecord')
     (tmp_path / 'c.array_record').write_text('')

@@ -159,14 +159,18 @@ def parquet_file(path: str) -> Any:
     Raises:
       ConfigError: without the package, or for another file.
     """
+
+    def refuse(what):
+        return ConfigError('--files', path, f'of rows (it {what})')
+
     try:
         module = importlib.import_module('pyarrow.parquet')
     except ImportError:
         what = "is Parquet, which needs pyarrow: pip install 'moe[parquet]'"
-        raise _refuse(path, what) from None
+        raise refuse(what) from None
     with contextlib.suppress(Exception):
         return module.ParquetFile(path)
-    raise _refuse(path, 'is no Parquet file that can be read')
+    raise refuse('is no Parquet file that can be read')
 
 
 def _is_compressed(path: str) -> bool:
