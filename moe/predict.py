@@ -1,8 +1,9 @@
-"""`python -m moe.predict --workdir=DIR --input=FILE`: predicts for a table."""
+"""`python -m moe.predict --workdir=DIR --input=FILE`: tables and images."""
 
 import csv
 import fnmatch
 import glob
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ define_run(_FLAGS)
 flags.DEFINE_string(
     'input',
     None,
-    'Path or glob of the tables.',
+    'Path or glob of the tables; of images and arrays, also a folder.',
     flag_values=_FLAGS,
 )
 flags.DEFINE_string(
@@ -39,16 +40,31 @@ flags.DEFINE_enum(
     'on_error',
     'raise',
     ['raise', 'skip'],
-    'What to do with a row that cannot be used.',
+    'What to do with a row, or an image, that cannot be used.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_enum(
+    'format',
+    'csv',
+    ['csv', 'jsonl'],
+    'Whether lines are of CSV, below a header, or a JSON object each.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    'top',
+    None,
+    'Of images, the number of likeliest classes to write, each with its '
+    'probability; None writes the likeliest and the probability of every '
+    'class.',
     flag_values=_FLAGS,
 )
 
 
 @command('moe.predict')
 def main(argv: list[str]) -> int:
-    """Writes one line a row: its number, and what is predicted for each task.
+    """Writes one line a row or an image: its number, and what is predicted.
 
-    Rows are numbered from 1 over all tables, those left out included. The
+    They are numbered from 1 over all inputs, those left out included. The
     output is there when it is whole.
     """
     read_flags(_FLAGS, argv)
@@ -57,32 +73,30 @@ def main(argv: list[str]) -> int:
         raise ConfigError('--input', _FLAGS.input, 'a path or a glob')
     _check_output(_FLAGS.output, _FLAGS.input)
     keep_programs()
-    table, left_out = _read(run)
+    inputs, left_out = _read(run)
     _ = run.variables  # damage is told before anything is written
-    batches = run.predict_batches(table, left_out)
+    batches = run.predict_batches(inputs, left_out, top=_FLAGS.top)
     if _FLAGS.output:
         with replacing(_FLAGS.output, newline='', encoding='utf-8') as file:
             _write(file, batches)
     else:
         _write(sys.stdout, batches)
-    if left_out.count:
-        places = ', '.join(left_out.places)
-        more = ', ...' if left_out.count > len(left_out.places) else ''
-        line = f'{left_out.count} lines left out: {places}{more}'
+    for line in left_out.lines():
         print(f'moe.predict: {line}', file=sys.stderr)
     return 0
 
 
 def _read(run: Any) -> tuple[Any, Any]:
-    """Reads the tables; a mistake in their path is one of the flag."""
+    """Reads the inputs; a mistake in their path is one of the flag."""
     try:
-        return run.read_table(
+        return run.read_inputs(
             _FLAGS.input, columns=_FLAGS.columns, on_error=_FLAGS.on_error
         )
     except ConfigError as error:
-        if error.field != 'files':
+        flag = {'files': '--input', 'columns': '--columns'}.get(error.field)
+        if flag is None:
             raise
-        raise ConfigError('--input', error.value, error.allowed) from None
+        raise ConfigError(flag, error.value, error.allowed) from None
 
 
 def _check_output(output: str, pattern: str) -> None:
@@ -96,6 +110,8 @@ def _check_output(output: str, pattern: str) -> None:
       ConfigError: if the output is an input by any name, such as a link, or
         has no folder.
     """
+    if os.path.isdir(pattern):  # every file below it
+        pattern = os.path.join(pattern, '**')
     inputs = matching(pattern, '--input')
     if not output:
         return
@@ -119,6 +135,12 @@ def _check_output(output: str, pattern: str) -> None:
 
 def _write(file: IO, batches: Iterable[Mapping[str, list[Any]]]) -> None:
     """Writes predictions batch by batch, each before the next is made."""
+    if _FLAGS.format == 'jsonl':
+        for columns in batches:
+            for row in zip(*columns.values(), strict=True):
+                found = dict(zip(columns, row, strict=True))
+                file.write(json.dumps(found, allow_nan=False) + '\n')
+        return
     writer = csv.writer(file, lineterminator='\n')
     for i, columns in enumerate(batches):
         if not i:

@@ -2,14 +2,14 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import moe
-from moe import evaluate, training
+from moe import evaluate
 from tests import tiny
 from tests.workloads.load_test import saved
+from tests.workloads.vision.run_of_images import state
 from tests.workloads.vision.workload_test import plain
 
 pytestmark = pytest.mark.slow
@@ -19,20 +19,15 @@ CLASSES = 7
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A run of untrained parameters, and a head that is not zero."""
+    """A run of random parameters."""
     base = tmp_path_factory.mktemp('runs')
     x, y = tiny.numbers((56, 4, 4), 0), np.arange(56) % CLASSES
     given = {'x': x[:35], 'y': y[:35], 'x_val': x[35:], 'y_val': y[35:]}
     np.savez(base / 'images.npz', **given)
     changes = {'model.num_classes': CLASSES, 'model.moe.capacity': 'dropless'}
 
-    def make(config):
-        state = jax.jit(lambda: training.init_state(config))()
-        head = tiny.numbers(state.params['head'].shape, 1)
-        return state._replace(params={**state.params, 'head': head})
-
     config = plain(str(base / 'images.npz'), **changes)
-    return saved(base / 'run', config, make=make)
+    return saved(base / 'run', config, make=state)
 
 
 @pytest.fixture(scope='module')

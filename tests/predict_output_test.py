@@ -15,14 +15,14 @@ def command(tmp_path, monkeypatch):
     """The command on a run that predicts two rows, or fails after one."""
 
     def run(*arguments, fails=False):
-        def batches(table, left_out):
+        def batches(inputs, left_out, top):
             yield {'row': [1], 'click': [0.25]}
             if fails:
                 raise ConfigError('a.csv:3', '', 'a row')
             yield {'row': [3], 'click': [0.5]}
 
         made = types.SimpleNamespace(
-            read_table=lambda files, **given: (None, Problems(False)),
+            read_inputs=lambda files, **given: (None, Problems(False)),
             predict_batches=batches,
             variables=None,
         )

@@ -22,6 +22,8 @@ from moe.training.config import Config
 from moe.training.restore import check_step
 from moe.types import Routing
 
+_PREDICTS = 'a run on a table or on images'
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerRouting:
@@ -164,56 +166,62 @@ class TrainedRun(abc.ABC):
         """
         raise self._other_workload('a language model')
 
-    def read_table(
+    def read_inputs(
         self,
         files: str,
         *,
         columns: Sequence[str] = (),
         on_error: Literal['raise', 'skip'] = 'raise',
     ) -> tuple[Any, Any]:
-        """Reads tables with the preprocessing of the run's own table.
+        """Reads tables, or finds images, to be prepared as in training.
 
         Args:
-          files: a path or a glob.
+          files: a path or a glob; of images also a folder.
           columns: names of the columns of tables without a header; () for
             those of the training.
-          on_error: whether a row that cannot be used is an error.
+          on_error: whether a row, or an image, that cannot be used is an error.
 
         Returns:
-          The rows as `logits` takes them, and those that were left out: their
-          `count`, and the `places` of the first.
+          The inputs of `predict_batches`, of a table also those of `logits`;
+          and those that were left out: their `count`, and the `lines` in which
+          they are told.
 
         Raises:
           ConfigError: for a run of another workload, or files that cannot be
             used.
         """
-        raise self._other_workload('a run on a table')
+        raise self._other_workload(_PREDICTS)
 
     def predict_batches(
-        self, table: Any, left_out: Any
+        self, inputs: Any, left_out: Any, *, top: int | None = None
     ) -> Iterator[dict[str, list[Any]]]:
-        """Returns columns of predictions for rows of a table, batch by batch.
+        """Returns columns of predictions for rows or images, batch by batch.
 
-        The first column is `row`, the number of each row from 1 among those of
-        all files, rows that were left out included.
+        The first column is `row`, the number of each from 1 among those of all
+        files, those that were left out included.
 
         Args:
-          table: rows of `read_table`.
-          left_out: its other result, to which rows without finite predictions
-            are added.
+          inputs: first result of `read_inputs`.
+          left_out: its other result, to which those are added that cannot be
+            predicted.
+          top: of images, the number of likeliest classes that are told; None
+            for the probability of every class.
 
         Raises:
-          ConfigError: for a run of another workload, or a row without finite
-            predictions, unless such rows are skipped.
+          ConfigError: for a run of another workload, or a row or an image
+            without a prediction, unless such are skipped.
         """
-        raise self._other_workload('a run on a table')
+        raise self._other_workload(_PREDICTS)
 
-    def predict(self, files: str, **options: Any) -> dict[str, list[Any]]:
-        """Predicts for every row of tables, with a run on a table.
+    def predict(
+        self, files: str, *, top: int | None = None, **options: Any
+    ) -> dict[str, list[Any]]:
+        """Predicts for every row of tables, or for every image.
 
         Args:
-          files: a path or a glob.
-          **options: options of `read_table`.
+          files: see `read_inputs`.
+          top: see `predict_batches`.
+          **options: options of `read_inputs`.
 
         Returns:
           Columns by name, one value a row: `row`, its number from 1, and the
@@ -222,9 +230,9 @@ class TrainedRun(abc.ABC):
         Raises:
           ConfigError: for a run of another workload.
         """
-        table, left_out = self.read_table(files, **options)
+        inputs, left_out = self.read_inputs(files, **options)
         found: dict[str, list[Any]] = {}
-        for part in self.predict_batches(table, left_out):
+        for part in self.predict_batches(inputs, left_out, top=top):
             for name, values in part.items():
                 found.setdefault(name, []).extend(values)
         return found

@@ -141,6 +141,6 @@ def test_plugin_of_a_run_is_named_again_to_be_imported(tmp_path):
 
 def test_a_language_model_predicts_for_no_table(folder):
     run = moe.load(folder)
-    for wrong in (lambda: run.predict('x.csv'), lambda: run.read_table('x')):
+    for wrong in (lambda: run.predict('x.csv'), lambda: run.read_inputs('x')):
         with pytest.raises(ConfigError, match='the folder of a run on a table'):
             wrong()

@@ -50,7 +50,7 @@ class TrainedMultiTaskRun(TrainedRun):
         """Predicts for a batch of examples.
 
         Args:
-          inputs: rows as `read_table` returns them: 'numeric' float32 [B, F],
+          inputs: rows as `read_inputs` returns them: 'numeric' float32 [B, F],
             and for a table with categories 'categorical' int32 [B, C].
 
         Returns:
@@ -83,16 +83,16 @@ class TrainedMultiTaskRun(TrainedRun):
             }
         )
 
-    def read_table(
+    def read_inputs(
         self,
         files: str,
         *,
         columns: Sequence[str] = (),
         on_error: Literal['raise', 'skip'] = 'raise',
     ) -> tuple[Mapping[str, np.ndarray], Problems]:
-        """Reads tables; see `TrainedRun.read_table`."""
+        """Reads tables; see `TrainedRun.read_inputs`."""
         if not isinstance(self.config.data.source, TableSource):
-            raise self._other_workload('a run on a table')
+            raise self._other_workload('a run on a table or on images')
         table, left_out = apply_table(
             read_preprocessing(self.workdir),
             files,
@@ -106,9 +106,15 @@ class TrainedMultiTaskRun(TrainedRun):
         return table, left_out
 
     def predict_batches(
-        self, table: Mapping[str, np.ndarray], left_out: Problems
+        self,
+        inputs: Mapping[str, np.ndarray],
+        left_out: Problems,
+        *,
+        top: int | None = None,
     ) -> Iterator[dict[str, list[Any]]]:
         """Returns columns of predictions; see `TrainedRun.predict_batches`."""
+        if top is not None:
+            raise ConfigError('top', top, 'absent: it is for a run on images')
         variables, size = self.variables, self.config.data.batch_size
 
         def predict(batch):
@@ -119,7 +125,7 @@ class TrainedMultiTaskRun(TrainedRun):
             columns = {'row': batch['row'].tolist(), **columns}
             return {n: [*compress(v, kept)] for n, v in columns.items()}
 
-        return map(predict, rows.val_batches(table, size))
+        return map(predict, rows.val_batches(inputs, size))
 
 
 def _finite(

@@ -53,6 +53,8 @@ class StreamedImages:
       center: share of the shorter side that the central square has, which is
         what validation sees.
       digest: a hash of all images and labels, or of what identifies them.
+      classes: names of the classes in the order of the labels; () if they have
+        numbers alone.
     """
 
     train: Encoded
@@ -60,6 +62,7 @@ class StreamedImages:
     num_classes: int
     center: float
     digest: str
+    classes: tuple[str, ...] = ()
 
 
 class StreamedSource(abc.ABC):
@@ -68,6 +71,29 @@ class StreamedSource(abc.ABC):
     @abc.abstractmethod
     def open(self) -> StreamedImages:
         """Finds the images, and reads few of them; raises ConfigError."""
+
+
+class Unreadable(ConfigError):
+    """An image that cannot be read or decoded.
+
+    Attributes:
+      what: what is wrong with it, such as 'is no image'.
+    """
+
+    what: str = ''
+
+
+def unreadable(value: str, name: str, what: str) -> Unreadable:
+    """Returns the error of an image.
+
+    Args:
+      value: the files that are named.
+      name: where the image lies.
+      what: what is wrong with it.
+    """
+    error = Unreadable(FILES, value, f'of images ({name} {what})')
+    error.what = what
+    return error
 
 
 def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
@@ -79,7 +105,7 @@ def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
       channels: 1 for grey, 3 for red, green and blue; None as it is.
 
     Raises:
-      ConfigError: if it is no image, or cut off.
+      Unreadable: if it is no image, or cut off.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
@@ -96,8 +122,7 @@ def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
         what = 'is no image' if not data else f'cannot be decoded: {error}'
         if isinstance(error, Image.UnidentifiedImageError):
             what = 'is no image'
-        allowed = f'of images ({name} {what})'
-        raise ConfigError(FILES, name, allowed) from None
+        raise unreadable(name, name, what) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from moe.workloads.vision.encoded import (
     StreamedImages,
     StreamedSource,
     class_numbers,
+    unreadable,
 )
 from moe.workloads.vision.sources import SOURCES, ValFraction
 from moe.workloads.vision.splits import by_content, split_named
@@ -55,8 +56,8 @@ class Files(Encoded):
             with open(path, 'rb') as file:
                 return file.read(), int(self.labels[index])
         except OSError as error:
-            allowed = f'of images ({path} cannot be read: {error.strerror})'
-            raise ConfigError(FILES, self.root, allowed) from None
+            what = f'cannot be read: {error.strerror}'
+            raise unreadable(self.root, path, what) from None
 
     def label(self, index):
         """Returns the label without reading the file."""
@@ -117,7 +118,12 @@ class Folder(StreamedSource):
             digest = hashlib.sha256(content.encode() + every.labels.tobytes())
             content = f'{self.val_fraction} {digest.hexdigest()}'
         return StreamedImages(
-            train, val, len(found.classes), self.center, content
+            train,
+            val,
+            len(found.classes),
+            self.center,
+            content,
+            found.classes,
         )
 
 

@@ -119,6 +119,8 @@ class Images:
         tells.
       fingerprint: a hash of all images and labels, or of what identifies them.
       standard: what the pixels are standardised by.
+      classes: names of the classes in the order of the labels; () if they have
+        numbers alone.
     """
 
     train_x: Any
@@ -128,6 +130,7 @@ class Images:
     num_classes: int
     fingerprint: str
     standard: Standard = Standard(np.zeros(1), np.ones(1))
+    classes: tuple[str, ...] = ()
 
     def example(
         self, index: int, draw: np.random.Generator, least: float
@@ -273,6 +276,7 @@ def _streamed(
         num_classes=found.num_classes,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
         standard=standard,
+        classes=found.classes,
     )
 
 

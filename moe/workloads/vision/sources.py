@@ -9,6 +9,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -163,6 +164,32 @@ def read_arrays(files: str, field: str = _FILES) -> Arrays:
     def refuse(allowed):
         return ConfigError(field, files, allowed)
 
+    arrays = read_npz(files, field, ('x', 'y', 'x_val', 'y_val'))
+    wanted = {'x', 'y'}
+    if {'x_val', 'y_val'} & set(arrays):
+        wanted |= {'x_val', 'y_val'}
+    if missing := sorted(wanted - set(arrays)):
+        raise refuse(f'an .npz file that has also {", ".join(missing)}')
+    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
+        _check(arrays, suffix, refuse)
+    return arrays
+
+
+def read_npz(files: str, field: str, names: Sequence[str]) -> Arrays:
+    """Reads arrays of an .npz file, of which nothing is executed.
+
+    Args:
+      files: path of the file.
+      field: the field that names it, for messages.
+      names: names of the arrays, those that are there.
+
+    Raises:
+      ConfigError: for another file, or one that memory has no room for.
+    """
+
+    def refuse(allowed):
+        return ConfigError(field, files, allowed)
+
     path = pathlib.Path(files)
     if not path.is_file():
         what = 'there is no such file'
@@ -176,22 +203,14 @@ def read_arrays(files: str, field: str = _FILES) -> Arrays:
             path.open('rb') as file,
             np.load(file, allow_pickle=False) as found,
         ):
-            names = {'x', 'y', 'x_val', 'y_val'} & set(found)
-            size = sum(_size(found.zip, name) for name in names)
+            there = [name for name in names if name in found]
+            size = sum(_size(found.zip, name) for name in there)
             check_memory(size, field, files)
-            arrays = {name: np.asarray(found[name]) for name in names}
+            return {name: np.asarray(found[name]) for name in there}
     except ConfigError:
         raise
     except _UNREADABLE as error:
         raise refuse(f'an .npz file that can be read ({error})') from None
-    wanted = {'x', 'y'}
-    if {'x_val', 'y_val'} & names:
-        wanted |= {'x_val', 'y_val'}
-    if missing := sorted(wanted - names):
-        raise refuse(f'an .npz file that has also {", ".join(missing)}')
-    for suffix in ('', '_val') if 'x_val' in arrays else ('',):
-        _check(arrays, suffix, refuse)
-    return arrays
 
 
 def _size(archive: zipfile.ZipFile, name: str) -> int:

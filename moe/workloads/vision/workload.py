@@ -31,6 +31,7 @@ from moe.workloads.vision.capacity_curve import CapacityCurve
 from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.encoded import Streamed
 from moe.workloads.vision.images import ImageConfig, Images, load_images
+from moe.workloads.vision.inputs import Preparation
 from moe.workloads.vision.model import ViT, ViTConfig
 from moe.workloads.vision.objective import cross_entropies
 
@@ -164,6 +165,10 @@ class Vision(TransformerWorkload):
             'classes': data.num_classes,
             'fingerprint': data.fingerprint,
         }
+
+    def save_assets(self, data: Images, workdir: pathlib.Path):
+        """Writes how images were prepared, for those that are predicted."""
+        Preparation.of(data).write(workdir)
 
     def notes(self, data: Images):
         """Tells how many validation images are among those to train on."""

@@ -43,6 +43,13 @@ class Problems:
         if len(self.places) < 100:
             self.places.append(f'{file}:{line}')
 
+    def lines(self) -> list[str]:
+        """Returns what is told at the end, if rows were skipped."""
+        if not self.count:
+            return []
+        more = ', ...' if self.count > len(self.places) else ''
+        return [f'{self.count} lines left out: {", ".join(self.places)}{more}']
+
     def report(self, place: str, value, allowed: str) -> None:
         """Raises unless such rows are skipped.
 
