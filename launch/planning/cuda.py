@@ -58,17 +58,26 @@ def devices_of(name: str, sizes: str, target: str) -> Sequence[Any]:
 
 
 @contextlib.contextmanager
-def with_cudnn() -> Iterator[None]:
-    """Lowers cuDNN's attention where cuDNN is not: jax asks for its version."""
+def with_cudnn(capability: tuple[int, int]) -> Iterator[None]:
+    """Lowers cuDNN's attention where neither cuDNN nor a GPU is.
+
+    Args:
+      capability: compute capability of the GPU, which decides how wide a head
+        may be.
+    """
     major, minor = CUDNN
-    asked = fused_attention_stablehlo.check_cudnn_version
-    fused_attention_stablehlo.check_cudnn_version = lambda: (
-        10_000 * major + 100 * minor
-    )
-    try:
+    asked = {
+        'check_cudnn_version': lambda: 10_000 * major + 100 * minor,
+        'check_compute_capability': lambda least: (
+            capability >= tuple(map(int, least.split('.')))
+        ),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in asked.items():
+            before = getattr(fused_attention_stablehlo, name)
+            stack.callback(setattr, fused_attention_stablehlo, name, before)
+            setattr(fused_attention_stablehlo, name, answer)
         yield
-    finally:
-        fused_attention_stablehlo.check_cudnn_version = asked
 
 
 def there() -> bool:

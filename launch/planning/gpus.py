@@ -208,7 +208,7 @@ class Cluster(Topology):
 
     def lowering(self):
         """Returns a context in which cuDNN is taken to be there."""
-        return cuda.with_cudnn()
+        return cuda.with_cudnn(self.chip.capability)
 
     def coordinates(self, device: Any) -> tuple[int, ...]:
         """Returns the node, and the place in it."""

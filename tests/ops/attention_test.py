@@ -210,7 +210,7 @@ def test_documents_by_cudnn():
         .lower(lowering_platforms=('cuda',))
         .as_text()
     )
-    with cuda.with_cudnn():
+    with cuda.with_cudnn((9, 0)):
         plain = lowered(shape, shape, shape)
         apart = lowered(shape, shape, shape, segments)
     assert '__cudnn$fmhaSoftmax(' in plain
@@ -219,13 +219,22 @@ def test_documents_by_cudnn():
     # A window and a scale are fields of the call, and narrow values are padded.
     kernel = functools.partial(kernel, window=33, scale=0.25)
     narrow = jax.ShapeDtypeStruct((2, 128, 4, 32), jnp.bfloat16)
-    with cuda.with_cudnn():
+    with cuda.with_cudnn((9, 0)):
         text = lowered(shape, shape, narrow)
     (call,) = re.findall(r'@__cudnn\$fmhaSoftmax\(.*', text)
     assert re.search(r'sliding_window_length\\22: 33\b', call)
     assert re.search(r'fmha_scale\\22: 0\.25\b', call)
     assert text.count('tensor<2x128x4x64xbf16>') > 2
     assert text.count('tensor<2x128x4x32xbf16>') > 1
+    # Heads of DeepSeek-V3: Hopper has them, Ampere does not.
+    wide = jax.ShapeDtypeStruct((2, 128, 4, 192), jnp.bfloat16)
+    with cuda.with_cudnn((9, 0)):
+        assert '__cudnn$fmhaSoftmax(' in lowered(wide, wide, shape)
+    with (
+        cuda.with_cudnn((8, 0)),
+        pytest.raises(NotImplementedError, match='must be <= 128'),
+    ):
+        lowered(wide, wide, wide)
 
 
 def test_whether_a_kernel_takes_documents():
