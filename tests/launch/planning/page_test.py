@@ -58,10 +58,7 @@ def test_a_row_has_its_kept_plan():
     assert len(rows()) == len(PLANS)
 
 
-OLDER = {
-    'olmoe_1b_7b-h100-8x8-dropless-unbounded',
-    'deepseek_v3-h100-64x8-dropless',
-}
+OLDER = {'olmoe_1b_7b-h100-8x8-dropless-unbounded'}
 
 
 @pytest.mark.parametrize(
