@@ -126,8 +126,8 @@ class ImageRecords(StreamedSource):
     They have 'image', one encoded image, and 'label', as `moe.convert_images`
     and TensorFlow Datasets write them, with `group_size:1`. Names with `train`
     have images to train on, those with `val`, `validation`, `valid` or `test`
-    others. The number of classes is that of the folder's `manifest.json` or
-    `features.json`; without one all labels are read once.
+    others. The classes are those of the folder's `manifest.json`,
+    `label.labels.txt` or `features.json`; without one all labels are read once.
 
     Attributes:
       files: the folder, or a glob of shards.
@@ -144,7 +144,8 @@ class ImageRecords(StreamedSource):
     def open(self):
         """Opens the shards."""
         paths = shards_of(self.files)
-        known = num_classes_of(os.path.dirname(paths[0]))
+        names = classes_of(os.path.dirname(paths[0])) or ()
+        known = len(names)
         parts: dict[str, list[str]] = {}
         for path in paths:
             parts.setdefault(split_word(path) or TRAIN[0], []).append(path)
@@ -169,7 +170,9 @@ class ImageRecords(StreamedSource):
             count = known or max(_counted(train), _counted(val))
             train, val = (Records(parts[name], count) for name in split)
             digest = _identity(self.files, split, parts)
-        return StreamedImages(train, val, count, self.center, digest)
+        if all(name.isdecimal() for name in names):
+            names = ()  # which tell no more than the labels
+        return StreamedImages(train, val, count, self.center, digest, names)
 
 
 def has_shards(files: str) -> bool:
@@ -197,31 +200,29 @@ def shards_of(files: str) -> list[str]:
     return sorted(matching(files, FILES), key=by_number)
 
 
-def num_classes_of(folder: str) -> int | None:
-    """Returns the number of classes that a folder's own file tells.
+def classes_of(folder: str, label: str = 'label') -> tuple[str, ...] | None:
+    """Returns the names of the classes that a folder's own files tell.
 
     Args:
-      folder: the folder, with our `manifest.json`, or the `features.json` of
-        TensorFlow Datasets.
+      folder: the folder, with our `manifest.json`, or the `label.labels.txt` or
+        `features.json` of TensorFlow Datasets.
+      label: name of the feature that is the label.
 
     Returns:
-      None if there is neither.
+      In the order of the labels; the numbers where there are no names; None if
+      the files tell nothing.
     """
-    manifest = _json(pathlib.Path(folder) / MANIFEST)
-    if isinstance(manifest.get('classes'), list):
-        return len(manifest['classes'])
-    return tfds_classes(_json(pathlib.Path(folder) / 'features.json'))
-
-
-def tfds_classes(features: dict[str, Any]) -> int | None:
-    """Returns the number of classes of the feature 'label'; None if unknown.
-
-    Args:
-      features: the contents of `features.json`.
-    """
+    root = pathlib.Path(folder)
+    known = _json(root / MANIFEST).get('classes')
+    if isinstance(known, list):
+        return tuple(map(str, known))
     try:
-        label = features['featuresDict']['features']['label']
-        return int(label['classLabel']['numClasses'])
+        return tuple((root / f'{label}.labels.txt').read_text().splitlines())
+    except (OSError, UnicodeDecodeError):
+        features = _json(root / 'features.json')
+    try:
+        found = features['featuresDict']['features'][label]['classLabel']
+        return tuple(map(str, range(int(found['numClasses']))))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -10,7 +10,6 @@ them is executed, and TensorFlow is not needed.
 import dataclasses
 import json
 import os
-import pathlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from moe.config import ConfigError
 from moe.workloads.data_files import UNREADABLE, matching, opened
 from moe.workloads.lm.data.documents import parquet_file
 from moe.workloads.lm.data.token_files import by_number
-from moe.workloads.vision.array_record import num_classes_of
+from moe.workloads.vision.array_record import classes_of
 from moe.workloads.vision.encoded import encoded_png
 from moe.workloads.vision.example_proto import read_example
 from moe.workloads.vision.folder import list_images, looks_like_images
@@ -242,7 +241,7 @@ def _of_files(
     classes = (
         _names_of_schema(paths[0], columns.label)
         if kind == 'parquet'
-        else _names_beside(paths[0], columns.label)
+        else classes_of(os.path.dirname(paths[0]), columns.label)
     )
     left_out = tuple(name for name in names if name not in taken)
     return Origin(tuple(parts), classes, left_out)
@@ -259,17 +258,6 @@ def _names_of_schema(path: str, label: str) -> tuple[str, ...] | None:
     if isinstance(names, dict):  # by number
         names = [names[str(i)] for i in range(len(names))]
     return tuple(map(str, names))
-
-
-def _names_beside(path: str, label: str) -> tuple[str, ...] | None:
-    """Returns the names of the classes that TensorFlow Datasets wrote."""
-    folder = pathlib.Path(path).parent
-    try:
-        text = (folder / f'{label}.labels.txt').read_text()
-        return tuple(text.splitlines())
-    except (OSError, UnicodeDecodeError):
-        count = num_classes_of(str(folder))
-    return None if count is None else tuple(map(str, range(count)))
 
 
 def _read_folder(part: Part, columns: Columns) -> Iterator[Found]:

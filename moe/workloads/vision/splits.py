@@ -41,13 +41,16 @@ def split_named(names: Sequence[str]) -> tuple[str, str] | None:
     return None if train is None or val is None else (train, val)
 
 
-def split_word(name: str) -> str | None:
-    """Returns the word in a file's name that is one of a split's, or None.
+def split_word(path: str) -> str | None:
+    """Returns the word of a split in a file's name, or its folder's; or None.
 
     >>> split_word('cifar10-train.array_record-00000-of-00001')
     'train'
+    >>> split_word('default/validation/0000.parquet')
+    'validation'
     """
-    words = _WORD.findall(os.path.basename(name).lower())
+    folder, name = os.path.split(path)
+    words = [*_WORD.findall(name.lower()), os.path.basename(folder)]
     return next((word for word in words if word in (*TRAIN, *VAL)), None)
 
 

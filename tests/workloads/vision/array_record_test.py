@@ -50,26 +50,33 @@ def test_parts_by_names(folder):
     assert found.num_classes == 3  # by the labels: 0, 1 and 2
 
 
+def features(**label):
+    """`features.json` of TensorFlow Datasets, as it writes it."""
+    both = {'image': {'image': {}}, 'label': {'classLabel': label}}
+    return json.dumps({'featuresDict': {'features': both}})
+
+
 @pytest.mark.parametrize(
-    ('name', 'text'),
+    ('files', 'classes'),
     [
-        ('manifest.json', {'classes': ['a', 'b', 'c', 'd']}),
+        ({'manifest.json': '{"classes": ["a", "b", "c", "d"]}'}, 'abcd'),
+        ({'manifest.json': '{"classes": ["0", "1", "2", "3"]}'}, ''),
+        ({'features.json': features(numClasses='4')}, ''),
         (
-            'features.json',
             {
-                'featuresDict': {
-                    'features': {
-                        'image': {'image': {}},
-                        'label': {'classLabel': {'numClasses': '4'}},
-                    }
-                }
+                'features.json': features(numClasses='4'),
+                'label.labels.txt': 'a\nb\nc\nd\n',
             },
+            'abcd',
         ),
     ],
 )
-def test_classes_of_the_folder(folder, name, text):
-    (folder / name).write_text(json.dumps(text))
-    assert open_records(folder).num_classes == 4
+def test_classes_of_the_folder(folder, files, classes):
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    found = open_records(folder)
+    assert found.num_classes == 4
+    assert found.classes == tuple(classes)
 
 
 def test_a_glob_is_split_by_content(folder):

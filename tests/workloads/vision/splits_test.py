@@ -36,6 +36,9 @@ def test_names_of_folders(names, found):
         ('train_3.parquet', 'train'),
         ('trains.parquet', None),
         ('shard-1.array_record', None),
+        ('default/train/0001.parquet', 'train'),
+        ('train/val-1.parquet', 'val'),
+        ('train/other/0001.parquet', None),
     ],
 )
 def test_names_of_files(name, word):
