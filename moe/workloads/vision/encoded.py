@@ -4,8 +4,10 @@ N images, S pixels a side after decoding, C channels.
 """
 
 import abc
+import contextlib
 import dataclasses
 import io
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ from moe.workloads.vision.standard import Standard
 FILES = 'config.data.source.files'
 Pixels = UInt8[np.ndarray, 'S S C']
 _WIDE = 257  # values of 16 bits for one of 8
+
+# Pillow warns of damaged EXIF, which whole images of ImageNet have.
+warnings.filterwarnings('ignore', module=r'PIL\.TiffImagePlugin')
 
 
 class Encoded(abc.ABC):
@@ -109,7 +114,8 @@ def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
-        image = ImageOps.exif_transpose(image)
+        with contextlib.suppress(Exception):  # damage of the EXIF alone
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith('I'):  # of 16 bits
             narrow = np.clip(np.asarray(image) // _WIDE, 0, 255)
             image = Image.fromarray(narrow.astype(np.uint8))

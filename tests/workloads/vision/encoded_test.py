@@ -132,6 +132,14 @@ def test_a_photograph_is_turned_upright():
     np.testing.assert_array_equal(found, np.rot90(painted(0), -1))
 
 
+@pytest.mark.parametrize('exif', [b'II*\0\x08\0\0\0\xff\xff', b'none'])
+def test_damaged_exif_is_no_damaged_image(exif):
+    pixels = painted(0)
+    image = Image.fromarray(pixels)
+    found = np.asarray(opened(saved(image, exif=exif), ''))
+    np.testing.assert_array_equal(found, pixels)
+
+
 @pytest.mark.parametrize(
     ('data', 'words'),
     [
