@@ -2,9 +2,10 @@
 
 `--config.data.NAME=VALUE` evaluates it on other data. The results are a file of
 their own, `evaluations/step-N.json`; nothing is overwritten. `--capacities`
-evaluates it at several capacities.
+evaluates it at several capacities, `--few_shot` what the head reads.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -18,7 +19,7 @@ from moe.command_line import command, define_plugins, read_overrides
 from moe.config import ConfigError
 from moe.training.evaluation import metrics_of, routing_of, rows_of
 from moe.workloads.opened import Opened, open_run
-from moe.workloads.vision import capacity_curve
+from moe.workloads.vision import capacity_curve, few_shot
 
 FOLDER = 'evaluations'
 # Of the statistics of a layer, those that are printed.
@@ -44,6 +45,27 @@ flags.DEFINE_list(
     [],
     'Capacity factors, such as 0.25,0.5,1: a run on images is evaluated at '
     'each, with and without batch priority.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_list(
+    'few_shot',
+    [],
+    'Numbers of images a class, such as 5,10, of which a linear probe of a run '
+    'on images is fitted.',
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    'draws',
+    5,
+    'Draws of the images of --few_shot.',
+    lower_bound=1,
+    flag_values=_FLAGS,
+)
+flags.DEFINE_float(
+    'l2',
+    few_shot.L2,
+    'Regularisation of the probe of --few_shot.',
+    lower_bound=1e-9,
     flag_values=_FLAGS,
 )
 flags.DEFINE_integer(
@@ -190,14 +212,20 @@ def main(argv: list[str]) -> int:
         raise ConfigError('--workdir', _FLAGS.workdir, 'given')
     workdir, max_batches = pathlib.Path(_FLAGS.workdir), _FLAGS.max_batches
     factors = numbers(_FLAGS.capacities, '--capacities', float)
-    opened = open_run(
-        workdir,
-        _FLAGS.step,
-        changes,
-        metric=_FLAGS.metric,
-        plugins=_FLAGS.plugins,
-    )
-    if factors:
+    shots = numbers(_FLAGS.few_shot, '--few_shot', int)
+    if factors and shots:
+        allowed = 'absent: --capacities is another evaluation'
+        raise ConfigError('--few_shot', shots, allowed)
+    given = {'metric': _FLAGS.metric, 'plugins': _FLAGS.plugins}
+    if shots:
+        given['load'] = functools.partial(_images, shots)
+    opened = open_run(workdir, _FLAGS.step, changes, **given)
+    if shots:
+        found = few_shot.measure(
+            opened, shots, _FLAGS.draws, _FLAGS.l2, max_batches
+        )
+        told, kind = few_shot.lines(found), 'few-shot-'
+    elif factors:
         found = against_capacity(opened, factors, max_batches)
         told, kind = capacity_curve.lines(found), 'capacity-'
     else:
@@ -208,6 +236,14 @@ def main(argv: list[str]) -> int:
     print('\n'.join(told))
     print(f'written: {write(workdir, found, kind)}')
     return 0
+
+
+def _images(shots: Sequence[int], workload: Any) -> Any:
+    """Reads images, whose classes may be others than the model's."""
+    if not hasattr(workload, 'load_images'):
+        allowed = 'absent: it is for a run on images'
+        raise ConfigError('--few_shot', shots, allowed)
+    return workload.load_images()
 
 
 def numbers(texts: Sequence[str], flag: str, kind: type) -> list[Any]:

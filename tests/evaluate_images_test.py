@@ -1,13 +1,21 @@
-"""The command that evaluates, on a run on images: classes and capacities."""
+"""The command that evaluates, on a run on images.
 
+Classes, capacities and few-shot evaluation.
+"""
+
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import moe
 from moe import evaluate
+from moe.parallel import make_mesh
+from moe.workloads.vision import few_shot
 from tests import tiny
+from tests.reference import few_shot as reference
 from tests.workloads.load_test import saved
 from tests.workloads.vision.run_of_images import state
 from tests.workloads.vision.workload_test import plain
@@ -27,7 +35,11 @@ def folder(tmp_path_factory):
     changes = {'model.num_classes': CLASSES, 'model.moe.capacity': 'dropless'}
 
     config = plain(str(base / 'images.npz'), **changes)
-    return saved(base / 'run', config, make=state)
+    made = saved(base / 'run', config, make=state)
+    with pytest.MonkeyPatch.context() as patch:  # soon compiled
+        one = functools.partial(make_mesh, devices=jax.devices()[:1])
+        patch.setattr('moe.workloads.opened.make_mesh', one)
+        yield made
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +84,7 @@ def dropped(run, images, capacity):
 def test_capacities_of_a_dropless_run(folder, validation, capsys):
     # Four patches, two of four experts each: capacity is twice the factor.
     run, images, labels = validation
-    flag = '--capacities=0.5,2'
+    flag = '--capacities=0.5'
     found = evaluated(folder, flag, name='capacity-step-1.json')
     out = capsys.readouterr().out
     assert 'step 1: accuracy by capacity factor' in out
@@ -83,10 +95,44 @@ def test_capacities_of_a_dropless_run(folder, validation, capsys):
     for (factor, _), row in rows.items():
         if factor == 0.5:
             assert row['dropped'] == pytest.approx(lost)
-        else:  # as many as there are patches
+        else:
             assert (row['dropped'], row['value']) == (0, pytest.approx(whole))
-    assert len(rows) == 5
+    assert set(rows) == {(None, False), (0.5, False), (0.5, True)}
     assert (found['step'], found['metric']) == (1, 'accuracy')
+
+
+def test_few_shot_of_other_classes(folder, validation, tmp_path, capsys):
+    # Eight classes, one more than the run's, standardised as the run's images.
+    run, *_ = validation
+    numbers = run.workload.load_data().standard
+    x, y = 3 + tiny.numbers((40, 4, 4), 2), np.arange(40) % 8
+    given = {'x': x[:24], 'y': y[:24], 'x_val': x[24:], 'y_val': y[24:]}
+    np.savez(tmp_path / 'other.npz', **given)
+    run.preparation.write(folder)
+    found = evaluated(
+        folder,
+        '--few_shot=1,2',
+        '--draws=3',
+        f'--config.data.source.files={tmp_path}/other.npz',
+        name='few-shot-step-1.json',
+    )
+    apply = functools.partial(run.model.apply, head=False)
+    standard = np.float32((x - numbers.mean) / numbers.deviation)[..., None]
+    represented = np.float64(jax.jit(apply)(run.variables, standard)[0])
+    for row, shots in zip(found['rows'], (1, 2), strict=True):
+        desired = []
+        for draw in range(3):
+            rows = few_shot.select(y[:24].__getitem__, 24, 8, shots, draw)
+            rows = np.concatenate(rows)
+            assert len(rows) == 8 * shots
+            own = represented[rows], y[rows], represented[24:]
+            guess, _ = reference.classes(*own, 8, 1024.0)
+            desired.append(np.mean(guess == y[24:]))
+        assert row['accuracies'] == pytest.approx(desired)
+        assert row['mean'] == pytest.approx(sum(desired) / 3)
+        assert row['fewest'] == shots
+    assert (found['images'], found['draws']) == (16, 3)
+    assert 'over 3 draws' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -94,6 +140,7 @@ def test_capacities_of_a_dropless_run(folder, validation, capsys):
     [
         ('--capacities=0.5,none', '--capacities = 0.5,none: must be numbers'),
         ('--capacities=0', 'must be numbers above 0, with commas between'),
+        ('--few_shot=1.5', 'must be whole numbers above 0'),
         ('--max_batches=0', 'max_batches = 0: must be'),
     ],
 )

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -99,6 +100,15 @@ class Config(abc.ABC):
     @abc.abstractmethod
     def make_workload(self) -> Workload:
         """Returns the workload of this config."""
+
+    def prepared_as(self, workdir: pathlib.Path) -> 'Config':
+        """Returns the config with other data prepared as a run's own were.
+
+        Args:
+          workdir: the run's folder.
+        """
+        del workdir
+        return self
 
     @property
     def units_per_step(self) -> int:

@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +99,7 @@ def open_run(
     *,
     metric: str | None = None,
     plugins: Sequence[str] = (),
+    load: Callable[[Any], Any] = lambda workload: workload.load_data(),
 ) -> Opened:
     """Opens a checkpoint of a run for evaluation; nothing is written.
 
@@ -110,6 +111,7 @@ def open_run(
         name; `data.*` names other data.
       metric: metric of 'best', by default the workload's first.
       plugins: the run's plugins that may be imported.
+      load: a function from the workload to the data.
 
     Raises:
       ConfigError: for a folder, a step or changes that cannot be used.
@@ -124,10 +126,12 @@ def open_run(
             'reads others)'
         )
         raise ConfigError('config.data', dict(changes), allowed)
+    if config.data != run.data:
+        config = config.prepared_as(workdir)
     config, mesh = placed(config, dict(changes))
     workload = config.make_workload()
     with progress.shown('loading data'):
-        data = workload.load_data()
+        data = load(workload)
     entries = list_checkpoints(workdir)
     if not entries:
         allowed = 'the folder of a run with a checkpoint'

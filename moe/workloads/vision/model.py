@@ -91,7 +91,8 @@ class ViT(nn.Module):
         mask: Bool[Array, 'B'] | None = None,
         train: bool = False,
         record: bool = False,
-    ) -> tuple[Float[Array, 'B classes'], Aux | None]:
+        head: bool = True,
+    ) -> tuple[Float[Array, 'B outputs'], Aux | None]:
         """Predicts the class of each image.
 
         Args:
@@ -99,10 +100,11 @@ class ViT(nn.Module):
           mask: True for valid images, for the mixtures; None if all are.
           train: whether this is training.
           record: whether the Aux has the Routing.
+          head: whether to apply the head; without, its input is returned.
 
         Returns:
-          Logits in float32, and the Aux stacked over the mixture layers (None
-          for a dense model).
+          Logits in float32, or the representation that the head reads, and the
+          Aux stacked over the mixture layers (None for a dense model).
 
         Raises:
           ValueError: if the images are not of the config's size and channels.
@@ -161,7 +163,7 @@ class ViT(nn.Module):
                 self, 'head_hidden_bias', zeros, (c.head_hidden,), decay=False
             )
             pooled = jnp.tanh(pooled @ inner + bias)
-        head = parameter(
+        kernel = parameter(
             self,
             'head',
             zeros,
@@ -172,4 +174,4 @@ class ViT(nn.Module):
         bias = parameter(
             self, 'head_bias', zeros, (c.num_classes,), decay=False
         )
-        return pooled @ head + bias, aux
+        return (pooled @ kernel + bias if head else pooled), aux

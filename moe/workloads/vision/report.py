@@ -1,11 +1,12 @@
 """The report sections of a vision transformer.
 
-Baselines, accuracy against capacity, accuracy of the classes, and the confusion
-matrix.
+Baselines, accuracy against capacity, few-shot accuracy, accuracy of the
+classes, and the confusion matrix.
 """
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def summary(run: Run) -> list[str]:
 def details(run: Run) -> list[str]:
     """Returns baselines, and the accuracy against capacity, and by class."""
     path = run.workdir / 'confusion.json'
-    parts = [_baselines(run), _capacities(run)]
+    parts = [_baselines(run), _capacities(run), _few_shot(run)]
     if path.exists():
         parts.append(_classes(Confusion.read(path)))
     return [part for part in parts if part]
@@ -43,6 +44,36 @@ def _baselines(run: Run) -> str:
     found = baselines.shown(run.workdir)
     rows = {name: {'accuracy': value} for name, value in found.items()}
     return section('Baselines', [table(rows, ('accuracy',), 'baseline')])
+
+
+def _few_shot(run: Run) -> str:
+    """Returns the table of the linear probes, a row a file and number."""
+    rows = {}
+    for path in sorted((run.workdir / 'evaluations').glob('few-shot-*.json')):
+        found = read_json(path)
+        with reading(path):
+            of = [f'step {found["step"]}', *_changes(found)]
+            for row in found['rows']:
+                spread = row['deviation']
+                rows[f'{row["shots"]} of {", ".join(of)}'] = {
+                    'accuracy': f'{row["mean"]:.4f}',
+                    'deviation': '-' if spread is None else f'{spread:.4f}',
+                    'draws': str(found['draws']),
+                }
+    columns = ('accuracy', 'deviation', 'draws')
+    words = (
+        'Regularised least squares from what the head reads of a few images of '
+        'each class; the model stays as it is.'
+    )
+    shown = table(rows, columns, 'images a class')
+    told = [paragraph(words), shown] if rows else []
+    return section('Few-shot accuracy', told)
+
+
+def _changes(found: Mapping[str, Any]) -> list[str]:
+    """Returns the fields that were other than in training, in words."""
+    given = found.get('changes', {}).items()
+    return [f'{name} = {value}' for name, value in given]
 
 
 def _capacities(run: Run) -> str:
@@ -78,9 +109,8 @@ def _capacity(path: pathlib.Path) -> str:
         names = [capacity_curve.IN_ORDER, capacity_curve.PRIORITIZED]
         lines = [*names, capacity_curve.DROPLESS]
         points.sort(key=lambda point: (lines.index(point[2]), point[0]))
-        changes = found.get('changes', {})
         of = [f'step {found["step"]}'] if 'step' in found else []
-        of += [f'{name} = {value}' for name, value in changes.items()]
+        of += _changes(found)
         caption = f'Validation {metric} against the capacity factor.'
         if of:
             caption += f' Of {", ".join(of)}.'

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from moe import files
 from moe.config import ConfigError, NaturalFloat, Within
@@ -31,6 +32,7 @@ from moe.workloads.vision.capacity_curve import CapacityCurve
 from moe.workloads.vision.confusion import Confusion
 from moe.workloads.vision.encoded import Streamed
 from moe.workloads.vision.images import ImageConfig, Images, load_images
+from moe.workloads.vision.inputs import FILE as PREPARATION
 from moe.workloads.vision.inputs import Preparation
 from moe.workloads.vision.model import ViT, ViTConfig
 from moe.workloads.vision.objective import cross_entropies
@@ -64,6 +66,16 @@ class VisionConfig(TransformerRun):
         super().__post_init__()
         if self.capacity_curve:
             list(capacity_curve.points(self, (1.0,)))  # or it is refused
+
+    def prepared_as(self, workdir: pathlib.Path) -> 'VisionConfig':
+        """Returns the config with pixels standardised as in a run."""
+        if self.data.mean or not (workdir / PREPARATION).exists():
+            return self
+        standard = Preparation.read(workdir).standard
+        numbers = (standard.mean.tolist(), standard.deviation.tolist())
+        mean, deviation = map(tuple, numbers)
+        data = dataclasses.replace(self.data, mean=mean, deviation=deviation)
+        return dataclasses.replace(self, data=data)
 
     def make_workload(self) -> 'Vision':
         """Returns the workload that this describes."""
@@ -117,6 +129,21 @@ class Vision(TransformerWorkload):
             means |= masked_means(mask, **{f'top_{_TOP}_accuracy': found})
         return Outputs(means, aux, state_of(variables), {'': predictions})
 
+    def representations(
+        self,
+        variables: Any,
+        images: Float[Array, 'B H W C'],
+        mask: Bool[Array, 'B'],
+    ) -> Float[Array, 'B D']:
+        """Returns what the head reads of each image, as in evaluation.
+
+        Args:
+          variables: variables of the model.
+          images: standardised pixels.
+          mask: True for valid images.
+        """
+        return self._model.apply(variables, images, mask=mask, head=False)[0]
+
     def eval_rows(self, outputs, batch):
         """Returns the true and the predicted class of each image."""
         logits, labels, mask = outputs.predictions['']
@@ -134,6 +161,16 @@ class Vision(TransformerWorkload):
 
     def load_data(self):
         """Reads the images and checks that they fit the model."""
+        data, model = self.load_images(), self._config.model
+        if data.num_classes > model.num_classes:
+            allowed = f"at least the images' {data.num_classes}"
+            raise ConfigError(
+                'config.model.num_classes', model.num_classes, allowed
+            )
+        return data
+
+    def load_images(self) -> Images:
+        """Reads images, of whatever classes, and checks their size."""
         model = self._config.model
         data = load_images(self._config.data, model.image_size, model.channels)
         size = (model.image_size, model.image_size, model.channels)
@@ -143,11 +180,6 @@ class Vision(TransformerWorkload):
                 'config.model.image_size and channels',
                 (model.image_size, model.channels),
                 f"the images' ({rows} x {columns} pixels, {channels} channels)",
-            )
-        if data.num_classes > model.num_classes:
-            allowed = f"at least the images' {data.num_classes}"
-            raise ConfigError(
-                'config.model.num_classes', model.num_classes, allowed
             )
         return data
 

@@ -80,6 +80,22 @@ def test_accuracy_against_capacity(tmp_path):
         report.details(Run(folder))
 
 
+def test_few_shot_accuracy(tmp_path):
+    folder = runs.write(tmp_path / 'one')
+    row = {'shots': 5, 'mean': 0.5, 'deviation': 0.125}
+    one = {'shots': 10, 'mean': 0.75, 'deviation': None}
+    found = {'step': 3, 'draws': 2, 'rows': [row, one], 'changes': {'a.b': '1'}}
+    (folder / 'evaluations').mkdir()
+    path = folder / 'evaluations' / 'few-shot-step-3.json'
+    path.write_text(json.dumps(found))
+    (part,) = report.details(Run(folder))
+    assert Parsed(part).rows == [
+        ['images a class', 'accuracy', 'deviation', 'draws'],
+        ['5 of step 3, a.b = 1', '0.5000', '0.1250', '2'],
+        ['10 of step 3, a.b = 1', '0.7500', '-', '2'],
+    ]
+
+
 def test_many_classes_have_their_extremes(tmp_path):
     # Class c of 1,000 has 1,000 images, of which c are right; the others are
     # taken for the next class.
