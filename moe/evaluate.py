@@ -182,7 +182,7 @@ def write(
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """Returns what is printed of an evaluation: metrics, then layers.
+    """Returns what is printed of an evaluation: metrics, layers, classes.
 
     Args:
       found: results of `evaluate_run`.
@@ -201,6 +201,11 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         + ', '.join(f'{n} {stats[n]:.3f}' for n in _COLUMNS if n in stats)
         for layer, stats in layers.items()
     ]
+    classes = found.get('classes', {}).get('accuracy', [])
+    if known := [value for value in classes if value is not None]:
+        mean = sum(known) / len(known)
+        span = f'{min(known):.4f} to {max(known):.4f}'
+        rows.append(f'  classes: accuracy {span}, mean {mean:.4f}')
     return [f'step {found["step"]}: {", ".join(told)}', *rows]
 
 

@@ -55,7 +55,7 @@ def evaluated(folder, *flags, name='step-1.json'):
     return json.loads((folder / 'evaluations' / name).read_text())
 
 
-def test_classes(folder, validation):
+def test_classes(folder, validation, capsys):
     run, images, labels = validation
     logits = run.logits(images)
     guess, found = np.argmax(logits, axis=-1), evaluated(folder)
@@ -63,11 +63,15 @@ def test_classes(folder, validation):
     metrics, classes = found['metrics'], found['classes']
     assert metrics['eval/accuracy'] == pytest.approx(np.mean(better == 0))
     assert metrics['eval/top_5_accuracy'] == pytest.approx(np.mean(better < 5))
+    shares = []
     for c in range(CLASSES):
         of = labels == c
         assert classes['images'][c] == np.sum(of) == 3
         right = np.sum(guess[of] == c)
+        shares.append(right / 3)
         assert classes['accuracy'][c] == pytest.approx(right / 3)
+    span = f'{min(shares):.4f} to {max(shares):.4f}, mean {np.mean(shares):.4f}'
+    assert f'  classes: accuracy {span}\n' in capsys.readouterr().out
 
 
 def dropped(run, images, capacity):

@@ -55,6 +55,18 @@ class Preparation:
         center = getattr(data.val_x, 'center', 1.0)
         return cls(data.standard, center, data.classes)
 
+    def names(self, count: int) -> list[str]:
+        """Returns what the model's classes are called, each another name.
+
+        Args:
+          count: number of the model's classes, which may be more than there
+            were in training.
+        """
+        names = list(self.classes[:count])
+        for c in range(len(names), count):
+            names.append(f'class {c}' if str(c) in self.classes else str(c))
+        return names
+
     def write(self, workdir: pathlib.Path) -> None:
         """Writes `preprocessing.json` into the run's folder.
 

@@ -15,7 +15,7 @@ from moe.report import plots
 from moe.report.markup import figure, paragraph, section, shade_table, table
 from moe.report.page import Sections
 from moe.report.run import Run
-from moe.workloads.vision import baselines, capacity_curve
+from moe.workloads.vision import baselines, capacity_curve, inputs
 from moe.workloads.vision.confusion import Confusion
 
 # Of more classes the extremes are shown, and no matrix.
@@ -36,7 +36,8 @@ def details(run: Run) -> list[str]:
     path = run.workdir / 'confusion.json'
     parts = [_baselines(run), _capacities(run), _few_shot(run)]
     if path.exists():
-        parts.append(_classes(Confusion.read(path)))
+        found = Confusion.read(path)
+        parts.append(_classes(found, _names(run, found.num_classes)))
     return [part for part in parts if part]
 
 
@@ -135,7 +136,14 @@ def _without_limit(
     return {**given, 'no limit': shown}
 
 
-def _classes(found: Confusion) -> str:
+def _names(run: Run, count: int) -> list[str]:
+    """Returns what the classes are called: their names, or their numbers."""
+    if not (run.workdir / inputs.FILE).exists():
+        return [str(c) for c in range(count)]
+    return inputs.Preparation.read(run.workdir).names(count)
+
+
+def _classes(found: Confusion, names: Sequence[str]) -> str:
     accuracy = found.accuracy
     there = np.flatnonzero(found.images)
     if not len(there):
@@ -145,22 +153,25 @@ def _classes(found: Confusion) -> str:
     words = (
         f'Share of the validation images of a class that are predicted to be '
         f'of it: {np.mean(accuracy[there]):.3f} in the mean over '
-        f'{len(there)} classes, least {accuracy[worst]:.3f} (class {worst}), '
-        f'most {accuracy[best]:.3f} (class {best}).'
+        f'{len(there)} classes, least {accuracy[worst]:.3f} (class '
+        f'{names[worst]}), most {accuracy[best]:.3f} (class {names[best]}).'
     )
     parts = [paragraph(words)]
     if found.num_classes <= _MATRIX:
-        parts += [_rows(found, there), *_matrix(found)]
+        parts += [_rows(found, there, names), *_matrix(found, names)]
     else:
+        lowest, highest = order[:_EXTREMES], order[: -_EXTREMES - 1 : -1]
         parts += [
-            section('Lowest', [_rows(found, order[:_EXTREMES])], 3),
-            section('Highest', [_rows(found, order[: -_EXTREMES - 1 : -1])], 3),
-            section('Confused most often', [_pairs(found)], 3),
+            section('Lowest', [_rows(found, lowest, names)], 3),
+            section('Highest', [_rows(found, highest, names)], 3),
+            section('Confused most often', [_pairs(found, names)], 3),
         ]
     return section('Accuracy by class', parts)
 
 
-def _rows(found: Confusion, classes: Iterable[int]) -> str:
+def _rows(
+    found: Confusion, classes: Iterable[int], names: Sequence[str]
+) -> str:
     """Returns the table of some classes."""
     images, accuracy = found.images, found.accuracy
     taken: dict[int, tuple[int, int]] = {}
@@ -171,29 +182,29 @@ def _rows(found: Confusion, classes: Iterable[int]) -> str:
         row = {'images': f'{images[c]:,}', 'accuracy': f'{accuracy[c]:.3f}'}
         if c in taken:
             other, count = taken[c]
-            row['most often taken for'] = f'{other} ({count:,} times)'
-        rows[str(c)] = row
+            text = f'{names[other]} ({count:,} times)'
+            row['most often taken for'] = text
+        rows[names[c]] = row
     return table(rows, _COLUMNS, 'class')
 
 
-def _pairs(found: Confusion) -> str:
+def _pairs(found: Confusion, names: Sequence[str]) -> str:
     """Returns the table of the pairs that are confused most."""
     images, rows = found.images, {}
     for true, predicted, count in found.confused(2 * _EXTREMES):
         share = f'{count / images[true]:.3f}'
-        rows[f'{true} taken for {predicted}'] = {
+        rows[f'{names[true]} taken for {names[predicted]}'] = {
             'images': f'{count:,}',
             'share of the class': share,
         }
     return table(rows, ('images', 'share of the class'), 'classes')
 
 
-def _matrix(found: Confusion) -> list[str]:
+def _matrix(found: Confusion, names: Sequence[str]) -> list[str]:
     """Returns the confusion matrix."""
-    classes = [str(c) for c in range(found.num_classes)]
     shown = shade_table(
-        dict(zip(classes, found.matrix.tolist(), strict=True)),
-        classes,
+        dict(zip(names, found.matrix.tolist(), strict=True)),
+        names,
         lambda row, column: 120 * (row == column),
     )
     words = 'Rows: true class; columns: predicted class.'

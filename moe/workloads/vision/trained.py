@@ -90,8 +90,7 @@ class VisionRun(TrainedRun):
         the probability of every class as `class:NAME`.
         """
         model, size = self.config.model, self.config.data.batch_size
-        names = list(inputs.preparation.classes)
-        names += [str(i) for i in range(len(names), model.num_classes)]
+        names = inputs.preparation.names(model.num_classes)
         if top is not None and not 1 <= top <= len(names):
             allowed = f'1 to the number of classes ({len(names)})'
             raise ConfigError('top', top, allowed)

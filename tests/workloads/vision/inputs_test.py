@@ -28,6 +28,13 @@ def test_preparation_travels_in_the_run_s_folder(tmp_path):
     np.testing.assert_array_equal(again.standard.deviation, [0.5, 0.125, 2.0])
 
 
+def test_every_class_has_a_name_of_its_own():
+    named = lambda *classes: Preparation(COLOURS.standard, classes=classes)
+    assert named().names(3) == ['0', '1', '2']
+    assert named('2', 'a').names(4) == ['2', 'a', 'class 2', '3']
+    assert named('a', 'b').names(1) == ['a']
+
+
 def test_the_central_square_is_standardised_by_channel(tmp_path):
     # Of 4 x 8 pixels the central 2 x 2: columns 3 and 4, rows 1 and 2.
     image = np.zeros((4, 8, 3), np.uint8)

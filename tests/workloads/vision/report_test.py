@@ -46,6 +46,18 @@ def test_few_classes_have_a_matrix(tmp_path):
     ]
 
 
+def test_classes_have_their_names(tmp_path):
+    folder = runs.write(tmp_path / 'one')
+    (folder / 'confusion.json').write_text('[[7, 1], [0, 8]]')
+    ants = {'mean': [0.5], 'deviation': [1], 'center': 1, 'classes': ['ant']}
+    (folder / 'preprocessing.json').write_text(json.dumps(ants))
+    (part,) = report.details(Run(folder))
+    parsed = Parsed(part)
+    assert 'least 0.875 (class ant), most 1.000 (class 1)' in parsed.text
+    heads = [row[0] for row in parsed.rows]
+    assert heads == ['class', 'ant', '1', '', 'ant', '1']
+
+
 def test_accuracy_against_capacity(tmp_path):
     # Of the finished run, and of an evaluation with another config.
     folder = runs.write(tmp_path / 'one')
