@@ -16,6 +16,7 @@ from moe.experts import activations
 from moe.experts.activations import ACTIVATIONS
 from moe.experts.base import EXPERTS
 from moe.ops import gated_experts, grouped_matmuls, takes_gated
+from moe.ops.dropout import Rate, Seeds, dropped
 from moe.parameters import parameter
 
 _INNER = ('up', 'gate')
@@ -34,6 +35,9 @@ class MLP(nn.Module):
       activation: an entry of `ACTIVATIONS`, perhaps with options, or its name;
         or any pointwise function, e.g. `nn.tanh`, which is not gated.
       use_bias: whether each product has a bias.
+      dropout: share of the hidden units and of the outputs that are dropped in
+        training, where rows have seeds: V-MoE's dropout of experts. A token
+        loses the same of each expert.
       dtype: dtype of the computation; parameters are float32.
       down_scale: factor on the initial W_down, for deep residual stacks.
     """
@@ -42,6 +46,7 @@ class MLP(nn.Module):
     num_experts: int | None = None
     activation: Annotated[Any, OneOf(ACTIVATIONS)] = ACTIVATIONS['swiglu']
     use_bias: bool = False
+    dropout: Rate = 0.0
     dtype: Any = jnp.float32
     down_scale: float = 1.0
 
@@ -50,6 +55,7 @@ class MLP(nn.Module):
         self,
         x: Float[Array, '... D'],
         sizes: Int[Array, 'E'] | None = None,
+        seeds: Seeds | None = None,
     ) -> Float[Array, '... D']:
         """Applies the network to rows, each expert to its own.
 
@@ -57,6 +63,8 @@ class MLP(nn.Module):
           x: any rows if dense; padded buffers [E, N, D]; or, with `sizes`,
             rows [A, D] sorted by expert.
           sizes: rows of each expert, int32.
+          seeds: seed of each row's dropout, see `moe.ops.dropout`; None drops
+            nothing.
 
         Returns:
           The outputs in `dtype`, in the shape of `x`.
@@ -78,14 +86,17 @@ class MLP(nn.Module):
         if self.num_experts is None:
             # As one matrix: XLA transposes the gradients of batched products.
             x = x.reshape(-1, width)
+            seeds = None if seeds is None else seeds.reshape(-1)
+        rate = 0.0 if seeds is None else self.dropout
         kernel = activations.kernel_of(act)
-        if count and not self.use_bias and takes_gated(x, kernel):
+        if count and not (self.use_bias or rate) and takes_gated(x, kernel):
             return self._fused(x, sizes, kernel)
         names = _INNER if gated else ('up',)
         made = products(names, x, self.hidden)
         h, *gate = [checkpoint_name(y, 'hidden') for y in made]
-        h = act(*gate, h)
+        h = dropped(act(*gate, h), rate, seeds)
         (y,) = products(('down',), h, width, scale=self.down_scale)
+        y = dropped(y, rate, seeds, site=1)
         return y.reshape(shape)
 
     def _fused(self, x, sizes, kernel):

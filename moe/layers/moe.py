@@ -4,7 +4,7 @@ B leading rows, S tokens a row, T = B*S tokens, G groups, D width, E experts.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +22,7 @@ from moe.dispatch import DISPATCHERS, Dispatcher, only_experts
 from moe.experts import ZeroComputationExperts
 from moe.layers.auxiliary import auxiliary, buffer_stats, summarize
 from moe.layers.gate import Gate, in_groups
+from moe.ops.dropout import drops, make_seeds, seeded, with_seeds
 from moe.parallel import (
     COMMUNICATION,
     Communication,
@@ -158,7 +159,13 @@ class MoE(nn.Module):
         nn.share_scope(self, gate)  # its parameters are this layer's
         routing, state = gate(tokens, context)
         capacity = self.capacity_of(routing, train)
-        y, within, excess = self._execute(tokens, routing, capacity)
+        seeds = None
+        if train and drops(self.experts):
+            if context.key is None:
+                raise ValueError("MoE: dropout needs an rng named 'router'")
+            key = jax.random.fold_in(context.key, 2)  # after jitter, dropout
+            seeds = make_seeds(key, context.position)
+        y, within, excess = self._execute(tokens, routing, capacity, seeds)
         declare_all(self.experts, first_axis='expert')
         summary = summarize(
             routing,
@@ -210,12 +217,20 @@ class MoE(nn.Module):
             self.capacity_rule,
         )
 
-    def _execute(self, tokens, routing: Routing, capacity: int | None):
+    def _execute(self, tokens, routing: Routing, capacity: int | None, seeds):
+        # Seeds of dropout travel with the tokens.
+        wrap, given = seeded, tokens
+        if seeds is None:
+            wrap = lambda experts: experts
+        else:
+            given = with_seeds(tokens, seeds)
         if not self.zero_computation:
-            return self._through_experts(tokens, routing, capacity)
+            return self._through_experts(given, routing, capacity, wrap)
         count = self.experts.num_experts  # type: ignore[attr-defined]
         dispatched = only_experts(routing, 0, count)
-        y, within, excess = self._through_experts(tokens, dispatched, capacity)
+        y, within, excess = self._through_experts(
+            given, dispatched, capacity, wrap
+        )
         gates = routing.gates()[..., count:]
         y = y + self.zero_computation(tokens, gates)
         unlimited = routing.valid & (routing.assignment_expert() >= count)
@@ -223,7 +238,9 @@ class MoE(nn.Module):
         within = jnp.pad(within, [(0, 0), (0, rows), (0, 0)])
         return y, within | unlimited, excess
 
-    def _through_experts(self, tokens, routing: Routing, capacity: int | None):
+    def _through_experts(
+        self, tokens, routing: Routing, capacity: int | None, wrap: Callable
+    ):
         """Runs the experts, locally or on the devices that own them.
 
         Returns the outputs, the assignments within capacity, and with bounded
@@ -242,7 +259,8 @@ class MoE(nn.Module):
         local = entry_of(communication) is none or devices == 1
         by_hand = not local or (devices == 1 and self._splits(len(tokens)))
         if self.is_initializing() or not by_hand:
-            y, within = dispatcher(tokens, routing, self.experts, capacity)
+            experts = wrap(self.experts)
+            y, within = dispatcher(tokens, routing, experts, capacity)
             nothing = jnp.zeros((len(tokens), routing.num_experts))
             return y, within, nothing if bounded else None
         if local:
@@ -253,10 +271,10 @@ class MoE(nn.Module):
             dispatcher = communication(dispatcher, axes)
 
         def run(variables, tokens, routing):
-            def experts(rows, sizes=None):
-                return module.apply(variables, rows, sizes)
+            def experts(rows, sizes=None, *seeds):
+                return module.apply(variables, rows, sizes, *seeds)
 
-            y, within = dispatcher(tokens, routing, experts, capacity)
+            y, within = dispatcher(tokens, routing, wrap(experts), capacity)
             if not bounded:
                 return y, within, None
             lost = dispatch.within_capacity(routing, capacity) & ~within

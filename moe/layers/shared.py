@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from moe.ops.dropout import drops, make_seeds
 from moe.parameters import parameter
 from moe.types import Aux
 
@@ -53,7 +54,11 @@ class Shared(nn.Module):
         if mask is not None:
             x = jnp.where(mask[..., None], x, 0)
         y, aux = self.mixture(x, mask=mask, **options)
-        shared = self.shared(x)
+        more = {}
+        if options.get('train') and drops(self.shared):
+            at = jnp.arange(x.size // x.shape[-1]).reshape(x.shape[:-1])
+            more = {'seeds': make_seeds(self.make_rng('router'), at)}
+        shared = self.shared(x, **more)
         if mask is not None:
             shared = jnp.where(mask[..., None], shared, 0)
         if self.gate == 'none':

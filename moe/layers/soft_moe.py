@@ -16,6 +16,7 @@ from moe.capacity import capacity
 from moe.config import ConfigError, options
 from moe.layers.auxiliary import auxiliary
 from moe.layers.gate import in_groups
+from moe.ops.dropout import drops, make_seeds
 from moe.parameters import declare_all, parameter
 from moe.routing.soft import slot_logits, soft
 from moe.types import Aux, AuxiliaryLoss, Context, RoutingSummary
@@ -61,7 +62,7 @@ class SoftMoE(nn.Module):
             and gets output 0.
           token_ids: not read; all mixture layers have it.
           routes: None; a soft mixture has no choice to replay.
-          train: whether this is training; `soft` does not read it.
+          train: whether this is training, for the experts' dropout.
           record: not read: there are no assignments to record.
 
         Returns:
@@ -94,8 +95,15 @@ class SoftMoE(nn.Module):
             'gsn,gsd->gnd', routing.dispatch.astype(x.dtype), tokens
         )
         rows = rearrange(rows, 'g (e p) d -> e (g p) d', e=num_experts)
+        seeds = []
+        if train and drops(self.experts):
+            # Of slots: a soft mixture's experts see no token.
+            at = jnp.arange(num_groups * num_experts * slots, dtype=jnp.int32)
+            at = at.reshape(num_groups, num_experts, slots)
+            found = make_seeds(self.make_rng('router'), at)
+            seeds = [None, rearrange(found, 'g e p -> e (g p)')]
         out = rearrange(
-            self.experts(rows), 'e (g p) d -> g (e p) d', g=num_groups
+            self.experts(rows, *seeds), 'e (g p) d -> g (e p) d', g=num_groups
         )
         declare_all(self.experts, first_axis='expert')
         y = jnp.einsum('gsn,gnd->gsd', routing.combine.astype(out.dtype), out)

@@ -22,6 +22,7 @@ from moe.models.pattern import Kind, Place, Scan, cut, places
 from moe.models.rope import Rope
 from moe.ops.attention import ATTENTION_KERNELS, takes, xla
 from moe.ops.attention import SUPPLIED as KERNEL_SUPPLIED
+from moe.ops.dropout import Rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,12 @@ class TransformerConfig:
       moe_last: of the blocks that have a mixture by these, the last n alone
         have one, as in V-MoE's Last-n; None for all.
       moe: the mixture layers.
+      dropout: share of the stack's inputs and of attention's outputs that are
+        dropped in training; feed-forwards have their own, `dense.dropout` and
+        `moe.experts.dropout`.
+      stochastic_depth: share of the examples that lose the attention, and of
+        those that lose the feed-forward, of the last block in training; from 0
+        in the first block it grows linearly.
       residual_scale: factor on what attention and feed-forwards add to the
         residual stream; None for 1.
       dtype: dtype of the computation; parameters are float32.
@@ -93,6 +100,8 @@ class TransformerConfig:
     dense_layers: tuple[NaturalInt, ...] = ()
     moe_last: PositiveInt | None = None
     moe: MoEConfig = dataclasses.field(default_factory=MoEConfig)
+    dropout: Rate = 0.0
+    stochastic_depth: Rate = 0.0
     residual_scale: PositiveFloat | None = None
     dtype: Literal['float32', 'bfloat16'] = 'float32'
     remat: Literal['none', 'dots', 'hidden', 'full'] = 'none'
@@ -128,6 +137,18 @@ class TransformerConfig:
             if not self.moe_every:
                 allowed = 'None, as moe_every = 0 has no mixtures'
             raise ConfigError('moe_last', last, allowed)
+
+    def depth_rate(self, layer: int) -> float:
+        """Returns the share of examples that lose a branch of a layer.
+
+        `stochastic_depth * layer / (L - 1)`, at most that of the last. Source:
+        arXiv 1603.09382; with this rule, ViTs of arXiv 2106.10270.
+
+        Args:
+          layer: its number, counted from 0.
+        """
+        last = max(self.num_layers - 1, 1)
+        return self.stochastic_depth * min(layer / last, 1.0)
 
     def make_norm(self, name: str) -> nn.Module:
         """Makes a norm of the residual stream, of the calling module.

@@ -158,8 +158,9 @@ def scanned(body: Any, repeats: int, remat: bool) -> Any:
 
     Args:
       body: module class of one repetition, called with (x, cache, mask,
-        token_ids, start, train, record, segments, routes); cache and routes
-        have the repetition as their first axis, as parameters do.
+        token_ids, start, train, record, segments, routes, depths); cache,
+        routes and depths have the repetition as their first axis, as
+        parameters do.
       repeats: R.
       remat: whether a repetition's gradient computes it again.
     """
@@ -167,7 +168,7 @@ def scanned(body: Any, repeats: int, remat: bool) -> Any:
         body,
         variable_axes={'params': 0, 'router_state': 0},
         split_rngs={'params': True, 'router': True},
-        in_axes=(0, *6 * (nn.broadcast,), 0),
+        in_axes=(0, *6 * (nn.broadcast,), 0, 0),
         out_axes=0,
         length=repeats,
         unroll=1 if remat or not _is_unrolled(repeats) else repeats,

@@ -22,6 +22,7 @@ from moe.models.pattern import (
     scanned,
     singles,
 )
+from moe.ops.dropout import dropped, drops, kept_branches, make_seeds
 from moe.parallel import split_batch
 from moe.types import Aux
 
@@ -100,6 +101,7 @@ class Block(nn.Module):
         record: bool,
         segments: Int[Array, 'B S'] | None = None,
         routes: Int[Array, 'B S K'] | None = None,
+        depth: Float[Array, ''] | None = None,
     ) -> tuple[Float[Array, 'B S D'], Cache | None, Aux | None]:
         """Returns the outputs, the cache, and the mixture's Aux if it is one.
 
@@ -113,16 +115,28 @@ class Block(nn.Module):
           record: whether the Aux has the Routing.
           segments: number of each position's document, int32; None for one.
           routes: experts that the mixture replays, see `moe.routing.replay`.
+          depth: share of the examples that lose a branch, float32; None for 0.
         """
         c = self.config
         dtype, scale = jnp.dtype(c.dtype), c.down_scale
         x = split_batch(x)
+        dense = None
+        if not self.moe:
+            dense = make_experts(
+                c.dense, None, dtype=dtype, down_scale=scale, name='mlp'
+            )
+        has_own = dense is not None and drops(dense)
+        seeds = branches = None
+        if train and (c.dropout or has_own or depth is not None):
+            key, branches = jax.random.split(self.make_rng('router'))
+            seeds = make_seeds(key, _positions(x))
         h, cache = attention_of(c, self.kind, self.causal, name='attention')(
             c.make_norm('attention_norm')(x),
             cache,
             start,
             segments,
         )
+        h = _kept(dropped(h, c.dropout, seeds, site=2), branches, depth, 0)
         x = split_batch(self._added(x, h))
         h = split_batch(c.make_norm('mlp_norm')(x))
         if self.moe:
@@ -135,15 +149,29 @@ class Block(nn.Module):
                 record=record,
                 **more,
             )
+            y = _kept(y, branches, depth, 1)
             return self._added(x, y), cache, aux
-        dense = make_experts(
-            c.dense, None, dtype=dtype, down_scale=scale, name='mlp'
-        )
-        return self._added(x, dense(h)), cache, None
+        assert dense is not None
+        y = dense(h, seeds=seeds) if has_own else dense(h)
+        y = _kept(y, branches, depth, 1)
+        return self._added(x, y), cache, None
 
     def _added(self, x, y):
         scale = self.config.residual_scale
         return x + y if scale is None else x + y * scale
+
+
+def _positions(x: Float[Array, 'B S D']) -> Int[Array, 'B S']:
+    """Returns the position of each token in the global batch."""
+    return jnp.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
+
+
+def _kept(y, key, rate, branch: int):
+    """Returns a residual branch, 0 in the examples that lose it."""
+    if rate is None:
+        return y
+    keep = kept_branches(jax.random.fold_in(key, branch), rate, len(y))
+    return jnp.where(keep[:, None, None], y / (1 - rate), 0).astype(y.dtype)
 
 
 class Stack(nn.Module):
@@ -208,7 +236,11 @@ class Stack(nn.Module):
                 static_argnums=(6, 7),
                 policy=REMAT_POLICIES[c.remat],
             )
+        if train and c.dropout and self.scans is None:
+            seeds = make_seeds(self.make_rng('router'), _positions(x))
+            x = dropped(x, c.dropout, seeds)
         written: list[Cache] = []
+        layer = 0 if self.scans is None else c.num_layers
         mixtures: list[Any] = []
         forced = RoutesOfScans(routes, len(c.moe_layers))
         scans = singles(c.kinds) if self.apart else c.scans
@@ -224,8 +256,16 @@ class Stack(nn.Module):
                 end = len(written) + len(part.kinds)
                 old = cache[len(written) : end]
             own = forced.of(part, self.apart)
+            end = layer + len(part.kinds) * part.repeats
+            depths = None
+            if train and c.stochastic_depth:
+                rates = [c.depth_rate(i) for i in range(layer, end)]
+                depths = jnp.reshape(jnp.array(rates), (part.repeats, -1))
+                depths = depths[0] if self.apart else depths
+            layer = end
+            more = (segments, own, depths)
             x, (new, found) = layers(
-                x, old, mask, token_ids, start, train, record, segments, own
+                x, old, mask, token_ids, start, train, record, *more
             )
             written += new or ()
             lead = None if self.apart else ...
@@ -244,7 +284,7 @@ class _Period(nn.Module):
     @nn.compact
     def __call__(self, x, cache, *args):
         c = self.config
-        *others, routes = args
+        *others, routes, depths = args
         new: list[Cache | None] = []
         mixtures: list[Aux] = []
         for i, kind in enumerate(self.kinds):
@@ -255,7 +295,8 @@ class _Period(nn.Module):
             old = None if cache is None else cache[i]
             forced = kind.mixture and routes is not None
             own = routes[len(mixtures)] if forced else None
-            x, written, aux = block(x, old, *others, routes=own)
+            depth = None if depths is None else depths[i]
+            x, written, aux = block(x, old, *others, routes=own, depth=depth)
             new.append(written)
             mixtures += [] if aux is None else [aux]
         return x, (None if cache is None else tuple(new), tuple(mixtures))

@@ -239,3 +239,40 @@ def test_parameters_by_name_and_shape(options, shapes):
     module, rows = module_and_rows(**options)
     params = jax.eval_shape(module.init, jax.random.key(0), rows)['params']
     assert {name: p.shape for name, p in params.items()} == shapes
+
+
+@pytest.mark.parametrize('layout', ['dense', 'padded', 'grouped'])
+def test_dropout_of_hidden_units_and_outputs(layout):
+    # down * drop(relu(up x)), dropped again: V-MoE's MlpBlock, arXiv
+    # 2106.05974, with the masks of each row's seed.
+    lead = () if layout == 'dense' else (E,)
+    rng = np.random.default_rng(0)
+    up = rng.standard_normal((*lead, D, F), np.float32)
+    down = rng.standard_normal((*lead, F, D), np.float32)
+    x = rng.standard_normal((E * N, D), np.float32)
+    seeds = np.arange(7, 7 + E * N, dtype=np.uint32)
+    sizes = SIZES['grouped'] if layout == 'grouped' else (N,) * E
+    rate = 0.25
+    module = MLP(
+        F, None if layout == 'dense' else E, 'relu', dropout=rate, parent=None
+    )
+    rows, given = x, None
+    if layout == 'padded':
+        rows, seeds = x.reshape(E, N, D), seeds.reshape(E, N)
+    elif layout == 'grouped':
+        given = jnp.array(sizes)
+    params = {'params': {'up': up, 'down': down}}
+    y = module.apply(params, rows, given, seeds).reshape(-1, D)
+    for a, e in enumerate(np.repeat(np.arange(E), sizes)):
+        key = jax.random.key(seeds.reshape(-1)[a])
+        keep = [
+            jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, (n,))
+            for i, n in enumerate((F, D))
+        ]
+        own = () if layout == 'dense' else (e,)
+        hidden = np.maximum(0, np.float64(x[a]) @ up[own]) / (1 - rate)
+        desired = (hidden * keep[0]) @ down[own] / (1 - rate) * keep[1]
+        assert_close(y[a], desired, 1e-5)
+    still = module.apply(params, rows, given)
+    plain = module.clone(dropout=0.0).apply(params, rows, given, seeds)
+    np.testing.assert_array_equal(still, plain)

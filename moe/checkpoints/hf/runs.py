@@ -12,17 +12,23 @@ from moe.workloads.registry import plain_of, read_config
 # Fields of the section `model` that say how it is computed, not what.
 _HOW = (
     'attention',
+    'dense.dropout',
+    'dropout',
     'dtype',
     'mtp',
     'param_dtype',
     'remat',
+    'stochastic_depth',
     'moe.allow_lookahead',
     'moe.communication',
     'moe.dispatcher',
+    'moe.experts.dropout',
     'moe.jitter',
     'moe.losses',
     'moe.num_groups',
     'moe.router.balance',
+    'moe.router.noise',
+    'moe.shared.network.dropout',
 )
 
 
