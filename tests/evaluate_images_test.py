@@ -17,7 +17,7 @@ from moe.workloads.vision import few_shot
 from tests import tiny
 from tests.reference import few_shot as reference
 from tests.workloads.load_test import saved
-from tests.workloads.vision.run_of_images import state
+from tests.workloads.vision.run_of_images import ONE_BLOCK, state
 from tests.workloads.vision.workload_test import plain
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     np.savez(base / 'images.npz', **given)
     changes = {'model.num_classes': CLASSES, 'model.moe.capacity': 'dropless'}
 
-    config = plain(str(base / 'images.npz'), **changes)
+    config = plain(str(base / 'images.npz'), **ONE_BLOCK, **changes)
     made = saved(base / 'run', config, make=state)
     with pytest.MonkeyPatch.context() as patch:  # soon compiled
         one = functools.partial(make_mesh, devices=jax.devices()[:1])

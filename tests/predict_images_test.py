@@ -14,7 +14,7 @@ from moe import predict
 from moe.config import ConfigError
 from tests import tiny
 from tests.workloads.load_test import saved
-from tests.workloads.vision.run_of_images import state
+from tests.workloads.vision.run_of_images import ONE_BLOCK, state
 from tests.workloads.vision.workload_test import plain
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     (new.parent / 'notes.txt').write_text('no image')
 
     source = {'name': 'folder', 'files': str(base / 'photos')}
-    config = plain('', **{'data.source': source})
+    config = plain('', **ONE_BLOCK, **{'data.source': source})
     saved(base / 'run', config, make=state)
     workload = tiny.check(config).make_workload()
     workload.save_assets(workload.load_data(), base / 'run')

@@ -7,6 +7,9 @@ from moe import training
 from moe.workloads.vision.model import ViT
 from tests import tiny
 
+# One mixture and no other block, which are soon compiled.
+ONE_BLOCK = {'model.num_layers': 1, 'model.moe_every': 1}
+
 
 def state(config):
     """A train state of random parameters and zero moments, in NumPy."""
