@@ -5,9 +5,11 @@
         --config.data.source.name=npz --config.data.source.files=images.npz \
         --config.model.image_size=32 --config.model.channels=3 --workdir=DIR
 
-Expected of the first on two CPU cores after 600 steps: a validation accuracy
-of .90 to .92 on scikit-learn's digits, 8 x 8 pixels; `dense` comes to .91 to
-.93.
+Expected on scikit-learn's digits, 8 x 8 pixels, after 1,000 steps: validation
+accuracies of vmoe 98.7 ± 0.5 and dense 98.9 ± 0.3 percent (means of five seeds
+and halves of 95 % intervals), where 1-nearest-neighbour has 99.1 and logistic
+regression 96.9. A run takes 100 and 75 seconds of CPU, with compilation; see
+docs/explanation/routers.md.
 
 Variants, with another router after a comma: `configs/vision.py:vmoe,sigmoid`.
 All but `dense` have mixtures in every second block, and the same active FLOPs
@@ -51,8 +53,22 @@ def get_config(variant: str = 'vmoe') -> ConfigDict:
                 'dense': {'hidden': 128},
                 'moe_every': 0 if name == 'dense' else 2,
                 'moe': moe,
+                # As large as the patches: at ViT's 0.02 it takes hundreds of
+                # steps until the positions count.
+                'position_std': 0.5,
             },
-            'eval_every': 200,
+            'data': {
+                'shift': 0,
+                'augment': {
+                    'crop': 0.8,
+                    'rotation': 12.0,
+                    'scale': 0.12,
+                    'shear': 8.0,
+                },
+            },
+            'steps': 1000,
+            'eval_every': 250,
+            'checkpoint_every': 1000,
         }
     )
     if name == 'vmoe':

@@ -321,12 +321,12 @@ def test_manifest(tmp_path):
 
 @pytest.mark.parametrize('path', READY, ids=lambda p: p.stem)
 def test_ready_sweeps(path, tmp_path):
-    # Each is of two seeds, and can be run as it is.
+    # Each is of two seeds or more, and can be run as it is.
     sweep = trials.read_sweep(str(path), {}, tmp_path)
-    assert 8 <= len(sweep.trials) <= 14
+    assert 3 <= len(sweep.trials) <= 14
     assert 'seed' in sweep.fields
     assert len(set(names(sweep))) == len(sweep.trials)
-    assert {t.plain['seed'] for t in sweep.trials} == {0, 1}
+    assert {t.plain['seed'] for t in sweep.trials} >= {0, 1}
 
 
 def test_granularity_keeps_flops_and_parameters(tmp_path):

@@ -23,6 +23,7 @@ from moe.config import (
     options,
 )
 from moe.workloads.batches import host_batches, iterated
+from moe.workloads.vision import cluttered
 from moe.workloads.vision.array_record import has_shards  # and the folders'
 from moe.workloads.vision.augment import Augment, augmented, cropped, shifted
 from moe.workloads.vision.encoded import (
@@ -41,6 +42,7 @@ from moe.workloads.vision.standard import (
 )
 
 Batch = dict[str, np.ndarray]
+REGISTERED = (cluttered,)  # its source is chosen by its name
 
 _SAMPLE = 1024  # images by which those that are streamed are standardised
 _THREADS = 8  # that decode them
