@@ -18,7 +18,7 @@ from absl import flags
 from moe import evaluate
 from moe.command_line import define_plugins
 from moe.config import ConfigError, Damaged, override, parse
-from moe.parallel import parameter_shardings
+from moe.parallel import parameter_shardings, with_shardings
 from moe.paths import check_local, read_json
 from moe.training import folder, history
 from moe.training.arrays import read_leaf
@@ -272,6 +272,8 @@ def write_run(
     config: Config,
     make: Make,
     described: Mapping[str, Any] | None = None,
+    *,
+    every: bool = False,
 ) -> None:
     """Writes the folder of a run at step 0.
 
@@ -284,6 +286,8 @@ def write_run(
       config: its config.
       make: returns the values of each parameter and variable.
       described: the description of its data; None if it is not known.
+      every: whether `make` returns every parameter: first ones are not made,
+        and it is called with shapes.
 
     Raises:
       ConfigError: if a leaf is of another shape than the model has.
@@ -297,9 +301,17 @@ def write_run(
         shardings = parameter_shardings(
             mesh, shapes, workload.parameters, config.expert_axes
         )
-        state = jax.jit(init, out_shardings=shardings)()
-        leaves, structure = jax.tree.flatten(state)
-        names = leaf_names(state)
+        names, structure = leaf_names(shapes), jax.tree.structure(shapes)
+        leaves = jax.tree.leaves(with_shardings(shapes, shardings))
+        # The compiler leaves out what makes parameters that are not wanted.
+        given = ('params/', 'average/') if every else ()
+        own = [i for i, n in enumerate(names) if not n.startswith(given)]
+        first = jax.jit(
+            lambda: [jax.tree.leaves(init())[i] for i in own],
+            out_shardings=[leaves[i].sharding for i in own],
+        )()
+        for i, leaf in zip(own, first, strict=True):
+            leaves[i] = leaf
         for i, name in enumerate(names):
             if name.startswith(('params/', 'model_state/')):
                 made = make(name, leaves[i])

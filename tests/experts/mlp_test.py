@@ -241,6 +241,7 @@ def test_parameters_by_name_and_shape(options, shapes):
     assert {name: p.shape for name, p in params.items()} == shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['dense', 'padded', 'grouped'])
 def test_dropout_of_hidden_units_and_outputs(layout):
     # down * drop(relu(up x)), dropped again: V-MoE's MlpBlock, arXiv

@@ -92,7 +92,6 @@ def test_stochastic_depth_takes_whole_branches():
     ('axes', 'dispatcher', 'communication'),
     [
         ({'data': 2, 'expert': 2}, 'grouped', 'ragged'),
-        ({'expert': 4}, 'indexed', 'all_to_all'),
         ({'data': 4}, 'grouped', 'none'),
     ],
 )

@@ -65,6 +65,7 @@ def import_run(
         lambda name, _: (
             made(name, wanted[name], values.get) if name in wanted else None
         ),
+        every=True,
     )
     facts = {'from': str(path.resolve()), 'family': 'vmoe'}
     history.record(folder, history.STARTED, step=0, imported=facts)
