@@ -22,7 +22,9 @@ def rows(heading):
     return {first: rest for first, *rest in cells}
 
 
-@pytest.mark.parametrize(('heading', 'module'), [('Digits', vision)])
+@pytest.mark.parametrize(
+    ('heading', 'module'), [('Digits', vision), ('Cluttered digits', cluttered)]
+)
 def test_measured_accuracies_stand_beside_the_baselines(heading, module):
     found = rows(heading)
     baselines = {'1-nearest-neighbour', 'logistic regression'}
