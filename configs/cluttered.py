@@ -4,7 +4,8 @@
 
 8,192 images of 16 x 16 pixels, made from scikit-learn's digits: turned, scaled,
 placed anywhere, among pieces of others, in four styles; see
-`moe.workloads.vision.cluttered`. Variants are those of `configs/vision.py`.
+`moe.workloads.vision.data.cluttered`. Variants are those of
+`configs/vision.py`.
 
 Expected after 1,000 steps: validation accuracies of vmoe 64.3 ± 0.5 and dense
 62.7 ± 5.5 percent (means of three seeds and halves of 95 % intervals), where

@@ -17,17 +17,17 @@ from absl import flags
 from moe import files, pool, progress
 from moe.command_line import command, read_flags
 from moe.config import ConfigError
-from moe.workloads.lm.data.cache import identity, key_of
+from moe.workloads.data_cache import identity, key_of
 from moe.workloads.lm.data.shards import finished
-from moe.workloads.vision.array_record import MANIFEST
-from moe.workloads.vision.origins import (
+from moe.workloads.vision.data.array_record import MANIFEST
+from moe.workloads.vision.data.origins import (
     KINDS,
     Columns,
     Origin,
     Part,
     find_origin,
 )
-from moe.workloads.vision.shards import Shard, write_shard
+from moe.workloads.vision.data.shards import Shard, write_shard
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string(

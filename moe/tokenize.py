@@ -19,8 +19,8 @@ from absl import flags
 from moe import files, pool, progress
 from moe.command_line import command, read_flags
 from moe.config import ConfigError
-from moe.workloads.data_files import matching
-from moe.workloads.lm.data.cache import identity, key_of
+from moe.workloads.data_cache import identity, key_of
+from moe.workloads.data_files import by_number, matching
 from moe.workloads.lm.data.documents import (
     KINDS,
     Part,
@@ -30,7 +30,7 @@ from moe.workloads.lm.data.documents import (
     read_part,
 )
 from moe.workloads.lm.data.shards import WRITERS, Shard, finished, write_shard
-from moe.workloads.lm.data.token_files import MANIFEST, by_number
+from moe.workloads.lm.data.token_files import MANIFEST
 from moe.workloads.lm.data.tokenizer import read_tokenizer, train_bpe
 
 _TOKENIZER = 'tokenizer.json'

@@ -15,9 +15,11 @@ from moe.workloads.data_files import (
     UNREADABLE,
     available_memory,
     binary_kind,
+    by_number,
     check_memory,
     matching,
     opened,
+    sampled_hash,
 )
 
 
@@ -119,3 +121,39 @@ def test_memory(monkeypatch):
         check_memory(65_536 * 2**30, 'files', 'x')
     allowed = 'it takes 65,536.0 GiB, and 3.0 GiB are free'
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize('size', [0, 1, 40, 100])
+def test_hash_of_a_small_file(tmp_path, size):
+    # Of at most ten blocks of ten bytes: up to 100 bytes each byte counts.
+    data = bytes(range(1, size + 1))
+    path = tmp_path / 'a'
+
+    def hash_of(data):
+        path.write_bytes(data)
+        return sampled_hash(str(path), 10, 10)
+
+    others = [data[:i] + b'\0' + data[i + 1 :] for i in range(size)]
+    found = {hash_of(each) for each in (data, data + b'x', *others)}
+    assert len(found) == size + 2
+    assert hash_of(data) == hash_of(data)
+
+
+def test_hash_of_a_large_file(tmp_path):
+    # Its size, its first and its last bytes count.
+    path = tmp_path / 'a'
+    found = set()
+    for first, last, size in [(0, 0, 9), (1, 0, 9), (0, 1, 9), (0, 0, 10)]:
+        path.write_bytes(bytes([first, *size * [7], last]) + b'')
+        with path.open('r+b') as file:
+            file.truncate(50_000)
+            file.seek(50_000 + size - 1)
+            file.write(bytes([last]))
+        found.add(sampled_hash(str(path), 10, 10))
+    assert len(found) == 4
+
+
+def test_names_are_in_order_of_their_numbers():
+    names = ['a-10.bin', 'a-9.bin', 'a-9b.bin', 'b-1.bin']
+    order = ['a-9.bin', 'a-9b.bin', 'a-10.bin', 'b-1.bin']
+    assert sorted(names, key=by_number) == order

@@ -15,8 +15,8 @@ from scipy.special import log_softmax
 
 from moe import files
 from moe.paths import read_json, reading
-from moe.workloads.vision.encoded import Streamed
-from moe.workloads.vision.images import Images
+from moe.workloads.vision.data.encoded import Streamed
+from moe.workloads.vision.data.images import Images
 
 FILE = 'baselines.json'
 NEAREST = '1-nearest-neighbour'

@@ -18,16 +18,16 @@ from moe import files
 from moe.config import ConfigError
 from moe.paths import read_json, reading
 from moe.workloads.data_files import matching
-from moe.workloads.vision.encoded import (
+from moe.workloads.vision.data.encoded import (
     Encoded,
     Streamed,
     Unreadable,
     unreadable,
 )
-from moe.workloads.vision.folder import ENDINGS
-from moe.workloads.vision.images import Images
-from moe.workloads.vision.sources import pixels, read_npz
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data.folder import ENDINGS
+from moe.workloads.vision.data.images import Images
+from moe.workloads.vision.data.sources import pixels, read_npz
+from moe.workloads.vision.data.standard import Standard
 
 FILE = 'preprocessing.json'
 _THREADS = 8  # that read and decode

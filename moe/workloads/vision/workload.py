@@ -27,11 +27,12 @@ from moe.training.workload import (
     state_of,
 )
 from moe.workloads.transformer import TransformerRun, TransformerWorkload
-from moe.workloads.vision import baselines, capacity_curve, images
+from moe.workloads.vision import baselines, capacity_curve
 from moe.workloads.vision.capacity_curve import CapacityCurve
 from moe.workloads.vision.confusion import Confusion
-from moe.workloads.vision.encoded import Streamed
-from moe.workloads.vision.images import ImageConfig, Images, load_images
+from moe.workloads.vision.data import images
+from moe.workloads.vision.data.encoded import Streamed
+from moe.workloads.vision.data.images import ImageConfig, Images, load_images
 from moe.workloads.vision.inputs import FILE as PREPARATION
 from moe.workloads.vision.inputs import Preparation
 from moe.workloads.vision.model import ViT, ViTConfig
@@ -214,7 +215,7 @@ class Vision(TransformerWorkload):
         return [f'{count} of {every} validation images are trained on too']
 
     def train_batches(self, data: Images, host, num_hosts):
-        """Returns the batches of `moe.workloads.vision.images`."""
+        """Returns the batches of `moe.workloads.vision.data.images`."""
         config = self._config
         return images.train_batches(
             data, config.data, config.seed, host, num_hosts

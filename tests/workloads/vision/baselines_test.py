@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from moe.config import ConfigError
 from moe.workloads.vision import baselines
-from moe.workloads.vision.images import ImageConfig, Images, load_images
+from moe.workloads.vision.data.images import ImageConfig, Images, load_images
 
 
 def images(**changes) -> Images:

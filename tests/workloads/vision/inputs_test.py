@@ -5,13 +5,13 @@ import pytest
 from PIL import Image
 
 from moe.config import ConfigError
+from moe.workloads.vision.data.standard import Standard
 from moe.workloads.vision.inputs import (
     Inputs,
     LeftOut,
     Preparation,
     list_inputs,
 )
-from moe.workloads.vision.standard import Standard
 
 COLOURS = Preparation(
     Standard(np.array([0.5, 0.25, 0.0]), np.array([0.5, 0.125, 2.0])),

@@ -11,8 +11,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from moe import progress
 from moe.config import ConfigError
-from moe.workloads.lm.data.cache import kept, key_of
-from moe.workloads.lm.data.mapping import Integers, sampled_hash, within
+from moe.workloads.data_cache import kept, key_of
+from moe.workloads.data_files import sampled_hash
+from moe.workloads.lm.data.mapping import Integers, within
 from moe.workloads.lm.data.record_sizes import footer_sizes
 from moe.workloads.lm.data.sources import SOURCES
 from moe.workloads.lm.data.token_files import TokenFiles

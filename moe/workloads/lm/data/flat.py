@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from moe.config import ConfigError
-from moe.workloads.lm.data.mapping import sampled_hash
+from moe.workloads.data_files import sampled_hash
 from moe.workloads.lm.data.sources import SOURCES
 from moe.workloads.lm.data.token_files import TokenFiles
 from moe.workloads.lm.data.tokens import Mapped

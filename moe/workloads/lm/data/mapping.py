@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import hashlib
 import mmap
 import os
 from collections.abc import Sequence
@@ -72,21 +71,3 @@ def _mapped(path: str, version: tuple[int, ...]) -> mmap.mmap:
     del version  # of the key: a file may be replaced
     with open(path, 'rb') as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def sampled_hash(path: str, blocks: int = 64, block: int = 4096) -> str:
-    """Returns a hash of a file's size and of evenly spaced blocks of it.
-
-    Args:
-      path: path of the file.
-      blocks: number of blocks; a file of fewer is hashed whole.
-      block: bytes of a block.
-    """
-    size = os.path.getsize(path)
-    digest = hashlib.sha256(str(size).encode())
-    count = min(blocks, -(-size // block))
-    with open(path, 'rb') as file:
-        for i in range(count):
-            file.seek(i * max(size - block, 0) // max(count - 1, 1))
-            digest.update(file.read(block))
-    return digest.hexdigest()

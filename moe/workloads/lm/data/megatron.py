@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from moe.config import ConfigError
-from moe.workloads.lm.data.mapping import Integers, sampled_hash
+from moe.workloads.data_files import sampled_hash
+from moe.workloads.lm.data.mapping import Integers
 from moe.workloads.lm.data.sources import SOURCES
 from moe.workloads.lm.data.token_files import TokenFiles
 from moe.workloads.lm.data.tokens import Mapped, Tokens, narrow_dtype

@@ -12,7 +12,7 @@ import numpy as np
 
 from moe import progress
 from moe.config import ConfigError
-from moe.workloads.lm.data.cache import kept, key_of
+from moe.workloads.data_cache import kept, key_of
 from moe.workloads.lm.data.mapping import Integers
 from moe.workloads.lm.data.tokens import Tokens
 

@@ -16,10 +16,10 @@ import numpy as np
 from moe import progress
 from moe.config import ConfigError, Within
 from moe.workloads import data_files
+from moe.workloads.data_cache import identity, kept, key_of
 from moe.workloads.data_files import UNREADABLE, binary_kind, matching
 from moe.workloads.lm.data import blob
 from moe.workloads.lm.data.blob import Piece
-from moe.workloads.lm.data.cache import identity, kept, key_of
 from moe.workloads.lm.data.sources import Corpus, check_length
 from moe.workloads.lm.data.token_files import Tokenized
 from moe.workloads.lm.data.tokenizer import Bytes, Tokenizer, read_tokenizer

@@ -6,12 +6,11 @@ import glob
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from moe.config import ConfigError, NaturalInt, Within
-from moe.workloads.data_files import matching
+from moe.workloads.data_files import by_number, matching
 from moe.workloads.lm.data.sources import Corpus, Source, check_length
 from moe.workloads.lm.data.tokenizer import (
     Bytes,
@@ -257,9 +256,3 @@ def split(
     if starts is not None and len(starts) and starts[-1] > 0:
         border = int(starts[-1])
     return Span(tokens, 0, border), Span(tokens, border, size)
-
-
-def by_number(path: str) -> list[Any]:
-    """Returns a key by which names are in order, numbers by their value."""
-    parts = re.split(r'(\d+)', path)
-    return [int(p) if i % 2 else p for i, p in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""A cache of their own, and a tokenizer, for tests of data."""
+"""A tokenizer for tests of data."""
 
 import pytest
 
@@ -6,13 +6,6 @@ TEXTS = [
     'the quick brown fox jumps over it',
     'caf\u00e9 and the fox, the end\n',
 ]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The folder of the cache, empty."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return tmp_path / 'cache' / 'moe'
 
 
 @pytest.fixture(scope='session')

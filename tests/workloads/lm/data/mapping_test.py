@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moe.workloads.lm.data import mapping
-from moe.workloads.lm.data.mapping import Integers, sampled_hash, within
+from moe.workloads.lm.data.mapping import Integers, within
 from moe.workloads.lm.data.tokens import Joined
 from tests.workloads.lm.data.tokens_test import written
 
@@ -38,33 +38,3 @@ def test_more_files_than_are_open(tmp_path, monkeypatch):
     for _ in range(2):
         assert found[:].tolist() == ids
     assert mapping._mapped.cache_info().currsize <= mapping._MAPPED
-
-
-@pytest.mark.parametrize('size', [0, 1, 40, 100])
-def test_hash_of_a_small_file(tmp_path, size):
-    # Of at most ten blocks of ten bytes: up to 100 bytes each byte counts.
-    data = bytes(range(1, size + 1))
-    path = tmp_path / 'a'
-
-    def hash_of(data):
-        path.write_bytes(data)
-        return sampled_hash(str(path), 10, 10)
-
-    others = [data[:i] + b'\0' + data[i + 1 :] for i in range(size)]
-    found = {hash_of(each) for each in (data, data + b'x', *others)}
-    assert len(found) == size + 2
-    assert hash_of(data) == hash_of(data)
-
-
-def test_hash_of_a_large_file(tmp_path):
-    # Its size, its first and its last bytes count.
-    path = tmp_path / 'a'
-    found = set()
-    for first, last, size in [(0, 0, 9), (1, 0, 9), (0, 1, 9), (0, 0, 10)]:
-        path.write_bytes(bytes([first, *size * [7], last]) + b'')
-        with path.open('r+b') as file:
-            file.truncate(50_000)
-            file.seek(50_000 + size - 1)
-            file.write(bytes([last]))
-        found.add(sampled_hash(str(path), 10, 10))
-    assert len(found) == 4

@@ -9,7 +9,7 @@ import pytest
 from moe.config import ConfigError
 from moe.workloads.lm.data import token_files
 from moe.workloads.lm.data.flat import NanoGPT
-from moe.workloads.lm.data.token_files import by_number, split
+from moe.workloads.lm.data.token_files import split
 from moe.workloads.lm.data.tokenizer import read_tokenizer
 from moe.workloads.lm.data.tokens import InMemory
 
@@ -44,12 +44,6 @@ def test_a_file_on_both_sides(tmp_path):
     files = write(tmp_path / 'a.bin', range(40))
     with pytest.raises(ConfigError, match=r'a\.bin is in both'):
         NanoGPT(files=files, val_files=f'{tmp_path}/*.bin').load(3)
-
-
-def test_order():
-    names = ['a-10.bin', 'a-9.bin', 'a-9b.bin', 'b-1.bin']
-    order = ['a-9.bin', 'a-9b.bin', 'a-10.bin', 'b-1.bin']
-    assert sorted(names, key=by_number) == order
 
 
 def test_text_of_the_ids(tmp_path, tokenizer_file):

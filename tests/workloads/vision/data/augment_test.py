@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from moe.workloads.vision.augment import (
+from moe.workloads.vision.data.augment import (
     Augment,
     affine,
     affine_matrix,
@@ -14,7 +14,7 @@ from moe.workloads.vision.augment import (
     cropped,
     shifted,
 )
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data.standard import Standard
 from tests.reference import vision_data
 
 STANDARD = Standard(np.array([2.0, -1.0]), np.array([2.0, 0.5]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moe.workloads.vision.standard import (
+from moe.workloads.vision.data.standard import (
     Standard,
     standard_of,
     standard_of_bytes,

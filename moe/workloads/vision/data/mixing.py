@@ -8,7 +8,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from moe.workloads.vision.augment import Augment
+from moe.workloads.vision.data.augment import Augment
 
 Batch = dict[str, np.ndarray]
 Shares = Float[np.ndarray, 'H W']

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision.folder import Folder, looks_like_images
+from moe.workloads.vision.data.folder import Folder, looks_like_images
 from tests.workloads.vision.pictures import encoded, painted, write_folder
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moe.workloads.vision.example_proto import read_example, write_example
+from moe.workloads.vision.data.example_proto import read_example, write_example
 from tests.workloads.vision.pictures import example, example_class
 
 FEATURES = {'image': b'\x89' + bytes(range(256)), 'label': 300}

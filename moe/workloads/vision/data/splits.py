@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from moe import progress
 from moe.config import ConfigError
-from moe.workloads.lm.data.cache import identity, kept, key_of
+from moe.workloads.data_cache import identity, kept, key_of
 
 # Words of names, in the order in which they are taken.
 TRAIN = ('train', 'training')

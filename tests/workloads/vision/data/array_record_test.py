@@ -6,7 +6,7 @@ import json
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision.array_record import ImageRecords
+from moe.workloads.vision.data.array_record import ImageRecords
 from tests.workloads.vision.pictures import (
     encoded,
     example,

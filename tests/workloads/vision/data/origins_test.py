@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision.encoded import opened
-from moe.workloads.vision.origins import Columns, find_origin, read_part
+from moe.workloads.vision.data.encoded import opened
+from moe.workloads.vision.data.origins import Columns, find_origin, read_part
 from tests.workloads.vision.pictures import (
     encoded,
     example,

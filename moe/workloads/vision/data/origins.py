@@ -18,15 +18,14 @@ import grain
 import numpy as np
 
 from moe.config import ConfigError
-from moe.workloads.data_files import UNREADABLE, matching, opened
+from moe.workloads.data_files import UNREADABLE, by_number, matching, opened
 from moe.workloads.lm.data.documents import parquet_file
-from moe.workloads.lm.data.token_files import by_number
-from moe.workloads.vision.array_record import classes_of
-from moe.workloads.vision.encoded import encoded_png
-from moe.workloads.vision.example_proto import read_example
-from moe.workloads.vision.folder import list_images, looks_like_images
-from moe.workloads.vision.sources import read_arrays
-from moe.workloads.vision.splits import TRAIN, VAL, split_named, split_word
+from moe.workloads.vision.data.array_record import classes_of
+from moe.workloads.vision.data.encoded import encoded_png
+from moe.workloads.vision.data.example_proto import read_example
+from moe.workloads.vision.data.folder import list_images, looks_like_images
+from moe.workloads.vision.data.sources import read_arrays
+from moe.workloads.vision.data.splits import TRAIN, VAL, split_named, split_word
 
 KINDS = ('folder', 'npz', 'parquet', 'tfrecord', 'array_record')
 FIELD = '--files'

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision import images
-from moe.workloads.vision.augment import Augment
-from moe.workloads.vision.folder import Folder
-from moe.workloads.vision.images import ImageConfig, load_images
-from moe.workloads.vision.rand_augment import RandAugment
-from moe.workloads.vision.sources import npz
+from moe.workloads.vision.data import images
+from moe.workloads.vision.data.augment import Augment
+from moe.workloads.vision.data.folder import Folder
+from moe.workloads.vision.data.images import ImageConfig, load_images
+from moe.workloads.vision.data.rand_augment import RandAugment
+from moe.workloads.vision.data.sources import npz
 from tests.workloads.vision.pictures import painted, write_folder
 
 EVERYTHING = Augment(

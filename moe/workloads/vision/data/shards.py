@@ -16,10 +16,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from moe import files
 from moe.config import ConfigError
-from moe.workloads.vision.encoded import opened
-from moe.workloads.vision.example_proto import write_example
-from moe.workloads.vision.origins import Columns, Part, read_part, refused
-from moe.workloads.vision.splits import validates
+from moe.workloads.vision.data.encoded import opened
+from moe.workloads.vision.data.example_proto import write_example
+from moe.workloads.vision.data.origins import Columns, Part, read_part, refused
+from moe.workloads.vision.data.splits import validates
 
 _OPTIONS = 'group_size:1,uncompressed'  # images are compressed already
 _MOST_LABELS = 2**31

@@ -15,27 +15,26 @@ import grain
 import numpy as np
 
 from moe import progress
-from moe.config import (
-    ConfigError,
-    NaturalInt,
-    OneOf,
-    PositiveInt,
-    options,
-)
+from moe.config import ConfigError, NaturalInt, OneOf, PositiveInt, options
 from moe.workloads.batches import host_batches, iterated
-from moe.workloads.vision import cluttered
-from moe.workloads.vision.array_record import has_shards  # and the folders'
-from moe.workloads.vision.augment import Augment, augmented, cropped, shifted
-from moe.workloads.vision.encoded import (
+from moe.workloads.vision.data import cluttered
+from moe.workloads.vision.data.array_record import has_shards
+from moe.workloads.vision.data.augment import (
+    Augment,
+    augmented,
+    cropped,
+    shifted,
+)
+from moe.workloads.vision.data.encoded import (
     Labels,
     Streamed,
     StreamedImages,
     StreamedSource,
 )
-from moe.workloads.vision.mixing import mixed, shares
-from moe.workloads.vision.rand_augment import CHANNELS
-from moe.workloads.vision.sources import SOURCES, LabelledImages, digits
-from moe.workloads.vision.standard import (
+from moe.workloads.vision.data.mixing import mixed, shares
+from moe.workloads.vision.data.rand_augment import CHANNELS
+from moe.workloads.vision.data.sources import SOURCES, LabelledImages, digits
+from moe.workloads.vision.data.standard import (
     Standard,
     standard_of,
     standard_of_bytes,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
-from moe.workloads.vision import cluttered
-from moe.workloads.vision.images import ImageConfig, load_images
-from moe.workloads.vision.sources import LabelledImages, digits
+from moe.workloads.vision.data import cluttered
+from moe.workloads.vision.data.images import ImageConfig, load_images
+from moe.workloads.vision.data.sources import LabelledImages, digits
 
 SMALL = {'train_images': 60, 'val_images': 30}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError, parse
-from moe.workloads.vision.images import ImageConfig, load_images
-from moe.workloads.vision.sources import (
+from moe.workloads.vision.data.images import ImageConfig, load_images
+from moe.workloads.vision.data.sources import (
     SOURCES,
     LabelledImages,
     held_out,

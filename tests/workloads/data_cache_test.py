@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.lm.data.cache import cache_folder, identity, kept, key_of
+from moe.workloads.data_cache import cache_folder, identity, kept, key_of
 
 
 def test_folder(monkeypatch, tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moe.workloads.vision import rand_augment
-from moe.workloads.vision.rand_augment import (
+from moe.workloads.vision.data import rand_augment
+from moe.workloads.vision.data.rand_augment import (
     OPERATIONS,
     RandAugment,
     rand_augmented,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision import images
-from moe.workloads.vision.augment import Augment
-from moe.workloads.vision.images import ImageConfig, Images
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data import images
+from moe.workloads.vision.data.augment import Augment
+from moe.workloads.vision.data.images import ImageConfig, Images
+from moe.workloads.vision.data.standard import Standard
 
 SIZE = 3
 COUNT = 11

@@ -16,20 +16,18 @@ import grain
 import numpy as np
 
 from moe.config import ConfigError
-from moe.workloads.data_files import matching
-from moe.workloads.lm.data.cache import identity, kept, key_of
-from moe.workloads.lm.data.mapping import sampled_hash
-from moe.workloads.lm.data.token_files import by_number
-from moe.workloads.vision.encoded import (
+from moe.workloads.data_cache import identity, kept, key_of
+from moe.workloads.data_files import by_number, matching, sampled_hash
+from moe.workloads.vision.data.encoded import (
     FILES,
     Encoded,
     StreamedImages,
     StreamedSource,
 )
-from moe.workloads.vision.example_proto import read_example
-from moe.workloads.vision.folder import Center
-from moe.workloads.vision.sources import SOURCES, ValFraction
-from moe.workloads.vision.splits import (
+from moe.workloads.vision.data.example_proto import read_example
+from moe.workloads.vision.data.folder import Center
+from moe.workloads.vision.data.sources import SOURCES, ValFraction
+from moe.workloads.vision.data.splits import (
     TRAIN,
     by_content,
     split_named,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.vision.splits import (
+from moe.workloads.vision.data.splits import (
     by_content,
     split_named,
     split_word,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moe.workloads.vision.augment import Augment
-from moe.workloads.vision.mixing import mixed, shares
+from moe.workloads.vision.data.augment import Augment
+from moe.workloads.vision.data.mixing import mixed, shares
 from tests.reference import vision_data
 
 

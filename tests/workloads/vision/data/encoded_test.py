@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from moe.config import ConfigError
-from moe.workloads.vision.augment import crop_box
-from moe.workloads.vision.encoded import Encoded, Labels, Streamed, opened
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data.augment import crop_box
+from moe.workloads.vision.data.encoded import Encoded, Labels, Streamed, opened
+from moe.workloads.vision.data.standard import Standard
 from tests.reference import vision_data
 from tests.workloads.vision.pictures import encoded, painted
 

@@ -10,8 +10,8 @@ import scipy.ndimage
 from jaxtyping import Float
 
 from moe.config import NaturalInt, PositiveInt, Within
-from moe.workloads.vision.augment import affine_matrix
-from moe.workloads.vision.sources import (
+from moe.workloads.vision.data.augment import affine_matrix
+from moe.workloads.vision.data.sources import (
     SOURCES,
     LabelledImages,
     ValFraction,

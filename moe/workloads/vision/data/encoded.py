@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 
 from moe.config import ConfigError
-from moe.workloads.vision.augment import crop_box
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data.augment import crop_box
+from moe.workloads.vision.data.standard import Standard
 
 FILES = 'config.data.source.files'
 Pixels = UInt8[np.ndarray, 'S S C']

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 
 from moe.config import ConfigError, Within
-from moe.workloads.vision.encoded import (
+from moe.workloads.vision.data.encoded import (
     FILES,
     Encoded,
     StreamedImages,
@@ -20,8 +20,8 @@ from moe.workloads.vision.encoded import (
     class_numbers,
     unreadable,
 )
-from moe.workloads.vision.sources import SOURCES, ValFraction
-from moe.workloads.vision.splits import by_content, split_named
+from moe.workloads.vision.data.sources import SOURCES, ValFraction
+from moe.workloads.vision.data.splits import by_content, split_named
 
 # Endings of the names of images.
 ENDINGS = (

@@ -13,9 +13,9 @@ import moe.config
 from configs import vision
 from moe.config import ConfigError, Text, parse
 from moe.workloads import data_files, registry
-from moe.workloads.vision.folder import Folder
-from moe.workloads.vision.images import ImageConfig, load_images, source_of
-from moe.workloads.vision.sources import digits, npz
+from moe.workloads.vision.data.folder import Folder
+from moe.workloads.vision.data.images import ImageConfig, load_images, source_of
+from moe.workloads.vision.data.sources import digits, npz
 from tests.workloads.vision.pictures import write_folder
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
 from moe.config import NaturalFloat, Within
-from moe.workloads.vision.rand_augment import RandAugment, rand_augmented
-from moe.workloads.vision.standard import Standard
+from moe.workloads.vision.data.rand_augment import RandAugment, rand_augmented
+from moe.workloads.vision.data.standard import Standard
 
 Image = Float[np.ndarray, 'H W C']
 Matrix = Float[np.ndarray, '2 2']

@@ -1,0 +1,1 @@
+"""Images: sources, decoding, augmentation, and batches of them."""
