@@ -19,7 +19,7 @@ from moe.models.norms import RMSNorm
 from moe.models.rope import Rope, rotate
 from moe.ops.attention import (
     ATTENTION_KERNELS,
-    attend,
+    attend_kept,
     traits_of,
     within,
 )
@@ -31,12 +31,12 @@ class Cache(NamedTuple):
     """Keys and values of the positions seen so far.
 
     Attributes:
-      key: keys, [B, M, N, h] for one layer, stacked over L layers.
+      key: keys, [B, N, M, h] for one layer, stacked over L layers.
       value: values, of the shape of the keys.
     """
 
-    key: Float[Array, '*L B M N h']
-    value: Float[Array, '*L B M N v']
+    key: Float[Array, '*L B N M h']
+    value: Float[Array, '*L B N M v']
 
 
 def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
@@ -54,10 +54,10 @@ def positions_within(segments: Int[Array, 'B S']) -> Int[Array, 'B S']:
 
 
 def write_at(
-    old: Float[Array, 'B M ...'],
-    new: Float[Array, 'B S ...'],
+    old: Float[Array, 'B N M h'],
+    new: Float[Array, 'B S N h'],
     start: int | Int[Array, '*B'],
-) -> Float[Array, 'B M ...']:
+) -> Float[Array, 'B N M h']:
     """Returns a cache with the positions from `start` on written.
 
     Args:
@@ -65,10 +65,10 @@ def write_at(
       new: what is written, converted to its dtype.
       start: the first position, int32; that of all rows, or of each.
     """
-    new = new.astype(old.dtype)
+    new = jnp.swapaxes(new, 1, 2).astype(old.dtype)
     if jnp.ndim(start) == 0:
-        return lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
-    write = functools.partial(lax.dynamic_update_slice_in_dim, axis=0)
+        return lax.dynamic_update_slice_in_dim(old, new, start, axis=2)
+    write = functools.partial(lax.dynamic_update_slice_in_dim, axis=1)
     return jax.vmap(write)(old, new, start)
 
 
@@ -161,9 +161,9 @@ class Attention(nn.Module):
             cache = Cache(
                 *(write_at(*v, start) for v in zip(cache, new, strict=True))
             )
-            columns = jnp.arange(cache.key.shape[1])
+            columns = jnp.arange(cache.key.shape[2])
             at = jnp.atleast_2d(position)[:, None, :, None]
-            out = attend(
+            out = attend_kept(
                 query,
                 cache.key.astype(self.dtype),
                 cache.value.astype(self.dtype),

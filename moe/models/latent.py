@@ -21,7 +21,7 @@ from moe.models.attention import (
 )
 from moe.models.norms import RMSNorm
 from moe.models.rope import rotate
-from moe.ops.attention import attend, within
+from moe.ops.attention import attend_kept, within
 from moe.parameters import parameter
 
 # Of the norms inside, as transformers has it whatever the model's is.
@@ -126,9 +126,9 @@ class LatentAttention(Attention):
             absorbed = jnp.einsum('bshn,rhn->bshr', plain, to_key)
             vectors = cache.value.astype(self.dtype)
             key = jnp.concatenate([vectors, cache.key.astype(self.dtype)], -1)
-            columns = jnp.arange(key.shape[1])
+            columns = jnp.arange(key.shape[2])
             at = jnp.atleast_2d(position)[:, None, :, None]
-            mean = attend(
+            mean = attend_kept(
                 jnp.concatenate([absorbed, moving], axis=-1),
                 key,
                 vectors,

@@ -321,14 +321,15 @@ def empty_cache(
     """
     c = config
     if c.latent is None:
-        keys = values = (c.num_kv_heads, c.head_width)
+        heads, keys, values = c.num_kv_heads, c.head_width, c.head_width
     else:
-        keys, values = (1, c.latent.rope_dim), (1, c.latent.kv_rank)
+        heads, keys, values = 1, c.latent.rope_dim, c.latent.kv_rank
 
     def one(part):
-        lead = (batch, length) if apart else (part.repeats, batch, length)
+        lead = () if apart else (part.repeats,)
+        shape = (*lead, batch, heads, length)
         return Cache(
-            *(jnp.zeros((*lead, *one), c.dtype) for one in (keys, values))
+            *(jnp.zeros((*shape, width), c.dtype) for width in (keys, values))
         )
 
     scans = singles(c.kinds) if apart else c.scans

@@ -24,8 +24,8 @@ OTHERS = {
     'xpk',
     '~/venv/bin/python',
 }
-# What the pages suppose that a reader has.
-CORPUS = 'texts'
+# Folders that the pages suppose a reader has.
+CORPUS, IMAGES = 'texts', 'photos'
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     for page in blocks.PAGES:
         blocks.write_files(page, folder)
     tiny.write_corpus(folder / CORPUS)
+    (folder / IMAGES).mkdir()
     return folder
 
 

@@ -133,7 +133,7 @@ def test_cached_equals_uncached(case):
     # A prefix of three, then one by one; the cache has room for two more.
     layer, params = layer_of(case), initial(case)
     run = jax.jit(lambda x, *args: layer.apply({'params': params}, x, *args))
-    empty = jnp.zeros((BATCH, LENGTH + 2, 2, CASES[case][0]['head_dim']))
+    empty = jnp.zeros((BATCH, 2, LENGTH + 2, CASES[case][0]['head_dim']))
     y, cache = run(X[:, :3], Cache(empty, empty), jnp.int32(0))
     parts = [y]
     for start in range(3, LENGTH):

@@ -63,7 +63,7 @@ def test_cached_equals_uncached(chunks):
     layer = Attention(num_heads=4, num_kv_heads=2)
     params, x = initial(layer), normal(5, 2, 8, WIDTH)
     desired, _ = compiled(layer)(params, x)
-    empty = jnp.zeros((2, 10, 2, 4))
+    empty = jnp.zeros((2, 2, 10, 4))
     cache, start, parts = Cache(empty, empty), 0, []
     for size in chunks:
         y, cache = compiled(layer)(
@@ -72,20 +72,21 @@ def test_cached_equals_uncached(chunks):
         parts.append(y)
         start += size
     assert_close(np.concatenate(parts, axis=1), np.asarray(desired), 2e-6)
-    assert np.all(np.asarray(cache.key[:, 8:]) == 0)
+    assert np.all(np.asarray(cache.key[:, :, 8:]) == 0)
     # What was kept are the rotated keys and the values, of two heads.
-    value = np.einsum('bsd,dnh->bsnh', x, params['value'])
-    assert_close(cache.value[:, :8], value, 2e-6)
+    value = np.einsum('bsd,dnh->bnsh', x, params['value'])
+    assert_close(cache.value[:, :, :8], value, 2e-6)
     key = np.einsum('bsd,dnh->bsnh', x, params['key'])
     key = rotate(jnp.asarray(key), jnp.arange(8), Rope())
-    assert_close(cache.key[:, :8], np.asarray(key), 2e-6)
+    key = np.swapaxes(key, 1, 2)
+    assert_close(cache.key[:, :, :8], key, 2e-6)
 
 
 def test_each_row_goes_on_from_a_position_of_its_own():
     # Rows of 3 and 5 positions, padded on the right; then two more of each.
     layer = Attention(num_heads=4, num_kv_heads=2)
     params, x = initial(layer), normal(7, 2, 7, WIDTH)
-    empty = jnp.zeros((2, 8, 2, 4))
+    empty = jnp.zeros((2, 2, 8, 4))
     padded = x[:, :5].copy()
     padded[0, 3:] = 1e3
     run = compiled(layer)

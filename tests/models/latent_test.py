@@ -129,7 +129,7 @@ def test_decoding_from_what_is_kept(low_rank):
     # has 4 + 7 numbers a position, and no heads.
     (layer, _), params = case(low_rank), initial(low_rank)
     run = jax.jit(lambda x, *args: layer.apply({'params': params}, x, *args))
-    empty = [jnp.zeros((BATCH, LENGTH + 2, 1, n)) for n in (4, 7)]
+    empty = [jnp.zeros((BATCH, 1, LENGTH + 2, n)) for n in (4, 7)]
     y, cache = run(X[:, :3], Cache(*empty), jnp.int32(0))
     parts = [y]
     for start in range(3, LENGTH):
@@ -162,8 +162,8 @@ def test_stack_has_its_cache():
     widths = {'kv_rank': 6, 'nope_dim': 4, 'rope_dim': 2, 'value_dim': 3}
     config = tiny.model({'latent': widths, 'num_kv_heads': 2, 'moe_every': 0})
     (cache,) = empty_cache(config, batch=3, length=5)
-    assert cache.key.shape == (2, 3, 5, 1, 2)
-    assert cache.value.shape == (2, 3, 5, 1, 6)
+    assert cache.key.shape == (2, 3, 1, 5, 2)
+    assert cache.value.shape == (2, 3, 1, 5, 6)
     stack = Stack(config, causal=True)
     x = np.zeros((3, 1, 16), np.float32)
     params = jax.eval_shape(stack.init, jax.random.key(0), x)

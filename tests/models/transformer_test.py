@@ -324,11 +324,11 @@ def test_empty_cache():
     assert len(cache) == 2  # one for each block of the pattern
     for part in cache:
         for leaf in part:
-            assert (leaf.shape, leaf.dtype) == ((2, 3, 7, 1, 8), jnp.bfloat16)
+            assert (leaf.shape, leaf.dtype) == ((2, 3, 1, 7, 8), jnp.bfloat16)
             assert not np.any(leaf)
     # One dense layer, then three mixtures.
     config = tiny.model({'num_layers': 4, 'dense_layers': (0,)})
     cache = empty_cache(config, batch=3, length=7)
     assert [part.key.shape for part in cache] == [
-        (repeats, 3, 7, 2, 8) for repeats in (1, 3)
+        (repeats, 3, 2, 7, 8) for repeats in (1, 3)
     ]

@@ -4,19 +4,28 @@ from llvmlite import ir
 
 from moe.ops.native.calls import BLOCK_ROWS
 from moe.ops.native.kernels import (
+    F32,
     FLOATS,
     I64,
     VOID,
     at,
     ceil_div,
+    declared,
+    load,
     loop,
     number,
     smaller,
+    splat,
+    store,
 )
 from moe.ops.native.tiles import PAST, SET, Kernels
 
 # A packed block of the left factor, 512 KiB, fits the second cache.
 BLOCK_K = 512
+
+# Rows for which the right factor is not worth packing, as in decoding.
+_FEW = 4
+_DEPTH = 8  # rows of the right factor that are read at a time then
 
 
 class Gemm:
@@ -56,6 +65,11 @@ class Gemm:
         name = f'gemm_{left_transposed:d}{right_transposed:d}'
         self.function = ir.Function(module, ir.FunctionType(VOID, types), name)
         code = ir.IRBuilder(self.function.append_basic_block())
+        if not left_transposed and not right_transposed:
+            few = code.icmp_signed('<=', self.function.args[0], number(_FEW))
+            with code.if_then(few):
+                self._emit_few(code)
+                code.ret_void()
         self._emit(code, left_transposed, right_transposed)
 
     def _emit(self, code, left_transposed, right_transposed):
@@ -136,3 +150,68 @@ class Gemm:
             if adding:
                 value = code.fadd(value, code.load(to))
             code.store(value, to)
+
+    def _emit_few(self, code):
+        """Emits the product of few rows: the right factor is read as it is.
+
+        Sums are in the order of those of a tile.
+        """
+        m, n, k, left, left_stride, *_, out, out_stride, add = (
+            code.function.args[:10]
+        )
+        adding = code.icmp_signed(
+            '!=', code.and_(add, number(~PAST)), number(SET)
+        )
+        deep = code.and_(k, number(-_DEPTH))
+        for start, stop, depth in ((number(0), deep, _DEPTH), (deep, k, 1)):
+            with (
+                loop(code, start, stop, number(depth)) as k0,
+                loop(code, number(0), m, number(1)) as i,
+            ):
+                later = code.icmp_signed('>', k0, number(0))
+                old = code.or_(adding, later)
+                factors = [
+                    code.load(
+                        at(code, left, i, left_stride, code.add(k0, number(d)))
+                    )
+                    for d in range(depth)
+                ]
+                row = at(code, out, i, out_stride, number(0))
+                self._add_multiples(code, n, k0, factors, row, old)
+
+    def _add_multiples(self, code, n, k0, factors, row, old):
+        """Adds multiples of rows of the right factor to a row of the result.
+
+        Args:
+          code: where to emit.
+          n: length of the rows.
+          k0: the first of the rows.
+          factors: what each is multiplied by.
+          row: address of the row of the result.
+          old: whether it has numbers to which these are added.
+        """
+        right, stride = code.function.args[5:7]
+        whole = code.and_(n, number(-self.lanes))
+        vector = ir.VectorType(F32, self.lanes)
+        for start, stop, kind in ((number(0), whole, vector), (whole, n, F32)):
+            lanes = getattr(kind, 'count', 1)
+            suffix = f'v{lanes}f32' if lanes > 1 else 'f32'
+            fma = declared(code.module, f'llvm.fma.{suffix}', *[kind] * 4)
+            with loop(code, start, stop, number(lanes)) as j:
+                to = code.gep(row, [j])
+                zero = ir.Constant(kind, [0.0] * lanes if lanes > 1 else 0.0)
+                total = code.select(old, self._read(code, to, kind), zero)
+                for d, factor in enumerate(factors):
+                    place = at(code, right, code.add(k0, number(d)), stride, j)
+                    value = self._read(code, place, kind)
+                    if lanes > 1:
+                        factor = splat(code, factor, kind)
+                    total = code.call(fma, [factor, value, total])
+                if lanes > 1:
+                    store(code, total, to)
+                else:
+                    code.store(total, to)
+
+    def _read(self, code, address, kind):
+        vector = isinstance(kind, ir.VectorType)
+        return load(code, address, kind) if vector else code.load(address)

@@ -3,12 +3,23 @@
 import numpy as np
 import pytest
 
+from moe.ops.native.tiles import PAST
 from tests.ops.native.common import SIDES, call, engine, over_tiles, whole
 
 
-# Edges of tiles, and of blocks of 512 of the sum.
+# Up to four rows, whose right factor is not packed, and one more; edges of
+# tiles, and of blocks of 512 of the sum.
 @pytest.mark.parametrize(
-    ('m', 'n', 'k'), [(1, 1, 1), (13, 33, 17), (29, 70, 513), (256, 64, 1030)]
+    ('m', 'n', 'k'),
+    [
+        (1, 1, 1),
+        (2, 37, 8),
+        (4, 70, 513),
+        (5, 70, 20),
+        (13, 33, 17),
+        (29, 70, 513),
+        (256, 64, 1030),
+    ],
 )
 @pytest.mark.parametrize('sides', SIDES)
 @over_tiles
@@ -31,3 +42,16 @@ def test_products(tile, sides, m, n, k):
         call(tile, name, m, n, k, *arrays, out, n + 1, *rest)
         np.testing.assert_array_equal(out[:, :n], calls * desired)
     assert (out[:, n:] == 123.0).all()
+
+
+@over_tiles
+def test_few_rows_past_the_caches(tile):
+    # Nothing of what was there before is read.
+    rng = np.random.default_rng(0)
+    left, right = whole(rng, 3, 19), whole(rng, 19, 64)
+    out = np.full((3, 64), np.float32(np.nan))
+    scratch = [np.empty(size, np.float32) for size in engine(tile)[1:]]
+    arrays = (left, 19, right, 64, out, 64)
+    call(tile, 'gemm_00', 3, 64, 19, *arrays, PAST, 0, *scratch)
+    desired = left.astype(np.float64) @ right.astype(np.float64)
+    np.testing.assert_array_equal(out, desired)
