@@ -249,6 +249,7 @@ def test_config_builds_the_layer_it_describes():
         'k': 3,
         'renormalize': False,
         'ties': 'lowest',
+        'noise': 0.0,
     }
     for name, value in BUILT.items():
         assert getattr(layer, name) == value, name
