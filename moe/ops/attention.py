@@ -286,18 +286,8 @@ def attend_kept(
     """Returns what `attend` does, of keys kept with the heads first.
 
     So no product has to bring all that was kept into another order, which takes
-    longer than the product where queries are few.
-
-    Args:
-      query: queries, any float.
-      key: keys, in the dtype of `query`.
-      value: values, in the dtype of `query`.
-      seen: whether a query sees a key.
-      sinks: a score of each head without a value; None for none.
-      scale: factor on the scores; None for `1 / sqrt(h)`.
-
-    Returns:
-      The weighted means of the values, in the dtype of `query`.
+    longer than the product where queries are few. Arguments and results are
+    those of `attend`, but for the order of the axes of keys and values.
     """
     batch, length, heads, width = query.shape
     groups, columns = key.shape[1:3]

@@ -86,7 +86,7 @@ def test_folder_of_a_run(tmp_path):
 
 def test_each_workload_refuses_the_others_fields():
     plain = plain_of(read_config(vision.get_config()))
-    with pytest.raises(ConfigError, match=r'config\.\w+\.\w+ = .*no such'):
+    with pytest.raises(ConfigError, match=r'config\.[\w.]+ = .*no such'):
         read_config({**plain, 'workload': 'lm'})
 
 
