@@ -297,7 +297,11 @@ def attend_kept(
         lax.dot_general, preferred_element_type=jnp.float32
     )
     both = ((0, 1), (0, 1))
-    scores = product(rows, key, (((3,), (3,)), both))
+    if length > 1:
+        # Before the product: within it XLA reads the keys in strides on CPU.
+        scores = product(rows, jnp.swapaxes(key, 2, 3), (((3,), (2,)), both))
+    else:
+        scores = product(rows, key, (((3,), (3,)), both))
     scores = scores.reshape(batch, groups, -1, length, columns)
     scores *= width**-0.5 if scale is None else scale
     scores = jnp.where(seen[:, :, None], scores, -jnp.inf)

@@ -39,8 +39,15 @@ def alone():
     return {name: compiled(name, None) for name in ('indexed', 'grouped')}
 
 
-@pytest.mark.parametrize('axes', AXES)
-@pytest.mark.parametrize('dispatcher', ['indexed', 'grouped'])
+@pytest.mark.parametrize(
+    ('dispatcher', 'axes'),
+    [
+        ('indexed', AXES[0]),
+        pytest.param('indexed', AXES[1], marks=pytest.mark.long),
+        ('grouped', AXES[0]),
+        ('grouped', AXES[1]),
+    ],
+)
 def test_a_device_multiplies_its_own_rows_alone(alone, dispatcher, axes):
     one, expected = alone[dispatcher]
     program, found = compiled(dispatcher, axes)

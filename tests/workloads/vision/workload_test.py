@@ -21,6 +21,7 @@ from tests.workloads.vision.run_of_images import state
 
 pytestmark = pytest.mark.slow
 
+FAST = ('vmoe', 'dense')  # of the variants
 SMALL = {
     'steps': 3,
     'seed': 0,
@@ -60,7 +61,13 @@ def plain(files, variant='vmoe', **changes):
     return tiny.changed(config, {**SMALL, 'data.source': source, **changes})
 
 
-@pytest.mark.parametrize('variant', vision.VARIANTS)
+@pytest.mark.parametrize(
+    'variant',
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.long)
+        for name in vision.VARIANTS
+    ],
+)
 def test_variants_run_to_their_page(files, tmp_path, variant):
     curve = {'capacity_curve': {'factors': ()}}  # without drops alone
     config = plain(files, variant, **(curve if variant == 'vmoe' else {}))
