@@ -5,7 +5,7 @@ of TensorFlow Datasets; writes ArrayRecord, which is streamed in training. What
 is finished stays: the same command goes on where it ended.
 """
 
-import json
+import itertools
 import os
 import pathlib
 import sys
@@ -14,12 +14,9 @@ from typing import Any
 
 from absl import flags
 
-from moe import files, pool, progress
 from moe.command_line import command, read_flags
 from moe.config import ConfigError
 from moe.workloads.data_cache import identity, key_of
-from moe.workloads.lm.data.shards import finished
-from moe.workloads.vision.data.array_record import MANIFEST
 from moe.workloads.vision.data.origins import (
     KINDS,
     Columns,
@@ -28,6 +25,12 @@ from moe.workloads.vision.data.origins import (
     find_origin,
 )
 from moe.workloads.vision.data.shards import Shard, write_shard
+from moe.workloads.written_shards import (
+    grouped,
+    new_folder,
+    write_all,
+    write_manifest,
+)
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -83,16 +86,10 @@ def main(argv: list[str]) -> int:
     kind = None if _FLAGS.kind == 'auto' else _FLAGS.kind
     columns = Columns(_FLAGS.image, _FLAGS.label)
     origin = find_origin(_FLAGS.files, kind, columns, size)
-    out = pathlib.Path(_FLAGS.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(_FLAGS.out, '--out') as out:
         shards = _shards(out, origin, columns, size)
-        found = _manifest(out, origin, shards, _written(shards))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        allowed = f'a folder to write to ({error.strerror})'
-        raise ConfigError('--out', _FLAGS.out, allowed) from None
+        entries = write_all(shards, write_shard, _FLAGS.processes, 'converting')
+        found = _manifest(out, origin, entries)
     _tell(origin, found)
     return 0
 
@@ -119,19 +116,8 @@ def _tell(origin: Origin, found: dict[str, Any]) -> None:
 
 def _grouped(parts: Sequence[Part], size: int) -> list[list[Part]]:
     """Returns consecutive parts of one split, up to a size together."""
-    groups: list[list[Part]] = []
-    total = 0
-    for part in parts:
-        if (
-            not groups
-            or total + part.size > size
-            or (groups[-1][-1].split != part.split)
-        ):
-            groups.append([])
-            total = 0
-        groups[-1].append(part)
-        total += part.size
-    return groups
+    runs = itertools.groupby(parts, lambda part: part.split)
+    return [group for _, run in runs for group in grouped([*run], size)]
 
 
 def _shards(
@@ -173,27 +159,9 @@ def _shards(
     return shards
 
 
-def _written(shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    """Writes the shards that are not there yet; returns all entries."""
-    entries = {shard.record: finished(shard) for shard in shards}
-    todo = [shard for shard in shards if entries[shard.record] is None]
-    size = {s.record: sum(part.size for part in s.parts) for s in shards}
-    total = sum(size.values())
-    done = total - sum(size[shard.record] for shard in todo)
-    count = _FLAGS.processes or os.cpu_count() or 1
-    with progress.shown('converting', total, 'bytes') as reach:
-        reach(done)
-        for shard, entry in pool.results(write_shard, todo, count):
-            entries[shard.record] = entry
-            done += size[shard.record]
-            reach(done)
-    return [entries[shard.record] or {} for shard in shards]
-
-
 def _manifest(
     out: pathlib.Path,
     origin: Origin,
-    shards: Sequence[Shard],
     entries: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Writes the manifest; returns it."""
@@ -231,12 +199,7 @@ def _manifest(
         'image_bytes': sum(entry['image_bytes'] for entry in entries),
         'shards': list(entries),
     }
-    known = {name for entry in entries for name in entry['files']}
-    for pattern in ('train-*-of-*', 'val-*-of-*'):
-        for path in out.glob(pattern):
-            if path.name not in known:  # of another number of shards
-                path.unlink()
-    files.write_text(out / MANIFEST, json.dumps(manifest, indent=2) + '\n')
+    write_manifest(out, manifest, 'train-*-of-*', 'val-*-of-*')
     return manifest
 
 

@@ -6,7 +6,6 @@ on them. What is finished stays: the same command goes on where it ended.
 
 import glob
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from moe import files, pool, progress
+from moe import files, progress
 from moe.command_line import command, read_flags
 from moe.config import ConfigError
 from moe.workloads.data_cache import identity, key_of
@@ -24,14 +23,18 @@ from moe.workloads.data_files import by_number, matching
 from moe.workloads.lm.data.documents import (
     KINDS,
     Part,
-    grouped,
     kind_of,
     parts_of,
     read_part,
 )
-from moe.workloads.lm.data.shards import WRITERS, Shard, finished, write_shard
-from moe.workloads.lm.data.token_files import MANIFEST
+from moe.workloads.lm.data.shards import WRITERS, Shard, write_shard
 from moe.workloads.lm.data.tokenizer import read_tokenizer, train_bpe
+from moe.workloads.written_shards import (
+    grouped,
+    new_folder,
+    write_all,
+    write_manifest,
+)
 
 _TOKENIZER = 'tokenizer.json'
 _FLAGS = flags.FlagValues()
@@ -91,20 +94,13 @@ def main(argv: list[str]) -> int:
     if bool(_FLAGS.tokenizer) == bool(_FLAGS.vocab_size):
         allowed = 'given, or --vocab_size for one that is trained; not both'
         raise ConfigError('--tokenizer', _FLAGS.tokenizer, allowed)
-    out = pathlib.Path(_FLAGS.out)
     size = _FLAGS.shard_mib * 2**20
     parts = _parts(size)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(_FLAGS.out, '--out') as out:
         tokenizer = _tokenizer(out, parts)
         shards = _shards(out, tokenizer, grouped(parts, size))
-        entries = _written(shards)
-        found = _manifest(out, tokenizer, shards, entries)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        allowed = f'a folder to write to ({error.strerror})'
-        raise ConfigError('--out', _FLAGS.out, allowed) from None
+        entries = write_all(shards, write_shard, _FLAGS.processes, 'tokenizing')
+        found = _manifest(out, tokenizer, entries)
     print(
         f'{found["documents"]:,} documents, {found["tokens"]:,} tokens, '
         f'{found["text_bytes"] / max(found["tokens"], 1):.2f} bytes a token, '
@@ -209,29 +205,9 @@ def _shards(
     return shards
 
 
-def _written(shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    """Writes the shards that are not there yet; returns all entries."""
-    entries = {shard.name: finished(shard) for shard in shards}
-    todo = [shard for shard in shards if entries[shard.name] is None]
-    size = {shard.name: sum(p.size for p in shard.parts) for shard in shards}
-    done = sum(size.values()) - sum(size[shard.name] for shard in todo)
-    count = _FLAGS.processes or os.cpu_count() or 1
-    if min(count, len(todo)) > 1:
-        os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # one thread a process
-    total = sum(size.values())
-    with progress.shown('tokenizing', total, 'bytes') as reach:
-        reach(done)
-        for shard, entry in pool.results(write_shard, todo, count):
-            entries[shard.name] = entry
-            done += size[shard.name]
-            reach(done)
-    return [entries[shard.name] or {} for shard in shards]
-
-
 def _manifest(
     out: pathlib.Path,
     tokenizer: str,
-    shards: Sequence[Shard],
     entries: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Writes the manifest; returns it."""
@@ -250,11 +226,7 @@ def _manifest(
         **total,
         'shards': entries,
     }
-    known = {name for entry in entries for name in entry['files']}
-    for path in out.glob('tokens-*-of-*'):
-        if path.name not in known:  # of another number of shards
-            path.unlink()
-    files.write_text(out / MANIFEST, json.dumps(found, indent=2) + '\n')
+    write_manifest(out, found, 'tokens-*-of-*')
     return found
 
 

@@ -20,6 +20,7 @@ from moe.layers import MoE
 from moe.layers.gate import in_groups
 from moe.parallel import (
     batch_sharding,
+    global_batch,
     parameter_shardings,
     replicated,
     with_shardings,
@@ -77,7 +78,6 @@ def measure(source: Source, data: Overrides = ()) -> Measured:
     with progress.shown('loading data'):
         loaded = workload.load_data()
     sharding = batch_sharding(mesh)
-    place = lambda rows: jax.make_array_from_process_local_data(sharding, rows)
 
     @jax.jit
     def sums(variables, batch):
@@ -98,7 +98,7 @@ def measure(source: Source, data: Overrides = ()) -> Measured:
             raise damaged(damage, source.workdir) from None
         with progress.shown('measuring experts', unit='batches') as reach:
             for i, batch in enumerate(workload.eval_batches(loaded, 0, 1)):
-                found = sums(variables, jax.tree.map(place, batch))
+                found = sums(variables, global_batch(sharding, batch))
                 found = jax.tree.map(np.float64, jax.device_get(found))
                 total = found if i == 0 else jax.tree.map(np.add, total, found)
                 reach(i + 1)

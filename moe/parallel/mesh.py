@@ -148,6 +148,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def global_batch(sharding: NamedSharding, batch: Any) -> Any:
+    """Makes the arrays of a batch, of which this host has a part of the rows.
+
+    Args:
+      sharding: that of `batch_sharding`.
+      batch: a tree of this host's rows, NumPy.
+    """
+    make = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda rows: make(sharding, rows), batch)
+
+
 def host_of(mesh: Mesh) -> tuple[int, int]:
     """Returns which share of a batch's rows this process loads.
 

@@ -12,6 +12,7 @@ from moe.config import to_plain
 from moe.metrics import Writer
 from moe.parallel import (
     batch_sharding,
+    global_batch,
     host_of,
     parameter_shardings,
     with_shardings,
@@ -169,7 +170,7 @@ class MeshTrainer:
         """Takes a step; returns its metrics, on the device."""
         self._profile.before(self._taken)
         with self.clock.waiting():
-            batch = self._global(next(self._batches))
+            batch = global_batch(self._sharding, next(self._batches))
         self.state, metrics = self._train_step(self.state, batch)
         self._taken += 1
         self._profile.after(self._taken, metrics)
@@ -178,7 +179,8 @@ class MeshTrainer:
     def evaluate(self) -> Iterator[Any]:
         """Yields the result of each validation batch, on the devices."""
         for batch in self._workload.eval_batches(self._data, *self._hosts):
-            yield self._eval_step(self.state, self._global(batch))
+            rows = global_batch(self._sharding, batch)
+            yield self._eval_step(self.state, rows)
 
     def complete(self, evaluation: Any) -> None:
         """Adds the evaluation at `start` to the metrics logged before.
@@ -330,11 +332,6 @@ class MeshTrainer:
         """Prints a line, in the first process alone."""
         if self._main:
             print(line, flush=True)
-
-    def _global(self, batch: Any) -> Any:
-        """Makes the global batch, of which this host has a part of the rows."""
-        make = jax.make_array_from_process_local_data
-        return jax.tree.map(lambda rows: make(self._sharding, rows), batch)
 
 
 def logged(

@@ -19,6 +19,7 @@ from typing import Any
 from moe.config import ConfigError
 from moe.training.host import available_memory
 
+MANIFEST = 'manifest.json'  # of shards that our commands write
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 # First bytes of formats; those of text are too long to begin a text.

@@ -14,6 +14,7 @@ from moe.config import ConfigError, override, parse
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
+    global_batch,
     make_mesh,
     parameter_shardings,
     with_shardings,
@@ -73,9 +74,6 @@ class Opened(NamedTuple):
                 workload, self.config.metrics, variables, batch
             )
         )
-        place = lambda rows: jax.make_array_from_process_local_data(
-            sharding, rows
-        )
         batches = self.workload.eval_batches(self.data, 0, 1)
         results = []
         with (
@@ -83,7 +81,7 @@ class Opened(NamedTuple):
             progress.shown('evaluation', unit='batches') as reach,
         ):
             for batch in itertools.islice(batches, max_batches):
-                result = step(self.variables, jax.tree.map(place, batch))
+                result = step(self.variables, global_batch(sharding, batch))
                 results.append(jax.device_get(result))
                 reach(len(results))
         if not results:

@@ -13,6 +13,7 @@ from moe.ops.attention import xla
 from moe.parallel import (
     MeshConfig,
     batch_sharding,
+    global_batch,
     host_of,
     make_mesh,
     over_heads,
@@ -202,6 +203,15 @@ MIXED = tiny.parsed(
         'model.moe.experts.use_bias': True,
     }
 )
+
+
+def test_a_batch_of_rows_is_placed():
+    sharding = batch_sharding(make_mesh(sizes(data=2, expert=2, tensor=2)))
+    batch = {'a': np.arange(8), 'b': np.arange(16.0).reshape(4, 4)}
+    found = global_batch(sharding, batch)
+    for name, rows in batch.items():
+        np.testing.assert_array_equal(found[name], rows)
+        assert found[name].sharding == sharding
 
 
 def test_places_of_the_parameters():

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from moe import progress
 from moe.config import ConfigError
-from moe.parallel import batch_sharding
+from moe.parallel import batch_sharding, global_batch
 from moe.workloads.opened import Opened
 
 # From images [B, H, W, C] and their mask to those of the valid ones [N, D].
@@ -208,9 +208,9 @@ def _represent(opened: Opened) -> Represent:
     apply = jax.jit(opened.workload.representations)
 
     def represent(images, mask):
-        place = lambda x: jax.make_array_from_process_local_data(sharding, x)
         with jax.set_mesh(opened.mesh):
-            found = apply(opened.variables, place(images), place(mask))
+            batch = global_batch(sharding, (images, mask))
+            found = apply(opened.variables, *batch)
         return np.asarray(jax.device_get(found))[mask]
 
     return represent

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from moe.config import ConfigError
 from moe.training.folder import check_same_data
@@ -138,10 +139,7 @@ def _predictions(
     top: int | None,
 ) -> dict[str, list[Any]]:
     """Returns the columns of the classes and their probabilities."""
-    powers = np.exp(
-        logits - np.max(logits, axis=-1, keepdims=True), dtype=float
-    )
-    shares = powers / np.sum(powers, axis=-1, keepdims=True)
+    shares = softmax(logits.astype(float), axis=-1)
     order = np.argsort(-logits, axis=-1, kind='stable')[:, : top or 1]
     columns: dict[str, list[Any]] = {}
     for place, classes in enumerate(order.T, start=1):

@@ -6,7 +6,7 @@ A part is read by itself, so that several processes share the work.
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from moe.config import ConfigError
@@ -70,19 +70,6 @@ def parts_of(path: str, kind: str, size: int) -> list[Part]:
             for start in starts
         ]
     return [Part(kind, path, 0, -1, total)]
-
-
-def grouped(parts: Sequence[Part], size: int) -> list[list[Part]]:
-    """Returns neighbouring parts together, up to a size each."""
-    groups: list[list[Part]] = []
-    filled = size
-    for part in parts:
-        if filled and filled + part.size > size:
-            groups.append([])
-            filled = 0
-        groups[-1].append(part)
-        filled += part.size
-    return groups
 
 
 def read_part(part: Part, field: str) -> Iterator[bytes]:

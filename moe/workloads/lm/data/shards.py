@@ -5,20 +5,19 @@ V token ids.
 
 import abc
 import dataclasses
-import hashlib
-import json
+import multiprocessing
 import os
 import pathlib
 import struct
 from collections.abc import Sequence
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from moe import files
 from moe.workloads.lm.data.documents import Part, read_part
 from moe.workloads.lm.data.tokenizer import read_tokenizer
+from moe.workloads.written_shards import described, keep
 
 _BATCH = 2**22  # bytes of text that are encoded at once
 
@@ -181,35 +180,6 @@ class Shard:
         return pathlib.Path(self.folder) / f'.{self.name}.json'
 
 
-class Recorded(Protocol):
-    """A shard of any kind whose result is kept in a file when it is whole."""
-
-    @property
-    def folder(self) -> str:
-        """Returns the folder of the shard."""
-
-    @property
-    def key(self) -> str:
-        """Returns what identifies all that it depends on."""
-
-    @property
-    def record(self) -> pathlib.Path:
-        """Returns the file that says that the shard is whole."""
-
-
-def finished(shard: Recorded) -> dict[str, Any] | None:
-    """Returns what was kept of writing a shard that is there whole."""
-    try:
-        entry = json.loads(shard.record.read_text())
-        for name, about in entry['files'].items():
-            path = os.path.join(shard.folder, name)
-            if os.path.getsize(path) != about['bytes']:
-                return None
-        return entry if entry.pop('key') == shard.key else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 def write_shard(shard: Shard) -> dict[str, Any]:
     """Writes a shard, whole or not at all.
 
@@ -223,6 +193,8 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     Raises:
       ConfigError: for documents that cannot be read.
     """
+    if multiprocessing.parent_process() is not None:
+        os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # one thread a process
     tokenizer = read_tokenizer(shard.tokenizer)
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     folder = pathlib.Path(shard.folder)
@@ -252,13 +224,8 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     made = {}
     for ending in writer.endings:
         name, beside = f'{shard.name}{ending}', f'{root}{ending}'
-        made[name] = {'bytes': os.path.getsize(beside), 'sha256': _hash(beside)}
+        made[name] = described(beside)
         os.replace(beside, folder / name)
     entry = {**counts, 'files': made}
-    files.write_text(shard.record, json.dumps({**entry, 'key': shard.key}))
+    keep(shard, entry)
     return entry
-
-
-def _hash(path: str) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

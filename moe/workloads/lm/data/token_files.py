@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from moe.config import ConfigError, NaturalInt, Within
-from moe.workloads.data_files import by_number, matching
+from moe.workloads.data_files import MANIFEST, by_number, matching
 from moe.workloads.lm.data.sources import Corpus, Source, check_length
 from moe.workloads.lm.data.tokenizer import (
     Bytes,
@@ -26,7 +26,6 @@ from moe.workloads.lm.data.tokens import (
     repeated_documents,
 )
 
-MANIFEST = 'manifest.json'  # of `python -m moe.tokenize`
 _NEAR = 2**20  # tokens in which a split looks for the start of a document
 
 

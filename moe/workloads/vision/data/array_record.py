@@ -17,7 +17,7 @@ import numpy as np
 
 from moe.config import ConfigError
 from moe.workloads.data_cache import identity, kept, key_of
-from moe.workloads.data_files import by_number, matching, sampled_hash
+from moe.workloads.data_files import MANIFEST, by_number, matching, sampled_hash
 from moe.workloads.vision.data.encoded import (
     FILES,
     Encoded,
@@ -34,7 +34,6 @@ from moe.workloads.vision.data.splits import (
     split_word,
 )
 
-MANIFEST = 'manifest.json'
 _UNREADABLE = (OSError, RuntimeError, ValueError, IndexError)
 
 

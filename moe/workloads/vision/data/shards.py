@@ -5,8 +5,6 @@ K classes.
 
 import collections
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,12 +12,12 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from moe import files
 from moe.config import ConfigError
 from moe.workloads.vision.data.encoded import opened
 from moe.workloads.vision.data.example_proto import write_example
 from moe.workloads.vision.data.origins import Columns, Part, read_part, refused
 from moe.workloads.vision.data.splits import validates
+from moe.workloads.written_shards import described, keep
 
 _OPTIONS = 'group_size:1,uncompressed'  # images are compressed already
 _MOST_LABELS = 2**31
@@ -110,8 +108,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
             'split': split,
             'images': count,
             'labels': {str(k): n for k, n in sorted(labels[split].items())},
-            'bytes': beside[split].stat().st_size,
-            'sha256': _hash(beside[split]),
+            **described(beside[split]),
         }
         os.replace(beside[split], folder / name)
     entry = {
@@ -120,8 +117,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
         'gray': gray,
         'image_bytes': size,
     }
-    text = json.dumps({**entry, 'key': shard.key})
-    files.write_text(shard.record, text)
+    keep(shard, entry)
     return entry
 
 
@@ -135,8 +131,3 @@ def _checked(shard: Shard, data: bytes, label: int, name: str) -> Any:
         return opened(data, name)
     except ConfigError as error:
         raise ConfigError('--files', error.value, error.allowed) from None
-
-
-def _hash(path: pathlib.Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -7,8 +7,6 @@ import pytest
 
 from moe.config import ConfigError
 from moe.workloads.lm.data.documents import (
-    Part,
-    grouped,
     kind_of,
     parts_of,
     read_part,
@@ -80,14 +78,6 @@ def test_text(tmp_path):
 def test_kind(tmp_path, name, kind):
     (tmp_path / name).write_text('x')
     assert kind_of(str(tmp_path / name)) == kind
-
-
-def test_neighbours_together():
-    parts = [Part('text', 'a', i, -1, size) for i, size in enumerate([4] * 5)]
-    starts = [[p.start for p in group] for group in grouped(parts, 9)]
-    assert starts == [[0, 1], [2, 3], [4]]
-    assert [len(group) for group in grouped(parts, 3)] == [1] * 5
-    assert grouped([], 3) == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 
 from moe.workloads.lm.data import SOURCES, shards
 from moe.workloads.lm.data.documents import parts_of
-from moe.workloads.lm.data.shards import WRITERS, Shard, finished, write_shard
+from moe.workloads.lm.data.shards import WRITERS, Shard, write_shard
 from moe.workloads.lm.data.tokenizer import read_tokenizer
+from moe.workloads.written_shards import finished
 from tests.workloads.lm.data.documents_test import TEXTS, rows
 
 

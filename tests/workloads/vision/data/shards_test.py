@@ -7,10 +7,10 @@ import json
 import pytest
 
 from moe.config import ConfigError
-from moe.workloads.lm.data.shards import finished
 from moe.workloads.vision.data.array_record import Records
 from moe.workloads.vision.data.origins import Columns, find_origin
 from moe.workloads.vision.data.shards import Shard, write_shard
+from moe.workloads.written_shards import finished
 from tests.workloads.vision.pictures import encoded, painted, write_folder
 
 
