@@ -56,15 +56,16 @@ def source_of(option: str, text: str) -> str | None:
       text: its value.
 
     Returns:
-      None for another option, or a path that tells nothing.
+      None for another option, or a file that tells nothing; a path where
+      nothing is means a folder, unless its end tells another source.
     """
     if option != 'files':
         return None
-    if has_shards(text):
+    if has_shards(text) or text.endswith('.array_record'):
         return 'array_record'
-    if os.path.isdir(text):
-        return 'folder'
-    return 'npz' if text.endswith('.npz') else None
+    if text.endswith('.npz') and not os.path.isdir(text):
+        return 'npz'
+    return None if os.path.isfile(text) else 'folder'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -331,12 +331,15 @@ def test_a_path_tells_its_source(tmp_path):
     write_folder(tmp_path / 'images' / 'train', ['a'], 1)
     (tmp_path / 'shards').mkdir()
     (tmp_path / 'shards' / 'train-00000-of-00001.array_record').touch()
+    (tmp_path / 'strange').touch()
     for name, source in (
         ('images', 'folder'),
         ('shards', 'array_record'),
         ('shards/*.array_record', 'array_record'),
         ('images.npz', 'npz'),
-        ('none', None),
+        ('none', 'folder'),
+        ('none/*.array_record', 'array_record'),
+        ('strange', None),
     ):
         assert source_of('files', str(tmp_path / name)) == source, name
         assert source_of('path', str(tmp_path / name)) is None
@@ -349,5 +352,9 @@ def test_a_path_tells_its_source(tmp_path):
     with pytest.raises(ConfigError, match=r'data\.source\.name=folder'):
         load_images(read.data)
     given = [('data.source.files', Text(tmp_path / 'none'))]
+    read = registry.read_config(vision.get_config('dense'), given)
+    with pytest.raises(ConfigError, match='there is no such folder'):
+        load_images(read.data)
+    given = [('data.source.files', Text(tmp_path / 'strange'))]
     with pytest.raises(ConfigError, match='one of array_record, folder, npz'):
         registry.read_config(vision.get_config('dense'), given)
