@@ -217,6 +217,8 @@ POINTS = (
         program='MaxText',
         source=_IRONWOOD,
         sequence=8192,
+        plan='gpt_oss_120b-tpu7x-4x4x4',
+        planned=0.287,
     ),
     Point(
         model='GPT-OSS 120B',
