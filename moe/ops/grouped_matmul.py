@@ -100,22 +100,29 @@ def _backward(residuals, dys):
     def outer(x, dys, sizes):
         return tuple(_outer(x, dy, sizes) for dy in dys)
 
-    dws = _by_kernel('outer_products', outer, (x, dys), group_sizes, ws)
-    # On GPUs XLA would put off all gradients of matrices, and keep what they
-    # are made of: rows, and cotangents of rows.
-    held = [
-        lax.platform_dependent(
-            dy,
-            dw,
-            cuda=lambda *v: lax.optimization_barrier(v),
-            default=lambda *v: v,
-        )
-        for dy, dw in zip(dys, dws, strict=True)
-    ]
-    dys, dws = zip(*held, strict=True)
-    back = functools.partial(_rows_times, transpose=True)
-    dx = _by_kernel('summed_products', back, (dys, ws), group_sizes, ws)
-    return dx, dws, None
+    def of_rows(dys):
+        back = functools.partial(_rows_times, transpose=True)
+        operands = dys, ws
+        return _by_kernel('summed_products', back, operands, group_sizes, ws)
+
+    def of_matrices():
+        operands = x, dys
+        return _by_kernel('outer_products', outer, operands, group_sizes, ws)
+
+    if len(ws) > 1:
+        # Copies of the matrices in the dtype of `x` are not held any longer
+        # when their gradients are.
+        return of_rows(dys), of_matrices(), None
+    (dy,), (dw,) = dys, of_matrices()
+    # On GPUs XLA would put off the gradient of the matrix, and keep what it is
+    # made of.
+    dy, dw = lax.platform_dependent(
+        dy,
+        dw,
+        cuda=lambda *v: lax.optimization_barrier(v),
+        default=lambda *v: v,
+    )
+    return of_rows((dy,)), (dw,), None
 
 
 _matmuls.defvjp(_forward, _backward)

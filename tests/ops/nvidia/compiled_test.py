@@ -67,14 +67,14 @@ def test_kernels_on_hopper(programs):
 
 
 def test_temporaries_on_hopper(programs):
-    # The rows [T K, D] and three of hidden [T K, F], cotangents of two of them
-    # and a matrix [E, D, F], in bfloat16, are .75 GiB, of which some are in the
-    # room of the results; beside them what the routing holds. The masked
-    # product had 36.4 GiB.
+    # The rows [T K, D], three of hidden [T K, F], the cotangent of the outputs
+    # [T K, D] and the gradient of a matrix [E, D, F], in bfloat16: the others
+    # are in the room of the results. Beside them is what the routing holds. The
+    # masked product had 36.4 GiB.
     text, temporaries = programs['h100']
-    held = 2 * (ROWS * (D + 3 * F) + ROWS * (D + F) + E * D * F)
-    assert held == 0.75 * 2**30
-    assert temporaries < held + 2**23
+    held = 2 * (ROWS * (D + 3 * F) + ROWS * D + E * D * F)
+    assert held + 2**20 < 0.69 * 2**30
+    assert temporaries < held + 2**20
     # Nothing of E x rows x width, the like of which is 16 times as large.
     assert largest(text) == E * D * F
 
