@@ -37,7 +37,9 @@ def test_traffic(programs, name):
     weights = 3 * 3 * E * D * F
     tokens, rows, hidden = 4 * T * D, 10 * A * D, 15 * A * F
     least = BYTES * (weights + tokens + rows + hidden)
-    assert cost.count(programs[name]).bytes <= 1.3 * least
+    # Most arrays of so small a layer stay on the chip.
+    most = {'grouped': 0.45, 'indexed': 0.3}[name]
+    assert cost.count(programs[name]).bytes <= most * least
 
 
 @pytest.mark.parametrize('name', DISPATCHERS)
