@@ -12,6 +12,9 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
+# Python compiles what it imports; the rest of the packages is never run.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := install --no-compile
 # Two processes, each with tests that are neighbours: they share programs.
 TWO := -n 2 --dist worksteal
 
@@ -46,28 +49,25 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/train.done: requirements.txt $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-r requirements.txt
+	$(PIP) $(INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/test.done: requirements-test.txt requirements.txt $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-r requirements-test.txt
+	$(PIP) $(INSTALL) -r requirements-test.txt
 	touch $@
 
 # The CUDA compiler: where launch.plan looks for it.
 $(VENV)/cuda.done: requirements-cuda.txt $(VENV)/bin/python
 	rm -rf $(VENV)/cuda
-	$(BIN)/python -m pip install --quiet --no-deps \
-		--disable-pip-version-check --target $(VENV)/cuda \
+	$(PIP) $(INSTALL) --no-deps --target $(VENV)/cuda \
 		-r requirements-cuda.txt
 	touch $@
 
 # xpk's pins are not ours: it has an environment of its own.
 $(VENV)/xpk.done: requirements-xpk.txt $(VENV)/bin/python
-	$(PYTHON) -m venv $(VENV)/xpk
-	$(VENV)/xpk/bin/python -m pip install --quiet --no-deps \
-		--disable-pip-version-check -r requirements-xpk.txt
+	$(PYTHON) -m venv --without-pip $(VENV)/xpk
+	$(PIP) --python $(VENV)/xpk/bin/python $(INSTALL) --no-deps \
+		-r requirements-xpk.txt
 	touch $@
 
 clean:
