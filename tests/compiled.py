@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -29,19 +30,23 @@ needs_tpu = pytest.mark.skipif(
 )
 
 
-def texts(module: str, folder: pathlib.Path) -> dict[str, str]:
+def texts(
+    module: str, folder: pathlib.Path, names: Iterable[str] = ()
+) -> dict[str, str]:
     """Runs a module that writes programs to a folder, without the tests' flags.
 
     Args:
-      module: name of the module, whose argument is the folder.
+      module: name of the module, whose first argument is the folder.
       folder: an empty folder.
+      names: further arguments: the programs to write, of a module that can
+        write some of them.
 
     Returns:
       Name of each program to its text, of FOLDER/NAME.txt.
     """
     environment = {n: v for n, v in os.environ.items() if n not in _UNWANTED}
     done = subprocess.run(
-        [sys.executable, '-m', module, str(folder)],
+        [sys.executable, '-m', module, str(folder), *names],
         cwd=ROOT,
         env={**environment, 'JAX_PLATFORMS': 'cpu'},
         capture_output=True,

@@ -1,5 +1,8 @@
 """What experts do on a validation set, by loops in float64."""
 
+import contextlib
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -97,13 +100,22 @@ def test_sums_over_a_validation_set(mixture, monkeypatch):
         )
 
 
+@pytest.fixture(scope='module')
+def pruned(mixture, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pruned') / 'run'
+    flags = ['--keep=4', '--by=load', f'--workdir={folder}', '--noevaluate']
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(['', 'prune_experts', str(mixture[0]), *flags]) == 0
+    return folder, out.getvalue()
+
+
+BLOCK = 'params/stack/layers/block_0/moe'
+
+
 @pytest.mark.slow
-def test_a_pruned_run_trains_on_eight_devices(mixture, tmp_path, capsys):
+def test_the_best_experts_stay(mixture, pruned):
     folder, _ = mixture
-    pruned = tmp_path / 'pruned'
-    flags = ['--keep=4', '--by=load', f'--workdir={pruned}', '--noevaluate']
-    assert main(['', 'prune_experts', str(folder), *flags]) == 0
-    out = capsys.readouterr().out
+    pruned, out = pruned
     assert 'layer 0: 4 of 8 experts stay, to which ' in out
     (event,) = history.read(pruned)
     assert event['by'] == 'prune_experts'
@@ -112,11 +124,17 @@ def test_a_pruned_run_trains_on_eight_devices(mixture, tmp_path, capsys):
         assert one[best].min() >= np.delete(one, best).max()
     # Each expert is the one that it was, with its column of the router.
     old, new = Source(folder, None), Source(pruned, 0)
-    block = 'params/stack/layers/block_0/moe'
     for i in range(2):
         for name, axis in (('experts/down', 0), ('router', 1)):
-            one, other = (s.read(f'{block}/{name}')[i] for s in (old, new))
+            one, other = (s.read(f'{BLOCK}/{name}')[i] for s in (old, new))
             np.testing.assert_array_equal(other, one.take(kept[i], axis))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_pruned_run_trains_on_eight_devices(pruned, tmp_path):
+    # Of any run, `tests/training/checkpoint_test` shows it.
+    pruned, _ = pruned
     config = tiny.check(
         {
             **read_plain_config(pruned),
@@ -129,5 +147,5 @@ def test_a_pruned_run_trains_on_eight_devices(mixture, tmp_path, capsys):
     )
     assert training.run(config, tmp_path / 'trained')
     (entry,) = list_checkpoints(tmp_path / 'trained')
-    leaf = read_record(entry.path).leaves[f'{block}/experts/down']
+    leaf = read_record(entry.path).leaves[f'{BLOCK}/experts/down']
     assert leaf.shape == (2, 4, 16, 16)

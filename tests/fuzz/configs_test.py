@@ -88,7 +88,7 @@ def fuzz(bases, workload, count):
 @pytest.mark.slow
 @pytest.mark.parametrize('workload', ['lm', 'vision', 'multitask'])
 def test_a_few(bases, workload):
-    fuzz(bases, workload, 10)
+    fuzz(bases, workload, 5)
 
 
 @pytest.mark.long

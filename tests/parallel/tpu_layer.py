@@ -1,8 +1,8 @@
 """Compiles a mixture layer for TPUs that are not here.
 
-    python -m tests.parallel.tpu_layer FOLDER
+    python -m tests.parallel.tpu_layer FOLDER CASE ...
 
-writes the program of every case, forward and backward, to FOLDER/CASE.txt. It
+writes the program of each case, forward and backward, to FOLDER/CASE.txt. It
 runs in a process of its own, without the tests' settings of the compiler.
 """
 
@@ -103,5 +103,6 @@ def program(case):
 
 if __name__ == '__main__':
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    for name, case in CASES.items():
-        (pathlib.Path(sys.argv[1]) / f'{name}.txt').write_text(program(case))
+    for name in sys.argv[2:]:
+        path = pathlib.Path(sys.argv[1]) / f'{name}.txt'
+        path.write_text(program(CASES[name]))

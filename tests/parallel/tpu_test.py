@@ -6,16 +6,29 @@ from launch.planning.hlo import parse
 from launch.planning.products import product_flops
 from tests import compiled
 from tests.parallel.collectives import Collective, collectives
-from tests.parallel.tpu_layer import C, D, E, F, G, K, S
+from tests.parallel.tpu_layer import CASES, C, D, E, F, G, K, S
 
 BYTES = 2  # of a bfloat16
 pytestmark = [pytest.mark.slow, compiled.needs_tpu]
 
 
+# Programs that differ from another in what meshes of CPUs tell apart too.
+LONG = {'expert_choice', 'ragged_levels'}
+
+
+def compile_layers(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp('programs')
+    return compiled.texts('tests.parallel.tpu_layer', folder, names)
+
+
 @pytest.fixture(scope='module')
 def texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('programs')
-    return compiled.texts('tests.parallel.tpu_layer', folder)
+    return compile_layers(tmp_path_factory, sorted(CASES.keys() - LONG))
+
+
+@pytest.fixture(scope='module')
+def long_texts(tmp_path_factory):
+    return compile_layers(tmp_path_factory, sorted(LONG))
 
 
 def check_sent(found, least):
@@ -43,9 +56,17 @@ def moved(text):
     )
 
 
-@pytest.mark.parametrize('name', ['all_to_all', 'expert_choice'])
-def test_all_to_all(texts, name):
-    found = collectives(texts[name])
+def test_all_to_all(texts):
+    check_all_to_all(texts['all_to_all'])
+
+
+@pytest.mark.long
+def test_all_to_all_of_expert_choice(long_texts):
+    check_all_to_all(long_texts['expert_choice'])
+
+
+def check_all_to_all(text):
+    found = collectives(text)
     # The buffers of 2 groups, there and back, twice.
     buffer = BYTES * E * (G // 4) * C * D
     found_all = [one for one in found if one.kind == 'all-to-all']
@@ -123,13 +144,14 @@ def test_ragged(texts, name, devices, factor):
     check_sent([*others, rest], least)
 
 
-def test_ragged_in_two_levels(texts):
+@pytest.mark.long
+def test_ragged_in_two_levels(long_texts):
     # Inside: the rows of 4 devices at most. Across: of both hosts.
     rows = G * S * K // 8
     sizes = [(rows, 4 * rows), (4 * rows, 8 * rows)]
     back = [(b, a) for a, b in sizes]
-    assert moved(texts['ragged_levels']) == sorted(2 * (sizes + back))
-    found = collectives(texts['ragged_levels'])
+    assert moved(long_texts['ragged_levels']) == sorted(2 * (sizes + back))
+    found = collectives(long_texts['ragged_levels'])
     assert {
         one.devices for one in found if one.kind == 'ragged-all-to-all'
     } == {2, 4}

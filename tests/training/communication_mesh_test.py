@@ -59,8 +59,14 @@ def alone():
     ('name', 'levels', 'dispatcher', 'sizes'),
     [
         ('all_to_all', 1, 'indexed', (1, 1, 2, 2, 2)),
-        ('all_to_all', 2, 'indexed', (2, 1, 2, 2, 1)),
-        ('ragged', 1, 'grouped', (1, 2, 1, 4, 1)),
+        # A layer's gradients with these: `communication_layer_test`.
+        pytest.param(
+            *('all_to_all', 2, 'indexed', (2, 1, 2, 2, 1)),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *('ragged', 1, 'grouped', (1, 2, 1, 4, 1)), marks=pytest.mark.long
+        ),
         ('ragged', 2, 'grouped', (2, 1, 1, 2, 1)),
         ('gather', 1, 'indexed', (2, 1, 1, 4, 1)),
     ],

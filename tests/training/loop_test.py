@@ -222,7 +222,7 @@ def test_routing_of_a_piece_of_text(finished):
     assert np.all(expert[:, 0] != expert[:, 1])
 
 
-@pytest.mark.parametrize('step', [10, 30])
+@pytest.mark.parametrize('step', [pytest.param(10, marks=pytest.mark.long), 30])
 def test_goes_on_bit_for_bit(finished, tmp_path, step, capfd):
     # Killed after the last step, whose checkpoint then has a flipped bit, while
     # a line of metrics was being written.

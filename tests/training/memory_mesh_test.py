@@ -56,10 +56,16 @@ def memory(sizes, **changes):
     ('sizes', 'levels', 'splits'),
     [
         ((1, 1, 1, 8, 1), 1, (8, 1, 1)),
-        ((2, 1, 1, 4, 1), 1, (4, 1, 1)),
-        ((2, 1, 1, 4, 1), 2, (8, 1, 1)),
         ((2, 1, 2, 2, 1), 2, (8, 2, 2)),
         ((1, 1, 2, 2, 2), 1, (8, 4, 2)),
+        # Of the axes one at a time: those above have all of them.
+        *(
+            pytest.param(sizes, levels, splits, marks=pytest.mark.long)
+            for sizes, levels, splits in [
+                ((2, 1, 1, 4, 1), 1, (4, 1, 1)),
+                ((2, 1, 1, 4, 1), 2, (8, 1, 1)),
+            ]
+        ),
     ],
     ids=str,
 )

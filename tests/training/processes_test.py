@@ -166,8 +166,9 @@ def alone(plain, environment, tmp_path_factory):
     return curve(folder)
 
 
+@pytest.mark.parametrize('count', [1, pytest.param(4, marks=pytest.mark.long)])
 def test_a_run_through_stop_and_death(
-    plain, alone, environment, tmp_path_factory, tmp_path
+    plain, alone, environment, tmp_path, count
 ):
     config = tiny.write_config(tmp_path / 'config.py', plain)
     folder = tmp_path / 'run'
@@ -201,9 +202,19 @@ def test_a_run_through_stop_and_death(
     resumed = checkpoints(folder)[-1]
     assert stop <= resumed < STEPS
 
-    # Four go on where two were, and not from what is no checkpoint.
+    # One goes on where two were, on another mesh.
+    mesh = {'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2, 'replica': 1}
+    moved = {**plain, 'mesh': mesh}
+    if count == 1:
+        assert training.run(tiny.check(moved), folder)
+        assert_equal(curve(folder), alone)
+        return
+    assert training.run(tiny.check(moved), tmp_path / 'stopped')
+    assert_equal(curve(tmp_path / 'stopped'), alone)
+
+    # Four do so, and not from what is no checkpoint.
     (folder / 'checkpoints' / str(STEPS)).mkdir()
-    with Started(tmp_path / 'third', 4 * [line], environment) as run:
+    with Started(tmp_path / 'third', count * [line], environment) as run:
         first, *others = run.end()
     assert first.code == 0, first
     assert [other[:2] for other in others] == 3 * [(0, '')]
@@ -217,17 +228,13 @@ def test_a_run_through_stop_and_death(
     assert (folder / 'sample.txt').read_text() == 'def '
     assert (folder / 'routing.npz').exists()
     assert checkpoints(folder)[-1] == STEPS
-    losses, evaluations = curve(folder)
-    np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
-    np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
+    assert_equal(curve(folder), alone)
 
-    # One does so on another mesh.
-    other = {'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2, 'replica': 1}
-    moved = {**plain, 'mesh': other}
-    assert training.run(tiny.check(moved), tmp_path / 'stopped')
-    losses, evaluations = curve(tmp_path / 'stopped')
-    np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
-    np.testing.assert_allclose(evaluations, alone[1], rtol=1e-4)
+
+def assert_equal(found, desired):
+    """Compares curves."""
+    for values, others in zip(found, desired, strict=True):
+        np.testing.assert_allclose(values, others, rtol=1e-4)
 
 
 # What Python runs in the place of train.py: runs one after the other, which

@@ -141,7 +141,10 @@ def test_a_whole_plan(tmp_path, topology, links):
     ('config', 'unit', 'model'),
     [
         ('multitask.py:mmoe,synthetic', 'examples', set()),
-        ('vision.py:vmoe', 'tokens', SCHEMA['model']),
+        pytest.param(
+            *('vision.py:vmoe', 'tokens', SCHEMA['model']),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_plans_of_other_workloads(tmp_path, config, unit, model):

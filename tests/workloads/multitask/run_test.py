@@ -19,10 +19,18 @@ from tests.workloads.multitask.workload_test import plain
 
 pytestmark = pytest.mark.slow
 
+# A gate for each task, levels of experts, none of either.
+FAST = ('mmoe', 'ple', 'shared_bottom')
 GATED = {'cgc', 'mmoe', 'omoe', 'ple'}
 
 
-@pytest.mark.parametrize('model', MIXTURES)
+@pytest.mark.parametrize(
+    'model',
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.long)
+        for name in MIXTURES
+    ],
+)
 def test_every_mixture_runs_to_its_page(tmp_path, model):
     config = plain(model)
     assert training.run(tiny.check(config), tmp_path)

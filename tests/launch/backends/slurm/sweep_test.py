@@ -25,11 +25,6 @@ CHANGES = {
     'optimizer.schedule': {'name': 'constant', 'warmup_steps': 2},
 }
 SPREAD = 30  # steps over two nodes
-TWO_NODES = [
-    '--slurm.nodes=2',
-    f'--config.steps={SPREAD}',
-    f'--config.eval_every={SPREAD}',
-]
 # Trials that differ in what does not change the curve.
 SWEEP = """
 
@@ -135,39 +130,45 @@ class Trial:
         return np.array([line['train/loss'] for line in found])
 
 
-def test_trials_survive(cluster, tmp_path, monkeypatch):
+@pytest.fixture
+def start(cluster, tmp_path, monkeypatch):
+    """Starts a sweep by its command, which ends with the test."""
     monkeypatch.setenv('SLURM_CONF', cluster['SLURM_CONF'])
     options = ['--backend=slurm', '--slurm.poll=1', '--parallel=3']
-    # Programs are kept for one process alone: of two, one would have to wait
-    # for the other to compile, for longer than collectives do.
-    with tiny.kept_programs(tmp_path / 'programs') as kept:
-        alone = {**cluster, **kept, 'JAX_NUM_CPU_DEVICES': '1'}
-    together = {**cluster, 'JAX_NUM_CPU_DEVICES': '4'}
     sweeps = []
-    try:
-        fewer = [
-            f'--config.{name}={SPREAD}' for name in ('steps', 'eval_every')
-        ]
-        nodes = ['--slurm.nodes=2', *fewer]
-        two = Sweep(tmp_path / 'two', [4], together, *options, *nodes)
-        sweeps.append(two)
-        spread = Trial(two, 'trial')
-        spread.until(3)
-        spread.preempt()
-        one = Sweep(tmp_path / 'one', [1, 2, 3], alone, *options)
-        sweeps.append(one)
-        names = [f'keep_checkpoints={keep}' for keep in (1, 2, 3)]
-        whole, killed, preempted = (Trial(one, name) for name in names)
-        killed.until_saved()
-        killed.kill()
-        preempted.until(3)
-        preempted.preempt()
-        one.finish()
-        two.finish()
-    finally:
-        for sweep in sweeps:
-            sweep.process.kill()
-            sweep.process.wait()
+
+    def begin(name, keep, environment, *more):
+        given = {**cluster, **environment}
+        sweeps.append(Sweep(tmp_path / name, keep, given, *options, *more))
+        return sweeps[-1]
+
+    yield begin
+    for sweep in sweeps:
+        sweep.process.kill()
+        sweep.process.wait()
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Of trials of one process on one device, which share their programs.
+
+    Not of two processes: one would have to wait for the other to compile, for
+    longer than collectives do.
+    """
+    with tiny.kept_programs(tmp_path / 'programs') as kept:
+        pass
+    return {**kept, 'JAX_NUM_CPU_DEVICES': '1'}
+
+
+def test_trials_survive(start, alone):
+    one = start('one', [1, 2, 3], alone)
+    names = [f'keep_checkpoints={keep}' for keep in (1, 2, 3)]
+    whole, killed, preempted = (Trial(one, name) for name in names)
+    killed.until_saved()
+    killed.kill()
+    preempted.until(3)
+    preempted.preempt()
+    one.finish()
     losses = whole.losses()
     assert 'resuming' not in whole.log()
     # From its last checkpoint.
@@ -177,8 +178,21 @@ def test_trials_survive(cluster, tmp_path, monkeypatch):
     # From the step at which it was asked.
     np.testing.assert_array_equal(preempted.losses(), losses)
     assert preempted.start() == preempted.stop()
+
+
+@pytest.mark.long
+def test_a_trial_over_two_nodes_survives(start, alone):
+    fewer = [f'--config.{name}={SPREAD}' for name in ('steps', 'eval_every')]
+    together = {'JAX_NUM_CPU_DEVICES': '4'}
+    two = start('two', [4], together, '--slurm.nodes=2', *fewer)
+    spread = Trial(two, 'trial')
+    spread.until(3)
+    spread.preempt()
+    two.finish()
+    one = start('one', [4], alone, *fewer)
+    one.finish()
     # On eight devices, where sums are in another order.
-    found = spread.losses(SPREAD)
-    np.testing.assert_allclose(found, losses[:SPREAD], rtol=1e-3)
+    found, losses = spread.losses(SPREAD), Trial(one, 'trial').losses(SPREAD)
+    np.testing.assert_allclose(found, losses, rtol=1e-3)
     assert spread.start() == spread.stop()
     assert '8 cpu device(s)' in spread.log()
