@@ -9,16 +9,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from moe.ops.tpu.tiles import BLOCK, ROWS, Work, chip, executed
+from moe.ops.tpu.tiles import ALIGN, BLOCK, ROWS, Work, chip, executed
 
 
 def blocks(
     low: Any, high: Any, tile: int, run: Callable[[Any, Any], None]
 ) -> None:
-    """Runs on the rows from low to high, in blocks of powers of two rows.
+    """Runs on the rows from low to high, in blocks of rows.
 
-    As many of the largest as there are, then one at most of each smaller size,
-    at least `ROWS`; all start at multiples of it.
+    As many of the largest as there are, one of half as many if that fits, and
+    one of what is left: matrices are loaded for every block, and sums over rows
+    take 128 of them at a time. Blocks are multiples of `ROWS`, and start at
+    multiples of `ALIGN`.
 
     Args:
       low: the first row, int32.
@@ -26,23 +28,23 @@ def blocks(
       tile: rows of the tile that has them.
       run: is called with a block and its first row.
     """
-    start = low - lax.rem(low, ROWS)  # `//` asks which TPU it is compiled for
-    stop = high + ROWS - 1
-    length = jnp.where(high > low, stop - lax.rem(stop, ROWS) - start, 0)
+    start = low - lax.rem(low, ALIGN)  # `//` asks which TPU it is compiled for
+    length = high + ROWS - 1 - start
+    length = jnp.where(high > low, length - lax.rem(length, ROWS), 0)
+    start = jnp.minimum(start, tile - length)
 
     def at(offset, size):
-        row = pl.multiple_of(start + offset, ROWS)
+        row = pl.multiple_of(start + offset, ALIGN)
         run(pl.ds(row, size), row)
 
     size = min(BLOCK, 1 << (tile.bit_length() - 1))
     largest = lambda i, _, size=size: at(i * size, size)
     lax.fori_loop(0, lax.div(length, size), largest, None)
-    size //= 2
-    while size >= ROWS:
-        # Before it go the larger blocks of this length.
-        before = length & ~(2 * size - 1)
-        pl.when((length & size) != 0)(functools.partial(at, before, size))
-        size //= 2
+    half = size // 2
+    pl.when((length & half) != 0)(lambda: at(length & -size, half))
+    for rest in range(ROWS, half, ROWS):
+        alone = (length & (half - 1)) == rest
+        pl.when(alone)(functools.partial(at, length & -half, rest))
 
 
 def parameters(*semantics: Any) -> pltpu.CompilerParams:

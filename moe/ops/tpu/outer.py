@@ -153,9 +153,12 @@ def _sum_outer(*refs, count, place_of):
 
     def own(rows_of, slot):
         """Clears the rows of other groups: an infinite one times 0 is NaN."""
+        # Blocks start with the first one, and end with the last one, or after.
+        tall = min(2 * ROWS, rows_of.shape[1])
         end = jnp.maximum(last[visit] - 1, 0)
-        for at in (0, pl.multiple_of(end - lax.rem(end, ROWS), ROWS)):
-            rows = pl.ds(at, ROWS)
+        end = jnp.minimum(end - lax.rem(end, ROWS), rows_of.shape[1] - tall)
+        for at in (0, pl.multiple_of(end, ROWS)):
+            rows = pl.ds(at, tall)
             value = rows_of[slot, rows, :].astype(jnp.float32)
             index = at + lax.broadcasted_iota(jnp.int32, value.shape, 0)
             mine = (index >= first[visit]) & (index < last[visit])

@@ -12,10 +12,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 # Rows that a register of bfloat16 holds: the least that is multiplied.
 ROWS = 16
+# Blocks of rows start at multiples of so many.
+ALIGN = 8
 # Rows of the largest block that is multiplied at a time.
 BLOCK = 256
-# Rows of a tile if more do not save bytes.
-_TILE = 512
+# Rows of a tile of products if others do not save bytes, and the least.
+_TILE, _LEAST = 1024, 512
 # Bytes of memory on the chip if the chip is not known: those of v5p and tpu7x,
 # the least after v4, which has 16 MiB.
 _MEMORY = 64 * 2**20
@@ -76,7 +78,7 @@ def product_tiles(work: Work) -> Tiles:
         key=lambda tiles: (
             product_bytes(work, tiles),
             _places(work, tiles),
-            tiles.rows,
+            abs(tiles.rows - _TILE),
         ),
     )
 
@@ -210,7 +212,7 @@ def _row_tiles(work: Work) -> list[int]:
     cores = chip()[1]
     counts = (scale << power for power in range(20) for scale in (2, 3))
     sizes = [_round(_ceil(work.rows, cores * n)) for n in (1, *counts)]
-    least = min(_TILE, _round(_ceil(work.rows, cores)))
+    least = min(_LEAST, _round(_ceil(work.rows, cores)))
     return [size for size in sizes if size >= least]
 
 
@@ -219,12 +221,12 @@ def _pieces(work: Work) -> list[int]:
     sizes = (_usual(work) >> power for power in range(20))
     whole = _round(work.rows)
     found = {min(_round(size), whole) for size in sizes}
-    return [size for size in found if size >= min(_TILE // 2, whole)]
+    return [size for size in found if size >= min(_LEAST // 2, whole)]
 
 
 def _usual(work: Work) -> int:
     """Rows that few groups have more of: half more than the mean."""
-    return max(_round(_ceil(3 * work.rows, 2 * work.groups)) + ROWS, _TILE)
+    return max(_round(_ceil(3 * work.rows, 2 * work.groups)) + ROWS, _LEAST)
 
 
 def _places(work: Work, tiles: Tiles) -> int:

@@ -90,12 +90,28 @@ def test_a_band_is_taken_place_by_place(places):
     assert both == [want[: 2 * places], want[2 * places :]]
 
 
-@pytest.mark.parametrize('sizes', SIZES)
-def test_at_most_one_more_block_a_group(sizes):
-    block = tiles.ROWS
-    executed = sum(
-        -(-last // block) * block - first // block * block
-        for *_, first, last in found(sizes, False)
+def executed(visits):
+    """Rows that are multiplied, see `moe.ops.tpu.blocks`."""
+    align, block = tiles.ALIGN, tiles.ROWS
+    return sum(
+        -(-(last - first // align * align) // block) * block
+        for *_, first, last in visits
         if last > first
     )
-    assert sum(sizes) <= executed <= sum(sizes) + 8 * block
+
+
+@pytest.mark.parametrize('sizes', SIZES)
+def test_at_most_one_more_block_a_group(sizes):
+    rows = executed(found(sizes, False))
+    assert sum(sizes) <= rows <= sum(sizes) + 8 * tiles.ROWS
+
+
+def test_rows_of_random_loads():
+    # 256 rows for each of 128 groups in the mean. Blocks start 3.5 rows before
+    # their group and end 7.5 after it, and the ends of 32 tiles add 4: 1.047.
+    sizes = np.random.default_rng(0).multinomial(2**15, np.full(128, 1 / 128))
+    *visits, _ = visits_of(
+        jnp.array(sizes), 2**15, 1024, align=1024, empty=False
+    )
+    rows = executed(zip(*(one.tolist() for one in visits), strict=True))
+    assert 2**15 < rows <= 1.05 * 2**15
