@@ -26,13 +26,13 @@ for executor in DISPATCHERS:
         'model.moe.dispatcher': executor,
         'model.moe.jitter': 0.01,
         'model.moe_every': 1 if executor == 'grouped' else 2,
-        'optimizer.accumulation': 2,
+        'optimizer.accumulation': 2 if executor == 'grouped' else 1,
     })
-    state = init_state(config)
+    state = jax.eval_shape(lambda: init_state(config))
     jax.eval_shape(make_train_step(config), state, tokens)
-    mask = jnp.ones((8, 16), bool)
-    jax.eval_shape(make_eval_step(config), state, (tokens, mask))
-variables = {'params': state.params}
+mask = jnp.ones((8, 16), bool)
+jax.eval_shape(make_eval_step(config), state, (tokens, mask))
+variables = {'params': tiny.state(config).params}
 Generator(config.model, variables).generate(
     [[0], [1, 2]], jax.random.key(0), length=3, sampling=Sampling(), record=True
 )

@@ -107,7 +107,8 @@ def test_runs_as_a_command():
 
 def test_own_router(tmp_path):
     # By the command of its first lines, of a small run.
-    config = tiny.write_config(tmp_path / 'config.py', tiny.plain())
+    small = {'steps': 3, 'model.num_layers': 1, 'sample_length': 0}
+    config = tiny.write_config(tmp_path / 'config.py', tiny.plain(small))
     done = commands.run(
         'train.py',
         f'--config={config}',

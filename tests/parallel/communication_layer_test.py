@@ -333,7 +333,11 @@ def test_options_on_two_devices(name, dispatcher, changes):
 
 
 @pytest.mark.parametrize(
-    ('levels', 'sizes'), [(1, (1, 1, 1, 2, 1)), (2, (2, 1, 1, 2, 1))]
+    ('levels', 'sizes'),
+    [
+        pytest.param(1, (1, 1, 1, 2, 1), marks=pytest.mark.long),
+        (2, (2, 1, 1, 2, 1)),
+    ],
 )
 def test_two_levels_of_routers(levels, sizes):
     # Each of 2 mixtures has its 4 experts on 2 devices, or 4.

@@ -209,11 +209,25 @@ SETTINGS = [
 ]
 
 
+# Every two of the four in every combination.
+FEW = [tuple(i != j for j in range(4)) for i in range(4)] + [4 * (False,)]
+
+
 @pytest.mark.parametrize('name', ASSIGNING)
 def test_equals_the_loop_with_every_dispatcher(name):
-    for train, narrow, limited, masked in SETTINGS:
-        if name == 'expert_choice' and limited:
-            continue  # it has a capacity of its own
+    equals_the_loop(name, FEW)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ASSIGNING)
+def test_equals_the_loop_in_more_settings(name):
+    equals_the_loop(name, SETTINGS)
+
+
+def equals_the_loop(name, settings):
+    for train, narrow, limited, masked in settings:
+        # It has a capacity of its own.
+        limited = limited and name != 'expert_choice'
         dtype = jnp.bfloat16 if narrow else jnp.float32
         problem = problem_of(0, dtype)
         x = jnp.asarray(problem.x, dtype)

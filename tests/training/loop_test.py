@@ -274,6 +274,7 @@ def test_nothing_is_touched_if_no_checkpoint_is_good(finished, tmp_path):
     assert contents(folder) == before
 
 
+@pytest.mark.long
 def test_stops_at_a_signal_and_goes_on(finished, tmp_path):
     # The real thing: a process, SIGTERM, and the same command again.
     config = tiny.write_config(tmp_path / 'config.py', finished.plain)
