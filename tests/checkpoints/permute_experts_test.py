@@ -34,6 +34,7 @@ def test_spread():
     assert spread(load, 1).tolist() == [0, 2, 4, 7, 5, 3, 1, 6]
 
 
+@pytest.mark.slow
 def test_groups_of_experts_stay_together():
     router = {'name': 'group_limited', 'k': 2, 'expert_groups': 2}
     router['chosen_groups'] = 1

@@ -39,6 +39,7 @@ def outcome(found, told, folder):
     return 'older one used'
 
 
+@pytest.mark.slow
 def test_every_file_damaged_in_every_way(saved, tmp_path):
     folder = damage.copy(saved, tmp_path / 'run')
     counts = collections.defaultdict(collections.Counter)
@@ -238,6 +239,7 @@ def test_another_model(saved, tmp_path):
     assert line.startswith(f'{folder}/checkpoints/6 is of another model: leaf ')
 
 
+@pytest.mark.slow
 def test_a_new_run_over_them_leaves_no_trace(saved, tmp_path):
     # They were copied alone, and its config has another model.
     folder = damage.copy(saved, tmp_path / 'run')

@@ -270,6 +270,7 @@ def test_from_outside():
         tiny.parsed({'optimizer': {'name': 'sgd_for_a_test', 'b1': 0.5}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_parts_have_learning_rates_of_their_own(name):
     factors = {'router': 0.5, 'experts': 2.0, 'embedding': 0.0}
