@@ -15,8 +15,10 @@ def grouped_products(
 ) -> tuple[float, float]:
     """Returns what our grouped products do beside what they state.
 
-    They state their FLOPs for a full buffer, `2 M (A + E ROWS) K N`, and all
-    bytes, see `moe.ops.tpu.tiles`. Rows past the last group are not multiplied.
+    They state their FLOPs for a full buffer, `2 M (A + E ROWS) K N`, and their
+    bytes, both at most: gradients of matrices for groups up to half larger than
+    the mean, see `moe.ops.tpu.tiles`. Rows past the last group are not
+    multiplied.
 
     Args:
       here: the computation of the instruction.

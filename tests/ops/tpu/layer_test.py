@@ -6,8 +6,9 @@ import pytest
 
 from launch.planning import cost, hlo
 from tests import compiled
-from tests.ops.tpu.layer import DISPATCHERS, D, E, F, K, T
+from tests.ops.tpu.layer import DISPATCHERS, MODELS, SMALL, T
 
+D, F, E, K = SMALL
 A = T * K
 BYTES = 2  # of a bfloat16
 pytestmark = [pytest.mark.slow, compiled.needs_tpu]
@@ -20,26 +21,53 @@ def programs(tmp_path_factory):
     return {name: hlo.parse(text) for name, text in texts.items()}
 
 
+def useful(d, f, e, k):
+    """FLOPs of three matrices and the router's, forward and twice backward."""
+    return 3 * 2 * (3 * T * k * d * f + T * d * e)
+
+
+def least(d, f, e, k):
+    """The minimum of bytes.
+
+    Matrices are read in both directions, their gradients written. Of the arrays
+    of the forward pass (tokens, rows, two hidden products and what goes into
+    the third, its outputs, their sums) and of their gradients each is written
+    once and read once; five are read again by the backward pass.
+    """
+    weights = 3 * 3 * e * d * f
+    tokens, rows, hidden = 4 * T * d, 10 * T * k * d, 15 * T * k * f
+    return BYTES * (weights + tokens + rows + hidden)
+
+
 @pytest.mark.parametrize('name', DISPATCHERS)
 def test_products(programs, name):
-    # Three matrices, forward and twice backward, and the router's.
-    useful = 3 * 2 * (3 * A * D * F + T * D * E)
     executed = cost.count(programs[name]).flops
-    assert useful <= executed <= 1.05 * useful
+    assert useful(*SMALL) <= executed <= 1.05 * useful(*SMALL)
 
 
 @pytest.mark.parametrize('name', DISPATCHERS)
 def test_traffic(programs, name):
-    # Matrices are read in both directions, their gradients written. Of the
-    # arrays of the forward pass (tokens, rows, two hidden products and what
-    # goes into the third, its outputs, their sums) and of their gradients each
-    # is written once and read once; five are read again by the backward pass.
-    weights = 3 * 3 * E * D * F
-    tokens, rows, hidden = 4 * T * D, 10 * A * D, 15 * A * F
-    least = BYTES * (weights + tokens + rows + hidden)
     # Most arrays of so small a layer stay on the chip.
     most = {'grouped': 0.45, 'indexed': 0.3}[name]
-    assert cost.count(programs[name]).bytes <= most * least
+    assert cost.count(programs[name]).bytes <= most * least(*SMALL)
+
+
+# What docs/explanation/performance.md says of them.
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('name', 'products', 'moved'),
+    [
+        ('mixtral', 1.017, 1.23),
+        ('olmoe', 1.033, 1.29),
+        ('qwen3', 1.064, 1.23),
+        ('deepseek', 1.126, 1.09),
+    ],
+)
+def test_models(tmp_path, name, products, moved):
+    text = compiled.texts('tests.ops.tpu.layer', tmp_path, [name])[name]
+    found, sizes = cost.count(hlo.parse(text)), MODELS[name]
+    assert useful(*sizes) <= found.flops <= products * useful(*sizes)
+    assert found.bytes <= moved * least(*sizes)
 
 
 @pytest.mark.parametrize('name', DISPATCHERS)
