@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import pytest
 
 from moe.ops import tpu
 from moe.ops.tpu import outer, tiles
@@ -10,6 +11,7 @@ from tests.ops.tpu.kernels import ROUNDED, SIMULATED, case
 from tests.reference.compare import assert_close
 
 
+@pytest.mark.slow
 def test_gradient_of_matrices(monkeypatch):
     # Groups in one piece, whose rows of `dys` stay for two tiles on each of
     # two cores, and in several.

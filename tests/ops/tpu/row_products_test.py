@@ -1,6 +1,7 @@
 """Grouped products for TPUs, simulated on CPU, against float64."""
 
 import jax
+import pytest
 
 from moe.ops import tpu
 from moe.ops.tpu import row_products, tiles
@@ -8,6 +9,7 @@ from tests.ops.tpu.kernels import ROUNDED, SIMULATED, M, N, case
 from tests.reference.compare import assert_close
 
 
+@pytest.mark.slow
 def test_products_and_gradient_of_rows(monkeypatch):
     # Rows that stay for two columns of tiles, and sums that stay for two parts
     # of the width; two tiles of rows for one core and one for the other.
