@@ -41,6 +41,7 @@ from moe.dispatch import (
 )
 from moe.parallel.mesh import BATCH_AXES, EXPERT_AXES, RULES, num_shards
 from moe.parallel.ragged import all_counts, rows_within_buffer, through_owners
+from moe.parallel.whole import part_of, whole
 from moe.types import Routing
 
 # From a dispatcher, the names of the mesh axes that experts are split over, and
@@ -269,6 +270,12 @@ def _within_buffer(
     return valid.reshape(routing.valid.shape)
 
 
+def _read(x, dtype):
+    if dtype is not None and jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(dtype)
+    return lax.stop_gradient(x)
+
+
 def by_device(
     counts: Float[Array, 'G E'],
 ) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
@@ -296,7 +303,10 @@ def by_device(
 
 
 def on_expert_devices(
-    run: Callable, expert_axes: tuple[str, ...] = RULES['expert']
+    run: Callable,
+    expert_axes: tuple[str, ...] = RULES['expert'],
+    shardings: Any = None,
+    dtype: Any = None,
 ) -> Callable:
     """Runs a function on each device, on its groups of tokens and experts.
 
@@ -304,6 +314,10 @@ def on_expert_devices(
       run: a function of parameters, whose first axis is experts, and of arrays,
         whose first axis is groups, such as a dispatcher with communication.
       expert_axes: mesh axes that experts are split over.
+      shardings: a tree of `NamedSharding`, as the parameters are; None for
+        what is split over the experts' axes alone, and left to the compiler.
+      dtype: dtype in which `run` gets the parameters, and in which they are
+        gathered; None for their own.
 
     Returns:
       The same function of global arrays, on the mesh in context: groups are
@@ -321,7 +335,7 @@ def on_expert_devices(
     # Kernels for TPUs want every axis mapped, also those of one device.
     mapped = {axis for axis in mesh.axis_names if mesh.shape[axis] == 1}
 
-    def split(parameters, *arrays):
+    def on_devices(parameters, *arrays):
         groups = len(jax.tree.leaves(arrays)[0])
         if groups % devices:
             allowed = (
@@ -329,20 +343,24 @@ def on_expert_devices(
                 'each with whole groups'
             )
             raise ConfigError('num_groups', groups, allowed)
-        dtypes = jax.tree.map(jnp.result_type, parameters)
+        split = jax.tree.map(lambda _: P(expert_axes), parameters)
+        if shardings is not None:
+            several = set(axes) - mapped
+            split = jax.tree.map(lambda s: part_of(s.spec, several), shardings)
+        # Cast before they are gathered: the compiler alone often does it after,
+        # for twice the bytes.
+        read = jax.tree.map(lambda w: _read(w, dtype), parameters)
 
-        def narrowed(parameters, *arrays):
-            return run(
-                jax.tree.map(lax.convert_element_type, parameters, dtypes),
-                *arrays,
-            )
+        def gathered(read, summed, *arrays):
+            each = functools.partial(whole, kept=expert_axes)
+            return run(jax.tree.map(each, read, summed, split), *arrays)
 
         return jax.shard_map(
-            narrowed,
-            in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
+            gathered,
+            in_specs=(split, P(expert_axes), *(P(axes) for _ in arrays)),
             out_specs=P(axes),
             axis_names=mapped | set(axes),
             check_vma=False,
-        )(jax.tree.map(_at_least_float32, parameters), *arrays)
+        )(read, jax.tree.map(_at_least_float32, parameters), *arrays)
 
-    return split
+    return on_devices
