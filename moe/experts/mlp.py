@@ -50,11 +50,6 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
     down_scale: float = 1.0
 
-    @property
-    def read_in(self) -> Any:
-        """Returns the dtype that all parameters are cast to, `dtype`."""
-        return self.dtype
-
     @nn.compact
     def __call__(
         self,

@@ -31,8 +31,8 @@ from moe.parallel import (
     none,
     on_expert_devices,
 )
-from moe.parallel.mesh import BATCH_AXES, num_shards, parameter_shardings
-from moe.parameters import declare_all, declared
+from moe.parallel.mesh import BATCH_AXES, num_shards
+from moe.parameters import declare_all
 from moe.routing import top_k
 from moe.types import (
     Aux,
@@ -51,9 +51,7 @@ class MoE(nn.Module):
     the dtype of `x`.
 
     Attributes:
-      experts: a module with `num_experts`, e.g. `MLP` or `Lifted`. If it has
-        the attribute `read_in`, the dtype that it casts all its parameters to,
-        they are gathered from other devices in it.
+      experts: a module with `num_experts`, e.g. `MLP` or `Lifted`.
       router: a function of (logits, context), e.g. `partial(top_k, k=1)`, or
         the name of one.
       jitter: in training the router sees `x * U(1 - jitter, 1 + jitter)`
@@ -291,26 +289,7 @@ class MoE(nn.Module):
             penalized_gates=None,
             active_share=None,
         )
-        dtype = getattr(self.experts, 'read_in', None)
-        shardings = None
-        if dtype is not None:
-            shardings = self._shardings(variables, tokens, axes)
-        on_devices = on_expert_devices(run, axes, shardings, dtype)
-        return on_devices(variables, tokens, routing)
-
-    def _shardings(self, variables, tokens, axes):
-        """How the parameters of the experts are split, as these declare it."""
-        module, _ = self.experts.unbind()
-        shape = (module.num_experts, 1, tokens.shape[-1])  # type: ignore
-        rows = jax.ShapeDtypeStruct(shape, tokens.dtype)
-        made = jax.tree.map(
-            # Tokens may have seeds beside them.
-            lambda p, w: dataclasses.replace(p, shape=w.shape),
-            declared(module.init, jax.random.key(0), rows),
-            variables['params'],
-        )
-        mesh = jax.sharding.get_abstract_mesh()
-        return parameter_shardings(mesh, variables, made, axes)
+        return on_expert_devices(run, axes)(variables, tokens, routing)
 
     def _splits(self, groups: int) -> bool:
         """Whether each device can run all experts on groups of its own.

@@ -41,7 +41,6 @@ from moe.dispatch import (
 )
 from moe.parallel.mesh import BATCH_AXES, EXPERT_AXES, RULES, num_shards
 from moe.parallel.ragged import all_counts, rows_within_buffer, through_owners
-from moe.parallel.whole import part_of, whole
 from moe.types import Routing
 
 # From a dispatcher, the names of the mesh axes that experts are split over, and
@@ -270,12 +269,6 @@ def _within_buffer(
     return valid.reshape(routing.valid.shape)
 
 
-def _read(x, dtype):
-    if dtype is not None and jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(dtype)
-    return lax.stop_gradient(x)
-
-
 def by_device(
     counts: Float[Array, 'G E'],
 ) -> tuple[Float[Array, 'n'], Float[Array, 'n']]:
@@ -303,10 +296,7 @@ def by_device(
 
 
 def on_expert_devices(
-    run: Callable,
-    expert_axes: tuple[str, ...] = RULES['expert'],
-    shardings: Any = None,
-    dtype: Any = None,
+    run: Callable, expert_axes: tuple[str, ...] = RULES['expert']
 ) -> Callable:
     """Runs a function on each device, on its groups of tokens and experts.
 
@@ -314,10 +304,6 @@ def on_expert_devices(
       run: a function of parameters, whose first axis is experts, and of arrays,
         whose first axis is groups, such as a dispatcher with communication.
       expert_axes: mesh axes that experts are split over.
-      shardings: a tree of `NamedSharding`, as the parameters are; None for
-        what is split over the experts' axes alone, and left to the compiler.
-      dtype: dtype in which `run` gets the parameters, and in which they are
-        gathered; None for their own.
 
     Returns:
       The same function of global arrays, on the mesh in context: groups are
@@ -335,7 +321,7 @@ def on_expert_devices(
     # Kernels for TPUs want every axis mapped, also those of one device.
     mapped = {axis for axis in mesh.axis_names if mesh.shape[axis] == 1}
 
-    def on_devices(parameters, *arrays):
+    def split(parameters, *arrays):
         groups = len(jax.tree.leaves(arrays)[0])
         if groups % devices:
             allowed = (
@@ -343,24 +329,20 @@ def on_expert_devices(
                 'each with whole groups'
             )
             raise ConfigError('num_groups', groups, allowed)
-        split = jax.tree.map(lambda _: P(expert_axes), parameters)
-        if shardings is not None:
-            several = set(axes) - mapped
-            split = jax.tree.map(lambda s: part_of(s.spec, several), shardings)
-        # Cast before they are gathered: the compiler alone often does it after,
-        # for twice the bytes.
-        read = jax.tree.map(lambda w: _read(w, dtype), parameters)
+        dtypes = jax.tree.map(jnp.result_type, parameters)
 
-        def gathered(read, summed, *arrays):
-            each = functools.partial(whole, kept=expert_axes)
-            return run(jax.tree.map(each, read, summed, split), *arrays)
+        def narrowed(parameters, *arrays):
+            return run(
+                jax.tree.map(lax.convert_element_type, parameters, dtypes),
+                *arrays,
+            )
 
         return jax.shard_map(
-            gathered,
-            in_specs=(split, P(expert_axes), *(P(axes) for _ in arrays)),
+            narrowed,
+            in_specs=(P(expert_axes), *(P(axes) for _ in arrays)),
             out_specs=P(axes),
             axis_names=mapped | set(axes),
             check_vma=False,
-        )(read, jax.tree.map(_at_least_float32, parameters), *arrays)
+        )(jax.tree.map(_at_least_float32, parameters), *arrays)
 
-    return on_devices
+    return split

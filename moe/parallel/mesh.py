@@ -270,7 +270,7 @@ def replicated(tree: Any) -> Any:
 
 
 def parameter_shardings(
-    mesh: Mesh | AbstractMesh,
+    mesh: Mesh,
     tree: Any,
     parameters: Any,
     expert_axes: tuple[str, ...] = RULES['expert'],

@@ -43,13 +43,12 @@ class Case(NamedTuple):
     experts: int = 64
     k: int = 8
     communication: str = 'none'
-    fsdp: int = 1
 
 
 CASES = {
     'h100': Case('h100:1x1'),
     'b200': Case('b200:1x1'),
-    'ragged': Case('h100:1x4', 1024, 256, 512, 16, 2, 'ragged', fsdp=2),
+    'ragged': Case('h100:1x4', 1024, 256, 512, 16, 2, 'ragged'),
     'data': Case('h100:1x4', 1024, 256, 512, 16, 2),
 }
 
@@ -66,9 +65,8 @@ def program(case):
     topology = parse_topology(case.topology)
     count = topology.num_devices
     alone = case.communication == 'none'
-    experts = 1 if alone else count // case.fsdp
-    axes = MeshConfig(fsdp=case.fsdp, expert=experts)
-    mesh = make_mesh(axes, devices_of(topology))
+    axes = {'data': count} if alone else {'data': 1, 'expert': count}
+    mesh = make_mesh(MeshConfig(**axes), devices_of(topology))
     shape = (8, case.tokens // 8, case.width)
     x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=batch_sharding(mesh))
     made = jax.eval_shape(layer.init, jax.random.key(0), x)
