@@ -264,7 +264,8 @@ def _memory(records: Sequence[Record]) -> Iterator[str]:
     yield from paragraph(
         "Temporaries of a layer's forward and backward pass, by the compiler's "
         'analysis, against the least that the backward pass needs: the sorted '
-        'tokens and both hidden products, A (D + 2 F) numbers.'
+        'tokens and both hidden products, A (D + 2 F) numbers. Below 1, some '
+        'of them stand where gradients are written later.'
     )
     columns = [
         _CASE,
