@@ -82,7 +82,6 @@ def check_memory(result, lines):
     assert found['onehot, capacity 1.25'] > found['grouped, dropless']
 
 
-@pytest.mark.long
 def test_dry_run(tmp_path):
     [(result, lines)] = run(tmp_path, ['gpu', '--dry_run'])
     assert result.code == 0, result.err
