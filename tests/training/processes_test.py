@@ -6,6 +6,7 @@ process.
 """
 
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -166,17 +168,32 @@ def alone(plain, environment, tmp_path_factory):
     return curve(folder)
 
 
-@pytest.mark.parametrize('count', [1, pytest.param(4, marks=pytest.mark.long)])
-def test_a_run_through_stop_and_death(
-    plain, alone, environment, tmp_path, count
-):
-    config = tiny.write_config(tmp_path / 'config.py', plain)
-    folder = tmp_path / 'run'
+class Died(NamedTuple):
+    """A run of two processes that stopped, went on, and died.
+
+    Attributes:
+      folder: its folder.
+      stopped: a copy of it, from when it had stopped.
+      line: its command line.
+      resumed: the step of its last checkpoint.
+    """
+
+    folder: pathlib.Path
+    stopped: pathlib.Path
+    line: list[str]
+    resumed: int
+
+
+@pytest.fixture(scope='module')
+def died(plain, environment, tmp_path_factory):
+    root = tmp_path_factory.mktemp('died')
+    config = tiny.write_config(root / 'config.py', plain)
+    folder = root / 'run'
     line = [f'--config={config}', f'--workdir={folder}']
 
     # SIGTERM to one of two while the step is compiled: both stop after the
     # same step, which is saved.
-    with Started(tmp_path / 'first', 2 * [line], environment) as run:
+    with Started(root / 'first', 2 * [line], environment) as run:
         run.wait_for('parameters, ')
         run.processes[1].send_signal(signal.SIGTERM)
         first, second = run.end()
@@ -187,10 +204,10 @@ def test_a_run_through_stop_and_death(
     assert last == f'stopped at step {stop}; the same command resumes it'
     assert second.out == ''
     assert read_metrics(folder / 'metrics.jsonl')[-1]['step'] == stop
-    shutil.copytree(folder, tmp_path / 'stopped')
+    shutil.copytree(folder, root / 'stopped')
 
     # The same command goes on, and the death of one ends the other.
-    with Started(tmp_path / 'second', 2 * [line], environment) as run:
+    with Started(root / 'second', 2 * [line], environment) as run:
         run.wait_for(f'resuming from step {stop}\n')
         run.wait_for(rf'step +{stop + 3}/')
         run.processes[1].kill()
@@ -201,20 +218,36 @@ def test_a_run_through_stop_and_death(
     assert re.search(LAST_WORDS, first.err) or 'another task died' in first.err
     resumed = checkpoints(folder)[-1]
     assert stop <= resumed < STEPS
+    return Died(folder, root / 'stopped', line, resumed)
 
-    # One goes on where two were, on another mesh.
+
+@pytest.fixture(scope='module')
+def moved(plain):
+    """The run on another mesh, of one process."""
     mesh = {'data': 2, 'fsdp': 1, 'expert': 2, 'tensor': 2, 'replica': 1}
-    moved = {**plain, 'mesh': mesh}
-    if count == 1:
-        assert training.run(tiny.check(moved), folder)
-        assert_equal(curve(folder), alone)
-        return
-    assert training.run(tiny.check(moved), tmp_path / 'stopped')
-    assert_equal(curve(tmp_path / 'stopped'), alone)
+    return tiny.check({**plain, 'mesh': mesh})
 
-    # Four do so, and not from what is no checkpoint.
+
+def test_one_goes_on_where_two_died(moved, alone, died, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(died.folder, folder)
+    assert training.run(moved, folder)
+    assert_equal(curve(folder), alone)
+
+
+@pytest.mark.long
+def test_one_goes_on_where_two_stopped(moved, alone, died):
+    assert training.run(moved, died.stopped)
+    assert_equal(curve(died.stopped), alone)
+
+
+@pytest.mark.long
+def test_four_go_on_and_not_from_what_is_no_checkpoint(
+    alone, died, environment, tmp_path
+):
+    folder, _, line, resumed = died
     (folder / 'checkpoints' / str(STEPS)).mkdir()
-    with Started(tmp_path / 'third', count * [line], environment) as run:
+    with Started(tmp_path / 'run', 4 * [line], environment) as run:
         first, *others = run.end()
     assert first.code == 0, first
     assert [other[:2] for other in others] == 3 * [(0, '')]

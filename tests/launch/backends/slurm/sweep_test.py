@@ -156,8 +156,7 @@ def alone(tmp_path):
     longer than collectives do.
     """
     with tiny.kept_programs(tmp_path / 'programs') as kept:
-        pass
-    return {**kept, 'JAX_NUM_CPU_DEVICES': '1'}
+        yield {**kept, 'JAX_NUM_CPU_DEVICES': '1'}
 
 
 def test_trials_survive(start, alone):
