@@ -3,8 +3,9 @@
 A rows, E groups, V visits, C cores.
 
 A visit is of rows of one group in one block of rows. Visits that share what a
-kernel keeps on the chip are a band; a kernel takes all visits of a band for a
-tile of the results, then for the next tile, then the next band.
+kernel keeps on the chip are a band. A kernel takes all visits of a band for a
+tile of the matrices that it reads or writes, then for the next tile, then the
+next band.
 """
 
 from typing import Any, NamedTuple
@@ -117,16 +118,16 @@ def order_of(
 
 
 def at(order: Order, core: Any, step: Any, places: int) -> tuple[Any, Any, Any]:
-    """Finds what a core does at a step.
+    """Returns which visit, with which tile of a matrix, a core has at a step.
 
     Args:
       order: references to the three arrays of `Order`.
       core: number of the core, int32.
       step: number of the step, int32; steps past the core's last repeat it.
-      places: how many tiles of the results a band has.
+      places: number of tiles of a matrix.
 
     Returns:
-      The visit, the tile, and whether the step is one of the core's.
+      The visit, the number of the tile, and whether the step is the core's.
     """
     begin = order.bounds[core]
     steps = (order.bounds[core + 1] - begin) * places

@@ -197,7 +197,7 @@ def _multiply(
       num_groups: E.
       transpose: whether the matrices are transposed.
       parts: number of tiles of the width that is summed over.
-      places: number of tiles of the matrices.
+      places: number of tiles of a matrix.
     """
     known, refs = refs[:_PREFETCHED], refs[_PREFETCHED:]
     group, _, _, first, last, *orders = known
